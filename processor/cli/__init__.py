@@ -1,0 +1,400 @@
+"""The command line: every verb with its options, and how its errors end the process.
+
+A verb here is its signature and its help; the work is in the modules beside this one, which are imported when
+the verb runs, so that `--help` and the first output of `dev` are not kept waiting. The help of a verb is its
+docstring, and ends with examples. `VERBS` is the whole list.
+
+Errors of ours are one line each and an exit code. Anything else is a fault of Processor: its traceback goes
+to standard error, with a request to report it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from processor import __version__
+from processor.cli.terminal import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXITS,
+    complain,
+    exit_code_of,
+)
+from processor.errors import Faults, ProcessorError
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="CONFIG", help="Use the server of this configuration."),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="NATS server; else NATS_URL and the other NATS_* variables, else localhost."
+    ),
+]
+FormatOption = Annotated[
+    Literal["human", "json"] | None,
+    typer.Option(help="Lines for people, or JSON objects. By default what fits: a terminal, or a pipe."),
+]
+
+
+def run(
+    config: ConfigArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Reload when the configuration or a Runnable changes.")
+    ] = False,
+) -> int:
+    """Run the routes of a configuration until SIGTERM or Ctrl-C.
+
+    A stop settles what is in hand first, for at most `drain_s` seconds; a second signal ends at once. SIGHUP
+    loads the configuration and the Runnables again: a version with a fault is refused with the place of the
+    fault, and the old one goes on. Metrics and health are served at `http`.
+
+    Examples:
+    processor run market.yaml
+    NATS_URL=nats://nats:4222 NATS_CREDS=market.creds processor run market.yaml
+    processor run market.yaml --watch
+    """
+    from processor.cli.serving import serve
+
+    return serve(config, watch=watch)
+
+
+def dev(
+    config: ConfigArgument,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Reload when a file changes.")] = True,
+    is_fed: Annotated[bool, typer.Option("--feed/--no-feed", help="Publish the lines of `dev.feed`.")] = True,
+) -> int:
+    """Try a configuration: run it, create what is missing, feed it, and show what it publishes.
+
+    With `nats.url: embedded` a NATS server is started for as long as the command runs, and keeps its data in
+    `nats.store_dir`. The feed is published at each start, from where it was cut off if it was; the routes go
+    on with what they keep. Outputs and events go to standard output as they come, logs to standard error.
+
+    Examples:
+    processor dev configs/quickstart.yaml
+    processor dev configs/quickstart.yaml --no-feed
+    processor dev configs/quickstart.yaml 2>dev.log
+    """
+    from processor.cli.dev import View, with_streams
+    from processor.cli.serving import serve
+
+    view = View(is_fed=is_fed)
+    return serve(config, watch=watch, adapt=with_streams, companion=view, is_free_port_fine=True)
+
+
+def check(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")
+    ] = None,
+    server: Annotated[
+        bool, typer.Option("--server", help="Also look at the NATS server: streams and permissions.")
+    ] = False,
+    format: Annotated[
+        Literal["human", "json"], typer.Option(help="A report for people, or one JSON object.")
+    ] = "human",
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", help="Print the JSON Schema of configurations, for editors, and nothing else."
+        ),
+    ] = False,
+) -> int:
+    """Find every fault of a configuration and its Runnables, and say what the routes will guarantee.
+
+    Compiles the Runnables as `run` does and changes nothing anywhere. Faults are printed as
+    `file:line:column CODE text`. Without one, the effective configuration, the layers of the jail on this
+    machine and the guarantees of each route are printed.
+
+    Examples:
+    processor check market.yaml
+    processor check market.yaml --server
+    processor check market.yaml --format json | jq .routes
+    processor check --schema > processor.schema.json
+    """
+    from processor.cli.checking import check as check_config
+    from processor.cli.checking import print_schema
+
+    if schema:
+        return print_schema()
+    if config is None:
+        raise typer.BadParameter("CONFIG is missing: the configuration to check")
+    return check_config(config, with_server=server, format=format)
+
+
+def try_(
+    config: ConfigArgument,
+    route: Annotated[str, typer.Argument(metavar="ROUTE", help="The route whose Runnable is tried.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="File with one message per line, or - for standard input.")
+    ],
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SUBJECT",
+            help="Subject of the messages; {name} is a field of each. By default as dev.subject or input.",
+        ),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take every line as it is, also an empty one.")] = False,
+    envelope: Annotated[
+        bool,
+        typer.Option(
+            "--envelope",
+            help='Lines are {"subject", "headers", "data"}; "text" or "base64" may replace "data".',
+        ),
+    ] = False,
+    format: FormatOption = None,
+) -> int:
+    """Run a route on the messages of a file, without a NATS server, and show everything that it does.
+
+    The Runnable runs in its real guest, with its real limits, batches and retries, and begins without a
+    context. Outputs, events and dead letters are shown as they would be committed, and at the end what has
+    changed in each context. Nothing is published or kept; calls to the outside are made. The exit code is 1
+    if a message failed.
+
+    Examples:
+    processor try configs/quickstart.yaml stats configs/ticks.jsonl
+    echo '{"symbol": "IBM", "date": "today", "price": 3}' | processor try configs/quickstart.yaml counter -
+    processor try market.yaml stats ticks.jsonl --subject 'ticks.{symbol}' --format json
+    processor tail ticks.IBM --last 100 --no-follow --format json | processor try m.yaml stats - --envelope
+    """
+    from processor.cli.trying import try_route
+
+    return try_route(config, route, file, subject=subject, is_raw=raw, is_envelope=envelope, format=format)
+
+
+def pub(
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="Subject; {name} or {a.b} is a field of each line.")
+    ],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="File with one message per line; by default, or with -, standard input."
+        ),
+    ] = "-",
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, metavar="N", help="At most N messages a second.")
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            "-H",
+            metavar="NAME:VALUE",
+            help="A header of every message; may be given several times.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Publish the input N times over.")] = 1,
+    whole: Annotated[bool, typer.Option("--whole", help="Publish the whole input as one message.")] = False,
+) -> int:
+    """Publish each line of a file as a message.
+
+    Where a stream holds the subject, every message is acknowledged by it, and one whose answer was lost with
+    the connection is sent again without being stored twice. Elsewhere messages go to those who are subscribed
+    now. What happened is said on standard error.
+
+    Examples:
+    processor pub ticks.IBM ticks.jsonl --config market.yaml
+    echo '{"price": 3}' | processor pub ticks.IBM
+    processor pub 'ticks.{symbol}' ticks.jsonl --rate 100 --header 'source: test'
+    processor pub images.in picture.png --whole
+    """
+    from processor.cli.traffic import publish
+
+    return publish(
+        subject, file, config=config, url=url, rate=rate, headers=header or [], count=count, is_whole=whole
+    )
+
+
+def tail(
+    source: Annotated[
+        str, typer.Argument(metavar="SUBJECT|ROUTE", help="A subject or pattern; or with --config a route.")
+    ],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest message.")] = False,
+    last: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Begin with the last N messages.")
+    ] = None,
+    new: Annotated[bool, typer.Option("--new", help="Show only what comes from now on.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N messages.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more, until Ctrl-C.")] = True,
+    format: FormatOption = None,
+) -> int:
+    """Show the messages of a subject, or what a route publishes.
+
+    A subject is read from the stream that holds it; where none does, messages are shown as they pass. A route
+    shows its outputs, events and dead letters. Begins with the last 10 messages unless told otherwise, and
+    takes nothing away from anybody.
+
+    Examples:
+    processor tail stats --config market.yaml
+    processor tail 'ticks.*' --last 100 --no-follow
+    processor tail stats.IBM --new --count 1 --format json
+    """
+    from processor.cli.traffic import tail as tail_messages
+
+    if from_start + (last is not None) + new > 1:
+        raise typer.BadParameter("--from-start, --last and --new exclude each other")
+    begin = 0 if new else None if from_start else last or 10
+    return tail_messages(
+        source, config=config, url=url, last=begin, count=count, follow=follow, format=format
+    )
+
+
+def context(
+    config: ConfigArgument,
+    route: Annotated[str, typer.Argument(metavar="ROUTE", help="The route whose contexts are shown.")],
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Only the context of this key.")] = None,
+    keys_only: Annotated[bool, typer.Option("--keys-only", help="Only list the keys, one per line.")] = False,
+    format: FormatOption = None,
+) -> int:
+    """Show what a route has kept: the committed context of each key, as a JSON object.
+
+    Values that JSON does not have are shown as the nearest that it has: a set as a list, bytes as base64. A
+    route with `key: none` has one context, with an empty key.
+
+    Examples:
+    processor context configs/quickstart.yaml stats IBM
+    processor context configs/quickstart.yaml counter
+    processor context configs/quickstart.yaml stats --keys-only
+    """
+    from processor.cli.contexts import show_contexts
+
+    return show_contexts(config, route, key, is_keys_only=keys_only, format=format)
+
+
+VERBS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "dev": dev,
+    "check": check,
+    "try": try_,
+    "pub": pub,
+    "tail": tail,
+    "context": context,
+}
+
+_EXAMPLES = "\nExamples:\n"
+_PARAGRAPH_LINE = re.compile(r"(?<!\n)\n(?!\n)")
+_TOP = """Run user-written Python on NATS streams, in a jail, exactly once.
+
+Examples:
+processor dev configs/quickstart.yaml
+processor check market.yaml
+processor run market.yaml
+"""
+
+
+class _Verb(TyperCommand):
+    """A command whose help ends with its examples, exactly as they are written."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _format_help(self, super().format_help, ctx, formatter)
+
+
+class _Group(TyperGroup):
+    """The program, whose help also lists the exit codes."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _format_help(self, super().format_help, ctx, formatter)
+
+
+def _format_help(command: Any, format_help: Callable[[Any, Any], None], ctx: Any, formatter: Any) -> None:
+    written = command.help
+    text, _, examples = written.partition(_EXAMPLES)
+    command.help = _PARAGRAPH_LINE.sub(" ", text)
+    try:
+        format_help(ctx, formatter)
+    finally:
+        command.help = written
+    lines = ["Examples:", *(f"  {example}" for example in examples.strip().splitlines())]
+    if isinstance(command, _Group):
+        codes = [f"  {code:3}  {name:16}  {meaning}" for code, (name, meaning) in EXITS.items()]
+        lines = ["Exit codes:", *codes, "", *lines]
+    formatter.write("\n".join(lines) + "\n")
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        sys.stdout.write(f"processor {__version__}\n")
+        raise typer.Exit
+
+
+def _program() -> Any:
+    app = typer.Typer(
+        cls=_Group,
+        help=_TOP,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def top(
+        version: Annotated[
+            bool,
+            typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
+        ] = False,
+    ) -> None:
+        pass
+
+    for name, verb in VERBS.items():
+        text = inspect.cleandoc(verb.__doc__ or "")
+        short = text.partition("\n")[0]
+        app.command(name, cls=_Verb, help=text, short_help=short)(_ending(verb))
+    return typer.main.get_command(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    sys.excepthook = _report
+    try:
+        _program().main(arguments, prog_name="processor")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_FAILED
+    return EXIT_OK
+
+
+def _ending(verb: Callable[..., int]) -> Callable[..., None]:
+    """`verb`, with its result and its errors as the end of the process."""
+
+    @functools.wraps(verb)
+    def run_verb(*args: Any, **options: Any) -> None:
+        try:
+            code = verb(*args, **options)
+            sys.stdout.flush()
+        except (Faults, ProcessorError) as err:
+            complain(err)
+            code = exit_code_of(err)
+        except BrokenPipeError:
+            # Nobody reads on. What is still buffered must not be tried again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = EXIT_OK
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
+        raise typer.Exit(code)
+
+    return run_verb
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The end of a process that met a fault of ours."""
+    traceback.print_exception(kind, error, trace)
+    complain(f"This is a fault in Processor {__version__}; please report it, with the lines above.")

@@ -1,0 +1,335 @@
+"""`check`: every fault of a configuration before it runs, and what it will do when it does.
+
+Without `--server` nothing but files and a jail is used. With it the server is asked, and nothing is created
+or changed there: what a start would find, make and need is reported, and each thing that would stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from processor.cli.connection import connected
+from processor.cli.terminal import (
+    EXIT_BROKER,
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_OK,
+    Screen,
+    complain,
+    exit_code_of,
+)
+from processor.codec import codec_for
+from processor.config import Config, Route, effective_yaml, guarantee, json_schema, load
+from processor.context import app_stream
+from processor.errors import BrokerError, Fault, Faults, ProcessorError
+from processor.jetstream import Broker
+from processor.sandbox.host import Zygote
+from processor.sandbox.jail import LEVELS, JailReport
+from processor.service import app_stream_config, check_app_stream, stream_name
+from processor.subject import matches
+from processor.telemetry import configure_logging
+
+
+def print_schema() -> int:
+    """Print the JSON Schema of configurations."""
+    Screen(None).document(json_schema())
+    return EXIT_OK
+
+
+def check(path: Path, *, with_server: bool, format: str) -> int:
+    """Check the configuration at `path`, say what was found, and return the exit code."""
+    screen = Screen(format)
+    configure_logging("human", "warning")
+    try:
+        config = load(path)
+        jail = asyncio.run(_compiled(config))
+    except Faults as err:
+        if screen.is_json:
+            screen.document({"faults": [_fault(fault) for fault in err.faults]})
+        else:
+            complain(err)
+        return EXIT_CONFIG
+    server, error = None, None
+    if with_server:
+        try:
+            server = asyncio.run(_look(config))
+        except ProcessorError as err:
+            error = err
+    weak = LEVELS.index(jail.level) < LEVELS.index(config.sandbox.min_level)
+    problems = [str(error)] if error else server.all_problems() if server else []
+    if weak:
+        problems.append(
+            f"E501 the jail reaches {jail.level}, below sandbox.min_level {config.sandbox.min_level}."
+        )
+    if screen.is_json:
+        screen.document(_document(config, jail, server, problems))
+    else:
+        _print(screen, config, jail, server)
+        for problem in problems:
+            complain(problem)
+    if error is not None:
+        return exit_code_of(error)
+    return EXIT_BROKER if server and server.all_problems() else EXIT_FAILED if weak else EXIT_OK
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    return {
+        "file": fault.file,
+        "line": fault.line,
+        "column": fault.column,
+        "code": fault.code,
+        "text": fault.text,
+    }
+
+
+async def _compiled(config: Config) -> JailReport:
+    """The jail's report, after every Runnable was loaded in it. Raises Faults with those of all of them."""
+    zygote = await Zygote.start()
+    try:
+        spawns = [zygote.spawn(route.program, route.limits) for route in config.routes.values()]
+        results = await asyncio.gather(*spawns, return_exceptions=True)
+    finally:
+        await zygote.close()
+    faults: list[Fault] = []
+    for result in results:
+        if isinstance(result, Faults):
+            faults += result.faults
+        elif isinstance(result, BaseException):
+            raise result
+    if faults:
+        # Two routes may share a Runnable.
+        raise Faults(list(dict.fromkeys(faults)))
+    return zygote.report
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What one route would find on the server: sentences, and those that would stop it."""
+
+    input: str = ""
+    outlets: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Server:
+    version: str
+    address: str
+    app_stream: str
+    routes: dict[str, _Findings]
+    problems: list[str]
+
+    def all_problems(self) -> list[str]:
+        return [*self.problems, *(p for findings in self.routes.values() for p in findings.problems)]
+
+
+async def _look(config: Config) -> _Server:
+    async with connected(config.nats, f"processor check {config.app}") as broker:
+        permissions = await broker.permissions()
+        name = app_stream(config.app)
+        info = await broker.stream(name)
+        needs = _Needs(permissions or {})
+        problems: list[str] = []
+        said = f"{name} will be created"
+        if info is None:
+            problems += needs.missing(
+                "publish", [f"$JS.API.STREAM.CREATE.{name}"], "to create the app's stream"
+            )
+        else:
+            said = f"{name} holds {info['state']['messages']:,} messages"
+            try:
+                check_app_stream(info["config"], app_stream_config(config))
+            except BrokerError as err:
+                problems.append(str(err))
+        problems += needs.missing("publish", _app_subjects(config), "to commit and to read contexts")
+        problems += needs.missing("subscribe", ["_INBOX.x.y"], "to receive anything at all")
+        if permissions is None:
+            said += "; the server does not say what this user may do, so permissions were not checked"
+        routes = {
+            route.name: await _findings(broker, config, route, needs) for route in config.routes.values()
+        }
+        return _Server(broker.server_version, broker.address, said, routes, problems)
+
+
+def _app_subjects(config: Config) -> Iterator[str]:
+    name = app_stream(config.app)
+    for request in (
+        "INFO",
+        "STREAM.NAMES",
+        f"STREAM.INFO.{name}",
+        f"STREAM.MSG.GET.{name}",
+        f"DIRECT.GET.{name}",
+    ):
+        yield f"$JS.API.{request}"
+    for route in config.routes:
+        for kind in ("pos", "ctx", "dlq"):
+            yield f"p.{config.app}.{kind}.{route}" + (".0" if kind != "dlq" else "")
+
+
+async def _findings(broker: Broker, config: Config, route: Route, needs: _Needs) -> _Findings:
+    found = _Findings()
+    await _look_at_input(broker, route, needs, found)
+    topics = dict(codec_for(route).topics)
+    if route.events_subject:
+        topics[route.events_subject] = True
+    for pattern, is_durable in topics.items():
+        await _look_at_outlet(broker, route, pattern, is_durable, needs, found)
+    return found
+
+
+async def _look_at_input(broker: Broker, route: Route, needs: _Needs, found: _Findings) -> None:
+    subject = route.input_subjects[0]
+    name = await broker.find_stream(subject)
+    info = await broker.stream(name) if name else None
+    reader = f"{app_stream(route.app)}-{route.name}-x"
+    if info is not None:
+        retention = info["config"].get("retention", "limits")
+        found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
+    elif route.input.create:
+        name = stream_name(route.app, subject)
+        found.input = f"{subject} from stream {name}, which will be created"
+        found.problems += needs.missing(
+            "publish", [f"$JS.API.STREAM.CREATE.{name}"], f"for route {route.name}"
+        )
+    else:
+        found.input = f"{subject}, which no stream holds"
+        error = BrokerError(
+            "E401",
+            f"no stream holds {subject!r}, the input of route {route.name}",
+            remedy=f"Create it, or set routes.{route.name}.input.create: true.",
+        )
+        found.problems.append(str(error))
+        return
+    requests = (
+        f"STREAM.INFO.{name}",
+        f"CONSUMER.CREATE.{name}.{reader}",
+        f"CONSUMER.MSG.NEXT.{name}.{reader}",
+        f"CONSUMER.DELETE.{name}.{reader}",
+    )
+    wanted = [f"$JS.API.{request}" for request in requests]
+    if info is not None and info["config"].get("retention", "limits") != "limits":
+        wanted += [f"$JS.API.CONSUMER.NAMES.{name}", f"$JS.ACK.{name}.{reader}.1.1.1.1.1"]
+    found.problems += needs.missing("publish", wanted, f"for route {route.name} to read {name}")
+
+
+async def _look_at_outlet(
+    broker: Broker, route: Route, pattern: str, is_durable: bool, needs: _Needs, found: _Findings
+) -> None:
+    template = route.output_template
+    is_chunks = route.mode == "stream" and template is not None and pattern == template.pattern
+    committed = f"p.{route.app}.out.{pattern}"
+    why = f"for route {route.name} to publish {pattern}"
+    direct = [pattern.replace("*", "x").replace(">", "x")]
+    if not is_durable:
+        found.outlets[pattern] = "live, at most once; no stream keeps them"
+        found.problems += needs.missing("publish", direct, why)
+        return
+    name = await broker.find_stream(pattern)
+    info = await broker.stream(name) if name else None
+    if info is None:
+        created = stream_name(route.app, pattern)
+        how = "takes the chunks" if is_chunks else "copies committed outputs: exactly once"
+        found.outlets[pattern] = f"stream {created} will be created and {how}"
+        found.problems += needs.missing("publish", [f"$JS.API.STREAM.CREATE.{created}"], why)
+    elif name == app_stream(route.app):
+        found.outlets[pattern] = "the app's own stream"
+        found.problems.append(
+            f"E408 the subject {pattern} of route {route.name} belongs to the app's own stream {name}. "
+            "Give the output or the events another subject."
+        )
+    elif is_chunks:
+        found.outlets[pattern] = f"stream {name} takes the chunks"
+    elif _copies(info["config"], app_stream(route.app), committed):
+        found.outlets[pattern] = f"stream {name} copies committed outputs: exactly once"
+    elif info["config"].get("mirror") or needs.missing("publish", [f"$JS.API.STREAM.UPDATE.{name}"], why):
+        found.outlets[pattern] = f"stream {name} cannot copy: published to it at least once, deduplicated"
+        found.problems += needs.missing("publish", direct, why)
+    else:
+        found.outlets[pattern] = f"stream {name} will be asked to copy committed outputs: exactly once"
+    if is_chunks:
+        found.problems += needs.missing("publish", direct, why)
+    elif info is None or name != app_stream(route.app):
+        found.problems += needs.missing("publish", [f"p.{route.app}.out.{direct[0]}"], why)
+
+
+def _copies(config: Mapping[str, Any], source: str, committed: str) -> bool:
+    for found in config.get("sources") or []:
+        transforms = found.get("subject_transforms") or []
+        if found["name"] == source and any(matches(t["src"], committed) for t in transforms):
+            return True
+    return False
+
+
+class _Needs:
+    """What the user may do, to be compared with what a processor has to do."""
+
+    def __init__(self, permissions: Mapping[str, Any]) -> None:
+        self._permissions = permissions
+
+    def missing(self, action: str, subjects: Iterable[str], why: str) -> list[str]:
+        """One sentence for the subjects that the user may not publish or subscribe to, if there are such."""
+        rules = self._permissions.get(action) or {}
+        allow = [rule.split()[0] for rule in rules.get("allow") or []]
+        deny = [rule.split()[0] for rule in rules.get("deny") or []]
+        denied = [
+            subject
+            for subject in subjects
+            if any(matches(rule, subject) for rule in deny)
+            or (allow and not any(matches(rule, subject) for rule in allow))
+        ]
+        if not denied:
+            return []
+        error = BrokerError("E403", f"the user may not {action} to {', '.join(denied)} ({why})")
+        return [str(error)]
+
+
+def _document(
+    config: Config, jail: JailReport, server: _Server | None, problems: list[str]
+) -> dict[str, Any]:
+    routes: dict[str, Any] = {}
+    for name, route in config.routes.items():
+        routes[name] = {"program": route.program.id, "guarantee": guarantee(route)}
+        if server is not None:
+            found = server.routes[name]
+            routes[name] |= {"input": found.input, "outlets": found.outlets, "problems": found.problems}
+    document: dict[str, Any] = {
+        "app": config.app,
+        "faults": [],
+        "problems": problems,
+        "sandbox": {"level": jail.level, "layers": dict(jail.layers)},
+        "routes": routes,
+        "config": config.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+    if server is not None:
+        document["server"] = {
+            "version": server.version,
+            "address": server.address,
+            "app_stream": server.app_stream,
+        }
+    return document
+
+
+def _print(screen: Screen, config: Config, jail: JailReport, server: _Server | None) -> None:
+    screen.heading(f"configuration {config.path}, as it is used")
+    for line in effective_yaml(config).splitlines():
+        screen.line(f"  {line}")
+    screen.heading(f"sandbox level {jail.level}")
+    for layer, state in jail.layers.items():
+        screen.line(f"  {layer}: {state}")
+    if server is not None:
+        screen.heading(f"server {server.version} at {server.address}")
+        screen.line(f"  {server.app_stream}")
+    for name, route in config.routes.items():
+        screen.heading(f"route {name}")
+        for sentence in guarantee(route):
+            screen.line(f"  - {sentence}")
+        if server is not None:
+            found = server.routes[name]
+            screen.line(f"  input: {found.input}")
+            for pattern, kind in found.outlets.items():
+                screen.line(f"  {pattern}: {kind}")
+    screen.flush()

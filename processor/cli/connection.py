@@ -1,0 +1,83 @@
+"""The way to a NATS server for a verb: the configured one, one from the environment, or an embedded one.
+
+An embedded server takes a free port; while one runs, the file `address` in its store directory says where,
+so that a second command finds it. A command that needs an embedded server that does not run starts it for
+itself, on the same data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from processor.config import Nats
+from processor.embedded import EmbeddedServer
+from processor.errors import BrokerError
+from processor.jetstream import Again, ApiError, Broker, Unknown, connect_options
+
+_ADDRESS = "address"
+
+
+@contextlib.contextmanager
+def embedded_server(nats: Nats) -> Iterator[EmbeddedServer | None]:
+    """The embedded server, if `nats` asks for one, for as long as the block runs. Raises BrokerError E411."""
+    if not nats.embedded:
+        yield None
+        return
+    with EmbeddedServer.start(Path(nats.store_dir)) as server:
+        tell_address(server)
+        try:
+            yield server
+        finally:
+            (server.store_dir / _ADDRESS).unlink(missing_ok=True)
+
+
+def tell_address(server: EmbeddedServer) -> None:
+    """Let other commands find the server; to be repeated after a restart."""
+    (server.store_dir / _ADDRESS).write_text(json.dumps({"pid": server.pid, "url": server.url}))
+
+
+def at(nats: Nats, url: str) -> Nats:
+    """`nats` with the address of the embedded server in place of the word."""
+    return nats.model_copy(update={"url": (url,)}) if nats.embedded else nats
+
+
+@contextlib.asynccontextmanager
+async def connected(nats: Nats, name: str) -> AsyncIterator[Broker]:
+    """A connection for one command; what goes wrong on it is raised as BrokerError."""
+    running = _running_url(nats) if nats.embedded else ""
+    with embedded_server(nats) if not running else contextlib.nullcontext() as server:
+        if server is not None:
+            running = server.url
+        broker = await Broker.connect(connect_options(at(nats, running)), name=name, wait=False)
+        try:
+            yield broker
+        except (Unknown, Again, ApiError) as err:
+            raise unanswered(broker, err) from err
+        finally:
+            await broker.close()
+
+
+def unanswered(broker: Broker, err: Unknown | Again | ApiError) -> BrokerError:
+    """What a request without a good answer means to a person."""
+    if isinstance(err, ApiError):
+        return BrokerError("E406", f"the NATS server refused: {err}")
+    if broker.denials:
+        return BrokerError(
+            "E403",
+            f"the NATS server denied {broker.denials[-1]}",
+            remedy="Give the user that permission.",
+        )
+    return BrokerError("E404", f"the NATS server at {broker.address} did not answer: {err}")
+
+
+def _running_url(nats: Nats) -> str:
+    """The address of an embedded server that runs on this store now, if there is one."""
+    try:
+        address = json.loads((Path(nats.store_dir) / _ADDRESS).read_bytes())
+        name = Path(f"/proc/{int(address['pid'])}/comm").read_text().strip()
+        return str(address["url"]) if name == "nats-server" else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

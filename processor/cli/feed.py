@@ -1,0 +1,123 @@
+"""The feed of `dev`: a file is published line by line, and again at each start once all of it was.
+
+A feed that was cut off anywhere goes on with the next line. A time window for duplicates would not do for
+that, so every message of the feed carries its line's number and a digest of the file up to there
+(`Processor-Feed`), and the app's stream keeps, under `p.<app>.feed`, how far a whole window of lines got. A
+start reads that record and then what the input stream holds beyond it. A file whose first lines have changed
+is another feed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from processor.cli.inputs import Line, lines_of, read_all, subject_of
+from processor.config import Config, Dev
+from processor.context import app_stream
+from processor.errors import ConfigError
+from processor.jetstream import Again, Broker, Message, Unknown
+from processor.subject import overlaps
+
+log = logging.getLogger("processor")
+
+_HEADER = "Processor-Feed"
+_WINDOW = 500  # lines that are under way at once
+_PAUSE_S = 0.05
+
+
+def check_feed(config: Config) -> None:
+    """Raise ConfigError E106 for a feed that no route would read."""
+    dev = config.dev
+    if dev is None:
+        return
+    inputs = [subject for route in config.routes.values() for subject in route.input_subjects]
+    if not any(overlaps(dev.template.pattern, subject) for subject in inputs):
+        raise ConfigError(
+            "E106",
+            f"dev.subject '{dev.subject}' is the input of no route; inputs are {', '.join(inputs)}",
+            place=str(config.path),
+        )
+
+
+async def feed(broker: Broker, config: Config, dev: Dev) -> None:
+    """Publish the rest of a feed that was cut off, or all of it.
+
+    Waits until a stream holds the subject. Raises ConfigError at the place of a line that has no subject.
+    """
+    lines = lines_of(await asyncio.to_thread(read_all, dev.feed), dev.feed)
+    marks = _marks(lines)
+    stream = await _stream_of(broker, dev.template.pattern)
+    done = await _progress(broker, config.app, dev.template.pattern, stream, marks)
+    if done == len(lines):
+        done = 0
+    log.info("feed: publishing lines %d to %d of %s", done + 1, len(lines), dev.feed)
+    for start in range(done, len(lines), _WINDOW):
+        end = min(start + _WINDOW, len(lines))
+        messages = [
+            Message(subject_of(dev.template, lines[index]), lines[index].text, {_HEADER: marks[index]})
+            for index in range(start, end)
+        ]
+        sequences = await asyncio.gather(*(_stored(broker, message) for message in messages))
+        await _keep_record(broker, config.app, stream, marks[end - 1], max(sequences))
+    log.info("feed: done")
+
+
+def _marks(lines: Sequence[Line]) -> list[str]:
+    """Per line its number and a digest of everything up to it."""
+    digest = hashlib.sha256()
+    marks = []
+    for number, line in enumerate(lines, 1):
+        digest.update(line.text + b"\n")
+        marks.append(f"{number} {digest.hexdigest()[:16]}")
+    return marks
+
+
+async def _stream_of(broker: Broker, pattern: str) -> dict[str, Any]:
+    while True:
+        try:
+            name = await broker.find_stream(pattern)
+            info = await broker.stream(name) if name else None
+            if info is not None:
+                return info
+        except (Unknown, Again):
+            await broker.connected()
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _progress(
+    broker: Broker, app: str, pattern: str, stream: dict[str, Any], marks: Sequence[str]
+) -> int:
+    """Up to which line the latest feed got: what the record says, or the last message behind it."""
+    numbers = {mark: number for number, mark in enumerate(marks, 1)}
+    done, sequence = 0, 0
+    for stored in await broker.last_of(app_stream(app), [f"p.{app}.feed"]):
+        record = orjson.loads(stored.payload)
+        if record["created"] == stream["created"]:
+            done, sequence = numbers.get(record["mark"], 0), record["sequence"]
+    if stream["config"].get("retention", "limits") == "limits" and stream["state"]["last_seq"] > sequence:
+        name = stream["config"]["name"]
+        async for stored in broker.history(name, [pattern], start_sequence=sequence + 1):
+            done = numbers.get(stored.headers.get(_HEADER, ""), done)
+    return done
+
+
+async def _keep_record(broker: Broker, app: str, stream: dict[str, Any], mark: str, sequence: int) -> None:
+    record = {"mark": mark, "created": stream["created"], "sequence": sequence}
+    headers = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
+    await _stored(broker, Message(f"p.{app}.feed", orjson.dumps(record), headers))
+
+
+async def _stored(broker: Broker, message: Message) -> int:
+    """Store the message, once the server can; only one whose answer was lost may be stored twice."""
+    while True:
+        await broker.connected()
+        try:
+            return await broker.publish_stored(message)
+        except (Unknown, Again):
+            await asyncio.sleep(_PAUSE_S)

@@ -1,0 +1,91 @@
+"""What a verb is given: lines of a file as messages, with a subject made from each, and the name of a route.
+
+The feed of `dev`, `pub` and `try` read their input here, so that a line means the same to each of them. What
+cannot be used is a ConfigError at its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from processor.config import Config, Route
+from processor.errors import ConfigError, ProcessorError
+from processor.subject import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of input without its end, and where it stood."""
+
+    text: bytes
+    place: str
+
+
+def route_of(config: Config, name: str) -> Route:
+    """The route of that name. Raises ConfigError E103 with the nearest one there is."""
+    if name in config.routes:
+        return config.routes[name]
+    near = difflib.get_close_matches(name, config.routes, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Its routes are {', '.join(config.routes)}."
+    raise ConfigError("E103", f"has no route {name!r}", place=str(config.path), remedy=hint)
+
+
+def read_all(file: str) -> bytes:
+    """The content of a file, or of standard input for `-`. Raises ConfigError E107."""
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as err:
+        raise ConfigError("E107", f"cannot be read: {err.strerror}", place=file) from err
+
+
+def lines_of(content: bytes, file: str, *, keep_empty: bool = False) -> list[Line]:
+    """The lines of `content`; empty ones are left out unless they are asked for."""
+    name = "stdin" if file == "-" else file
+    found = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not found[-1]:
+        found.pop()
+    return [
+        Line(text, f"{name}:{number}:1")
+        for number, text in enumerate((line.removesuffix(b"\r") for line in found), 1)
+        if keep_empty or text.strip()
+    ]
+
+
+def parse_template(text: str) -> Template:
+    """A subject whose placeholders are fields of each line. Raises ConfigError E104."""
+    try:
+        template = Template.parse(text)
+        if template.needs_key or template.needs_session or template.subject_tokens:
+            raise ValueError("only fields of the line can be placeholders here, such as ticks.{symbol}")
+    except ValueError as err:
+        raise ConfigError("E104", f"the subject cannot be used: {err}") from err
+    return template
+
+
+def subject_of(template: Template, line: Line) -> str:
+    """The subject of a line. Raises ConfigError E104 at the line's place where it gives none."""
+    if not template.fields:
+        return template.text
+    try:
+        document = orjson.loads(line.text)
+    except orjson.JSONDecodeError as err:
+        raise ConfigError(
+            "E104", f"is not JSON ({err}), and '{template.text}' needs fields of it", place=line.place
+        ) from err
+    try:
+        return template.render(fields=[_field(document, name) for name in template.fields])
+    except ProcessorError as err:
+        raise ConfigError("E104", err.what, place=line.place, remedy=err.remedy) from err
+
+
+def _field(document: Any, dotted: str) -> str:
+    for name in dotted.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    is_token = isinstance(document, str | int) and not isinstance(document, bool)
+    return str(document) if is_token else ""

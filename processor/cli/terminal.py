@@ -1,0 +1,268 @@
+"""What the command line says, to whom, and how it ends.
+
+Every verb writes through this module. Standard output carries what was asked for and nothing else: lines for
+people on a terminal, one JSON object per line otherwise (or as `--format` says). Everything about the work
+itself, such as errors, progress and summaries, goes to standard error. A verb ends with one of the exit codes
+below.
+
+Payloads are hostile: nothing in them may start a line of its own or steer the terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import sys
+import unicodedata
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TextIO
+
+import orjson
+
+from processor.errors import Faults, ProcessorError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+EXIT_BROKER = 3
+EXIT_DIRTY = 4
+EXIT_INTERRUPTED = 130
+
+EXITS: dict[int, tuple[str, str]] = {
+    EXIT_OK: ("EXIT_OK", "done; for run, dev and tail also: stopped by Ctrl-C or SIGTERM"),
+    EXIT_FAILED: ("EXIT_FAILED", "a message failed, what was asked for is not there, or a jail is too weak"),
+    EXIT_CONFIG: (
+        "EXIT_CONFIG",
+        "the command line, the configuration or a Runnable has a fault (E1xx, E2xx)",
+    ),
+    EXIT_BROKER: ("EXIT_BROKER", "the NATS server or a stream cannot be used (E4xx)"),
+    EXIT_DIRTY: ("EXIT_DIRTY", "stopped before everything in hand was settled; it is done again later"),
+    EXIT_INTERRUPTED: ("EXIT_INTERRUPTED", "Ctrl-C ended a command that was not finished"),
+}
+
+_COLOURS = (36, 32, 35, 34, 33, 96, 92, 95, 94)
+_RED, _DIM = 31, 2
+
+
+def exit_code_of(error: ProcessorError | Faults) -> int:
+    """The exit code that belongs to an error."""
+    if isinstance(error, Faults):
+        return EXIT_CONFIG
+    by_kind = {"1": EXIT_CONFIG, "2": EXIT_CONFIG, "4": EXIT_BROKER}
+    return by_kind.get(error.code[1], EXIT_FAILED)
+
+
+def complain(error: ProcessorError | Faults | str) -> None:
+    """One line on standard error for each thing that is wrong."""
+    for line in map(str, error.faults) if isinstance(error, Faults) else [str(error)]:
+        say(_painted(printable(line), _RED, sys.stderr))
+
+
+def say(text: str) -> None:
+    """A line about the work, on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with every character visible that could do something to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(c, f"\\x{ord(c):02x}")
+        for c in text
+    )
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at `stream`."""
+    return stream.isatty()
+
+
+def has_colour(stream: TextIO) -> bool:
+    return is_terminal(stream) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _painted(text: str, colour: int, stream: TextIO) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if has_colour(stream) else text
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One message to show; `kind` is what it is to the person who looks (`output`, `event`, ...)."""
+
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    time_s: float = 0.0
+    sequence: int = 0
+    kind: str = ""
+
+
+class Screen:
+    """Standard output as a place for messages and documents, for people or for programs.
+
+    For people a message is one line that fits the width of the terminal: time, subject in its own colour,
+    content. For programs it is a JSON object with `subject`, `headers` where it has any, and `data` (a JSON
+    document), `text`, or `base64` for other bytes; `processor try --envelope` reads the same.
+    """
+
+    def __init__(self, format: str | None) -> None:
+        self.is_json = format == "json" or (format is None and not is_terminal(sys.stdout))
+        self._has_colour = has_colour(sys.stdout)
+
+    def message(self, shown: Shown) -> None:
+        """Show a message; see `flush`."""
+        if self.is_json:
+            self.document(_envelope(shown))
+            return
+        moment = datetime.fromtimestamp(shown.time_s).strftime("%H:%M:%S.%f")[:-3] if shown.time_s else ""
+        content = printable(_text(shown.payload))
+        if _is_chunk(shown):
+            content = repr(content)
+        head = [part for part in (moment, shown.kind, shown.subject) if part]
+        room = self._width() - sum(map(_cells, head)) - len(head)
+        colour = _COLOURS[zlib.crc32(shown.subject.encode()) % len(_COLOURS)]
+        parts = [
+            self._paint(moment, _DIM),
+            self._paint(shown.kind, _RED if shown.kind == "dead letter" else _DIM),
+            self._paint(printable(shown.subject), colour),
+            shortened(content, room),
+        ]
+        self.line(" ".join(part for part in parts if part))
+
+    def document(self, document: Mapping[str, Any]) -> None:
+        """A JSON object: on one line for programs, indented for people."""
+        options = orjson.OPT_NON_STR_KEYS | (0 if self.is_json else orjson.OPT_INDENT_2)
+        try:
+            text = orjson.dumps(document, default=plain, option=options).decode()
+        except orjson.JSONEncodeError:  # an integer beyond 64 bits
+            text = json.dumps(document, default=plain, ensure_ascii=False, indent=None if self.is_json else 2)
+        self.line(text)
+
+    def line(self, text: str) -> None:
+        sys.stdout.write(text.encode(errors="replace").decode() + "\n")
+
+    def heading(self, text: str) -> None:
+        self.line(self._paint(text, 1))
+
+    def items(self, items: Mapping[str, Any]) -> None:
+        """Names with their values, indented, each on a line of its own."""
+        for name, value in items.items():
+            text = json.dumps(value, default=plain, ensure_ascii=False)
+            self.line(f"  {printable(name)}: {shortened(printable(text), self._width() - _cells(name) - 4)}")
+
+    def problem(self, what: str, details: str = "") -> None:
+        """A line that stands out, and indented below it what belongs to it."""
+        self.line(self._paint(printable(what), _RED))
+        for detail in details.splitlines():
+            self.line(f"    {printable(detail)}")
+
+    def flush(self) -> None:
+        """Let out what was written: whoever reads from a pipe waits for it."""
+        sys.stdout.flush()
+
+    def _paint(self, text: str, colour: int) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if text and self._has_colour else text
+
+    def _width(self) -> int:
+        # Who redirects lines for people into a file wants all of them.
+        return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 1 << 30
+
+
+class Runs:
+    """Tells which endings of stream-mode runs say something: most runs of many routes send nothing."""
+
+    def __init__(self) -> None:
+        self._speaking: set[tuple[str, ...]] = set()
+
+    def is_silent_end(self, headers: Mapping[str, str]) -> bool:
+        """Whether a message with these headers ends a run that sent no chunk; asked of every message."""
+        names = ("Route", "Sequence", "Attempt")
+        run = tuple(headers.get(f"Processor-{name}", "") for name in names)
+        if "Processor-Chunk" in headers:
+            self._speaking.add(run)
+            return False
+        ending = headers.get("Processor-Stream")
+        if run in self._speaking and ending:
+            self._speaking.remove(run)
+            return False
+        return ending == "end"
+
+
+def shortened(text: str, cells: int) -> str:
+    """`text` cut to at most `cells` columns of a terminal."""
+    if len(text) * 2 <= cells or _cells(text) <= cells:
+        return text
+    used, kept = 1, []
+    for character in text:
+        used += _cells(character)
+        if used > cells:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
+
+
+def _cells(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _is_chunk(shown: Shown) -> bool:
+    return "Processor-Chunk" in shown.headers
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return f"base64 {base64.b64encode(payload).decode()}"
+
+
+def _envelope(shown: Shown) -> dict[str, Any]:
+    envelope: dict[str, Any] = {"kind": shown.kind} if shown.kind else {}
+    envelope["subject"] = shown.subject
+    if shown.sequence:
+        envelope["sequence"] = shown.sequence
+    if shown.time_s:
+        envelope["time"] = (
+            datetime.fromtimestamp(shown.time_s).astimezone().isoformat(timespec="milliseconds")
+        )
+    if shown.headers:
+        envelope["headers"] = dict(shown.headers)
+    return envelope | content_of(shown.payload)
+
+
+def content_of(payload: bytes) -> dict[str, Any]:
+    """The payload as `data` where it is JSON, as `text` where it is text, else as `base64`."""
+    try:
+        orjson.loads(payload)
+        # A fragment keeps numbers as they were written; it must not break the line.
+        return {"data": orjson.Fragment(payload) if b"\n" not in payload else json.loads(payload)}
+    except (orjson.JSONDecodeError, RecursionError):
+        pass
+    try:
+        return {"text": payload.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(payload).decode()}
+
+
+def plain(value: Any) -> Any:
+    """What JSON has nearest to a kept value that JSON does not have."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, Mapping):
+        return dict(value)
+    try:
+        return list(value)
+    except TypeError:
+        return str(value)

@@ -1,0 +1,300 @@
+"""`try`: a route's real worker and guest on the lines of a file, with this process in place of a server.
+
+Everything that decides about a message is the worker's own: batches, contexts, retries, dead letters, events,
+chunks. Only where it would talk to NATS stand three objects of this module: input comes from the lines,
+contexts are kept in memory, and what would be published or committed is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Runs, Screen, Shown, complain, printable, say
+from processor.codec import codec_for
+from processor.config import Config, Route, load
+from processor.context import ContextStore
+from processor.effects import Outlet
+from processor.errors import ConfigError
+from processor.http import HostCalls
+from processor.jetstream import Broker, Message, Reader, own_headers
+from processor.model import ContextChange, Delivery
+from processor.sandbox.host import Zygote
+from processor.sandbox.values import TOMBSTONE, decode
+from processor.subject import Template, check_subject, overlaps
+from processor.telemetry import Telemetry, configure_logging
+from processor.worker import Worker
+
+_MAX_PAYLOAD = 1 << 20  # what a NATS server takes unless it is told otherwise
+
+
+def try_route(
+    path: Path,
+    name: str,
+    file: str,
+    *,
+    subject: str | None,
+    is_raw: bool,
+    is_envelope: bool,
+    format: str | None,
+) -> int:
+    """Run the route on the messages of `file`; whether one failed is in the exit code."""
+    config = load(path)
+    route = route_of(config, name)
+    lines = lines_of(read_all(file), file, keep_empty=is_raw)
+    subjects = _Subjects(config, route, subject, is_raw=is_raw)
+    read = _from_envelope if is_envelope else _from_line
+    deliveries = [read(line, number, subjects) for number, line in enumerate(lines, 1)]
+    configure_logging("human", "error")
+    logging.getLogger("processor.runnable").setLevel(logging.DEBUG)
+    return asyncio.run(_run(config, route, deliveries, [line.place for line in lines], Screen(format)))
+
+
+class _Subjects:
+    """The subject of each line: as it was asked for, or one that the route's input takes."""
+
+    def __init__(self, config: Config, route: Route, given: str | None, *, is_raw: bool) -> None:
+        self._given = parse_template(given) if given else None
+        pattern = route.input_subjects[0]
+        self.example = ".".join("x" if token in "*>" else token for token in pattern.split("."))
+        self._feed: Template | None = None
+        if config.dev and not is_raw and overlaps(config.dev.template.pattern, pattern):
+            self._feed = config.dev.template
+
+    def of(self, line: Line) -> str:
+        if self._given is not None:
+            return subject_of(self._given, line)
+        try:
+            return subject_of(self._feed, line) if self._feed else self.example
+        except ConfigError:  # what the feed could not publish is for the route to refuse
+            return self.example
+
+
+def _from_line(line: Line, number: int, subjects: _Subjects) -> Delivery:
+    return Delivery(subjects.of(line), line.text, {}, "try", number, time.time())
+
+
+def _from_envelope(line: Line, number: int, subjects: _Subjects) -> Delivery:
+    try:
+        envelope = orjson.loads(line.text)
+        if not isinstance(envelope, dict):
+            raise ValueError("it is no object")
+        headers = envelope.get("headers", {})
+        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+            raise ValueError("`headers` is no object of texts")
+        payload = _payload_of(envelope)
+        subject = envelope.get("subject", subjects.example)
+        if not isinstance(subject, str):
+            raise ValueError("`subject` is no text")
+        check_subject(subject, wildcards=False)
+    except ValueError as err:
+        raise ConfigError("E104", f"is no envelope: {err}", place=line.place) from err
+    return Delivery(subject, payload, headers, "try", number, time.time())
+
+
+def _payload_of(envelope: Mapping[str, Any]) -> bytes:
+    given = [name for name in ("data", "text", "base64") if name in envelope]
+    if len(given) != 1:
+        raise ValueError("one of `data` (JSON), `text` and `base64` is the message")
+    value = envelope[given[0]]
+    if given == ["data"]:
+        return orjson.dumps(value)
+    if not isinstance(value, str):
+        raise ValueError(f"`{given[0]}` is no text")
+    try:
+        return value.encode() if given == ["text"] else base64.b64decode(value, validate=True)
+    except binascii.Error as err:
+        raise ValueError(f"`base64` is not base64: {err}") from err
+
+
+async def _run(
+    config: Config, route: Route, deliveries: Sequence[Delivery], places: Sequence[str], screen: Screen
+) -> int:
+    shown = _Display(route, places, screen)
+    broker = _NoBroker(shown)
+    store = _Memory(broker, route, shown)
+    reader = _Lines(broker, deliveries)
+    codec = codec_for(route)
+    events = [route.events_subject] if route.events_subject else []
+    calls = HostCalls()
+    zygote = await Zygote.start()
+    try:
+        spawn = partial(zygote.spawn, route.program, route.limits, perform=calls.for_route(route.stock))
+        await (await spawn()).close()  # faults of the Runnable, before its messages
+        worker = Worker(
+            route,
+            codec,
+            broker,
+            reader,
+            store,
+            spawn,
+            dict.fromkeys([*codec.topics, *events], Outlet()),
+            Telemetry().route(route.name),
+            lambda why: complain(why) if why else None,
+        )
+        working = asyncio.create_task(worker.run())
+        reading = asyncio.create_task(reader.is_empty.wait())
+        await asyncio.wait({working, reading}, return_when=asyncio.FIRST_COMPLETED)
+        reading.cancel()
+        worker.stop()
+        await working
+    finally:
+        await zygote.close()
+        await calls.close()
+    shown.contexts(store.kept)
+    say(f"{len(deliveries)} message{'' if len(deliveries) == 1 else 's'}: {shown.summary()}")
+    return EXIT_FAILED if shown.counts["dead letter"] else EXIT_OK
+
+
+class _Display:
+    """Shows what would be published."""
+
+    def __init__(self, route: Route, places: Sequence[str], screen: Screen) -> None:
+        self._route = route
+        self._places = places
+        self._screen = screen
+        self._runs = Runs()
+        self.counts = {"output": 0, "event": 0, "chunk": 0, "dead letter": 0}
+
+    def stored(self, messages: Sequence[Message]) -> None:
+        """Show messages of one commit."""
+        for message in messages:
+            kind, subject = message.subject.split(".", 3)[2:]
+            if kind == "dlq":
+                self._dead_letter(message.headers)
+            else:
+                kind = "event" if subject == self._route.events_subject else "output"
+                self._show(kind, Message(subject, message.payload, message.headers))
+        self._screen.flush()
+
+    def live(self, message: Message) -> None:
+        """Show a message to those who are subscribed."""
+        if self._runs.is_silent_end(message.headers) and not self._screen.is_json:
+            return
+        ending = message.headers.get("Processor-Stream", "")
+        self._show(ending or ("chunk" if "Processor-Chunk" in message.headers else "event"), message)
+        self._screen.flush()
+
+    def contexts(self, kept: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Show what became of each context, which began empty."""
+        for key, items in kept.items():
+            change = {name: decode(value) for name, value in items.items() if value != TOMBSTONE}
+            if self._screen.is_json:
+                self._screen.document({"kind": "context", "key": key, "items": change})
+                continue
+            self._screen.heading(f"context {printable(key)}".rstrip())
+            self._screen.items(change)
+        self._screen.flush()
+
+    def summary(self) -> str:
+        words = [f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in self.counts.items() if n]
+        return ", ".join(words) or "nothing came of them"
+
+    def _show(self, kind: str, message: Message) -> None:
+        if kind in self.counts:
+            self.counts[kind] += 1
+        self._screen.message(Shown(message.subject, message.payload, own_headers(message.headers), kind=kind))
+
+    def _dead_letter(self, headers: Mapping[str, str]) -> None:
+        if headers.get("x-part", "1/").partition("/")[0] != "1":
+            return
+        self.counts["dead letter"] += 1
+        place = self._places[int(headers["x-original-sequence"]) - 1]
+        code, reason = headers["x-error-code"], headers["x-dead-letter-reason"]
+        traceback = orjson.loads(headers.get("x-error-traceback", '""'))
+        if self._screen.is_json:
+            self._screen.document(
+                {
+                    "kind": "dead letter",
+                    "subject": headers["x-original-subject"],
+                    "place": place,
+                    "code": code,
+                    "reason": reason,
+                    "attempts": int(headers["x-delivery-count"]),
+                    "traceback": traceback,
+                }
+            )
+            return
+        self._screen.problem(f"dead letter {place} {code} {reason}", traceback)
+
+
+class _NoBroker(Broker):
+    """Shows what is sent to live listeners."""
+
+    def __init__(self, shown: _Display) -> None:
+        super().__init__({}, name="try")
+        self._shown = shown
+
+    @property
+    def max_payload(self) -> int:
+        return _MAX_PAYLOAD
+
+    async def publish(self, message: Message) -> None:
+        self._shown.live(message)
+
+    async def publish_stored(self, message: Message) -> int:
+        self._shown.stored([message])
+        return 0
+
+
+class _Lines(Reader):
+    """Hands out the lines, then waits to be stopped."""
+
+    def __init__(self, broker: Broker, deliveries: Sequence[Delivery]) -> None:
+        super().__init__(
+            broker, "try", (), created="", retention="limits", name="try", start_sequence=1, prefetch=1
+        )
+        self._waiting = list(reversed(deliveries))
+        self.is_empty = asyncio.Event()
+
+    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
+        taken: list[Delivery] = []
+        while self._waiting and len(taken) < max_messages:
+            max_bytes -= len(self._waiting[-1].payload)
+            if taken and max_bytes < 0:
+                break
+            taken.append(self._waiting.pop())
+        if not taken:
+            self.is_empty.set()
+            await asyncio.get_running_loop().create_future()
+        return taken
+
+
+class _Memory(ContextStore):
+    """Keeps contexts in memory, and shows the messages of a commit."""
+
+    def __init__(self, broker: Broker, route: Route, shown: _Display) -> None:
+        super().__init__(broker, route.app, route.name, route.partitions, "try")
+        self._shown = shown
+        self.kept: dict[str, dict[str, bytes]] = {}
+
+    async def load(self, keys: Iterable[str]) -> dict[str, dict[str, bytes]]:
+        return {key: dict(self.kept.get(key, {})) for key in keys}
+
+    async def commit(
+        self,
+        messages: Sequence[Message],
+        changes: Mapping[str, ContextChange],
+        positions: Mapping[int, int],
+        *,
+        live: Sequence[Message] = (),
+    ) -> int:
+        for key, change in changes.items():
+            before = {} if change.whole else self.kept.get(key, {})
+            after = {**before, **change.items}
+            self.kept[key] = {name: value for name, value in after.items() if value is not None}
+        self._shown.stored(messages)
+        return len(messages)
+
+    async def catch_up(self) -> None:
+        """There is no stream that went on without us."""

@@ -1,0 +1,166 @@
+"""The configuration: `load` a file, and what may be asked about it.
+
+`keys` describes every key, `source` reads files and places faults, `rules` finds contradictions, `text`
+writes what people read. The rest of the package imports from here. `load` reads a file once, lays the
+environment over it and either returns a `Config` that everything else can rely on, or raises `Faults` with
+every fault it found. Sources of Runnables are read here too, so that a running service never reads a
+half-written file: loading again is reloading.
+
+It never connects to anything and never starts anything. Invariants: a loaded `Config` is frozen, its paths
+are resolved, its keys do not contradict each other, and no secret appears in its repr, in a fault or in
+`effective_yaml`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from processor.config.keys import (
+    Config,
+    Credentials,
+    Dev,
+    Ism,
+    IsmOutput,
+    KeySource,
+    Nats,
+    Place,
+    Route,
+    Routing,
+    Selector,
+    Stock,
+    Tls,
+)
+from processor.config.rules import app_faults, nats_faults, read_routing, route_faults
+from processor.config.source import ENVIRONMENT, Source, dotted
+from processor.config.text import effective_yaml, full_yaml, guarantee, json_schema
+from processor.errors import Fault, Faults
+from processor.model import Program
+
+__all__ = [
+    "ENVIRONMENT",
+    "Config",
+    "Credentials",
+    "Dev",
+    "Ism",
+    "IsmOutput",
+    "KeySource",
+    "Nats",
+    "Route",
+    "Routing",
+    "Selector",
+    "Stock",
+    "Tls",
+    "effective_yaml",
+    "full_yaml",
+    "guarantee",
+    "json_schema",
+    "load",
+    "server_of",
+]
+
+
+def load(path: str | Path, env: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration in the file at `path` with the environment laid over it.
+
+    Raises Faults with everything that is wrong, each fault at its line and column.
+    """
+    source = Source.read(Path(path))
+    source.lay_over(env)
+    data, base = source.data, source.path.parent
+    faults = list(source.faults)
+    config: Config | None = None
+    try:
+        config = Config.model_validate(data, context={"base": base})
+    except ValidationError as err:
+        faults += [source.explain(error) for error in err.errors(include_url=False)]
+    # Routes are examined one by one, so that a fault in one hides none in another.
+    routes = config.routes if config else dict(_sound_routes(data, base))
+    for name, route in routes.items():
+        faults += _complete_route(source, name, route, str(data.get("app", "")))
+    if config:
+        faults += [source.fault(place, code, text) for place, code, text in app_faults(config)]
+    if faults or config is None:
+        raise Faults(
+            sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.text))
+        )
+    config = _inherit(config)
+    config._path, config._origins = source.path, source.origins
+    return config
+
+
+def server_of(url: str | None, env: Mapping[str, str] = os.environ) -> Nats:
+    """The NATS server at `url`, or the one that the environment names, for a command without a file.
+
+    Raises Faults with everything that is wrong with it.
+    """
+    source = Source(Path("--url"))
+    source.data = {"nats": {"url": url}} if url else {}
+    source.lay_over({name: value for name, value in env.items() if not url or name != "NATS_URL"})
+    try:
+        nats = Nats.model_validate(source.data.get("nats", {}), context={"base": Path.cwd()})
+    except ValidationError as err:
+        errors = err.errors(include_url=False)
+        raise Faults([source.explain({**error, "loc": ("nats", *error["loc"])}) for error in errors]) from err
+    if faults := [source.fault(place, code, text) for place, code, text in nats_faults(nats)]:
+        raise Faults(faults)
+    return nats
+
+
+def _sound_routes(data: dict[str, Any], base: Path) -> Iterator[tuple[str, Route]]:
+    """The routes of a faulty file that are valid by themselves."""
+    routes = data.get("routes")
+    for name, raw in routes.items() if isinstance(routes, dict) else ():
+        try:
+            yield name, Route.model_validate(raw, context={"base": base})
+        except ValidationError:
+            continue
+
+
+def _complete_route(source: Source, name: str, route: Route, app: str) -> list[Fault]:
+    """Give a valid route its name, program and routing; return what is wrong beyond single keys."""
+    here: Place = ("routes", name)
+    route._name, route._app = name, app
+    faults = [
+        source.fault((*here, *place), code, f"{dotted(here)}.{text}")
+        for place, code, text in route_faults(route)
+    ]
+    if route.ism:
+        try:
+            route.ism._routing = read_routing(route)
+        except Faults as err:
+            faults += err.faults
+    if route.runnable:
+        try:
+            route._program = Program(Path(route.runnable).read_bytes().decode("utf-8-sig"), route.runnable)
+        except OSError as err:
+            text = f"{dotted((*here, 'runnable'))} is {route.runnable}, which cannot be read: {err.strerror}"
+            faults.append(source.fault((*here, "runnable"), "E107", text))
+        except UnicodeDecodeError:
+            text = f"{dotted((*here, 'runnable'))} is {route.runnable}, which is not UTF-8 text"
+            faults.append(source.fault((*here, "runnable"), "E107", text))
+    elif route.code:
+        line, literal = source.position((*here, "code"))
+        # Blank lines in front make the Runnable's line numbers those of the configuration file.
+        offset = "\n" * line if literal else ""
+        filename = str(source.path) if literal else f"{source.path}:{dotted((*here, 'code'))}"
+        route._program = Program(offset + route.code, filename)
+    return faults
+
+
+def _inherit(config: Config) -> Config:
+    """The configuration with each route's missing `stock` keys, and a routing file's server, filled in."""
+    routes = {}
+    for name, route in config.routes.items():
+        own = {key: getattr(route.stock, key) for key in route.stock.model_fields_set}
+        routes[name] = route.model_copy(update={"stock": config.stock.model_copy(update=own)})
+    changes: dict[str, Any] = {"routes": routes}
+    server = next((route.ism.routing.input.url for route in config.routes.values() if route.ism), "")
+    if server and "url" not in config.nats.model_fields_set:
+        given = {key: getattr(config.nats, key) for key in config.nats.model_fields_set}
+        changes["nats"] = Nats.model_validate({**given, "url": server})
+    return config.model_copy(update=changes)

@@ -1,0 +1,873 @@
+"""Every key of the configuration: its type, its default, its bounds and what it means.
+
+The models here are the only description of the keys; what is generated for people and editors, and what a
+fault says about a key, is made from them. Values that depend on other keys are methods and properties of
+the model that holds them. What is written in a file is checked here key by key; whether keys fit together
+is for `rules`.
+
+Invariants: a model is frozen, refuses unknown keys and wrong types, and shows no secret in its repr.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from processor.errors import ConfigError
+from processor.model import Limits, Program
+from processor.subject import Template, check_subject
+
+Place = tuple[str | int, ...]
+
+_SIZE_UNITS = {
+    "": 1,
+    "B": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+}
+_TIME_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_SIZE = re.compile(r"(\d+)\s*([KMG]i?B|B)?\Z")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms])\Z")
+
+
+def _read_size(value: object) -> object:
+    if isinstance(value, str):
+        found = _SIZE.match(value)
+        if not found:
+            raise ValueError("it must be a number of bytes, or a number with KiB, MiB or GiB")
+        return int(found[1]) * _SIZE_UNITS[found[2] or ""]
+    return value
+
+
+def _show_size(size: int) -> int | str:
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZE_UNITS[unit] == 0:
+            return f"{size // _SIZE_UNITS[unit]}{unit}"
+    return size
+
+
+def _read_time(value: object) -> object:
+    if isinstance(value, str):
+        found = _TIME.match(value)
+        if not found:
+            raise ValueError("it must be a time such as 500ms, 30s, 15m, 24h or 7d")
+        return float(found[1]) * _TIME_UNITS[found[2]]
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    raise ValueError("it must be a time with its unit, such as 30s, 24h or 7d")
+
+
+def _show_time(seconds: float) -> str:
+    for unit in ("d", "h", "m", "s"):
+        if seconds and seconds % _TIME_UNITS[unit] == 0:
+            return f"{int(seconds / _TIME_UNITS[unit])}{unit}"
+    return f"{round(seconds * 1000)}ms"
+
+
+def _resolve(value: str, info: ValidationInfo) -> str:
+    base: Path | None = (info.context or {}).get("base")
+    path = Path(value).expanduser()
+    return str(path if base is None else base / path)
+
+
+def _subject_pattern(value: str) -> str:
+    return check_subject(value)
+
+
+def _template(value: str) -> str:
+    return Template.parse(value).text
+
+
+def _fixed_subject(value: str) -> str:
+    template = Template.parse(value)
+    if template.pattern != value:
+        raise ValueError("it must be one subject, without placeholders")
+    return value
+
+
+def _one_or_more(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    if value == []:
+        raise ValueError("it must not be empty")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _server(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and (parts.port or 4222) > 0
+    except ValueError:
+        usable = False
+    if not usable and url != "embedded":
+        raise ValueError("it must be nats://host:4222, tls://host:4222 or embedded")
+    return url
+
+
+def _sequence(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(_read_size),
+    PlainSerializer(_show_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": f"^{_SIZE.pattern[:-2]}$"},
+            ]
+        }
+    ),
+]
+Time = Annotated[
+    float,
+    BeforeValidator(_read_time),
+    PlainSerializer(_show_time),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "string", "pattern": f"^{_TIME.pattern[:-2]}$"}]}),
+]
+Secret = Annotated[SecretStr, PlainSerializer(lambda _: "***", return_type=str)]
+File = Annotated[str, Field(min_length=1), AfterValidator(_resolve)]
+Text = Annotated[str, Field(min_length=1)]
+Servers = Annotated[
+    tuple[Annotated[Text, AfterValidator(_server)], ...],
+    BeforeValidator(_one_or_more),
+    PlainSerializer(lambda urls: urls[0] if len(urls) == 1 else list(urls)),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    ),
+]
+
+
+class Settings(BaseModel):
+    """Keys that belong together: frozen, strict about types, and closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    # The key that a plain value stands for where the mapping is not written out (`input: ticks.*`).
+    short: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        return {cls.short: value} if cls.short and isinstance(value, (str, list)) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        if not cls.short:
+            return schema
+        mapping = handler.resolve_ref_schema(schema)
+        whole = dict(mapping)
+        mapping.clear()
+        mapping["description"] = whole.get("description", "")
+        mapping["anyOf"] = [{**whole["properties"][cls.short], "title": cls.short}, whole]
+        return schema
+
+
+class Tls(Settings):
+    """TLS to the NATS server. `tls: {}` is TLS with the system's certificate authorities."""
+
+    ca: File | None = Field(
+        default=None, description="Certificate authorities to trust, PEM file.", examples=["ca.pem"]
+    )
+    cert: File | None = Field(
+        default=None, description="Our certificate, PEM file; needs `key`.", examples=["client.pem"]
+    )
+    key: File | None = Field(default=None, description="Our private key, PEM file.", examples=["client.key"])
+    handshake_first: bool = Field(
+        default=False,
+        description="Start TLS before the server speaks, for servers configured with handshake_first.",
+    )
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a connection shows to the server; at most one way is set. Never printed."""
+
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    nkey_seed: str = field(default="", repr=False)
+    creds_file: str = ""
+
+
+class Nats(Settings):
+    """The NATS server (2.12 or newer, with JetStream) and the streams that are made there."""
+
+    short = "url"
+
+    url: Servers = Field(
+        default=("nats://127.0.0.1:4222",),
+        description="Server, or a list of servers of one cluster; `embedded` starts an own server for"
+        " development.",
+    )
+    user: Text | None = Field(default=None, description="User name.", examples=["processor"])
+    password: Secret | None = Field(
+        default=None,
+        description="Password of `user`. Better: `password_file` or NATS_PASSWORD.",
+        examples=["..."],
+    )
+    password_file: File | None = Field(
+        default=None, description="File that holds the password.", examples=["/run/secrets/nats-password"]
+    )
+    token: Secret | None = Field(
+        default=None,
+        description="Token, instead of a user. Better: `token_file` or NATS_TOKEN.",
+        examples=["..."],
+    )
+    token_file: File | None = Field(
+        default=None, description="File that holds the token.", examples=["/run/secrets/nats-token"]
+    )
+    nkey_seed: Secret | None = Field(
+        default=None, description="Nkey seed. Better: `nkey_seed_file` or NATS_NKEY_SEED.", examples=["SU..."]
+    )
+    nkey_seed_file: File | None = Field(
+        default=None, description="File that holds the nkey seed.", examples=["/run/secrets/nats.nk"]
+    )
+    creds_file: File | None = Field(
+        default=None,
+        description="Credentials file (JWT and seed) as `nsc` writes it.",
+        examples=["/run/secrets/nats.creds"],
+    )
+    tls: Tls | None = Field(
+        default=None, description="TLS. Without this block, `tls://` in `url` still means TLS."
+    )
+    replicas: int = Field(
+        default=1, ge=1, le=5, description="Replicas of the streams that are created here; 3 in a cluster."
+    )
+    storage: Literal["file", "memory"] = Field(
+        default="file",
+        description="Storage of the streams that are created here; memory does not survive the server.",
+    )
+    store_dir: File = Field(
+        default=".processor/nats",
+        validate_default=True,
+        description="Where the embedded server keeps its data.",
+    )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether we start the server ourselves."""
+        return self.url == ("embedded",)
+
+    @property
+    def credentials(self) -> Credentials:
+        """What to show to the server now; files are read at each call. Raises ConfigError E107."""
+
+        def value(own: SecretStr | None, file: str | None) -> str:
+            return own.get_secret_value() if own else _read_secret(file) if file else ""
+
+        return Credentials(
+            user=self.user or "",
+            password=value(self.password, self.password_file),
+            token=value(self.token, self.token_file),
+            nkey_seed=value(self.nkey_seed, self.nkey_seed_file),
+            creds_file=self.creds_file or "",
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move_credentials(cls, value: Any) -> Any:
+        """Take user and password out of URLs, so that a URL can be printed."""
+        if not isinstance(value, dict) or not value.get("url"):
+            return value
+        urls = _one_or_more(value["url"])
+        if not isinstance(urls, tuple) or not all(isinstance(url, str) for url in urls):
+            return value
+        found: set[tuple[str, str | None]] = set()
+        bare = []
+        for url in urls:
+            parts = urlsplit(url if "://" in url or url == "embedded" else f"nats://{url}")
+            if "@" in parts.netloc:
+                found.add(
+                    (unquote(parts.username or ""), unquote(parts.password) if parts.password else None)
+                )
+            bare.append(url if url == "embedded" else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+        value = {**value, "url": bare}
+        if len(found) > 1:
+            raise ValueError(
+                "the servers in `url` have different users; give one, in `user` and `password_file`"
+            )
+        for user, password in found:
+            own = {"token": user} if password is None else {"user": user, "password": password}
+            if set(own) & set(value):
+                raise ValueError("a user or token is given both in `url` and as its own key")
+            value |= own
+        return value
+
+
+class Stock(Settings):
+    """Where `self.get_stock_data` and `self.query_stock` ask; the host makes the request, never the guest."""
+
+    base_url: str = Field(
+        default="https://www.alphavantage.co",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="Server with the Alpha Vantage API (`/query?function=TIME_SERIES_INTRADAY`).",
+    )
+    api_key_env: str = Field(
+        default="ALPHA_VANTAGE_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds the API key; without it the key `demo` is sent.",
+    )
+
+
+class Input(Settings):
+    """What a route reads. A plain text is the subject."""
+
+    short = "subject"
+
+    subject: Annotated[Text, AfterValidator(_subject_pattern)] | None = Field(
+        default=None,
+        description="Subject or pattern; the stream that holds it is found by it. Required, but for `codec:"
+        " ism`.",
+        examples=["ticks.*"],
+    )
+    create: bool = Field(default=False, description="Create a stream for the subject where there is none.")
+    start: Literal["all", "new"] = Field(
+        default="all",
+        description="Where a route starts that has no position yet: with the oldest message that the stream"
+        " holds, or with the next one that arrives.",
+    )
+    codec: Literal["json", "raw", "cloudevents", "ism"] = Field(
+        default="json",
+        description="How messages are read and outputs written. json: a document, or a list of documents."
+        " raw: any bytes. cloudevents: CloudEvents 1.0 in binary or structured mode. ism: the envelope of the"
+        " Alethic ISM processors.",
+    )
+
+
+class Output(Settings):
+    """Where a route's outputs go. A plain text is the subject."""
+
+    short = "subject"
+
+    subject: Annotated[Text, AfterValidator(_template)] = Field(
+        description="Subject with placeholders: {key}; {subject.N}, a token of the input's subject; {session}"
+        " (stream mode); {name} or {a.b}, a field of the output document.",
+        examples=["stats.{key}"],
+    )
+    durable: bool = Field(
+        default=True,
+        description="true: a stream of the subject keeps the outputs, exactly once and in order (in stream"
+        " mode: the chunks that reach it). false: only those who are subscribed at that moment get them.",
+    )
+    ttl: Time = Field(
+        default=86400.0,
+        ge=1,
+        description="How long the app's own stream keeps an output. It must outlive any time in which the"
+        " stream of the subject cannot be reached. Not for stream mode.",
+    )
+    max_age: Time = Field(
+        default=7 * 86400.0,
+        ge=0,
+        description="How long a stream that is created for the subject keeps outputs; 0 is for ever.",
+    )
+
+
+class Events(Settings):
+    """Where a route's events go. A plain text is the subject."""
+
+    short = "subject"
+
+    subject: Annotated[Text, AfterValidator(_fixed_subject)] = Field(
+        description="Subject of the events.", examples=["events.stats"]
+    )
+    level: Literal["user", "failures", "all"] = Field(
+        default="failures",
+        description="user: what the Runnable says with `self.event`. failures: also each message that failed."
+        " all: also each message that completed, and each start and stop of the route.",
+    )
+
+
+class Batch(Settings):
+    """How many messages one call of `process` and one commit may take. An idle route never waits for more."""
+
+    max_messages: int = Field(default=500, ge=1, le=10_000, description="Messages in one batch.")
+    max_bytes: Size = Field(
+        default=4 << 20, ge=1024, description="Payload bytes in one batch; one message may exceed it."
+    )
+    max_wait_ms: float = Field(
+        default=5,
+        ge=0,
+        le=60_000,
+        description="How long a batch that is not full waits for more while messages arrive.",
+    )
+
+
+class Retry(Settings):
+    """What happens to a message that failed. One that cannot be read at all is never tried again."""
+
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="Tries, the first included, before the message goes to the dead letters.",
+    )
+
+
+class LimitSettings(Settings):
+    """What one guest, and one call of a Runnable in it, may use. Each limit has its own error code."""
+
+    memory_mb: int = Field(
+        default=128, ge=16, le=1 << 20, description="Memory beyond that of an empty guest (E313)."
+    )
+    cpu_s: float = Field(default=5, gt=0, le=86_400, description="CPU seconds of one run (E311).")
+    wall_s: float = Field(default=10, gt=0, le=86_400, description="Seconds of one run (E312).")
+    requests: int = Field(default=50, ge=0, le=100_000, description="Calls to the outside in one run (E317).")
+    output_bytes: Size = Field(default=8 << 20, ge=1, description="Bytes of all outputs of one run (E307).")
+    outputs: int = Field(
+        default=900,
+        ge=1,
+        le=900,
+        description="Outputs of one message (E307); one commit cannot carry more. Stream: x 100.",
+    )
+    context_bytes: Size = Field(default=64 << 20, ge=1, description="Bytes of one key's context (E310).")
+    contexts: int = Field(
+        default=10_000,
+        ge=1,
+        description="Keys whose contexts a guest keeps in memory; others are read again.",
+    )
+    log_lines: int = Field(
+        default=100, ge=0, le=100_000, description="Lines of log of one run; what is beyond is counted."
+    )
+
+
+class IsmOutput(Settings):
+    """One output state of an ISM processor. A plain text is its route id."""
+
+    short = "route_id"
+
+    route_id: Annotated[str, Field(pattern=r"^[^\s:]+:[^\s:]+$")] = Field(
+        description="Route of the output: `<state id>:<processor id>`.", examples=["s_out:p1"]
+    )
+    next: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[^\s:]+:[^\s:]+$")], ...], BeforeValidator(_sequence)
+    ] = Field(
+        default=(),
+        description="Routes that read this state; each gets the outputs as one `query_state_entry` on the"
+        " selector processor/state/router.",
+        examples=[["s_out:p2"]],
+    )
+    sync: bool = Field(
+        default=True,
+        description="Send the outputs as `query_state_route` on the selector processor/state/sync, to be"
+        " stored.",
+    )
+
+    @property
+    def state_id(self) -> str:
+        return self.route_id.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """One entry of an ISM routing file."""
+
+    selector: str
+    name: str
+    subject: str
+    url: str = ""
+    jetstream: bool = True
+    priorities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """The entries of an ISM routing file that one route needs."""
+
+    input: Selector
+    monitor: Selector
+    usage: Selector
+    sync: Selector
+    router: Selector
+    state: Selector
+
+
+class Ism(Settings):
+    """What a route with `codec: ism` knows beyond its envelope; subjects come from the routing file."""
+
+    routing_file: File = Field(
+        description="The system's own `messageConfig.routes` file, unchanged.", examples=[".routing.yaml"]
+    )
+    selector: Text = Field(
+        default="code/executor/python/python-executor-1.0",
+        description="The file's entry that is this route's input.",
+    )
+    processor_id: Text | None = Field(
+        default=None,
+        description="Serve this processor only: a message for another one is dead-lettered (E302)."
+        " Without it every message of the subject is taken.",
+        examples=["p1"],
+    )
+    project_id: Text | None = Field(
+        default=None, description="`project_id` of usage events.", examples=["project-1"]
+    )
+    outputs: Annotated[tuple[IsmOutput, ...], BeforeValidator(_sequence)] = Field(
+        default=(), description="Output states of the processor; each gets all outputs of the Runnable."
+    )
+    usage: bool = Field(
+        default=True,
+        description="Send COMPUTE usage events (entries in, rows out) on the selector processor/usage.",
+    )
+
+    _routing: Routing | None = PrivateAttr(None)
+
+    @property
+    def routing(self) -> Routing:
+        """The subjects of this route, from the routing file."""
+        assert self._routing is not None, "only a loaded configuration has its routing"
+        return self._routing
+
+
+class CloudEvents(Settings):
+    """What the outputs of a route with `codec: cloudevents` say about themselves."""
+
+    type: Text | None = Field(
+        default=None,
+        description="`type` of outputs. Without it: processor.<route>.output.",
+        examples=["com.example.stats"],
+    )
+    source: Text | None = Field(
+        default=None,
+        description="`source` of outputs. Without it: /processor/<app>/<route>.",
+        examples=["/stats"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a message's key is found: `kind` none, subject (token `number`), header or json (`name`)."""
+
+    kind: Literal["none", "subject", "header", "json"]
+    number: int = 0
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> KeySource:
+        if text == "none":
+            return cls("none")
+        kind, _, rest = text.partition(".")
+        if kind == "subject" and re.fullmatch(r"[1-9]\d?", rest):
+            return cls("subject", number=int(rest))
+        if kind == "header" and re.fullmatch(r"[!-9;-~]+", rest):
+            return cls("header", name=rest)
+        if kind == "json" and re.fullmatch(r"(/([^~/]|~[01])*)+", rest):
+            return cls("json", name=rest)
+        raise ValueError("it must be none, subject.N, header.NAME or json./pointer")
+
+
+def _key(value: str) -> str:
+    KeySource.parse(value)
+    return value
+
+
+class Route(Settings):
+    """One input, the Runnable that reads it, and where its results go."""
+
+    input: Input = Field(description="What the route reads: a subject, or a mapping.", examples=["ticks.*"])
+    runnable: File | None = Field(
+        default=None,
+        description="Python file with `class Runnable`, relative to this file. One of `runnable` and `code`"
+        " is required.",
+        examples=["runnables/stats.py"],
+    )
+    code: Text | None = Field(
+        default=None,
+        description="The source itself, instead of `runnable`.",
+        examples=["class Runnable: ..."],
+    )
+    mode: Literal["batch", "stream"] = Field(
+        default="batch",
+        description="batch: `process(queries)`, outputs and context committed as one. stream:"
+        " `process_stream(query)`,"
+        " what it yields is sent at once.",
+    )
+    key: Annotated[str, AfterValidator(_key)] = Field(
+        default="none",
+        description="What separates contexts and keeps order: none (one context), subject.N (token N of the"
+        " subject,"
+        " counted from 1), header.NAME, or json./pointer into the document.",
+        examples=["subject.2"],
+    )
+    partitions: int = Field(
+        default=64,
+        ge=1,
+        le=512,  # one commit claims them all, and carries a position for each
+        description="Parts that the keys are spread over; fixed once the route has run. 1 where `key` is"
+        " none.",
+    )
+    output: Output | None = Field(
+        default=None,
+        description="Where outputs go: a subject, or a mapping. Without it there are none.",
+        examples=["stats.{key}"],
+    )
+    events: Events | None = Field(
+        default=None,
+        description="Where events go: a subject, or a mapping. Without it there are none.",
+        examples=["events.stats"],
+    )
+    batch: Batch = Field(default=Batch(), description="Size of batches and commits.")
+    retry: Retry = Field(default=Retry(), description="What happens to a message that failed.")
+    limit_settings: LimitSettings = Field(
+        default=LimitSettings(), alias="limits", description="What the Runnable may use."
+    )
+    stock: Stock = Field(
+        default=Stock(), description="As `stock` at the top; keys that are missing here are taken from there."
+    )
+    ism: Ism | None = Field(default=None, description="Required with `codec: ism`.")
+    cloudevents: CloudEvents | None = Field(default=None, description="For `codec: cloudevents`.")
+
+    _name: str = PrivateAttr("")
+    _app: str = PrivateAttr("")
+    _program: Program | None = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_partitions(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "partitions" not in value and value.get("key", "none") == "none":
+            return {**value, "partitions": 1}
+        return value
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def app(self) -> str:
+        return self._app
+
+    @property
+    def program(self) -> Program:
+        """The Runnable's source as it was when the configuration was loaded."""
+        assert self._program is not None, "only a loaded configuration has its programs"
+        return self._program
+
+    @property
+    def limits(self) -> Limits:
+        own = self.limit_settings
+        return Limits(
+            memory_mb=own.memory_mb,
+            cpu_s=own.cpu_s,
+            wall_s=own.wall_s,
+            requests=own.requests,
+            output_bytes=own.output_bytes,
+            outputs=own.outputs,
+            context_bytes=own.context_bytes,
+            log_lines=own.log_lines,
+        )
+
+    @property
+    def contexts(self) -> int:
+        """How many keys' contexts a guest keeps in memory."""
+        return self.limit_settings.contexts
+
+    @property
+    def input_subjects(self) -> tuple[str, ...]:
+        """The subjects to read; more than one only for an ISM input with priorities."""
+        if self.ism:
+            entry = self.ism.routing.input
+            return (entry.subject, f"{entry.subject}.>") if entry.priorities else (entry.subject,)
+        return (self.input.subject or "",)
+
+    @cached_property
+    def key_source(self) -> KeySource:
+        return KeySource.parse(self.key)
+
+    @cached_property
+    def output_template(self) -> Template | None:
+        return Template.parse(self.output.subject) if self.output else None
+
+    @property
+    def events_subject(self) -> str | None:
+        return self.events.subject if self.events else None
+
+
+class Sandbox(Settings):
+    """The jail around Runnables."""
+
+    min_level: Literal["isolated", "confined", "process"] = Field(
+        default="confined",
+        description="Refuse to start where the kernel allows less. isolated: namespaces and an empty root."
+        " confined: system calls and files closed off. process: an own process with limits.",
+    )
+
+
+class Http(Settings):
+    """Metrics and health over HTTP: /metrics, /livez, /readyz."""
+
+    host: Text = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(default=9464, ge=0, le=65_535, description="Port; 0 takes any free one and logs it.")
+
+
+class Logs(Settings):
+    """What the service itself logs, on stderr; never payloads."""
+
+    format: Literal["human", "json"] = Field(
+        default="human", description="For people, or one JSON object per line."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is logged."
+    )
+
+
+def _feed_subject(value: str) -> str:
+    template = Template.parse(value)
+    if template.needs_key or template.needs_session or template.subject_tokens:
+        raise ValueError("only fields of the record can be placeholders here")
+    return value
+
+
+class Dev(Settings):
+    """What `processor dev` publishes to the routes' inputs at each start."""
+
+    feed: File = Field(description="File with one JSON document per line.", examples=["ticks.jsonl"])
+    subject: Annotated[Text, AfterValidator(_feed_subject)] = Field(
+        description="Subject of each document; {name} or {a.b} is a field of it.", examples=["ticks.{symbol}"]
+    )
+
+    @cached_property
+    def template(self) -> Template:
+        return Template.parse(self.subject)
+
+
+def _http_off(value: object) -> object:
+    return None if value in ("off", False) else {} if value is None else value
+
+
+class Config(Settings):
+    """A processor's whole configuration."""
+
+    app: str = Field(
+        pattern=r"^[A-Za-z0-9_-]{1,32}$",
+        description="Name of the app: letters, digits, - and _, at most 32. It names the stream P_<app> that"
+        " holds positions, contexts and dead letters; under another name everything starts anew.",
+        examples=["market"],
+    )
+    nats: Nats = Field(default=Nats(), description="The NATS server: a URL, `embedded`, or a mapping.")
+    routes: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], Route] = Field(
+        min_length=1, description="The routes by name: letters, digits, - and _, at most 64."
+    )
+    stock: Stock = Field(default=Stock(), description="Default of every route's `stock`.")
+    sandbox: Sandbox = Field(default=Sandbox(), description="The jail around Runnables.")
+    http: Annotated[
+        Http | None,
+        BeforeValidator(_http_off),
+        WithJsonSchema({"anyOf": [Http.model_json_schema(), {"enum": ["off", False]}]}),
+    ] = Field(default=Http(), description="Metrics and health: a mapping, or `off`.")
+    logs: Logs = Field(default=Logs(), description="What the service logs.")
+    drain_s: float = Field(
+        default=10,
+        ge=0,
+        le=3600,
+        description="How long SIGTERM may take to finish and commit what is in hand, in seconds.",
+    )
+
+    dev: Dev | None = Field(
+        default=None, description="For `processor dev` only: records to try the routes with."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_nats(cls, value: Any) -> Any:
+        # A default is not validated, and so its paths would not become relative to the file.
+        return {**value, "nats": value.get("nats", {})} if isinstance(value, dict) else value
+
+    _path: Path = PrivateAttr(Path())
+    _origins: dict[Place, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file it was loaded from."""
+        return self._path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file whose change changes this configuration; to be watched."""
+        found = [self._path]
+        for route in self.routes.values():
+            found += [Path(route.runnable)] if route.runnable else []
+            found += [Path(route.ism.routing_file)] if route.ism else []
+        return tuple(dict.fromkeys(found))
+
+
+def _read_secret(file: str) -> str:
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "it is not text"
+        raise ConfigError("E107", f"a secret cannot be read: {reason}", place=file) from err
+
+
+def alias_of(name: str, info: FieldInfo) -> str:
+    """How the field is written in a file."""
+    return info.alias or name
+
+
+def default_text(info: FieldInfo) -> object:
+    """The default as it would be written in a file."""
+    for serializer in info.metadata:
+        if isinstance(serializer, PlainSerializer):
+            return serializer.func(info.default)  # type: ignore[call-arg]
+    return ", ".join(info.default) if isinstance(info.default, tuple) else info.default
+
+
+def inner_model(annotation: Any) -> type[Settings] | None:
+    """The model that a type is, or holds: optional, listed, or by name."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    arguments = get_args(annotation) if get_origin(annotation) else ()
+    return next((model for part in reversed(arguments) if (model := inner_model(part))), None)
+
+
+def field_at(place: Place) -> FieldInfo | None:
+    """The field that describes the key at `place`, if there is such a key."""
+    model: type[Settings] | None = Config
+    info: FieldInfo | None = None
+    named = False
+    for step in place:
+        if named or isinstance(step, int):  # a route's own name, or a place in a list
+            named = False
+            continue
+        by_alias = {alias_of(name, each): each for name, each in model.model_fields.items()} if model else {}
+        if step not in by_alias:
+            return None
+        info = by_alias[step]
+        named = get_origin(info.annotation) is dict
+        model = inner_model(info.annotation)
+    return info
+
+
+def model_at(place: Place) -> type[Settings] | None:
+    """The model of the mapping at `place`."""
+    info = field_at(place)
+    return inner_model(info.annotation) if info else Config if not place else None

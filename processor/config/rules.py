@@ -1,0 +1,331 @@
+"""What the keys of a valid configuration say against each other, and the files that they name.
+
+Each rule yields the place of the key to blame, a code and a sentence; `load` turns them into faults. A rule
+exists for every combination in which a key would have no effect, so that none is accepted in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from processor.config.keys import Config, Nats, Place, Route, Routing, Selector, Text
+from processor.config.source import LOGINS, Source, dotted
+from processor.errors import Faults
+from processor.subject import check_subject, overlaps
+
+Contradiction = tuple[Place, str, str]
+
+
+def route_faults(route: Route) -> Iterator[Contradiction]:
+    """What a route's keys say against each other: place and text start below the route."""
+    yield from _program_faults(route)
+    template = route.output_template
+    stream, ism = route.mode == "stream", route.input.codec == "ism"
+    if not ism and not route.input.subject:
+        yield (
+            ("input", "subject"),
+            "E105",
+            "input.subject is missing: the subject or pattern that the route reads",
+        )
+    if route.key == "none" and route.partitions > 1:
+        yield ("partitions",), "E106", "partitions has no effect while `key` is none: there is one context"
+    if route.key_source.kind == "json" and route.input.codec == "raw":
+        yield (
+            ("key",),
+            "E106",
+            f"key is {route.key}, but messages of `codec: raw` are not JSON; use subject.N or header.NAME",
+        )
+    yield from _token_faults(route)
+    if template:
+        if template.needs_key and route.key == "none":
+            yield (
+                ("output",),
+                "E106",
+                f"output has {{key}} ('{template.text}') while `key` is none; set `key`",
+            )
+        if template.needs_session and not stream:
+            yield (
+                ("output",),
+                "E106",
+                f"output has {{session}} ('{template.text}'), which only `mode: stream` has",
+            )
+        if stream and template.fields:
+            names = ", ".join(f"{{{name}}}" for name in template.fields)
+            yield (
+                ("output",),
+                "E106",
+                f"output has {names}, but in `mode: stream` it must be known before there is a chunk",
+            )
+    if route.output and stream and "ttl" in route.output.model_fields_set:
+        text = "output.ttl has no effect in `mode: stream`: chunks do not pass through the app's stream"
+        yield ("output", "ttl"), "E106", text
+    if route.output and not route.output.durable and "max_age" in route.output.model_fields_set:
+        yield (
+            ("output", "max_age"),
+            "E106",
+            "output.max_age has no effect with `durable: false`: there is no stream",
+        )
+    if stream and "batch" in route.model_fields_set:
+        yield (
+            ("batch",),
+            "E106",
+            "batch has no effect in `mode: stream`: each message is a run and a commit of its own",
+        )
+    for place, pattern in (("output", template and template.pattern), ("events", route.events_subject)):
+        if pattern and route.input.subject and overlaps(pattern, route.input.subject):
+            text = (
+                f"{place} '{pattern}' overlaps the route's own input '{route.input.subject}': it would"
+                " read what it writes"
+            )
+            yield (place,), "E106", text
+        for own in (f"p.{route.app}.>", f"live.{route.app}.>"):
+            if pattern and route.app and overlaps(pattern, own):
+                yield (
+                    (place,),
+                    "E106",
+                    f"{place} '{pattern}' overlaps {own}, which the app itself publishes to",
+                )
+    yield from _codec_faults(route)
+
+
+def _program_faults(route: Route) -> Iterator[Contradiction]:
+    if route.runnable and route.code:
+        yield ("code",), "E106", "runnable and code are both given; a route has one Runnable"
+    if not route.runnable and not route.code:
+        yield (
+            (),
+            "E105",
+            "runnable is missing: the Python file with `class Runnable` (or its source as `code`)",
+        )
+
+
+def _token_faults(route: Route) -> Iterator[Contradiction]:
+    subject = route.input.subject
+    if not subject:
+        return
+    tokens = len(subject.split("."))
+    limit = 99 if subject.endswith(">") else tokens
+    if route.key_source.number > limit:
+        yield ("key",), "E106", f"key is {route.key}, but the subjects of '{subject}' have {tokens} tokens"
+    for number in route.output_template.subject_tokens if route.output_template else ():
+        if number > limit:
+            yield (
+                ("output",),
+                "E106",
+                f"output has {{subject.{number}}}, but the subjects of '{subject}' have {tokens} tokens",
+            )
+
+
+def _codec_faults(route: Route) -> Iterator[Contradiction]:
+    codec, stream = route.input.codec, route.mode == "stream"
+    if route.cloudevents and codec != "cloudevents":
+        yield ("cloudevents",), "E106", f"cloudevents has no effect with `codec: {codec}`"
+    if route.cloudevents and stream:
+        yield (
+            ("cloudevents",),
+            "E106",
+            "cloudevents has no effect in `mode: stream`: chunks are sent as they are",
+        )
+    if route.ism and codec != "ism":
+        yield ("ism",), "E106", f"ism has no effect with `codec: {codec}`; set input to {{codec: ism}}"
+    if codec != "ism":
+        return
+    if not route.ism:
+        yield ("input",), "E105", "ism is missing: `codec: ism` needs the routing file and the outputs"
+        return
+    if route.input.subject:
+        yield (
+            ("input", "subject"),
+            "E106",
+            "input.subject has no effect with `codec: ism`: the routing file names it",
+        )
+    if route.key != "none":
+        yield ("key",), "E106", f"key is {route.key}, but an ISM processor has one context; remove it"
+    if route.output:
+        yield (
+            ("output",),
+            "E106",
+            "output has no effect with `codec: ism`: use ism.outputs, the routing file names the subjects",
+        )
+    if stream and len(route.ism.outputs) != 1:
+        yield (
+            ("ism", "outputs"),
+            "E106",
+            f"ism.outputs has {len(route.ism.outputs)} states; `mode: stream` sends to exactly one",
+        )
+    for index, output in enumerate(route.ism.outputs):
+        if stream and {"next", "sync"} & output.model_fields_set:
+            yield (
+                ("ism", "outputs", index),
+                "E106",
+                "next and sync have no effect in `mode: stream`: chunks are sent as they are",
+            )
+        elif not stream and not output.next and not output.sync:
+            yield (
+                ("ism", "outputs", index),
+                "E106",
+                f"ism.outputs.{index} sends nothing: `sync` is false and `next` is empty",
+            )
+
+
+def app_faults(config: Config) -> Iterator[Contradiction]:
+    """What the keys outside of routes, or of several routes, say against each other."""
+    yield from nats_faults(config.nats)
+    yield from _file_fault(("dev", "feed"), config.dev.feed if config.dev else None)
+    yield from _topic_faults(config)
+
+
+def nats_faults(nats: Nats) -> Iterator[Contradiction]:
+    """What the keys of a connection say against each other, and files that are not there."""
+    logins = [keys for keys in (("user",), *LOGINS[1:]) if any(getattr(nats, key) for key in keys)]
+    if len(logins) > 1:
+        names = " and ".join(keys[0] for keys in logins)
+        yield ("nats", logins[-1][0]), "E106", f"nats has {names}; a connection has one way to log in"
+    if nats.password and nats.password_file:
+        yield ("nats", "password_file"), "E106", "nats.password and nats.password_file are both given"
+    if nats.token and nats.token_file:
+        yield ("nats", "token_file"), "E106", "nats.token and nats.token_file are both given"
+    if nats.nkey_seed and nats.nkey_seed_file:
+        yield ("nats", "nkey_seed_file"), "E106", "nats.nkey_seed and nats.nkey_seed_file are both given"
+    if (nats.password or nats.password_file) and not nats.user:
+        yield ("nats", "user"), "E105", "nats.user is missing: a password belongs to a user"
+    if nats.tls and bool(nats.tls.cert) != bool(nats.tls.key):
+        yield ("nats", "tls"), "E106", "nats.tls.cert and nats.tls.key need each other"
+    if "embedded" in nats.url and not nats.embedded:
+        yield ("nats", "url"), "E106", "nats.url has `embedded` together with other servers"
+    if nats.embedded:
+        if nats.replicas > 1:
+            yield (
+                ("nats", "replicas"),
+                "E106",
+                f"nats.replicas is {nats.replicas}, but the embedded server is alone",
+            )
+        if logins or nats.tls:
+            yield ("nats", "url"), "E106", "nats.url is `embedded`, which needs no login and no TLS"
+    for key in ("password_file", "token_file", "nkey_seed_file", "creds_file"):
+        yield from _file_fault(("nats", key), getattr(nats, key))
+    for key in ("ca", "cert", "key"):
+        yield from _file_fault(("nats", "tls", key), getattr(nats.tls, key) if nats.tls else None)
+
+
+def _topic_faults(config: Config) -> Iterator[Contradiction]:
+    topics: dict[str, Route] = {}
+    for name, route in config.routes.items():
+        if not route.output or not route.output_template:
+            continue
+        first = topics.setdefault(route.output_template.pattern, route)
+        if first.output and (first.output.durable, first.output.max_age) != (
+            route.output.durable,
+            route.output.max_age,
+        ):
+            text = (
+                f"routes.{name}.output and routes.{first.name}.output share '{route.output_template.pattern}'"
+                " but differ in durable or max_age"
+            )
+            yield ("routes", name, "output"), "E106", text
+
+
+def _file_fault(place: Place, file: str | None) -> Iterator[Contradiction]:
+    if file and not os.access(file, os.R_OK):
+        why = "cannot be read" if os.path.exists(file) else "does not exist"
+        yield place, "E107", f"{dotted(place)} is {file}, which {why}"
+
+
+class _Entry(BaseModel):
+    """An entry of an ISM routing file. The file is another system's: unknown keys stay its own."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
+
+    selector: Text
+    name: Text
+    subject: Text
+    url: str = ""
+    jetstream_enabled: bool = True
+    concurrent_priority_enabled: bool = False
+
+
+_ISM_STATE = "processor/state"
+_ISM_SELECTORS = {
+    "monitor": "processor/monitor",
+    "usage": "processor/usage",
+    "sync": "processor/state/sync",
+    "router": "processor/state/router",
+    "state": _ISM_STATE,
+}
+
+
+def read_routing(route: Route) -> Routing:
+    """The entries that the route needs; raises Faults with all that is wrong in its routing file."""
+    assert route.ism
+    source = Source.read(Path(route.ism.routing_file), missing="E107")
+    outer = source.data.get("messageConfig")
+    listed = outer.get("routes") if isinstance(outer, dict) else None
+    top: Place = ("messageConfig", "routes")
+    if not isinstance(listed, list):
+        raise Faults(
+            [source.fault(top, "E105", "messageConfig.routes is missing: the list of selectors and subjects")]
+        )
+    faults = list(source.faults)
+    entries: dict[str, tuple[int, _Entry]] = {}
+    broken: set[object] = set()
+    for index, raw in enumerate(listed):
+        try:
+            entry = _Entry.model_validate(raw)
+        except ValidationError as err:
+            faults += [
+                source.explain({**error, "loc": (*top, index, *error["loc"])}) for error in err.errors()
+            ]
+            broken.add(raw.get("selector") if isinstance(raw, dict) else None)
+        else:
+            entries.setdefault(entry.selector, (index, entry))
+    found: dict[str, Selector] = {}
+    states = [output.state_id for output in route.ism.outputs] or ["x"]
+    for role, selector in {"input": route.ism.selector, **_ISM_SELECTORS}.items():
+        match = _find_entry(selector, entries)
+        if match is None and selector in broken:
+            continue
+        if match is None:
+            faults.append(
+                source.fault(top, "E105", f"no entry of messageConfig.routes has the selector '{selector}'")
+            )
+            continue
+        index, entry = match
+        subject = entry.subject.replace("{state_id}", states[0]) if role == "state" else entry.subject
+        try:
+            check_subject(subject, wildcards=False)
+        except ValueError as err:
+            faults.append(
+                source.fault((*top, index, "subject"), "E104", f"subject of '{entry.selector}': {err}")
+            )
+        if role == "input" and not entry.jetstream_enabled:
+            text = (
+                f"'{entry.selector}' has jetstream_enabled: false; a route reads from a stream, which can"
+                " be read again"
+            )
+            faults.append(source.fault((*top, index, "jetstream_enabled"), "E106", text))
+        found[role] = Selector(
+            entry.selector,
+            entry.name,
+            entry.subject,
+            entry.url,
+            entry.jetstream_enabled,
+            entry.concurrent_priority_enabled,
+        )
+    if len({entry.url for entry in found.values()}) > 1:
+        text = "the entries of one processor have different servers as `url`; a processor has one connection"
+        faults.append(source.fault(top, "E106", text))
+    if faults:
+        raise Faults(faults)
+    return Routing(**found)
+
+
+def _find_entry(selector: str, entries: Mapping[str, tuple[int, _Entry]]) -> tuple[int, _Entry] | None:
+    """The entry for `selector`: its own, or the one with the longest prefix that ends in `/*`."""
+    if selector in entries:
+        return entries[selector]
+    prefixes = [name for name in entries if name.endswith("/*") and selector.startswith(name[:-1])]
+    return entries[max(prefixes, key=len)] if prefixes else None

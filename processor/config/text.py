@@ -1,0 +1,187 @@
+"""The configuration in words and files: guarantees, the JSON Schema, the full example, the effective keys."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, get_origin
+
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import LiteralScalarString
+
+from processor.config.keys import Config, Ism, Place, Route, Settings, alias_of, default_text, inner_model
+
+
+def guarantee(route: Route) -> list[str]:
+    """What becomes of a message on this route, as far as its configuration alone can say, and why."""
+    order = (
+        "of the whole input"
+        if route.key == "none"
+        else f"per key ({route.key}), {route.partitions} partitions"
+    )
+    said = [
+        "Context, position and dead letters: exactly once; they are one atomic commit.",
+        f"Order: {order}.",
+        f"A message that fails {route.retry.attempts} times becomes a dead letter; none is skipped.",
+    ]
+    template = route.output_template
+    if route.ism:
+        said += _ism_guarantee(route, route.ism)
+    elif route.mode == "stream" and template:
+        kept = (
+            " A stream of the subject keeps what reaches it." if route.output and route.output.durable else ""
+        )
+        said.append(
+            f"Chunks to {template.text}: live, at most once for a listener; a retry sends them again, marked"
+            f" with its attempt. They go out before the commit: waiting for it would not be streaming.{kept}"
+        )
+    elif route.output and template and route.output.durable:
+        said.append(
+            f"Outputs to {template.pattern}: exactly once and in order, because a stream takes them from the"
+            " app's"
+            " stream after the commit. If the subject already belongs to a stream of yours that cannot be"
+            " given this"
+            " source: at least once, deduplicated by message id."
+        )
+    elif template:
+        said.append(
+            f"Outputs to {template.pattern}: at most once (`durable: false`); committed outputs only, and"
+            " only for"
+            " those who are subscribed at that moment."
+        )
+    else:
+        said.append(
+            "Outputs: none are sent (no `output`)."
+            if route.mode == "batch"
+            else "Chunks: none are sent (no `output`)."
+        )
+    if route.events:
+        said.append(f"Events to {route.events.subject}: committed together with the outputs.")
+    if route.input.start == "new":
+        said.append("Messages from before the route's first start are not read (`start: new`).")
+    said.append(
+        "Calls to the outside (stock prices): at least once; a retry calls again, and nothing can take a"
+        " call back."
+    )
+    return said
+
+
+def _ism_guarantee(route: Route, ism: Ism) -> Iterator[str]:
+    routing = ism.routing
+    if route.mode == "stream":
+        subject = routing.state.subject.replace("{state_id}", ism.outputs[0].state_id)
+        yield f"Chunks to {subject}[.session]: live, at most once for a listener; a retry sends them again."
+    else:
+        targets = {
+            entry.subject
+            for output in ism.outputs
+            for entry, used in ((routing.sync, output.sync), (routing.router, bool(output.next)))
+            if used
+        }
+        if targets:
+            yield (
+                f"Outputs to {', '.join(sorted(targets))}: committed once, then handed over with a"
+                " message id."
+            )
+        else:
+            yield "Outputs: none are sent (no `ism.outputs`)."
+    yield (
+        f"Status events to {routing.monitor.subject}: exactly one COMPLETED or FAILED for each message"
+        " and ISM route."
+    )
+    if routing.input.priorities:
+        yield (
+            f"Priorities: all levels of {routing.input.subject} are read in order of arrival, not by"
+            " priority."
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+# Keys without a default that the full example sets nevertheless, so that it is an example of a whole app.
+_SHOWN = frozenset({"Input.subject", "Route.runnable", "Route.key", "Route.output", "Route.events"})
+
+
+def full_yaml() -> str:
+    """A configuration with every key: its meaning as a comment, its default or an example as its value."""
+    head = "Every key of the configuration. Generated from the models in processor/config/keys.py."
+    lines = _comment(head)
+    for name, info in Config.model_fields.items():
+        lines += ["", *_full_field(Config, name, info)]
+    return "\n".join(lines) + "\n"
+
+
+def _full_field(model: type[Settings], name: str, info: FieldInfo) -> Iterator[str]:
+    """The lines of one key; a key without a default is a comment, unless an app cannot do without it."""
+    key, inner = alias_of(name, info), inner_model(info.annotation)
+    shown = f"{model.__name__}.{name}" in _SHOWN
+    absent = info.default is None and not shown
+    yield from _comment(_full_description(info, shown))
+    mark = "# " if absent else ""
+    if inner is None:
+        from_example = absent or shown or info.is_required() or info.default == ()
+        value = info.examples[0] if from_example and info.examples else default_text(info)
+        yield f"{mark}{key}: {_scalar(value)}"
+        return
+    yield f"{mark}{key}:"
+    lines = [line for each in inner.model_fields.items() for line in _full_field(inner, *each)]
+    if get_origin(info.annotation) is dict:
+        lines = ["example:", *(f"  {line}" for line in lines)]
+    elif get_origin(info.annotation) is tuple:
+        first = next(place for place, line in enumerate(lines) if not line.startswith("#"))
+        lines = [f"{'- ' if place == first else '  '}{line}" for place, line in enumerate(lines)]
+    yield from (f"{mark}  {line}" for line in lines)
+
+
+def _full_description(info: FieldInfo, shown: bool) -> str:
+    text = info.description or ""
+    if info.is_required():
+        return f"{text} Required."
+    if shown and info.default is not None:
+        return f"{text} Default: {_scalar(info.default)}."
+    return text
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+
+
+def _scalar(value: object) -> str:
+    out = io.StringIO()
+    writer = YAML()
+    writer.default_flow_style = True
+    writer.width = 4096
+    writer.dump([value], out)
+    return out.getvalue().strip()[1:-1]
+
+
+def effective_yaml(config: Config) -> str:
+    """The configuration as it is used: file, environment and defaults together, secrets as ***."""
+    data = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if config.http is None:
+        data["http"] = "off"
+    node = _commented(data, (), config._origins)
+    out = io.StringIO()
+    writer = YAML()
+    writer.width = 4096
+    writer.dump(node, out)
+    return out.getvalue()
+
+
+def _commented(value: Any, place: Place, origins: Mapping[Place, str]) -> Any:
+    if isinstance(value, str) and "\n" in value:
+        return LiteralScalarString(value)
+    if not isinstance(value, dict):
+        return value
+    node = CommentedMap()
+    for key, inner in value.items():
+        node[key] = _commented(inner, (*place, key), origins)
+        if (*place, key) in origins:
+            node.yaml_add_eol_comment(f"from {origins[*place, key]}", key)
+    return node

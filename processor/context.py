@@ -1,0 +1,482 @@
+"""What a route keeps and how far it has read, as messages in its app's stream.
+
+A route's worker calls `claim` once, `load` before a run and `commit` after it; the CLI calls `read`.
+Nothing else writes these subjects of the app stream `P_<app>`:
+
+    p.<app>.pos.<route>.<partition>              position, fence, and contexts while they are small
+    p.<app>.ctx.<route>.<partition>.<key>.=all   the whole context of one key
+    p.<app>.ctx.<route>.<partition>.<key>.<item> one top-level item of a context that has grown
+
+What must stay true:
+- The position is the last message of its partition in every commit and carries the sequence of its
+  predecessor as a fence, so of two that believe they own a partition only one can commit.
+- A context moves outwards only (position -> one message -> one message per item), and leaves its old place
+  in the commit that writes the new one: reading is the union of what is there, without precedence rules.
+- After a commit returns, it is stored. After it raises Fenced, it is not and never will be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from processor.errors import BrokerError, Fenced
+from processor.jetstream import (
+    BATCH_MAX,
+    EXPECTED,
+    Again,
+    Broker,
+    Message,
+    Stored,
+    Unknown,
+    WrongLastSequence,
+)
+from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_token, partition_of
+
+VERSION = 1
+# Up to this size contexts ride in the position message, which every commit writes anyway.
+INLINE_MAX_BYTES = WHOLE_BYTES
+# A partition without messages of its own learns this much later that the stream went on without it: it
+# bounds what a restart reads again only to skip it.
+STALE_POSITIONS = 10_000
+_PATIENCE_S = 5.0  # how long a commit may be refused as premature before somebody is told
+_PAUSE_MAX_S = 2.0
+_LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
+_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
+# A deleted item is an empty message that replaces the item and goes away by itself.
+_DELETED = {"Nats-Rollup": "sub", "Nats-TTL": "1h"}
+_ALL = "=all"  # not a token that key_token makes: `=` is always followed by two hex digits there
+_ITEM_HEADER = "Processor-Item"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The stream that positions count in. `created` tells it from a later stream of the same name."""
+
+    stream: str
+    created: str
+
+
+@dataclass(slots=True)
+class _Partition:
+    number: int
+    fence: int = 0  # stream sequence of the position message
+    sequence: int = 0  # last input sequence whose effects are committed
+    epoch: int = 0
+    spread: bool = False  # some context of this partition lives outside the position message
+    inline: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    inline_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Outside:
+    """Where a context lives that is not in the position message; `items` is None while it is one message."""
+
+    items: set[str] | None
+
+
+def app_stream(app: str) -> str:
+    """The name of an app's stream."""
+    return f"P_{app}"
+
+
+class ContextStore:
+    """The contexts and positions of one route, owned by one worker."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        app: str,
+        route: str,
+        partitions: int,
+        owner: str,
+        refused: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
+        self._broker = broker
+        self._refused = refused  # called with why the server stores no commits, and with None when it does
+
+        self._stream = app_stream(app)
+        self._pos = f"p.{app}.pos.{route}"
+        self._ctx = f"p.{app}.ctx.{route}"
+        self._route = route
+        self._owner = owner
+        self._input = Input("", "")
+        self._partitions = [_Partition(number) for number in range(partitions)]
+        self._outside: dict[str, _Outside] = {}
+        self._sizes: dict[str, int] = {}
+        self._watermark = 0
+        self.unannounced: list[Message] = []
+
+    @property
+    def bytes_held(self) -> int:
+        """Encoded size of the contexts that were loaded or changed and not forgotten since, in bytes."""
+        return sum(self._sizes.values())
+
+    def partition(self, key: str) -> int:
+        """The partition of `key`."""
+        return partition_of(key, len(self._partitions)) if len(self._partitions) > 1 else 0
+
+    def is_done(self, partition: int, sequence: int) -> bool:
+        """Whether the effects of this input message are committed."""
+        return sequence <= self._partitions[partition].sequence
+
+    async def claim(self, source: Input, start_after: int) -> int:
+        """Own every partition, and return the first input sequence that may not be done.
+
+        `start_after` is where a partition begins that has no position yet. Afterwards `unannounced` holds the
+        live messages of the last commit, which may not have been sent. Raises BrokerError E407 when the
+        positions belong to another stream, E410 for a changed number of partitions, and Fenced when others
+        keep claiming at the same time.
+        """
+        self._input = source
+        for _ in range(5):
+            await self._read_positions(start_after)
+            claims = [self._position_message(p, p.sequence, p.epoch + 1, "claim") for p in self._partitions]
+            try:
+                last = await self._broker.commit(claims)
+            except (WrongLastSequence, Unknown, Again):
+                await asyncio.sleep(0.1)
+                continue
+            for index, partition in enumerate(self._partitions):
+                partition.fence = last - (len(claims) - 1 - index)
+                partition.epoch += 1
+            self._watermark = max(p.sequence for p in self._partitions)
+            return min(p.sequence for p in self._partitions) + 1
+        raise self._fenced()
+
+    async def _read_positions(self, start_after: int) -> None:
+        stored = await _patiently(self._broker, self._stream, [f"{self._pos}.*"])
+        found = {int(s.subject.rsplit(".", 1)[1]): s for s in stored}
+        newest = 0
+        for partition in self._partitions:
+            position = found.get(partition.number)
+            if position is None:
+                partition.sequence, partition.fence = start_after, 0
+                continue
+            body = orjson.loads(position.payload)
+            self._check_position(body)
+            partition.fence = position.sequence
+            partition.sequence = body["seq"]
+            partition.epoch = body["epoch"]
+            partition.spread = body.get("spread", False)
+            partition.inline = _items_by_key(body.get("ctx", {}))
+            partition.inline_bytes = {k: _size(v) for k, v in partition.inline.items()}
+            if partition.fence > newest:
+                newest = partition.fence
+                self.unannounced = [
+                    Message(subject, payload.encode(), headers)
+                    for subject, headers, payload in body.get("live", [])
+                ]
+
+    def _check_position(self, body: Mapping[str, Any]) -> None:
+        if body["v"] != VERSION:
+            raise BrokerError(
+                "E410",
+                f"the position of route {self._route} has version {body['v']}, this build reads {VERSION}",
+                remedy="Run the version of Processor that wrote it, or a later one.",
+            )
+        if body["of"] != len(self._partitions):
+            raise BrokerError(
+                "E410",
+                f"route {self._route} was created with {body['of']} partitions and now has "
+                f"{len(self._partitions)}",
+                remedy=f"Set partitions: {body['of']}, or give the route another name.",
+            )
+        if (body["stream"], body["created"]) != (self._input.stream, self._input.created):
+            raise BrokerError(
+                "E407",
+                f"the position of route {self._route} counts in stream {body['stream']} created at "
+                f"{body['created']}, but its input is stream {self._input.stream} created at "
+                f"{self._input.created}",
+                remedy="Restore that stream, or give the route another name to begin anew.",
+            )
+
+    async def load(self, keys: Iterable[str]) -> dict[str, dict[str, bytes]]:
+        """The committed contexts of `keys`, as encoded items; empty for a key that was never committed.
+
+        Must not be called for a key with changes that are not committed yet. Raises Fenced.
+        """
+        loaded: dict[str, dict[str, bytes]] = {}
+        outside: list[str] = []
+        for key in keys:
+            partition = self._partitions[self.partition(key)]
+            loaded[key] = dict(partition.inline.get(key, {}))
+            if key not in partition.inline and partition.spread:
+                outside.append(key)
+        for start in range(0, len(outside), _LOAD_KEYS):
+            await self._load_outside(outside[start : start + _LOAD_KEYS], loaded)
+        for key, items in loaded.items():
+            self._sizes[key] = _size(items)
+        return loaded
+
+    async def _load_outside(self, keys: Sequence[str], loaded: dict[str, dict[str, bytes]]) -> None:
+        by_subject = {f"{self._ctx}.{self.partition(k)}.{key_token(k)}": k for k in keys}
+        partitions = {self.partition(k) for k in keys}
+        subjects = [f"{prefix}.*" for prefix in by_subject] + [f"{self._pos}.{p}" for p in partitions]
+        while True:
+            stored = await _patiently(self._broker, self._stream, subjects)
+            # A replica may lag behind the commit we know of: positions and contexts come from one of them,
+            # so when it has our fences it has our contexts.
+            seen = {s.subject: s.sequence for s in stored}
+            fences = {p: seen.get(f"{self._pos}.{p}", 0) for p in partitions}
+            if all(self._partitions[p].fence == fence for p, fence in fences.items()):
+                break
+            if any(fence > self._partitions[p].fence for p, fence in fences.items()):
+                await self._check_owned()
+            await asyncio.sleep(0.02)
+        for message in stored:
+            prefix, item = message.subject.rsplit(".", 1)
+            key = by_subject.get(prefix)
+            if key is None or not message.payload:
+                continue
+            if item == _ALL:
+                loaded[key] = _items(orjson.loads(message.payload))
+                self._outside[key] = _Outside(None)
+            else:
+                name = message.headers.get(_ITEM_HEADER) or key_from_token(item)
+                loaded[key][name] = message.payload
+                place = self._outside.setdefault(key, _Outside(set()))
+                assert place.items is not None
+                place.items.add(name)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop what is remembered of these keys; they will be loaded when they are needed again."""
+        for key in keys:
+            self._outside.pop(key, None)
+            self._sizes.pop(key, None)
+
+    async def commit(
+        self,
+        messages: Sequence[Message],
+        changes: Mapping[str, ContextChange],
+        positions: Mapping[int, int],
+        *,
+        live: Sequence[Message] = (),
+    ) -> int:
+        """Store `messages`, the changed contexts and the new positions in one atomic write.
+
+        Returns its number of messages when the server confirmed it, after however many tries that takes:
+        while the server is down, and while it refuses to store (which `refused` is told). `live` is
+        remembered in the position, for a successor to send if we cannot. Raises Fenced when somebody else
+        owns a partition by now; then nothing was stored.
+        """
+        commit_id = secrets.token_hex(8)
+        batch = [*messages, *self._context_messages(changes)]
+        owned = [self._partitions[number] for number in positions]
+        batch += [
+            self._position_message(p, positions[p.number], p.epoch, commit_id, live if p is owned[-1] else ())
+            for p in owned
+        ]
+        self._watermark = max(self._watermark, *positions.values())
+        stale = self._stale(positions)[: BATCH_MAX - len(batch)]
+        batch += [self._position_message(p, self._watermark, p.epoch, commit_id) for p in stale]
+        last = await self._commit_surely(batch, commit_id, [*owned, *stale])
+        for back, partition in enumerate(reversed([*owned, *stale])):
+            partition.fence = last - back
+            partition.sequence = positions.get(partition.number, self._watermark)
+        return len(batch)
+
+    async def catch_up(self) -> None:
+        """Move partitions without recent messages to where the stream is, so that a restart reads less."""
+        stale = [p for p in self._partitions if p.sequence < self._watermark]
+        if stale:
+            await self.commit((), {}, {p.number: self._watermark for p in stale[:BATCH_MAX]})
+
+    def _stale(self, positions: Mapping[int, int]) -> list[_Partition]:
+        line = self._watermark - STALE_POSITIONS
+        return [p for p in self._partitions if p.sequence < line and p.number not in positions]
+
+    async def _commit_surely(
+        self, batch: Sequence[Message], commit_id: str, partitions: Sequence[_Partition]
+    ) -> int:
+        pause_s, given_up = 0.05, ""
+        began_s = time.monotonic()
+        while True:
+            await self._broker.connected()
+            try:
+                last = await self._broker.commit(batch)
+                break
+            except WrongLastSequence:
+                # Ours, when an earlier try was stored and only its answer was lost.
+                last = await self._fence_of(commit_id, partitions[-1])
+                if not last:
+                    raise self._fenced() from None
+                break
+            except Unknown:
+                await self._broker.connected()
+                last = await self._fence_of(commit_id, partitions[-1])
+                if last:
+                    break
+            except Again as err:
+                # A member that is refused for good looks like this too: the server only says "incomplete".
+                if time.monotonic() - began_s > _PATIENCE_S:
+                    given_up = (
+                        f"E406 the server stores no commit: {err}. Nothing is skipped; it is tried again."
+                    )
+            except BrokerError as err:
+                given_up = str(err)
+            if given_up:
+                self._refused(given_up)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+        if given_up:
+            self._refused(None)
+        return last
+
+    async def _fence_of(self, commit_id: str, partition: _Partition) -> int:
+        """The sequence of the partition's position if `commit_id` wrote it, else 0; asks the leader."""
+        while True:
+            try:
+                stored = await self._broker.last_from_leader(self._stream, f"{self._pos}.{partition.number}")
+                break
+            except (Unknown, Again):
+                await self._broker.connected()
+                await asyncio.sleep(0.05)
+        if stored is None or orjson.loads(stored.payload)["cid"] != commit_id:
+            return 0
+        return stored.sequence
+
+    async def _check_owned(self) -> None:
+        """Raise Fenced if another owner wrote a position since our last commit."""
+        stored = await _patiently(self._broker, self._stream, [f"{self._pos}.*"])
+        if any(orjson.loads(s.payload)["owner"] != self._owner for s in stored):
+            raise self._fenced()
+
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            "E405",
+            f"another processor has taken over route {self._route}",
+            remedy="This one stopped without committing; nothing is lost. Run one processor per app.",
+        )
+
+    def _context_messages(self, changes: Mapping[str, ContextChange]) -> list[Message]:
+        messages: list[Message] = []
+        for key, change in changes.items():
+            self._sizes[key] = change.size
+            if change.whole:
+                messages += self._small(key, {k: v for k, v in change.items.items() if v is not None})
+            else:
+                messages += self._large(key, change.items)
+        return messages
+
+    def _small(self, key: str, items: dict[str, bytes]) -> list[Message]:
+        partition = self._partitions[self.partition(key)]
+        place = self._outside.get(key)
+        if place is not None and place.items is not None:
+            gone = dict.fromkeys(place.items - items.keys())
+            return self._large(key, {**items, **gone})
+        if place is None:
+            others = sum(partition.inline_bytes.values()) - partition.inline_bytes.get(key, 0)
+            size = _size(items)
+            if others + size <= INLINE_MAX_BYTES and not (partition.spread and key not in partition.inline):
+                partition.inline[key], partition.inline_bytes[key] = items, size
+                return []
+            self._move_out(partition, key, _Outside(None))
+        return [Message(self._subject(key, _ALL), _dump(items), _KEPT)]
+
+    def _large(self, key: str, items: Mapping[str, bytes | None]) -> list[Message]:
+        place = self._outside.get(key)
+        messages: list[Message] = []
+        if place is None or place.items is None:
+            if place is not None:
+                messages.append(Message(self._subject(key, _ALL), b"", _DELETED))
+            place = _Outside(set())
+            self._move_out(self._partitions[self.partition(key)], key, place)
+        assert place.items is not None
+        for name, value in items.items():
+            token = key_token(name)
+            headers = _KEPT if value is not None else _DELETED
+            if len(token) > 128:
+                token = f"=h{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+                headers = {**headers, _ITEM_HEADER: name}
+            messages.append(Message(self._subject(key, token), value or b"", headers))
+            (place.items.discard if value is None else place.items.add)(name)
+        return messages
+
+    def _move_out(self, partition: _Partition, key: str, place: _Outside) -> None:
+        partition.inline.pop(key, None)
+        partition.inline_bytes.pop(key, None)
+        partition.spread = True
+        self._outside[key] = place
+
+    def _subject(self, key: str, item: str) -> str:
+        return f"{self._ctx}.{self.partition(key)}.{key_token(key)}.{item}"
+
+    def _position_message(
+        self, partition: _Partition, sequence: int, epoch: int, commit_id: str, live: Sequence[Message] = ()
+    ) -> Message:
+        body: dict[str, Any] = {
+            "v": VERSION,
+            "stream": self._input.stream,
+            "created": self._input.created,
+            "of": len(self._partitions),
+            "seq": sequence,
+            "epoch": epoch,
+            "owner": self._owner,
+            "cid": commit_id,
+        }
+        if partition.spread:
+            body["spread"] = True
+        if partition.inline:
+            body["ctx"] = {k: orjson.Fragment(_dump(v)) for k, v in partition.inline.items()}
+        if live:
+            body["live"] = [[m.subject, dict(m.headers), m.payload.decode()] for m in live]
+        return Message(
+            f"{self._pos}.{partition.number}", orjson.dumps(body), {**_KEPT, EXPECTED: str(partition.fence)}
+        )
+
+
+async def read(
+    broker: Broker, app: str, route: str, key: str | None = None
+) -> AsyncIterator[tuple[str, dict[str, bytes]]]:
+    """Every committed context of a route (or that of `key`), by key, as encoded items; owns nothing."""
+    contexts: dict[str, dict[str, bytes]] = {}
+    item = f"*.{key_token(key)}.*" if key is not None else ">"
+    subjects = [f"p.{app}.pos.{route}.*", f"p.{app}.ctx.{route}.{item}"]
+    for stored in await _patiently(broker, app_stream(app), subjects):
+        tokens = stored.subject.split(".")
+        if tokens[2] == "pos":
+            for name, items in _items_by_key(orjson.loads(stored.payload).get("ctx", {})).items():
+                contexts.setdefault(name, {}).update(items)
+        elif stored.payload:
+            items = contexts.setdefault(key_from_token(tokens[5]), {})
+            if tokens[6] == _ALL:
+                items.update(_items(orjson.loads(stored.payload)))
+            else:
+                items[stored.headers.get(_ITEM_HEADER) or key_from_token(tokens[6])] = stored.payload
+    for name in sorted(contexts):
+        if key is None or name == key:
+            yield name, contexts[name]
+
+
+async def _patiently(broker: Broker, stream: str, subjects: Sequence[str]) -> list[Stored]:
+    """`Broker.last_of`, however long the server needs to answer."""
+    while True:
+        await broker.connected()
+        try:
+            return await broker.last_of(stream, subjects)
+        except (Unknown, Again):
+            await asyncio.sleep(0.1)
+
+
+def _size(items: Mapping[str, bytes]) -> int:
+    return sum(len(k) + len(v) for k, v in items.items())
+
+
+def _dump(items: Mapping[str, bytes]) -> bytes:
+    return orjson.dumps({k: orjson.Fragment(v) for k, v in items.items()})
+
+
+def _items(document: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: orjson.dumps(value) for name, value in document.items()}
+
+
+def _items_by_key(document: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, bytes]]:
+    return {key: _items(items) for key, items in document.items()}

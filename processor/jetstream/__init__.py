@@ -1,0 +1,46 @@
+"""Everything that Processor says to NATS: connect, read in order, commit atomically, look up.
+
+The only package that imports nats-py. Workers, the service and the CLI call it; it knows subjects, headers
+and error numbers of the server, and nothing of routes, contexts or user code.
+
+What must stay true:
+- `Reader` yields a subject's messages in stream order with none missing: consumer sequences are checked to
+  be contiguous, and at the first gap the consumer is made anew behind the last message that was seen.
+  (Without that check a client that stopped listening for a moment lost messages in silence.)
+- `Broker.commit` stores all of its messages or none, and returns only when the server said which. A timeout
+  says nothing about the outcome: it is raised as `Unknown`, and the caller reads its position to find out.
+- Nothing here gives up on a lost connection; waiting is interrupted only by cancellation.
+
+Sources: ADR-50 (atomic batch publish), ADR-31 (direct get), ADR-42/43 (TTL), nats-server errors.json.
+"""
+
+from __future__ import annotations
+
+from processor.jetstream.broker import BATCH_MAX, EXPECTED, Broker, connect_options
+from processor.jetstream.protocol import (
+    Again,
+    ApiError,
+    Message,
+    Stored,
+    Unknown,
+    WrongLastSequence,
+    own_headers,
+    parse_ack,
+)
+from processor.jetstream.reader import Reader
+
+__all__ = [
+    "BATCH_MAX",
+    "EXPECTED",
+    "Again",
+    "ApiError",
+    "Broker",
+    "Message",
+    "Reader",
+    "Stored",
+    "Unknown",
+    "WrongLastSequence",
+    "connect_options",
+    "own_headers",
+    "parse_ack",
+]

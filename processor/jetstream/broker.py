@@ -1,0 +1,609 @@
+"""The connection to NATS: it outlives the server, looks things up, publishes, and commits.
+
+`commit` is the one write of Processor: all of its messages or none. Everything that fails says which of
+three things it means: nothing was stored and a person must act (BrokerError), nothing was stored and it may
+be tried again (`Again`, `WrongLastSequence`), or nobody knows (`Unknown`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import collections
+import contextlib
+import logging
+import re
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import nats.errors
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from processor.config import Nats
+from processor.errors import BrokerError, ProcessorError
+from processor.jetstream.protocol import (
+    NO_HEADERS,
+    NS,
+    Again,
+    ApiError,
+    Message,
+    Stored,
+    Unknown,
+    WrongLastSequence,
+    encode,
+    encode_batch,
+    encode_parts,
+    own_headers,
+    parse_ack,
+)
+from processor.model import Delivery
+
+log = logging.getLogger("processor")
+
+SERVER_MIN = (2, 12)  # atomic batch publish
+BATCH_MAX = 1000  # messages in one atomic batch: the server's default limit
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_REQUEST_TIMEOUT_S = 5.0
+
+_WRONG_LAST_SEQUENCE = 10071
+_CONFLICT = frozenset({10164, 10176, 10210, 10008, 10074, 503})  # in flight, gap, too many open: send again
+STREAM_NOT_FOUND = 10059
+_CONSUMER_NOT_FOUND = 10014
+_MESSAGE_NOT_FOUND = 10037
+_DENIAL = re.compile(r"permissions violation for (.+)", re.IGNORECASE)
+
+
+def connect_options(nats: Nats) -> dict[str, Any]:
+    """What `Broker.connect` needs to reach and convince the configured server. Reads secret files now.
+
+    Raises ProcessorError E107 for a file that cannot be read.
+    """
+    own = nats.credentials
+    options: dict[str, Any] = {"servers": list(nats.url)}
+    if own.creds_file:
+        options["user_credentials"] = own.creds_file
+    elif own.nkey_seed:
+        options["nkeys_seed_str"] = own.nkey_seed
+    elif own.token:
+        options["token"] = own.token
+    elif own.user:
+        options |= {"user": own.user, "password": own.password}
+    if nats.tls is not None or any(url.startswith("tls://") for url in nats.url):
+        tls = nats.tls
+        try:
+            context = ssl.create_default_context(cafile=tls.ca if tls else None)
+            if tls and tls.cert:
+                context.load_cert_chain(tls.cert, tls.key)
+        except (OSError, ssl.SSLError) as err:
+            raise ProcessorError(
+                "E107",
+                f"the certificates of nats.tls cannot be used: {err}",
+                remedy="nats.tls.ca, cert and key are PEM files that this user must be able to read.",
+            ) from err
+        options |= {"tls": context, "tls_handshake_first": bool(tls and tls.handshake_first)}
+    return options
+
+
+class Broker:
+    """A connection to NATS that outlives the server: it reconnects for ever, and says when it is down."""
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        name: str,
+        on_connected: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        self._options = {**options, "name": name}
+        self._on_connected = on_connected
+        self._client: Client | None = None
+        self._up = asyncio.Event()
+        self._closing = False
+        self._rebuilding: asyncio.Task[None] | None = None
+        self.generation = 0  # changes when subscriptions of the old connection are gone
+        self.denials: collections.deque[str] = collections.deque(
+            maxlen=20
+        )  # permissions found missing, in lower case
+        self._unanswered: set[asyncio.Future[Msg]] = set()
+        self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
+
+    @classmethod
+    async def connect(
+        cls,
+        options: Mapping[str, Any],
+        *,
+        name: str,
+        on_connected: Callable[[bool], None] = lambda _: None,
+        wait: bool = True,
+    ) -> Broker:
+        """A connected broker of a server that can do what we need.
+
+        Waits for a server that is not there yet, for ever unless `wait` is false (then E404). Raises
+        BrokerError E402 for a server that is too old or without JetStream and E403 for refused credentials.
+        """
+        broker = cls(options, name=name, on_connected=on_connected)
+        said = False
+        while True:
+            try:
+                await broker._open()
+                break
+            except BrokerError as err:
+                if err.code != "E404" or not wait:
+                    raise
+                if not said:
+                    log.warning("E404 no NATS server answers at %s; trying until one does", broker.address)
+                    said = True
+                on_connected(False)
+                await asyncio.sleep(0.5)
+        try:
+            await broker._require_jetstream()
+        except BaseException:
+            await broker.close()
+            raise
+        return broker
+
+    @property
+    def address(self) -> str:
+        """The configured server addresses, without credentials."""
+        servers = self._options.get("servers", [])
+        listed = [servers] if isinstance(servers, str) else list(servers)
+        return ", ".join(re.sub(r"//[^@/]*@", "//", url) for url in listed)
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message, headers included, that the server takes, in bytes."""
+        return self.client.max_payload
+
+    @property
+    def server_version(self) -> str:
+        return str(self.client._server_info.get("version", "unknown"))
+
+    @property
+    def is_connected(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def client(self) -> Client:
+        """The client of the present connection; it is another one after a rebuild."""
+        assert self._client is not None, "not connected"
+        return self._client
+
+    async def connected(self) -> None:
+        """Return when the connection is up."""
+        await self._up.wait()
+
+    async def close(self) -> None:
+        """Send what is buffered and close; never raises."""
+        self._closing = True
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
+            await asyncio.gather(self._rebuilding, return_exceptions=True)
+        if self._client is not None:
+            with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
+                if self._client.is_connected:
+                    await self._client.flush(timeout=2)
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self._client.close()
+        self._up.clear()
+
+    async def _open(self) -> None:
+        async def disconnected() -> None:
+            self._up.clear()
+            # nats-py says this of an attempt that never connected, too.
+            if not self._closing and client is self._client:
+                self._on_connected(False)
+                # The answers went down with the connection; asking what happened must not wait for them.
+                for answer in self._unanswered:
+                    if not answer.done():
+                        answer.set_exception(Unknown("the connection was lost"))
+                log.warning("lost the connection to NATS at %s; reconnecting until it is back", self.address)
+
+        async def reconnected() -> None:
+            self._is_up()
+            log.info("connected to NATS at %s again", self.address)
+
+        async def closed() -> None:
+            # nats-py gives up for good on errors that it does not know; we do not.
+            self._up.clear()
+            if not self._closing and client is self._client:
+                self._rebuilding = asyncio.create_task(self._rebuild(), name="broker-rebuild")
+
+        failures: list[Exception] = []
+
+        async def failed(err: Exception) -> None:
+            failures[:] = [err]
+            if denial := _DENIAL.search(str(err)):
+                self.denials.append(denial[1])
+            log.debug("NATS client: %s", err)
+
+        client = Client()
+        try:
+            await client.connect(
+                **self._options,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=2,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                # A commit is written as one buffer; what waits in an outage is bounded by the workers.
+                pending_size=64 << 20,
+                skip_subject_validation=True,  # subjects are checked where they are made
+                disconnected_cb=disconnected,
+                reconnected_cb=reconnected,
+                closed_cb=closed,
+                error_cb=failed,
+            )
+        except (nats.errors.Error, OSError, TimeoutError) as err:
+            cause = failures[-1] if failures else err
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(1):  # a failed TLS handshake is never closed by the other side
+                    await client.close()  # a refused login leaves its socket open
+            if "authori" in str(cause).lower() or "authenti" in str(cause).lower():
+                raise BrokerError(
+                    "E403",
+                    f"the NATS server at {self.address} refused the credentials",
+                    remedy="Set NATS_CREDS, NATS_NKEY_SEED, NATS_TOKEN, or NATS_USER and NATS_PASSWORD.",
+                ) from err
+            raise BrokerError(
+                "E404",
+                f"no NATS server answers at {self.address} ({cause or type(cause).__name__})",
+                remedy="Start one, or set nats.url or NATS_URL.",
+            ) from err
+        # The first connection fails at once so that the caller can say why; from here on never give up.
+        client.options.update(allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25)
+        self._client = client
+        self._is_up()
+
+    def _is_up(self) -> None:
+        self.generation += 1
+        self._up.set()
+        self._on_connected(True)
+        for wake in self.waking:
+            wake()
+
+    async def _rebuild(self) -> None:
+        self._on_connected(False)
+        while not self._closing:
+            try:
+                await self._open()
+                log.info("connected to NATS at %s anew", self.address)
+                return
+            except BrokerError as err:
+                log.warning("%s Trying again.", err)
+                await asyncio.sleep(1)
+
+    async def _require_jetstream(self) -> None:
+        version = self.server_version
+        found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if found < SERVER_MIN:
+            raise BrokerError(
+                "E402",
+                f"the NATS server at {self.address} is version {version}",
+                remedy="Processor needs 2.12 or later: it commits with atomic batches.",
+            )
+        try:
+            await self.api("INFO")
+        except (ApiError, Again, Unknown) as err:
+            raise BrokerError(
+                "E402",
+                f"the NATS server {version} at {self.address} has JetStream switched off for this account",
+                remedy="Start it with -js, or enable JetStream for the account.",
+            ) from err
+
+    # JetStream API
+
+    async def api(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The reply of one `$JS.API` request.
+
+        Raises ApiError, Again where nobody can answer now, Unknown where no answer came, and BrokerError E403
+        without permission.
+        """
+        subject = f"$JS.API.{name}"
+        request = Message(subject, orjson.dumps(body) if body is not None else b"")
+        try:
+            return await self._exchange(encode_parts(request, NO_HEADERS), ())
+        except Unknown as err:
+            if any(f'"{subject.lower()}"' in denial for denial in self.denials):
+                raise BrokerError(
+                    "E403",
+                    f"the NATS server does not let this user publish to {subject}",
+                    remedy="Give the user that permission; `processor check --server` lists what is needed.",
+                ) from err
+            raise
+
+    async def find_stream(self, subject: str) -> str | None:
+        """The name of a stream that stores messages of `subject` (or of a part of that pattern)."""
+        names = (await self.api("STREAM.NAMES", {"subject": subject})).get("streams") or []
+        return str(names[0]) if names else None
+
+    async def stream(self, name: str) -> dict[str, Any] | None:
+        """The server's information on a stream: `config`, `state`, `created`; None if there is none."""
+        try:
+            return await self.api(f"STREAM.INFO.{name}")
+        except ApiError as err:
+            if err.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def create_stream(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a stream, or return it if it exists with this configuration. Raises BrokerError E408."""
+        name = config["name"]
+        try:
+            return await self.api(f"STREAM.CREATE.{name}", config)
+        except ApiError as err:
+            raise BrokerError(
+                "E408",
+                f"stream {name} with subjects {', '.join(config.get('subjects', []))} cannot be created: "
+                f"{err.description} ({err.err_code})",
+                remedy="Change the subject, or remove the stream that is in the way.",
+            ) from err
+
+    async def update_stream(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Change a stream's configuration. Raises ApiError where the server refuses."""
+        return await self.api(f"STREAM.UPDATE.{config['name']}", config)
+
+    async def delete_consumer(self, stream: str, consumer: str) -> None:
+        """Delete a consumer; one that is gone already is fine."""
+        try:
+            await self.api(f"CONSUMER.DELETE.{stream}.{consumer}")
+        except ApiError as err:
+            if err.err_code != _CONSUMER_NOT_FOUND:
+                raise
+
+    async def consumer_names(self, stream: str) -> list[str]:
+        """The names of all consumers of a stream."""
+        names: list[str] = []
+        while True:
+            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
+            found = page.get("consumers") or []
+            names += found
+            if not found or len(names) >= page.get("total", 0):
+                return names
+
+    # publish and commit
+
+    async def publish(self, message: Message) -> None:
+        """Send a message to whoever listens now (core NATS)."""
+        await self.send([encode(message, "")])
+
+    async def publish_stored(self, message: Message) -> int:
+        """Store one message and return its sequence. Raises ApiError, or Unknown on a timeout."""
+        reply = await self._request(message)
+        return int(reply["seq"])
+
+    async def commit(self, messages: Sequence[Message]) -> int:
+        """Store all of `messages` in order, or none, and return the stream sequence of the last.
+
+        They must belong to one stream and be at most BATCH_MAX. One message is stored by itself, which the
+        server does faster. Raises WrongLastSequence when a fence in their headers is stale, Unknown when no
+        answer came, Conflict-like refusals as `Again`, and BrokerError E406 for what a person must mend.
+        """
+        if len(messages) == 1:
+            reply = await self._commit_request(encode_parts(messages[0], {}), messages[0].subject)
+            return int(reply["seq"])
+        batch = secrets.token_hex(12)
+        parts = encode_batch(messages[:-1], batch)
+        last = encode_parts(
+            messages[-1],
+            {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"},
+        )
+        reply = await self._commit_request(last, messages[-1].subject, before=parts)
+        return int(reply["seq"])
+
+    async def _commit_request(
+        self, parts: tuple[bytes, bytes], subject: str, before: Sequence[bytes] = ()
+    ) -> dict[str, Any]:
+        try:
+            return await self._exchange(parts, before)
+        except ApiError as err:
+            if err.err_code == _WRONG_LAST_SEQUENCE:
+                raise WrongLastSequence(subject) from err
+            if err.err_code in _CONFLICT:
+                raise Again(str(err)) from err
+            raise BrokerError(
+                "E406",
+                f"the server refused to store a commit: {err.description} ({err.err_code})",
+                remedy="Nothing was stored or skipped; the route goes on when the cause is gone.",
+            ) from err
+
+    async def _request(self, message: Message) -> dict[str, Any]:
+        return await self._exchange(encode_parts(message, {}), ())
+
+    async def _exchange(self, parts: tuple[bytes, bytes], before: Sequence[bytes]) -> dict[str, Any]:
+        # `head` ends where the reply subject belongs: `HPUB <subject> ` + reply + ` <sizes>...`.
+        head, rest = parts
+        client = self.client
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Msg] = loop.create_future()
+        if not client._resp_sub_prefix:
+            await client._init_request_sub()
+        assert client._resp_sub_prefix
+        token = client._nuid.next() + secrets.token_hex(2).encode()
+        inbox = bytes(client._resp_sub_prefix) + token
+        client._resp_map[token.decode()] = answer
+        self._unanswered.add(answer)
+        try:
+            await self.send([*before, head + inbox + b" " + rest])
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                reply = await answer
+        except (TimeoutError, nats.errors.Error, OSError) as err:
+            raise Unknown(head.decode(errors="replace").strip()) from err
+        finally:
+            client._resp_map.pop(token.decode(), None)
+            self._unanswered.discard(answer)
+        if reply.headers and reply.headers.get("Status") == "503":
+            raise Again(f"nobody answers to {head.split()[1].decode()}")
+        result: dict[str, Any] = orjson.loads(reply.data)
+        if "error" in result:
+            raise ApiError(head.split()[1].decode(), result["error"])
+        return result
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Write protocol frames. Raises BrokerError E406 for a message above the server's max_payload."""
+        # One buffer and one flush for a whole commit: `Client.publish` formats and checks every header of
+        # every message, which costs more than storing it (9 of 12 us a message measured with nats-py 2.16).
+        client = self.client
+        limit = client.max_payload
+        for frame in frames:
+            # Header plus payload above max_payload makes the server drop the connection, and nats-py with it.
+            size = len(frame) - frame.index(b"\r\n") - 4
+            if size > limit:
+                raise BrokerError(
+                    "E406",
+                    f"a message of {size} bytes exceeds the server's max_payload of {limit}",
+                    remedy="Raise max_payload on the server, or keep smaller values.",
+                )
+        if client.is_closed:
+            raise Unknown("connection closed")
+        await client._send_command(b"".join(frames))
+        await client._flush_pending()
+
+    # read
+
+    async def last_of(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
+        """The last message of every subject that matches one of `subjects`, from one consistent view.
+
+        Falls back to a scan where more than 1,024 match. Raises Unknown when the server does not answer.
+        """
+        found = await self._direct_get(stream, {"multi_last": list(subjects)})
+        return found if found is not None else await self._scan(stream, subjects)
+
+    async def last_from_leader(self, stream: str, subject: str) -> Stored | None:
+        """The last message of one subject as the stream's leader has it: never behind an answered commit."""
+        return await self._message(stream, {"last_by_subj": subject})
+
+    async def next_of(self, stream: str, subject: str, sequence: int) -> Stored | None:
+        """The first message of a subject or pattern from `sequence` on; needs no consumer."""
+        return await self._message(stream, {"seq": sequence, "next_by_subj": subject})
+
+    async def _message(self, stream: str, which: Mapping[str, Any]) -> Stored | None:
+        try:
+            reply = await self.api(f"STREAM.MSG.GET.{stream}", which)
+        except ApiError as err:
+            if err.err_code == _MESSAGE_NOT_FOUND:
+                return None
+            raise Again(str(err)) from err
+        message = reply["message"]
+        return Stored(
+            message["subject"], int(message["seq"]), base64.b64decode(message.get("data", "")), NO_HEADERS
+        )
+
+    async def _direct_get(self, stream: str, body: Mapping[str, Any]) -> list[Stored] | None:
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox, pending_msgs_limit=0, pending_bytes_limit=0)
+        found: list[Stored] = []
+        try:
+            await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", orjson.dumps(body), reply=inbox)
+            while True:
+                message = await subscription.next_msg(timeout=_REQUEST_TIMEOUT_S)
+                headers = message.headers or {}
+                status = headers.get("Status")
+                if status in ("204", "404"):
+                    return found
+                if status == "413":
+                    return None
+                if status:
+                    raise Again(f"direct get from {stream}: {status} {headers.get('Description', '')}")
+                found.append(
+                    Stored(
+                        headers["Nats-Subject"],
+                        int(headers["Nats-Sequence"]),
+                        message.data,
+                        own_headers(headers),
+                    )
+                )
+        except nats.errors.TimeoutError as err:
+            raise Unknown(f"direct get from {stream}") from err
+        finally:
+            await subscription.unsubscribe()
+
+    async def _scan(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
+        last: dict[str, Stored] = {}
+        async for stored in self.history(stream, subjects, last_per_subject=True):
+            last[stored.subject] = stored
+        return list(last.values())
+
+    async def history(
+        self,
+        stream: str,
+        subjects: Sequence[str],
+        *,
+        last_per_subject: bool = False,
+        start_sequence: int = 1,
+    ) -> AsyncIterator[Stored]:
+        """What `stream` holds of `subjects` now, in order; ends at the last message there was at the call."""
+        config: dict[str, Any] = {
+            "ack_policy": "none",
+            "filter_subjects": list(subjects),
+            "deliver_policy": "last_per_subject" if last_per_subject else "by_start_sequence",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 30 * NS,
+        }
+        if not last_per_subject:
+            config["opt_start_seq"] = max(1, start_sequence)
+        info = await self.api(
+            f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config, "action": "create"}
+        )
+        name, waiting = info["name"], int(info["num_pending"])
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox, pending_msgs_limit=0, pending_bytes_limit=0)
+        try:
+            unanswered = 0
+            while waiting:
+                ask = {"batch": min(waiting, 1000), "expires": 5 * NS}
+                await self.client.publish(
+                    f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", orjson.dumps(ask), reply=inbox
+                )
+                for _ in range(ask["batch"]):
+                    message = await subscription.next_msg(timeout=10)
+                    if message.headers and "Status" in message.headers and not message.reply:
+                        unanswered += 1
+                        if message.headers["Status"] == "503" and unanswered < 20:
+                            # Right after its creation a consumer in a cluster may have nobody to answer yet.
+                            await asyncio.sleep(0.05)
+                            break
+                        raise Again(f"reading {stream}: {message.headers.get('Description', '')}")
+                    _, sequence, _, timestamp_s, waiting = parse_ack(message.reply)
+                    headers = own_headers(message.headers or {})
+                    yield Stored(message.subject, sequence, message.data, headers, timestamp_s)
+        except nats.errors.TimeoutError as err:
+            raise Unknown(f"reading {stream}") from err
+        finally:
+            await subscription.unsubscribe()
+            with contextlib.suppress(ApiError, Unknown, nats.errors.Error):
+                await self.delete_consumer(stream, name)
+
+    async def listen(self, subject: str, callback: Callable[[Delivery], Awaitable[None]]) -> Subscription:
+        """Call `callback` with every message published to `subject` from now on (core NATS)."""
+
+        async def on_message(message: Msg) -> None:
+            await callback(Delivery(message.subject, message.data, message.headers or {}, "", 0, time.time()))
+
+        return await self.client.subscribe(subject, cb=on_message)
+
+    async def permissions(self) -> dict[str, Any] | None:
+        """What the server lets this user do: `allow` and `deny` of `publish` and of `subscribe`.
+
+        Empty where everything is allowed; None where the server does not say.
+        """
+        try:
+            reply = await self.client.request("$SYS.REQ.USER.INFO", timeout=_REQUEST_TIMEOUT_S)
+            answer = orjson.loads(reply.data)["data"]
+        except (nats.errors.Error, orjson.JSONDecodeError, KeyError, OSError):
+            return None
+        return dict(answer.get("permissions") or {})
+
+    async def flush(self) -> None:
+        """Return when the server has seen everything sent so far. Raises Unknown when it does not answer."""
+        try:
+            await self.client.flush(timeout=int(_REQUEST_TIMEOUT_S))
+        except (nats.errors.Error, OSError) as err:
+            raise Unknown("flush") from err

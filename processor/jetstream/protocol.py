@@ -1,0 +1,118 @@
+"""What goes over the wire to NATS: messages, the errors of the server, and the bytes of its protocol.
+
+Formats only: nothing here holds a connection. `Client.publish` of nats-py formats and checks every header of
+every message anew; a commit of hundreds of messages is written here as one buffer instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from processor.model import Headers
+
+NS = 1_000_000_000
+NO_HEADERS: Headers = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to store or publish."""
+
+    subject: str
+    payload: bytes
+    headers: Headers = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One message as a stream holds it."""
+
+    subject: str
+    sequence: int
+    payload: bytes
+    headers: Headers
+    timestamp_s: float = 0.0  # when the stream stored it, where the reading says so
+
+
+class ApiError(Exception):
+    """The server refused a JetStream request; `err_code` is its number in nats-server's errors.json."""
+
+    def __init__(self, subject: str, error: Mapping[str, Any]) -> None:
+        self.err_code = int(error.get("err_code", error.get("code", 0)))
+        self.description = str(error.get("description", ""))
+        super().__init__(f"{subject}: {self.description} ({self.err_code})")
+
+
+class Unknown(Exception):
+    """The server did not answer in time: the commit may or may not have happened."""
+
+
+class Again(Exception):
+    """The server could not do it now and stored nothing: the same request may succeed later."""
+
+
+class WrongLastSequence(Exception):
+    """A fence of the commit does not match: somebody else wrote that position. Nothing was stored."""
+
+
+def parse_ack(reply: str) -> tuple[str, int, int, float, int]:
+    """Consumer, stream sequence, consumer sequence, timestamp (s) and messages pending behind it.
+
+    From the reply subject of a delivery, in its 9-token form or, with a domain and an account hash, 11 or 12
+    (ADR-15).
+    """
+    tokens = reply.split(".")
+    if len(tokens) > 9:
+        tokens = tokens[:2] + tokens[4:]
+    return tokens[3], int(tokens[5]), int(tokens[6]), int(tokens[7]) / NS, int(tokens[8])
+
+
+def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """`headers` without those of the server, which must not travel on with a forwarded message."""
+    return {name: value for name, value in headers.items() if not name.startswith("Nats-")}
+
+
+def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:
+    """The HPUB commands of a batch's members, numbered from 1."""
+    frames: list[bytes] = []
+    # Outputs of one route share one mapping of headers: it is written out once for all of them.
+    heads: dict[int, bytes] = {}
+    for number, message in enumerate(messages, 1):
+        head = heads.get(id(message.headers))
+        if head is None:
+            lines = "".join(f"{name}: {_header_value(value)}\r\n" for name, value in message.headers.items())
+            head = f"NATS/1.0\r\n{lines}Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: ".encode()
+            heads[id(message.headers)] = head
+        payload = message.payload
+        raw = b"%b%d\r\n\r\n" % (head, number)
+        sizes = (message.subject.encode(), len(raw), len(raw) + len(payload), raw, payload)
+        frames.append(b"HPUB %b %d %d\r\n%b%b\r\n" % sizes)
+    return frames
+
+
+def encode(message: Message, reply: str) -> bytes:
+    head, rest = encode_parts(message, NO_HEADERS)
+    return head + reply.encode() + b" " + rest if reply else head + rest
+
+
+def encode_parts(message: Message, extra: Headers) -> tuple[bytes, bytes]:
+    """The PUB or HPUB protocol line and body, split where the reply subject belongs."""
+    payload = message.payload
+    if not message.headers and not extra:
+        return f"PUB {message.subject} ".encode(), b"%d\r\n%b\r\n" % (len(payload), payload)
+    header = "".join(
+        f"{name}: {_header_value(value)}\r\n"
+        for headers in (message.headers, extra)
+        for name, value in headers.items()
+    )
+    raw = f"NATS/1.0\r\n{header}\r\n".encode()
+    return (
+        f"HPUB {message.subject} ".encode(),
+        b"%d %d\r\n%b%b\r\n" % (len(raw), len(raw) + len(payload), raw, payload),
+    )
+
+
+def _header_value(value: str) -> str:
+    return " ".join(value.splitlines()) if "\n" in value or "\r" in value else value

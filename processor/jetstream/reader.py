@@ -1,0 +1,299 @@
+"""Reading a stream in order with none missing, through whatever happens to consumers and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nats.errors
+import orjson
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from processor.errors import BrokerError
+from processor.jetstream.broker import STREAM_NOT_FOUND, Broker
+from processor.jetstream.protocol import NO_HEADERS, NS, ApiError, Message, Unknown, encode, parse_ack
+from processor.model import Delivery
+
+log = logging.getLogger("processor")
+
+_HEARTBEAT_S = 5.0
+_UNANSWERED_MAX = 10  # pull requests that nobody took, before the consumer is given up
+
+
+class Reader:
+    """The messages of some subjects of a stream, from a sequence on, in order, none missing.
+
+    On a limits stream the consumer is ephemeral and acknowledges nothing: the position lives with the
+    context. On a work-queue or interest stream the consumer is durable and every delivery must be given to
+    `ack` after its commit, because the stream deletes messages only then.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        stream: str,
+        subjects: Sequence[str],
+        *,
+        created: str,
+        retention: str,
+        name: str,
+        start_sequence: int,
+        prefetch: int,
+    ) -> None:
+        self._broker = broker
+        self._stream = stream
+        self._subjects = list(subjects)
+        self._created = created
+        self._keeps = retention == "limits"
+        self._retention = retention
+        self._name = name
+        self._next = start_sequence  # the lowest stream sequence that has not been received
+        self._prefetch = prefetch
+        self._buffer: collections.deque[Delivery] = collections.deque()
+        self._buffered_bytes = 0
+        self._arrived = asyncio.Event()
+        self._asked = 0  # messages that open pull requests may still bring
+        self._unanswered = 0  # pull requests that nobody took, one after the other
+        self._expected = 1  # next consumer sequence
+        self._heard_s = time.monotonic()
+        self._broken = ""
+        self._consumer = ""
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._generation = -1
+        self.pending = 0  # messages behind the last one received, as the server counted them then
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether neither a message nor a heartbeat came for longer than three heartbeats."""
+        return time.monotonic() - self._heard_s > 3 * _HEARTBEAT_S
+
+    @property
+    def lag(self) -> int:
+        """Messages that wait: in the stream, and here."""
+        return self.pending + len(self._buffer)
+
+    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
+        """The next messages: at least one, and more if they are here or come within `max_wait_s`.
+
+        Waits for the first for as long as it takes, through lost connections and deleted consumers. Raises
+        BrokerError E401 when the stream itself is gone.
+        """
+        await self._wait_for_one()
+        if max_wait_s and len(self._buffer) < max_messages and self._buffered_bytes < max_bytes:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max_wait_s):
+                    while len(self._buffer) < max_messages and self._buffered_bytes < max_bytes:
+                        self._arrived.clear()
+                        await self._arrived.wait()
+        taken: list[Delivery] = []
+        size = 0
+        while self._buffer and len(taken) < max_messages:
+            size += len(self._buffer[0].payload)
+            if taken and size > max_bytes:
+                break
+            delivery = self._buffer.popleft()
+            self._buffered_bytes -= len(delivery.payload)
+            taken.append(delivery)
+        await self._ask()
+        return taken
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell a work-queue or interest stream that these are done. One that is lost is skipped later."""
+        if self._keeps or not deliveries:
+            return
+        frames = [encode(Message(d.ack, b"+ACK"), "") for d in deliveries if d.ack]
+        with contextlib.suppress(Unknown):
+            await self._broker.send(frames)
+
+    async def close(self) -> None:
+        """Stop receiving. A durable consumer stays, so that the stream keeps what was not acknowledged."""
+        self._broker.waking.discard(self._arrived.set)
+        await self._unsubscribe()
+        if self._consumer and self._keeps:
+            with contextlib.suppress(ApiError, Unknown, nats.errors.Error):
+                await self._broker.delete_consumer(self._stream, self._consumer)
+
+    async def _wait_for_one(self) -> None:
+        while not self._buffer:
+            await self._broker.connected()
+            if self._broken or self._generation != self._broker.generation:
+                await self._reopen()
+                continue
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(_HEARTBEAT_S):
+                    await self._arrived.wait()
+            except TimeoutError:
+                if time.monotonic() - self._heard_s > 2.5 * _HEARTBEAT_S:
+                    self._broken = "no heartbeat"
+
+    async def _reopen(self) -> None:
+        if self._broken:
+            log.debug("reading %s of %s anew: %s", self._subjects, self._stream, self._broken)
+        try:
+            await self._open()
+        except (ApiError, Unknown, nats.errors.Error, OSError) as err:
+            if isinstance(err, ApiError) and err.err_code == STREAM_NOT_FOUND:
+                raise BrokerError(
+                    "E401",
+                    f"stream {self._stream} is gone",
+                    remedy="Create it again; the position is kept, see `processor check --server`.",
+                ) from err
+            self._broken = str(err) or type(err).__name__
+            await asyncio.sleep(0.25)
+
+    async def _open(self) -> None:
+        self._broker.waking.add(self._arrived.set)
+        await self._unsubscribe()
+        old = self._consumer
+        self._consumer = f"{self._name}-{secrets.token_hex(4)}"
+        config: dict[str, Any] = {
+            "name": self._consumer,
+            "filter_subjects": self._subjects,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, self._next),
+        }
+        if self._keeps:
+            config |= {
+                "ack_policy": "none",
+                "mem_storage": True,
+                "num_replicas": 1,
+                "inactive_threshold": 60 * NS,
+            }
+        else:
+            # A fresh consumer delivers in stream order; an old one would redeliver what it had out behind
+            # newer messages. Long ack_wait: we make a new consumer ourselves whenever we need a redelivery.
+            config |= {
+                "durable_name": self._consumer,
+                "ack_policy": "explicit",
+                "ack_wait": 3600 * NS,
+                "max_ack_pending": max(20_000, 4 * self._prefetch),
+                "metadata": {"processor.reader": self._name},
+            }
+            if self._retention == "workqueue":
+                # A work queue allows one consumer per subject, and keeps messages without any.
+                await self._delete_older(keep="")
+                config["deliver_policy"] = "all"
+                del config["opt_start_seq"]
+        await self._broker.api(
+            f"CONSUMER.CREATE.{self._stream}.{self._consumer}",
+            {"stream_name": self._stream, "config": config, "action": "create"},
+        )
+        # Looked at after the consumer was made: a consumer dies with its stream.
+        info = await self._broker.stream(self._stream)
+        if info is None or info["created"] != self._created:
+            raise BrokerError(
+                "E407",
+                f"stream {self._stream} was deleted and made anew while it was being read",
+                remedy="Its messages count from 1 again, so the position says nothing about them.",
+            )
+        if self._retention == "interest":
+            # The new consumer must exist before the old one goes, or the stream would let go of messages.
+            await self._delete_older(keep=self._consumer)
+        elif old and self._keeps:
+            with contextlib.suppress(ApiError, Unknown):
+                await self._broker.delete_consumer(self._stream, old)
+        self._broken, self._expected, self._asked, self._unanswered = "", 1, 0, 0
+        self._generation = self._broker.generation
+        self._heard_s = time.monotonic()
+        self._inbox = self._broker.client.new_inbox()
+        self._subscription = await self._broker.client.subscribe(
+            self._inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        await self._ask()
+
+    async def _delete_older(self, keep: str) -> None:
+        for name in await self._broker.consumer_names(self._stream):
+            if name.startswith(f"{self._name}-") and name != keep:
+                await self._broker.delete_consumer(self._stream, name)
+
+    async def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+
+    async def _ask(self) -> None:
+        room = self._prefetch - len(self._buffer) - self._asked
+        if self._broken or self._subscription is None or room < self._prefetch // 2:
+            return
+        limit = max(8 << 20, 2 * self._broker.max_payload)
+        if self._buffered_bytes > limit:
+            return
+        self._asked += room
+        ask = {
+            "batch": room,
+            "expires": 30 * NS,
+            "idle_heartbeat": int(_HEARTBEAT_S) * NS,
+            "max_bytes": limit,
+        }
+        request = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        with contextlib.suppress(Unknown):
+            await self._broker.send([encode(Message(request, orjson.dumps(ask)), self._inbox)])
+
+    async def _receive(self, message: Msg) -> None:
+        self._heard_s = time.monotonic()
+        headers = message.headers
+        if headers is not None and "Status" in headers and not message.reply.startswith("$JS.ACK."):
+            await self._receive_status(headers)
+            return
+        if self._broken:
+            return
+        consumer, sequence, consumer_sequence, timestamp_s, self.pending = parse_ack(message.reply)
+        if consumer != self._consumer:
+            return
+        if consumer_sequence != self._expected:
+            self._broken = f"consumer sequence {consumer_sequence} where {self._expected} was due"
+            self._arrived.set()
+            return
+        self._expected += 1
+        self._unanswered = 0
+        self._asked = max(0, self._asked - 1)
+        if sequence < self._next:
+            # A work queue hands out again what was processed but whose acknowledgement was lost.
+            await self.ack([Delivery("", b"", {}, "", 0, 0.0, message.reply)])
+            await self._ask()
+            return
+        self._next = sequence + 1
+        self._buffer.append(
+            Delivery(
+                message.subject,
+                message.data,
+                headers or NO_HEADERS,
+                self._stream,
+                sequence,
+                timestamp_s,
+                "" if self._keeps else message.reply,
+            )
+        )
+        self._buffered_bytes += len(message.data)
+        self._arrived.set()
+
+    async def _receive_status(self, headers: Mapping[str, str]) -> None:
+        status = headers["Status"]
+        if status == "100":
+            return
+        if status in ("408", "409") and headers.get("Nats-Pending-Messages"):
+            # The request ended (expired, or full by bytes); what it did not bring can be asked for again.
+            self._asked = max(0, self._asked - int(headers["Nats-Pending-Messages"]))
+            description = headers.get("Description", "")
+            if "Deleted" not in description and "Shutdown" not in description:
+                await self._ask()
+                return
+        if status == "503" and self._unanswered < _UNANSWERED_MAX:
+            # Right after its creation a consumer in a cluster may have nobody to answer yet.
+            self._unanswered += 1
+            self._asked = 0
+            await asyncio.sleep(0.05)
+            await self._ask()
+            return
+        self._broken = f"{status} {headers.get('Description', '')}"
+        self._arrived.set()

@@ -1,0 +1,212 @@
+"""The values that pass between the parts of Processor, and the rule for a message's fate.
+
+Everything here is frozen data and pure functions; nothing here reads a clock, a socket or a file, and
+nothing here imports another part of the package but `errors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Headers = Mapping[str, str]
+
+# One token of a NATS subject that is made from data: no dots, no wildcards, no white space, no control
+# characters, and not so long that a subject stops being one.
+SAFE_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f]{1,256}\Z")
+
+
+# A context up to this size is reported, and stored, as a whole; a larger one by changed item.
+WHOLE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A Runnable's source and where it came from; `id` names the version in logs, events and position."""
+
+    source: str
+    filename: str
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one guest may use. Memory is on top of what an empty guest needs."""
+
+    memory_mb: int = 128
+    cpu_s: float = 5.0
+    wall_s: float = 10.0
+    requests: int = 50
+    output_bytes: int = 8 << 20
+    outputs: int = 900
+    context_bytes: int = 64 << 20
+    log_lines: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One input message as the stream handed it to us."""
+
+    subject: str
+    payload: bytes
+    headers: Headers
+    stream: str
+    sequence: int
+    timestamp_s: float
+    ack: str = ""  # reply subject to acknowledge on; empty where the stream keeps messages by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A run of messages of one key, given to one call of `process`.
+
+    `documents` are JSON texts, each one document or a list of documents. `context` holds the key's
+    committed items (top-level key to encoded value); None means that the guest already has them.
+    """
+
+    key: str
+    documents: Sequence[bytes]
+    context: Mapping[str, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A document that a Runnable returned, as JSON text; `fields` are the values its subject asks for."""
+
+    group: int
+    body: bytes
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a Runnable said with `self.event(name, data)`; `body` is JSON text."""
+
+    group: int
+    name: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line from `self.logger` or `print`."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextChange:
+    """What a run did to one key's context.
+
+    `items` maps a top-level key to its new encoded value, or None where it was deleted. `whole` says that
+    `items` is the entire context (it is small) and not just what changed. `size` is the context's size in
+    bytes after the change.
+    """
+
+    items: Mapping[str, bytes | None]
+    whole: bool
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a message, or a batch, could not be processed.
+
+    `text` is the user's own exception (`ValueError: no price`) or our sentence; `traceback` shows the
+    user's frames only. `retry_after_s` is set where user code raised `Retry`.
+    """
+
+    code: str
+    text: str
+    traceback: str = ""
+    lethal: bool = False  # the guest died, and every context it held died with it
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that succeeded, apart from the messages in `rejected` (group, index in group, why)."""
+
+    outputs: Sequence[Output] = ()
+    events: Sequence[Event] = ()
+    contexts: Mapping[str, ContextChange] = field(default_factory=dict)
+    rejected: Sequence[tuple[int, int, Failure]] = ()
+    logs: Sequence[LogLine] = ()
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A run that failed as a whole; every context it touched is as it was before."""
+
+    failure: Failure
+    logs: Sequence[LogLine] = ()
+
+
+Outcome = Ran | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The message is done: its effects are part of the next commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The message is to be tried again, `after_s` seconds from now."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """The message goes to the dead letters of its route, in the commit that moves the position past it."""
+
+    failure: Failure
+
+
+Decision = Ack | Retry | DeadLetter
+
+# A second try cannot change these: the message itself, or what the user decided about it, is the reason.
+FINAL = frozenset({"E301", "E302", "E303", "E305"})
+
+
+def decide(failure: Failure | None, attempt: int, attempts: int) -> Decision:
+    """The fate of one message after its `attempt`-th try of `attempts` (counted from 1)."""
+    if failure is None:
+        return Ack()
+    if failure.code in FINAL or attempt >= attempts:
+        return DeadLetter(failure)
+    return Retry(failure.retry_after_s or 0.0)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that owns `key`: FNV-1a (32 bit) modulo `partitions`, as nats-server's `partition()`."""
+    digest = 0x811C9DC5
+    for byte in key.encode():
+        digest = ((digest ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return digest % partitions
+
+
+def key_token(key: str) -> str:
+    """`key` as one subject token of `[A-Za-z0-9_-]`; any other byte becomes `=HH`. See `key_from_token`."""
+    if not key:
+        return "="
+    return "".join(
+        chr(b) if (48 <= b <= 57 or 65 <= b <= 90 or 97 <= b <= 122 or b in (45, 95)) else f"={b:02X}"
+        for b in key.encode()
+    )
+
+
+def key_from_token(token: str) -> str:
+    """The key that `key_token` turned into `token`."""
+    if token == "=":
+        return ""
+    return re.sub(rb"=([0-9A-F]{2})", lambda m: bytes([int(m[1], 16)]), token.encode()).decode()

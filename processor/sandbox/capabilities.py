@@ -1,0 +1,111 @@
+"""What a Runnable gets from us inside its guest: the base class and the helpers it may call.
+
+`BaseSecureRunnable` is the class that users derive from; `make` turns their class into an instance with its
+context, logger and voice. A guest has no network and no files, so a helper that needs the world sends a
+*capability call* to the host and waits for the answer; the host decides, meters and performs.
+
+Everything here runs beside hostile code and is reachable from it: no helper may read or write an attribute
+whose name the user chose, hold a secret, or decide anything that matters to another guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from processor.sandbox.values import LiveContext
+
+
+class CapabilityError(Exception):
+    """The host refused or could not perform what the Runnable asked for; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How an instance reaches out of itself: capability calls, events and the route's log."""
+
+    call: Callable[[str, dict[str, Any]], Any]
+    event: Callable[[str, Any], None]
+    logger: Any
+
+
+class BaseSecureRunnable:
+    """What a Runnable inherits. Every method may be left out; the defaults do nothing.
+
+    `self.context` is kept between runs and over crashes; every other attribute lives as long as the guest.
+    """
+
+    logger: Any
+    _context: LiveContext
+    _voice: Voice
+
+    def __init__(self, config: Any = None) -> None:
+        """Take, for the sake of `super().__init__(config)`, a configuration that has nothing to say."""
+
+    def init(self) -> None:
+        """Set up a new context; called once per context, before its first message."""
+
+    def process(self, queries: list[Any]) -> Any:
+        """The outputs for a batch of documents."""
+        return []
+
+    def process_stream(self, query: Any) -> Any:
+        """The chunks for one document."""
+        return ()
+
+    @property
+    def context(self) -> LiveContext:
+        """The mapping that is kept: what it holds after a run is what the next run finds."""
+        return self._context
+
+    @context.setter
+    def context(self, items: Mapping[str, Any]) -> None:
+        # `self.context = {...}` is what people write in init(); it must fill the kept mapping, not hide it.
+        fresh = {key: items[key] for key in items}
+        self._context.clear()
+        self._context.update(fresh)
+
+    def event(self, name: str, data: Any = None) -> None:
+        """Publish an event on the route's event subject, in the commit of this run."""
+        self._voice.event(name, data)
+
+    def get_stock_data(self, ticker: str) -> Any:
+        """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
+        if not isinstance(ticker, str) or not ticker:
+            raise ValueError(f"a ticker is a text such as 'AAPL', not {ticker!r}")
+        return self._voice.call("stock", {"ticker": ticker})
+
+    def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """The newest prices of `query["ticker"]` under `ticker_*` names."""
+        ticker = query["ticker"]
+        document = self.get_stock_data(ticker)
+        series = document.get("Time Series (5min)") if isinstance(document, dict) else None
+        if not isinstance(series, dict) or not series:
+            raise CapabilityError(f"the stock service has no 'Time Series (5min)' for {ticker!r}")
+        newest = next(iter(series.values()))  # the service lists the newest first
+        return {
+            "ticker": ticker,
+            "ticker_open": newest["1. open"],
+            "ticker_high": newest["2. high"],
+            "ticker_low": newest["3. low"],
+            "ticker_close": newest["4. close"],
+            "ticker_volume": newest["5. volume"],
+        }
+
+    def pivot_list_of_dicts(self, data: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+        """Rows of `data_index`, `column_name` and `data_value` as one dict per `data_index`, in order."""
+        pivoted: dict[Any, dict[str, Any]] = {}
+        for row in data or ():
+            pivoted.setdefault(row["data_index"], {})[row["column_name"]] = row["data_value"]
+        return list(pivoted.values())
+
+
+def make(cls: type, context: LiveContext, voice: Voice) -> Any:
+    """An instance of the user's class with everything in place that its own `__init__` may use."""
+    instance: Any = object.__new__(cls)
+    instance._context = context
+    instance._voice = voice
+    instance.logger = voice.logger
+    instance.__init__()
+    return instance

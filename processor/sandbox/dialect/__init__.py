@@ -1,0 +1,811 @@
+"""The language of a Runnable: which Python it is, and how a source becomes code that keeps to it.
+
+The guest compiles and loads through this module; `processor check` only compiles. There are three passes, and
+each can be read alone: `_Desugar` rewrites ordinary Python into the subset that RestrictedPython knows,
+`Transformer` refuses what nobody reviewed and puts a guard where the type of an object decides, and `verify`
+looks at the finished bytecode without trusting the other two. What is reached at run time is `facades`.
+
+Nothing here runs user code but `describe`, which asks an exception for its text. Every refusal names its
+place and what to write instead, and all refusals of a source are reported at once. The dialect is a contract
+and an early message; the boundary that holds hostile code is the jail.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import random
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from RestrictedPython.transformer import RestrictingNodeTransformer
+
+from processor.errors import Fault, Faults
+from processor.model import Program
+from processor.sandbox import facades
+from processor.sandbox.dialect.verifier import (
+    CLASS_BODY_NAMES,
+    FORBIDDEN,
+    MODULE_NAMES,
+    SELF_MATCHING,
+    verify,
+)
+from processor.sandbox.facades import FIELDS, attribute, bless, is_dunder, mangled, preload, unmangled
+
+__all__ = [
+    "Reject", "Retry", "Runtime", "bless", "compile_program", "describe", "namespace", "preload", "reseed",
+    "runnable_class", "verify",
+]  # fmt: skip
+
+MAX_SOURCE_CHARS = 256 * 1024
+MAX_DEPTH = 400
+FRAMES_PER_LEVEL = 8  # of a visitor; 6 measured
+MAX_FAULTS = 100
+TEXT_CHARS = 2000
+TRACEBACK_CHARS = 8000
+
+
+class Reject(BaseException):
+    """Raised by user code: the message can never be processed, and `why`."""
+
+    def __init__(self, why: object = "") -> None:
+        self.why = str(why)
+        super().__init__(self.why)
+
+
+class Retry(BaseException):
+    """Raised by user code: the message is to be tried again, `after_s` seconds from now."""
+
+    def __init__(self, after_s: float = 0.0) -> None:
+        self.after_s = float(after_s)
+        if not self.after_s >= 0:
+            raise ValueError(f"after_s is a number of seconds, 0 or more, not {self.after_s}")
+        super().__init__(f"retry in {self.after_s:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What a namespace is made from: the base class, where log lines go, and the HTTP client, if any."""
+
+    base: type
+    log: Callable[[str, str], None]
+    requests: object | None = None
+
+
+def namespace(runtime: Runtime) -> dict[str, object]:
+    """Fresh globals to run a compiled program in."""
+    bless(runtime.base)
+    extra = {"BaseSecureRunnable": runtime.base, "Reject": Reject, "Retry": Retry}
+    return facades.make_namespace(runtime.log, runtime.requests, extra)
+
+
+def runnable_class(space: dict[str, object]) -> type:
+    """The class Runnable that a program defined, with the base class among its bases. Raises Faults."""
+    cls = space.get("Runnable")
+    if not isinstance(cls, type) or not facades.is_user_class(cls):
+        found = "is not defined" if cls is None else "is not a class of this source"
+        raise Faults([Fault("runnable", 1, 1, "E204", f"Runnable {found}. {_NO_RUNNABLE}")])
+    if cast(object, cls.__new__) is not object.__new__:
+        text = "Runnable derives from a built-in class. Keep such an object in an attribute instead."
+        raise Faults([Fault("runnable", 1, 1, "E204", text)])
+    base = cast(dict[str, Any], space["__builtins__"])["BaseSecureRunnable"]
+    mixed = space["Runnable"] = facades.mix(
+        cls, base
+    )  # rebound: type(self) is what the source calls Runnable
+    return mixed
+
+
+def reseed() -> None:
+    """Give the random functions of a Runnable a seed of their own; for a process that was just forked."""
+    random.seed()
+
+
+_NO_RUNNABLE = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
+
+
+# Compiling.
+
+
+def compile_program(program: Program) -> types.CodeType:
+    """The program as code that keeps to the dialect. Raises Faults with everything that is wrong with it."""
+    faults = _Collector(program)
+    tree = _parse(program, faults)
+    faults.stop_if_any()
+    _check_depth(tree, faults)
+    faults.stop_if_any()
+    bound = _bound_names(tree)
+    if "Runnable" not in bound:
+        faults.add(None, "E204", f"Runnable is not defined. {_NO_RUNNABLE}")
+    with _room_for_depth():
+        tree = Transformer(faults, bound).visit(_Desugar(faults).visit(tree))
+        # A source that is refused is compiled as it stands, for the mistakes that only the compiler finds.
+        code = _compile(program.source if faults.any else ast.fix_missing_locations(tree), program, faults)
+    faults.stop_if_any()
+    assert code is not None
+    for line, text in verify(code):
+        faults.add_at(line, 1, "E202", f"{text}; the verifier refuses the compiled code.")
+    faults.stop_if_any()
+    return code
+
+
+@contextmanager
+def _room_for_depth() -> Iterator[None]:
+    """A recursion limit under which MAX_DEPTH levels of source can be walked from wherever we are called."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + MAX_DEPTH * FRAMES_PER_LEVEL)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+class _Collector:
+    """The faults of one source."""
+
+    def __init__(self, program: Program) -> None:
+        self._file = program.filename
+        self._lines = program.source.splitlines()
+        self._found: dict[tuple[int, int, str], Fault] = {}
+
+    @property
+    def any(self) -> bool:
+        return bool(self._found)
+
+    def add(self, node: ast.AST | None, code: str, text: str) -> None:
+        line = getattr(node, "lineno", 1)
+        offset = getattr(node, "col_offset", 0)
+        source = self._lines[line - 1] if 0 < line <= len(self._lines) else ""
+        column = len(source.encode("utf-8", "replace")[:offset].decode("utf-8", "replace")) + 1
+        self.add_at(line, column, code, text)
+
+    def add_at(self, line: int, column: int, code: str, text: str) -> None:
+        if len(self._found) < MAX_FAULTS:
+            self._found.setdefault((line, column, text), Fault(self._file, line, column, code, text))
+
+    def has_line(self, line: int) -> bool:
+        return any(line == place[0] for place in self._found)
+
+    def stop_if_any(self) -> None:
+        if self._found:
+            raise Faults([self._found[place] for place in sorted(self._found)])
+
+
+def _parse(program: Program, faults: _Collector) -> ast.Module:
+    if len(program.source) > MAX_SOURCE_CHARS:
+        faults.add(
+            None,
+            "E205",
+            f"the source has {len(program.source)} characters, more than {MAX_SOURCE_CHARS}. "
+            "Move data out of it, into messages or the context.",
+        )
+        return ast.Module([], [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(program.source, program.filename)
+        except (RecursionError, MemoryError):
+            faults.add(None, "E205", _TOO_DEEP)
+        except SyntaxError as err:
+            _add_syntax_error(err, faults)
+        except ValueError as err:  # a null byte or a lone surrogate
+            faults.add(None, "E201", f"{err}.")
+    return ast.Module([], [])
+
+
+_TOO_DEEP = "the source is too deeply nested. Split the expression or the function."
+
+
+def _add_syntax_error(err: SyntaxError, faults: _Collector) -> None:
+    text = str(err.msg)
+    if "too many" in text and "nested" in text:
+        faults.add_at(err.lineno or 1, err.offset or 1, "E205", _TOO_DEEP)
+        return
+    if not faults.has_line(err.lineno or 1):  # what was refused there may be the very mistake
+        faults.add_at(err.lineno or 1, max(err.offset or 1, 1), "E201", f"{text}.")
+
+
+def _compile(source: str | ast.AST, program: Program, faults: _Collector) -> types.CodeType | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return compile(source, program.filename, "exec", dont_inherit=True)  # type: ignore[arg-type]
+        except (RecursionError, MemoryError):
+            faults.add(None, "E205", _TOO_DEEP)
+        except SyntaxError as err:
+            _add_syntax_error(err, faults)
+        except ValueError as err:
+            faults.add(None, "E201", f"{err}.")
+    return None
+
+
+def _check_depth(tree: ast.AST, faults: _Collector) -> None:
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    faults.add(next((node for node in level if hasattr(node, "lineno")), None), "E205", _TOO_DEEP)
+
+
+def _bound_names(tree: ast.AST) -> set[str]:
+    """Every name that the source binds in any scope."""
+    bound: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                bound.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.alias(name=name, asname=asname):
+                bound.add(asname or name.partition(".")[0])
+            case (
+                ast.ExceptHandler(name=str(name))
+                | ast.MatchAs(name=str(name))
+                | ast.MatchStar(name=str(name))
+            ):
+                bound.add(name)
+            case ast.MatchMapping(rest=str(name)):
+                bound.add(name)
+            case _:
+                pass
+    return bound
+
+
+class _Desugar(ast.NodeTransformer):
+    """Rewrites what RestrictedPython does not know into what it does, and marks private attributes.
+
+    Annotations go (they would run code that nothing needs), but a class keeps the list of what it annotated
+    for `dataclass` and `NamedTuple`.
+    """
+
+    def __init__(self, faults: _Collector) -> None:
+        self._faults = faults
+        self._classes: list[str] = []
+        self._first_parameter: list[str] = []
+
+    def _private(self, name: str) -> str:
+        """`name` as an attribute: what CPython makes of it in this class, then out of everyone's reach."""
+        return attribute(mangled(name, self._classes[-1] if self._classes else ""))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        node.attr = self._private(node.attr)
+        return self.generic_visit(node)
+
+    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
+        node.kwd_attrs = [self._private(name) for name in node.kwd_attrs]
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        _drop_type_params(node)
+        parameters = [*node.args.posonlyargs, *node.args.args]
+        self._first_parameter.append(parameters[0].arg if parameters else "")
+        self.generic_visit(node)
+        self._first_parameter.pop()
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        _drop_type_params(node)
+        for part in ("bases", "keywords", "decorator_list"):
+            setattr(node, part, [self.visit(child) for child in getattr(node, part)])
+        fields = [
+            (statement.target.id, _field_kind(statement.annotation))
+            for statement in node.body
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        ]
+        self._classes.append(node.name)
+        node.body = [self.visit(statement) for statement in node.body]
+        if fields:
+            node.body.append(_fields_statement(node, fields))
+        self._classes.pop()
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        assign = ast.copy_location(ast.Assign([node.target], node.value), node)
+        return self.generic_visit(assign)
+
+    def visit_TypeAlias(self, node: Any) -> ast.AST:
+        value = ast.copy_location(ast.Name("~any", ast.Load()), node)
+        return ast.copy_location(ast.Assign([node.name], value), node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.module == "__future__" and all(n.name in __future__.all_feature_names for n in node.names):
+            return ast.copy_location(ast.Pass(), node)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        match node:
+            case ast.Call(
+                func=ast.Name(id="super"), args=[ast.Name(id=cls), ast.Name(id=first)], keywords=[]
+            ):
+                # super(C, self) in a method of C is what super() means.
+                if self._classes and self._first_parameter and (cls, first) == (
+                    self._classes[-1], self._first_parameter[-1]
+                ):  # fmt: skip
+                    node.args = []
+            case _:
+                pass
+        return self.generic_visit(node)
+
+
+def _drop_type_params(node: Any) -> None:
+    if hasattr(node, "type_params"):
+        node.type_params = []
+
+
+def _field_kind(annotation: ast.expr) -> str:
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        head = annotation.value.partition("[")[0]
+    else:
+        while isinstance(annotation, ast.Subscript):
+            annotation = annotation.value
+        head = ast.unparse(annotation)
+    return {"ClassVar": "class", "KW_ONLY": "kw_only"}.get(head.rpartition(".")[2].strip(), "field")
+
+
+def _fields_statement(node: ast.ClassDef, fields: list[tuple[str, str]]) -> ast.stmt:
+    rows: list[ast.expr] = [
+        ast.Tuple([ast.Constant(mangled(name, node.name)), ast.Constant(kind)], ast.Load())
+        for name, kind in fields
+    ]
+    statement = _Fields([ast.Name(FIELDS, ast.Store())], ast.Tuple(rows, ast.Load()))
+    ast.copy_location(statement, node)
+    return ast.fix_missing_locations(statement)
+
+
+class _Fields(ast.Assign):
+    """The one assignment that is ours and not the user's."""
+
+
+_INSTEAD_OF_NAME = {
+    "open": "A Runnable has no files: take data from messages and keep it in self.context.",
+    "input": "Take input from the messages.",
+    "eval": "Write the expression out, use json.loads for data or a dict of functions for choice.",
+    "exec": "Write the code out, or choose among functions in a dict.",
+    "compile": "Write the code out; for patterns use re.compile.",
+    "globals": "Use a dict of your own.",
+    "locals": "Use a dict of your own.",
+    "vars": "Name the attributes, or use dataclasses.asdict.",
+    "dir": "Name the attributes, or ask with hasattr.",
+    "breakpoint": "Use logger.info.",
+    "memoryview": "Slice the bytes.",
+    "exit": "Return, or raise Reject('why').",
+    "quit": "Return, or raise Reject('why').",
+    "help": "Use logger.info.",
+    "__import__": "Write an import statement.",
+    "__builtins__": "Use the built-in functions by name.",
+    "__file__": "A Runnable has no files.",
+    "__doc__": "Use a constant of your own.",
+    "__spec__": "Use a constant of your own.",
+    "__loader__": "Use a constant of your own.",
+    "__dict__": "Use a dict of your own.",
+    "__class__": "Use type(self).",
+    "ExceptionGroup": "Raise one exception, with the others in its arguments.",
+    "BaseExceptionGroup": "Raise one exception, with the others in its arguments.",
+    "aiter": "Use iter.",
+    "anext": "Use next.",
+    "copyright": "Use a constant of your own.",
+    "credits": "Use a constant of your own.",
+    "license": "Use a constant of your own.",
+}
+
+_INSTEAD_OF_ATTRIBUTE = {
+    "__dict__": "Name the attributes, or use dataclasses.asdict.",
+    "__mro__": "Ask with isinstance() or issubclass().",
+    "__bases__": "Ask with isinstance() or issubclass().",
+    "__base__": "Ask with isinstance() or issubclass().",
+    "__subclasses__": "Keep a list of your classes.",
+    "__traceback__": "Use logger.exception('what happened').",
+    "__globals__": "Use a dict of your own.",
+    "__code__": "Call the function.",
+    "__new__": "Call the class.",
+    "__annotations__": "Keep a dict of your own.",
+    "__wrapped__": "Keep a reference to the function.",
+    "__self__": "Keep a reference to the object.",
+    "__func__": "Keep a reference to the function.",
+    "__module__": "Use a constant of your own.",
+    "__getattribute__": "Use getattr().",
+    "__getattr__": "Use getattr().",
+    "__setattr__": "Use setattr().",
+    "__delattr__": "Use delattr().",
+}
+
+_INSTEAD_OF_DEFINING = {
+    "__new__": "Use __init__, or a function that makes the object.",
+    "__del__": "Use a with statement.",
+    "__getattr__": "Use a dict, or properties.",
+    "__getattribute__": "Use a dict, or properties.",
+    "__setattr__": "Use properties.",
+    "__delattr__": "Use properties.",
+    "__init_subclass__": "Use a class decorator.",
+    "__set_name__": "Pass the name to the constructor.",
+    "__get__": "Use property.",
+    "__set__": "Use property.",
+    "__delete__": "Use property.",
+    "__class__": "Use inheritance.",
+    "__await__": "Calls to the outside wait by themselves.",
+    "__aenter__": "Use __enter__.",
+    "__aexit__": "Use __exit__.",
+    "__aiter__": "Use __iter__.",
+    "__anext__": "Use __next__.",
+}
+
+_INSTEAD_OF_NODE = {
+    "AsyncFunctionDef": ("'async def'", "Write 'def': calls to the outside wait by themselves."),
+    "Await": ("'await'", "Leave it out: calls to the outside wait by themselves."),
+    "AsyncFor": ("'async for'", "Write 'for'."),
+    "AsyncWith": ("'async with'", "Write 'with'."),
+    "TryStar": ("'except*'", "Write 'except'."),
+}
+
+
+class Transformer(RestrictingNodeTransformer):
+    """What the dialect allows, by name and by construct; unknown nodes are refused by RestrictedPython."""
+
+    def __init__(self, faults: _Collector, bound: set[str]) -> None:
+        super().__init__()
+        self._faults = faults
+        self._bound = bound
+        self._scopes: list[str] = ["module"]
+
+    # Refusals.
+
+    def _refuse(self, node: ast.AST, what: str, instead: str) -> None:
+        self._faults.add(node, "E202", f"{what} is not allowed. {instead}")
+
+    def error(self, node: ast.AST, info: str) -> None:
+        self._faults.add(node, "E202", unmangled(info))
+
+    def not_allowed(self, node: ast.AST) -> None:
+        what, instead = _INSTEAD_OF_NODE.get(
+            type(node).__name__, (f"'{type(node).__name__}'", "It is not part of the language of a Runnable.")
+        )
+        self._refuse(node, what, instead)
+
+    # Names.
+
+    def check_name(self, node: Any, name: str | None, allow_magic_methods: bool = False) -> None:
+        if name is None:
+            return
+        if is_dunder(name):
+            if self._scopes[-1] == "class" and name in CLASS_BODY_NAMES:
+                return
+            if self._scopes[-1] == "module" and name in MODULE_NAMES:
+                return
+            instead = _INSTEAD_OF_DEFINING.get(name, "Leave out the underscores at both ends.")
+            self._refuse(node, f"{name!r} as a name", instead)
+        elif name == "super":
+            self._refuse(node, "'super' as a name of your own", "Rename it.")
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        name = node.id
+        if name == "~any":
+            return node
+        if not isinstance(node.ctx, ast.Load):
+            self.check_name(node, name)
+            return node
+        if name == "__name__":
+            return ast.copy_location(ast.Constant("runnable"), node)
+        if name == "super":
+            self._refuse(node, "'super' without a call and a name", "Write super().method(...).")
+        elif is_dunder(name):
+            if not (self._scopes[-1] == "class" and name in CLASS_BODY_NAMES) and name not in MODULE_NAMES:
+                self._refuse(node, f"{name!r}", _INSTEAD_OF_NAME.get(name, "Use a name of your own."))
+        elif name in _INSTEAD_OF_NAME and name not in self._bound:
+            self._refuse(node, f"{name!r}", _INSTEAD_OF_NAME[name])
+        return node
+
+    def visit_Global(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
+        for name in node.names:
+            if is_dunder(name) or name == "super":
+                self._refuse(node, f"{name!r} as a name", "Rename it.")
+        return node
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.AST:
+        return self.visit_Global(node)
+
+    # Attributes.
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        name = node.attr
+        if name in FORBIDDEN:
+            self._refuse(
+                node, f"the attribute {name!r}", "It belongs to the interpreter; use a name of your own."
+            )
+        if _is_super_call(node.value):
+            return self._after_super(node)
+        if name == "__setattr__" and isinstance(node.value, ast.Name) and node.value.id == "object":
+            return ast.copy_location(ast.Name("~put", ast.Load()), node)
+        node.value = self.visit(node.value)
+        if not isinstance(node.ctx, ast.Load):
+            if is_dunder(name):
+                self._refuse(
+                    node, f"setting {name!r}", _INSTEAD_OF_ATTRIBUTE.get(name, "Use a name of your own.")
+                )
+            node.value = _call("~write", node.value, at=node.value)
+            return node
+        if name in facades.DEPENDENT:
+            return _call("~read", node.value, ast.Constant(name), at=node)
+        if is_dunder(name):
+            instead = _INSTEAD_OF_ATTRIBUTE.get(name, "Use the operator or function that stands for it.")
+            self._refuse(node, f"the attribute {name!r}", instead)
+        return node
+
+    def _after_super(self, node: ast.Attribute) -> ast.AST:
+        if not isinstance(node.ctx, ast.Load):
+            self._refuse(node, "setting an attribute of super()", "Set it on self.")
+        elif is_dunder(node.attr):
+            if node.attr not in facades.METHODS:
+                instead = _INSTEAD_OF_ATTRIBUTE.get(node.attr, "Leave it out.")
+                self._refuse(node, f"super().{node.attr}", instead)
+        elif node.attr in facades.DEPENDENT:
+            self._refuse(node, f"super().{node.attr}", f"Write self.{node.attr}.")
+        return node
+
+    # What carries no policy runs as it is.
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        return self._contents(node)
+
+    def guard_iter(self, node: Any) -> ast.AST:
+        if getattr(node, "is_async", 0):
+            self._refuse(node.iter, "'async for'", "Write 'for'.")
+        return self._contents(node)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        return node if isinstance(node, _Fields) else self._contents(node)
+
+    visit__Fields = visit_Assign
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        return self._contents(node)
+
+    def visit_With(self, node: ast.With) -> ast.AST:
+        return self._contents(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        return self._contents(node)
+
+    def _contents(self, node: ast.AST) -> ast.AST:
+        return self.node_contents_visit(node)
+
+    # Functions and classes.
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.check_name(node, node.name)
+        node.decorator_list = [self.visit(decorator) for decorator in node.decorator_list]
+        decorators, node.decorator_list = node.decorator_list, []
+        node.args = self.visit(node.args)
+        self._scopes.append("function")
+        self.check_function_argument_names(node)
+        node.body = [self.visit(statement) for statement in node.body]
+        self._scopes.pop()
+        node.decorator_list = decorators
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        self._scopes.append("function")
+        self.check_function_argument_names(node)
+        self._scopes.pop()
+        return self._contents(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.check_name(node, node.name)
+        for keyword in node.keywords:
+            if keyword.arg != "total":
+                what = f"the class argument {keyword.arg!r}" if keyword.arg else "'**' in a class statement"
+                self._refuse(keyword, what, "Use inheritance or a class decorator.")
+        for part in ("bases", "decorator_list"):
+            setattr(node, part, [self.visit(child) for child in getattr(node, part)])
+        self._scopes.append("class")
+        node.body = [self.visit(statement) for statement in node.body]
+        self._scopes.pop()
+        metaclass = ast.keyword("metaclass", ast.Name("~class", ast.Load()))
+        node.keywords = [metaclass]
+        return ast.fix_missing_locations(node)
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self._contents(node)
+
+    # Imports.
+
+    def check_import_names(self, node: Any) -> ast.AST:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                self._importable(node, alias.name)
+                self.check_name(node, alias.asname)
+            return cast(ast.AST, node)
+        if node.level:
+            dots = "." * node.level + (node.module or "")
+            self._faults.add(node, "E203", f"'from {dots} import' is not allowed. A Runnable is one file.")
+            return cast(ast.AST, node)
+        if not self._importable(node, node.module):
+            return cast(ast.AST, node)
+        for alias in node.names:
+            self._importable_name(node, alias)
+        return cast(ast.AST, node)
+
+    def _importable(self, node: ast.AST, module: str) -> bool:
+        if module in facades.MODULES or module in facades.RUNTIME_MODULES:
+            return True
+        known = ", ".join(sorted({*facades.MODULES, *facades.RUNTIME_MODULES}))
+        self._faults.add(node, "E203", f"'import {module}' is not allowed. Importable here: {known}.")
+        return False
+
+    def _importable_name(self, node: ast.ImportFrom, alias: ast.alias) -> None:
+        self.check_name(node, alias.asname or (None if alias.name == "*" else alias.name))
+        module = str(node.module)
+        if alias.name == "*":
+            text = f"'from {module} import *' is not allowed. Name what you use, or write 'import {module}'."
+            self._faults.add(node, "E203", text)
+            return
+        facade = facades.MODULES.get(module)
+        if facade is None:
+            return
+        names = [name for name in vars(facade) if not name.startswith("_")]
+        if alias.name not in names:
+            known = ", ".join(sorted(names))
+            text = f"'from {module} import {alias.name}' is not allowed. {module} has here: {known}."
+            self._faults.add(node, "E203", text)
+
+    # match
+
+    def visit_Match(self, node: ast.Match) -> ast.AST:
+        patterns = (pattern for case in node.cases for pattern in ast.walk(case.pattern))
+        classes = {
+            ast.unparse(pattern.cls): pattern.cls
+            for pattern in patterns
+            if isinstance(pattern, ast.MatchClass)
+            and pattern.patterns
+            and not self._matches_itself(pattern.cls)
+        }
+        self._contents(node)
+        if classes:
+            node.subject = _call("~match", node.subject, *classes.values(), at=node.subject)
+        return node
+
+    def _matches_itself(self, cls: ast.expr) -> bool:
+        return isinstance(cls, ast.Name) and cls.id in SELF_MATCHING and cls.id not in self._bound
+
+    def visit_match_case(self, node: ast.match_case) -> ast.AST:
+        return self._contents(node)
+
+    def visit_MatchSequence(self, node: ast.MatchSequence) -> ast.AST:
+        return self._contents(node)
+
+    def visit_MatchOr(self, node: ast.MatchOr) -> ast.AST:
+        return self._contents(node)
+
+    def visit_MatchSingleton(self, node: ast.MatchSingleton) -> ast.AST:
+        return node
+
+    def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
+        self._check_pattern_path(node.value)
+        return node
+
+    def visit_MatchAs(self, node: ast.MatchAs) -> ast.AST:
+        self.check_name(node, node.name)
+        return self._contents(node)
+
+    def visit_MatchStar(self, node: ast.MatchStar) -> ast.AST:
+        self.check_name(node, node.name)
+        return node
+
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> ast.AST:
+        self.check_name(node, node.rest)
+        for key in node.keys:
+            self._check_pattern_path(key)
+        node.patterns = [self.visit(pattern) for pattern in node.patterns]
+        return node
+
+    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
+        self._check_pattern_path(node.cls)
+        for name in node.kwd_attrs:
+            if is_dunder(name) or name in FORBIDDEN or name in facades.DEPENDENT:
+                self._refuse(node, f"{unmangled(name)!r} in a class pattern", "Test it in the case's 'if'.")
+        node.patterns = [self.visit(pattern) for pattern in node.patterns]
+        node.kwd_patterns = [self.visit(pattern) for pattern in node.kwd_patterns]
+        return node
+
+    def _check_pattern_path(self, node: ast.AST) -> None:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Attribute):
+                name = part.attr
+                if is_dunder(name) or name in FORBIDDEN or name in facades.DEPENDENT:
+                    self._refuse(part, f"{unmangled(name)!r} in a pattern", "Test it in the case's 'if'.")
+            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load):
+                self.visit_Name(part)
+
+
+def _is_super_call(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="super"), args=[], keywords=[]):
+            return True
+        case _:
+            return False
+
+
+def _call(name: str, *args: ast.expr, at: ast.AST) -> ast.Call:
+    call = ast.Call(ast.Name(name, ast.Load()), list(args), [])
+    for node in (call, call.func):
+        ast.copy_location(node, at)
+    return ast.fix_missing_locations(call)
+
+
+# Explaining.
+
+
+def describe(exc: BaseException, program: Program) -> tuple[str, str]:
+    """The exception as one line, and a traceback that shows the user's own frames with their source.
+
+    Safe on an exception whose class is hostile; both texts are bounded.
+    """
+    text = _line_of(exc)
+    parts = [_frames(exc, program), text]
+    seen = {id(exc)}
+    cause = exc
+    for _ in range(5):
+        sentence, earlier = _earlier(cause)
+        if earlier is None or id(earlier) in seen:
+            break
+        seen.add(id(earlier))
+        parts = [_frames(earlier, program), _line_of(earlier), "", sentence, "", *parts]
+        cause = earlier
+    trace = "\n".join(part for part in parts)
+    if len(trace) > TRACEBACK_CHARS:
+        trace = "…" + trace[1 - TRACEBACK_CHARS :]
+    return text, trace
+
+
+def _line_of(exc: BaseException) -> str:
+    name = unmangled(str(type.__dict__["__name__"].__get__(type(exc))))
+    try:
+        words = str(exc)
+        words = words if type(words) is str else str.__add__(words, "")
+    except BaseException as err:  # the text is made by user code, which may do anything
+        words = f"<its text could not be made: {type.__dict__['__name__'].__get__(type(err))}>"
+    text = unmangled(f"{name}: {words}" if words else name)
+    return text if len(text) <= TEXT_CHARS else text[: TEXT_CHARS - 1] + "…"
+
+
+def _earlier(exc: BaseException) -> tuple[str, BaseException | None]:
+    cause = BaseException.__dict__["__cause__"].__get__(exc)
+    if cause is not None:
+        return "The above exception was the direct cause of the following exception:", cause
+    if BaseException.__dict__["__suppress_context__"].__get__(exc):
+        return "", None
+    context = BaseException.__dict__["__context__"].__get__(exc)
+    return "During handling of the above exception, another exception occurred:", context
+
+
+_FRAMES_AT_EITHER_END = 8
+
+
+def _frames(exc: BaseException, program: Program) -> str:
+    lines = program.source.splitlines()
+    shown: list[str] = []
+    trace = BaseException.__dict__["__traceback__"].__get__(exc)
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename == program.filename:
+            number = trace.tb_lineno or 0
+            entry = f'  File "{program.filename}", line {number}, in {code.co_name}'
+            source = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+            shown.append(f"{entry}\n    {source[:200]}" if source else entry)
+        trace = trace.tb_next
+    if len(shown) > 2 * _FRAMES_AT_EITHER_END:
+        left_out = len(shown) - 2 * _FRAMES_AT_EITHER_END
+        first, last = shown[:_FRAMES_AT_EITHER_END], shown[-_FRAMES_AT_EITHER_END:]
+        shown = [*first, f"  [{left_out} more frames]", *last]
+    return "\n".join(["Traceback (most recent call last):", *shown])

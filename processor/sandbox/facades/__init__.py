@@ -1,0 +1,642 @@
+"""What a Runnable can touch at run time: its built-in functions, and frozen facades of reviewed modules.
+
+`dialect` is the only caller. A facade is a module object that holds reviewed names and nothing else, so that
+no real module is ever within reach; `guards` stands before attributes and classes, and `records` makes data
+classes and named tuples.
+
+Rules for every name added here. It must not get, set or call an attribute whose name the user chooses, except
+through `guards`; this includes what it does to a `self` that the user chose, and to a class given as an
+object (`self.__class__(...)` of a class is a call of the metaclass). It must not evaluate source, import or
+open anything, nor return a module, a frame, a code object or a metaclass. Where the standard library's
+function breaks one of these, ours stands in for it or the name is left out.
+"""
+
+from __future__ import annotations
+
+import abc
+import base64
+import bisect
+import builtins
+import calendar
+import codecs
+import collections
+import collections.abc
+import contextlib
+import copy
+import csv
+import datetime
+import decimal
+import difflib
+import encodings
+import encodings.aliases
+import enum
+import fractions
+import functools
+import hashlib
+import heapq
+import hmac
+import html
+import io
+import itertools
+import json
+import math
+import numbers
+import operator
+import random
+import re
+import secrets
+import statistics
+import string
+import struct
+import sys
+import textwrap
+import time
+import types
+import unicodedata
+import urllib.parse
+import uuid
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from processor.sandbox.facades.guards import (
+    CLASS_NAMES,
+    DEPENDENT,
+    FIELDS,
+    FORBIDDEN,
+    METHODS,
+    TYPE,
+    attribute,
+    bless,
+    delete,
+    has,
+    is_dunder,
+    is_user_class,
+    is_user_function,
+    mangled,
+    matchable,
+    mix,
+    put,
+    read,
+    unmangled,
+    user_class,
+    words,
+    writable,
+    write,
+)
+from processor.sandbox.facades.records import (
+    MISSING,
+    FrozenInstanceError,
+    NamedTupleBase,
+    asdict,
+    astuple,
+    dataclass,
+    fields_of,
+    is_dataclass,
+    make_field,
+    namedtuple,
+    replace_fields,
+)
+
+__all__ = [
+    "CLASS_NAMES", "DEPENDENT", "FIELDS", "FORBIDDEN", "METHODS", "MODULES", "RUNTIME_MODULES", "TYPE",
+    "attribute", "bless", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix", "preload",
+    "put", "read", "unmangled", "words", "write",
+]  # fmt: skip
+
+
+# Type hints: the dialect drops annotations, so these only have to exist and to be subscripted.
+
+
+class _Hint:
+    __slots__ = ("_bases", "_hint")
+
+    def __init__(self, hint: str, *bases: type) -> None:
+        self._hint = hint
+        self._bases = bases
+
+    def __getitem__(self, _: object) -> _Hint:
+        return self
+
+    def __or__(self, _: object) -> _Hint:
+        return self
+
+    __ror__ = __or__
+
+    def __call__(self, *args: Any, **_: Any) -> Any:
+        return self
+
+    def __mro_entries__(self, _: tuple[type, ...]) -> tuple[type, ...]:
+        return self._bases
+
+    def __repr__(self) -> str:
+        return self._hint
+
+
+ANY = _Hint("Any")
+
+
+# Functions that set or get names on what they are given, for a Runnable's own objects only.
+
+
+def _wraps(wrapped: Any, *, assigned: Any = None, updated: Any = None) -> Callable[[Any], Any]:
+    if assigned is not None or updated is not None:
+        raise TypeError("wraps() takes only the wrapped function in a Runnable")
+
+    def decorate(wrapper: Any) -> Any:
+        if is_user_function(wrapper):
+            for name in ("__name__", "__qualname__", "__doc__"):
+                text = getattr(wrapped, name, None)
+                if type(text) is str:
+                    setattr(wrapper, name, text)
+        return wrapper
+
+    return decorate
+
+
+def _update_wrapper(wrapper: Any, wrapped: Any) -> Any:
+    return _wraps(wrapped)(wrapper)
+
+
+def _total_ordering(cls: Any) -> Any:
+    if not is_user_class(cls):
+        raise TypeError("total_ordering() is for a class of your own")
+    return functools.total_ordering(cls)
+
+
+def _abstractmethod(function: Any) -> Any:
+    if is_user_function(function) or isinstance(function, (property, classmethod, staticmethod)):
+        return abc.abstractmethod(function)
+    raise TypeError("abstractmethod() is for a method of your own")
+
+
+def _attrgetter(*names: str) -> Callable[[Any], Any]:
+    for name in names:
+        if type(name) is not str:
+            raise TypeError("attribute name must be a string")
+    paths = [name.split(".") for name in names]
+    if not paths:
+        raise TypeError("attrgetter expected at least 1 argument, got 0")
+
+    def get(ob: Any) -> Any:
+        values = tuple(functools.reduce(read, path, ob) for path in paths)
+        return values[0] if len(values) == 1 else values
+
+    return get
+
+
+def _methodcaller(name: str, /, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+    return lambda ob: read(ob, name)(*args, **kwargs)
+
+
+# Enumerations, without the functional form: it builds classes past `user_class`.
+
+
+class _EnumMeta(enum.EnumMeta):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs:
+            raise TypeError("an Enum is made by a class statement in a Runnable")
+        return super().__call__(*args)
+
+
+def _enum(base: type) -> type:
+    name = base.__name__
+    cls: type = _EnumMeta(name, (base,), _EnumMeta.__prepare__(name, (base,)))
+    bless(cls)
+    return cls
+
+
+# Containers of the standard library that are written in Python and call `self.__class__`.
+
+
+def _insist_on_self(cls: type, name: str) -> None:
+    """Make `cls.name` refuse a `self` that is no instance of `cls`.
+
+    Given a class as `self`, `self.__class__(...)` is a call of the metaclass.
+    """
+    method = cls.__dict__[name]
+
+    @functools.wraps(method)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, cls):
+            raise TypeError(f"{cls.__name__}.{name}() is for an instance of {cls.__name__}")
+        return method(self, *args, **kwargs)
+
+    setattr(cls, name, checked)
+
+
+for _cls, _name in (
+    (collections.Counter, "copy"),
+    (collections.ChainMap, "copy"),
+    (collections.ChainMap, "new_child"),
+):
+    _insist_on_self(_cls, _name)
+
+
+# Named tuples that the standard library returns; their methods begin with an underscore, as private names do.
+for _result in (urllib.parse.ParseResult, urllib.parse.SplitResult, urllib.parse.DefragResult):
+    for _name in ("_replace", "_asdict", "_fields"):
+        setattr(_result, attribute(_name), getattr(_result, _name))
+
+
+# The facades.
+
+
+def _facade(name: str, names: Mapping[str, Any]) -> types.ModuleType:
+    # `from x import y` falls back to sys.modules[f"{x.__name__}.{y}"]: the name must not be a real one.
+    module = types.ModuleType(f"runnable.{name}", f"{name}, as a Runnable sees it.")
+    vars(module).update(names)
+    return module
+
+
+def _pick(module: types.ModuleType, names: str) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in words(names) if hasattr(module, name)}
+
+
+_BASE_CLASSES = (
+    object, dict, list, set, frozenset, tuple, int, float, complex, collections.OrderedDict,
+    collections.defaultdict, collections.Counter, collections.deque, collections.ChainMap,
+    json.JSONEncoder, json.JSONDecoder, abc.ABC,
+    contextlib.AbstractContextManager, contextlib.ContextDecorator, datetime.tzinfo, string.Template,
+)  # fmt: skip
+
+_ABSTRACT = (
+    "Callable Collection Container Generator Hashable ItemsView Iterable Iterator KeysView Mapping "
+    "MappingView MutableMapping MutableSequence MutableSet Reversible Sequence Set Sized ValuesView"
+)
+
+_HINTS = (
+    "Annotated Any AnyStr Awaitable Callable ClassVar Collection Concatenate Container Counter DefaultDict "
+    "Deque Dict Final FrozenSet Generator Generic Hashable ItemsView Iterable Iterator KeysView List Literal "
+    "LiteralString Mapping MutableMapping MutableSequence MutableSet Never NoReturn NotRequired Optional "
+    "OrderedDict ParamSpec Protocol Required Reversible Self Sequence Set Sized SupportsFloat SupportsInt "
+    "Tuple Type TypeAlias TypeGuard TypeVar Union Unpack ValuesView"
+)
+
+PRELUDE_HINTS = words(
+    "Any Callable Dict Generator Iterable Iterator List Mapping Optional Sequence Set Tuple Union"
+)
+
+
+def _typing() -> dict[str, Any]:
+    names: dict[str, Any] = {name: _Hint(name) for name in words(_HINTS)}
+    names["Any"] = ANY
+    names["NamedTuple"] = _Hint("NamedTuple", NamedTupleBase)
+    names["TypedDict"] = _Hint("TypedDict", dict)
+    names["cast"] = lambda _, value: value
+    names["overload"] = lambda function: function
+    names["runtime_checkable"] = names["final"] = lambda cls: cls
+    names["NewType"] = lambda _, kind: kind
+    names["TYPE_CHECKING"] = False
+    return names
+
+
+def _build() -> dict[str, types.ModuleType]:
+    abstract = {name: getattr(collections.abc, name) for name in words(_ABSTRACT)}
+    for cls in (*_BASE_CLASSES, *abstract.values()):
+        bless(cls)
+    collections_abc = _facade("collections.abc", abstract)
+    urllib_parse = _facade(
+        "urllib.parse",
+        _pick(
+            urllib.parse,
+            "quote quote_plus quote_from_bytes unquote unquote_plus unquote_to_bytes urlencode urlparse "
+            "urlsplit urlunparse urlunsplit urljoin urldefrag parse_qs parse_qsl",
+        ),
+    )
+    kinds = "Enum IntEnum Flag IntFlag StrEnum"
+    modules: dict[str, dict[str, Any]] = {
+        "abc": {"ABC": abc.ABC, "abstractmethod": _abstractmethod},
+        "base64": _pick(
+            base64,
+            "b64encode b64decode standard_b64encode standard_b64decode urlsafe_b64encode urlsafe_b64decode "
+            "b32encode b32decode b16encode b16decode b85encode b85decode a85encode a85decode",
+        ),
+        "bisect": _pick(bisect, "bisect bisect_left bisect_right insort insort_left insort_right"),
+        "calendar": _pick(
+            calendar,
+            "monthrange isleap leapdays weekday timegm monthcalendar day_name day_abbr month_name month_abbr "
+            "MONDAY TUESDAY WEDNESDAY THURSDAY FRIDAY SATURDAY SUNDAY",
+        ),
+        "collections": {
+            **_pick(collections, "defaultdict OrderedDict Counter deque ChainMap"),
+            "namedtuple": namedtuple,
+            "abc": collections_abc,
+        },
+        "contextlib": _pick(
+            contextlib,
+            "suppress nullcontext closing contextmanager ExitStack ContextDecorator AbstractContextManager",
+        ),
+        "copy": _pick(copy, "copy deepcopy Error"),
+        "csv": _pick(
+            csv,
+            "reader writer DictReader DictWriter Error QUOTE_ALL QUOTE_MINIMAL QUOTE_NONNUMERIC QUOTE_NONE",
+        ),
+        "dataclasses": {
+            "dataclass": dataclass,
+            "field": make_field,
+            "fields": lambda ob: tuple(fields_of(ob).values()),
+            "asdict": asdict,
+            "astuple": astuple,
+            "replace": replace_fields,
+            "is_dataclass": is_dataclass,
+            "FrozenInstanceError": FrozenInstanceError,
+            "MISSING": MISSING,
+            "KW_ONLY": _Hint("KW_ONLY"),
+        },
+        "datetime": {
+            **_pick(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR"),
+            "UTC": datetime.UTC,
+        },
+        "decimal": _pick(
+            decimal,
+            "Decimal Context getcontext localcontext DecimalException InvalidOperation DivisionByZero "
+            "Inexact Rounded Overflow Underflow Clamped Subnormal FloatOperation ROUND_UP ROUND_DOWN "
+            "ROUND_CEILING ROUND_FLOOR ROUND_HALF_UP ROUND_HALF_DOWN ROUND_HALF_EVEN ROUND_05UP",
+        ),
+        "difflib": _pick(
+            difflib, "SequenceMatcher get_close_matches ndiff unified_diff context_diff IS_LINE_JUNK"
+        ),
+        "enum": {
+            **{name: _enum(getattr(enum, name)) for name in words(kinds)},
+            "auto": enum.auto,
+            "unique": enum.unique,
+        },
+        "fractions": _pick(fractions, "Fraction"),
+        "functools": {
+            **_pick(functools, "reduce partial lru_cache cache cmp_to_key cached_property"),
+            "wraps": _wraps,
+            "update_wrapper": _update_wrapper,
+            "total_ordering": _total_ordering,
+        },
+        "hashlib": _pick(
+            hashlib,
+            "md5 sha1 sha224 sha256 sha384 sha512 sha3_224 sha3_256 sha3_384 sha3_512 shake_128 shake_256 "
+            "blake2b blake2s new pbkdf2_hmac scrypt algorithms_guaranteed",
+        ),
+        "heapq": _pick(heapq, "heappush heappop heapify heapreplace heappushpop nlargest nsmallest merge"),
+        "hmac": _pick(hmac, "new compare_digest digest"),
+        "html": _pick(html, "escape unescape"),
+        "io": _pick(io, "StringIO BytesIO"),
+        "itertools": _pick(
+            itertools,
+            "accumulate batched chain combinations combinations_with_replacement compress count cycle "
+            "dropwhile filterfalse groupby islice pairwise permutations product repeat starmap takewhile tee "
+            "zip_longest",
+        ),
+        "json": _pick(json, "dumps loads JSONDecodeError JSONEncoder JSONDecoder"),
+        "math": {name: value for name, value in vars(math).items() if not name.startswith("_")},
+        "numbers": _pick(numbers, "Number Complex Real Rational Integral"),
+        "operator": {
+            **_pick(
+                operator,
+                "itemgetter abs add and_ concat contains countOf eq floordiv ge getitem gt index indexOf inv "
+                "invert is_ is_not le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift sub truediv "
+                "truth xor iadd isub imul delitem setitem",
+            ),
+            "attrgetter": _attrgetter,
+            "methodcaller": _methodcaller,
+        },
+        "random": _pick(
+            random,
+            "random randint randrange randbytes choice choices sample shuffle uniform gauss normalvariate "
+            "triangular betavariate expovariate gammavariate lognormvariate paretovariate vonmisesvariate "
+            "weibullvariate binomialvariate seed getrandbits getstate setstate Random",
+        ),
+        "re": _pick(
+            re,
+            "compile search match fullmatch sub subn split findall finditer escape purge error PatternError "
+            "Pattern Match A ASCII I IGNORECASE M MULTILINE S DOTALL X VERBOSE U UNICODE NOFLAG",
+        ),
+        "secrets": _pick(
+            secrets, "choice compare_digest randbelow randbits token_bytes token_hex token_urlsafe"
+        ),
+        "statistics": _pick(
+            statistics,
+            "mean fmean geometric_mean harmonic_mean median median_low median_high median_grouped mode "
+            "multimode quantiles stdev pstdev variance pvariance covariance correlation linear_regression "
+            "NormalDist StatisticsError",
+        ),
+        "string": _pick(
+            string,
+            "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits punctuation printable "
+            "whitespace capwords Template",
+        ),
+        "struct": _pick(struct, "pack unpack pack_into unpack_from iter_unpack calcsize Struct error"),
+        "textwrap": _pick(textwrap, "wrap fill dedent indent shorten TextWrapper"),
+        "time": _pick(
+            time,
+            "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time sleep strftime "
+            "strptime gmtime localtime mktime asctime ctime struct_time",
+        ),
+        "types": _pick(types, "SimpleNamespace MappingProxyType"),
+        "typing": _typing(),
+        "unicodedata": _pick(
+            unicodedata,
+            "normalize is_normalized category name lookup combining bidirectional decimal digit numeric "
+            "decomposition east_asian_width mirrored",
+        ),
+        "uuid": _pick(
+            uuid, "UUID uuid3 uuid4 uuid5 NAMESPACE_DNS NAMESPACE_OID NAMESPACE_URL NAMESPACE_X500"
+        ),
+        "zlib": _pick(zlib, "adler32 crc32 compress decompress error"),
+        "urllib": {"parse": urllib_parse},
+    }
+    facades = {name: _facade(name, names) for name, names in modules.items()}
+    facades["urllib.parse"] = urllib_parse
+    facades["collections.abc"] = collections_abc
+    return facades
+
+
+def preload() -> None:
+    """Make what the standard library loads at first use be there before a guest is closed; for the zygote.
+
+    From then on an encoding that is not loaded is an unknown one, in place of an import that the jail stops.
+    """
+    known = {name: codecs.lookup(name) for name in words(_CODECS)}
+    aliases = encodings.aliases.aliases
+
+    def find(name: str) -> codecs.CodecInfo | None:
+        name = encodings.normalize_encoding(name).lower()
+        return known.get(aliases.get(name, name))
+
+    codecs.unregister(encodings.search_function)
+    codecs.register(find)
+
+
+_CODECS = (
+    "ascii cp437 cp850 cp1250 cp1251 cp1252 hex_codec base64_codec idna iso8859_1 iso8859_2 iso8859_15 "
+    "koi8_r latin_1 mac_roman punycode raw_unicode_escape rot_13 unicode_escape utf_16 utf_16_be "
+    "utf_16_le utf_32 utf_32_be utf_32_le utf_7 utf_8 utf_8_sig "
+)
+
+MODULES = _build()
+
+# The first call imports what it needs through the __import__ of its caller, which would be a Runnable's.
+datetime.datetime.strptime("2000", "%Y")
+
+# Modules that `make_namespace` builds for one Runnable, because they write to its log or speak for it.
+RUNTIME_MODULES = frozenset(("logging",))
+
+EXCEPTIONS = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException) and not name.endswith("ExceptionGroup")
+}
+for _exception in EXCEPTIONS.values():
+    bless(_exception)
+bless(json.JSONDecodeError)
+
+_BUILTINS = (
+    "None True False Ellipsis NotImplemented abs all any ascii bin bool bytearray bytes callable chr "
+    "classmethod complex dict divmod enumerate filter float format frozenset hash hex id int isinstance "
+    "issubclass iter len list map max min next object oct ord pow property range repr reversed round set "
+    "slice sorted staticmethod str sum super tuple zip __build_class__"
+)
+
+
+class Logger:
+    """`logger` and `self.logger`: the usual methods; every line goes to the route's log."""
+
+    __slots__ = ("_level", "_write")
+
+    def __init__(self, write: Callable[[str, str], None]) -> None:
+        self._write = write
+        self._level = 0
+
+    def setLevel(self, level: int) -> None:
+        self._level = int(level)
+
+    def debug(self, message: object, *args: Any, **options: Any) -> None:
+        self._line(10, "debug", message, args, options)
+
+    def info(self, message: object, *args: Any, **options: Any) -> None:
+        self._line(20, "info", message, args, options)
+
+    def warning(self, message: object, *args: Any, **options: Any) -> None:
+        self._line(30, "warning", message, args, options)
+
+    warn = warning
+
+    def error(self, message: object, *args: Any, **options: Any) -> None:
+        self._line(40, "error", message, args, options)
+
+    critical = fatal = error
+
+    def exception(self, message: object, *args: Any, **options: Any) -> None:
+        self._line(40, "error", message, args, {"exc_info": True, **options})
+
+    def log(self, level: int, message: object, *args: Any, **options: Any) -> None:
+        name = "debug" if level < 20 else "info" if level < 30 else "warning" if level < 40 else "error"
+        self._line(level, name, message, args, options)
+
+    def _line(self, level: int, name: str, message: object, args: tuple[Any, ...], options: Any) -> None:
+        unknown = options.keys() - {"exc_info", "extra", "stack_info", "stacklevel"}
+        if unknown:
+            raise TypeError(f"logging got an unexpected keyword argument {min(unknown)!r}")
+        if level < self._level:
+            return
+        text = str(message)
+        if args:
+            values: Any = args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args
+            try:
+                text = text % values
+            except (TypeError, ValueError, KeyError) as err:
+                text = f"{text} {args!r} (the text does not fit its arguments: {err})"
+        current = sys.exception() if options.get("exc_info") else None
+        if current is not None:
+            text = f"{text}: {type(current).__name__}: {current}"
+        self._write(name, unmangled(str(text)))
+
+
+def _print_to(write: Callable[[str, str], None]) -> Callable[..., None]:
+    def print(
+        *values: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False
+    ) -> None:
+        text = (" " if sep is None else sep).join(map(str, values))
+        if file is not None:
+            file.write(text + ("\n" if end is None else end))
+            return
+        write("info", unmangled(text + (end or "").removesuffix("\n")))
+
+    print.__qualname__ = "print"
+    return print
+
+
+def _import_from(modules: Mapping[str, types.ModuleType]) -> Callable[..., Any]:
+    def __import__(name: str, _g: Any = None, _l: Any = None, names: Any = (), level: int = 0) -> Any:
+        if type(names) is list:
+            # C code imports through its caller's __import__ and then takes the module from sys.modules.
+            return None
+        if type(name) is not str or level or name not in modules:
+            raise ImportError(f"{name!r} cannot be imported in a Runnable")
+        return modules[name] if names else modules[name.partition(".")[0]]
+
+    return __import__
+
+
+class _Clock:
+    """The bare name `time` in a Runnable: the module, and, when called, `datetime.time`."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> datetime.time:
+        return datetime.time(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(MODULES["time"], name)
+
+
+def make_namespace(
+    log: Callable[[str, str], None], requests: object | None, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fresh globals for one Runnable: restricted builtins, what needs no import, and `extra`."""
+    logger = Logger(log)
+    modules = dict(MODULES)
+    levels = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50, "NOTSET": 0}
+    modules["logging"] = _facade(
+        "logging",
+        {
+            **levels,
+            "getLogger": lambda name=None: logger,
+            "basicConfig": lambda level=0, **_: logger.setLevel(level),
+            "Logger": Logger,
+            **{
+                name: getattr(logger, name)
+                for name in words("debug info warning error critical exception log")
+            },
+        },
+    )
+    if requests is not None:
+        modules["requests"] = requests  # type: ignore[assignment]
+    space = {name: getattr(builtins, name) for name in words(_BUILTINS)}
+    space.update(EXCEPTIONS)
+    space.update(extra)
+    space.update(
+        {
+            "getattr": read,
+            "hasattr": has,
+            "setattr": write,
+            "delattr": delete,
+            "type": TYPE,
+            "print": _print_to(log),
+            "__import__": _import_from(modules),
+            "~read": read,
+            "~write": writable,
+            "~put": put,
+            "~match": matchable,
+            "~class": user_class,
+            "~any": ANY,
+        }
+    )
+    hints = vars(MODULES["typing"])
+    return {
+        "__builtins__": space,
+        "__name__": "runnable",
+        **{name: MODULES[name] for name in ("json", "math", "re", "random", "hashlib")},
+        "datetime": datetime.datetime,
+        "time": _Clock(),
+        **{name: hints[name] for name in PRELUDE_HINTS},
+        "logger": logger,
+        **({"requests": requests} if requests is not None else {}),
+    }

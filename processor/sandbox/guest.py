@@ -1,0 +1,733 @@
+"""The hostile side of the wall: the zygote that guests are forked from, and what a guest does.
+
+`zygote` is the main loop of a process that the host executes with a clean slate: it imports everything a
+guest will need, closes itself into a cell (jail.py) and then only forks. A forked guest seals itself, reads
+its program from the one descriptor it has, compiles and loads it, and answers requests until the channel
+closes. Nobody imports this module but that process.
+
+User code runs only inside `Guest._user`. A run is all or nothing: until the reply is written every context
+it touched can be undone. The tripwire is armed from the seal on, but for the few calls of our own that it
+would mistake for an escape. Nothing here is trusted by the host.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import gc
+import inspect
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from types import CodeType, FrameType, TracebackType
+from typing import Any, NoReturn
+
+import orjson
+
+from processor.errors import Fault, Faults
+from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
+from processor.sandbox import capabilities, dialect, jail, values, wire
+
+EXIT_BROKEN = 70
+
+
+# The zygote.
+
+
+def zygote(control_fd: int) -> NoReturn:
+    """Fork a guest for every descriptor that arrives on the control socket; end when it closes."""
+    control = socket.socket(fileno=control_fd)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _keep_heap()
+    _warm_up()
+    # Not ru_maxrss: that still holds the size of the process that executed us.
+    baseline, resident = jail.memory_in_use()
+    layers = jail.enter_cell()
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    gc.collect()
+    gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
+    control.send(orjson.dumps({"cell": layers, "resident": resident}))
+    children: dict[int, int] = {}
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if woken in ready:
+            os.read(woken, 4096)
+            _report_ended(control, children)
+        if control.fileno() in ready:
+            _obey(control, children, baseline)
+
+
+def _keep_heap() -> None:
+    """Have the C library keep some freed memory.
+
+    By default it returns the top of the heap to the kernel after every run and faults it in again in the
+    next, which costs more than all the JSON of the run (measured: 1.5 µs per document).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; other libraries do not need it
+    if mallopt is not None:
+        for parameter, value in ((_M_TRIM_THRESHOLD, 8 << 20), (_M_MMAP_THRESHOLD, 1 << 20)):
+            mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def _warm_up() -> None:
+    """Go once through what every guest does first, so that its modules and pages are there to share."""
+    program = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
+    code = dialect.compile_program(program)
+    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None, None))
+    exec(code, space)
+    cls = dialect.runnable_class(space)
+    try:
+        cls().process([])
+    except ZeroDivisionError as err:
+        dialect.describe(err, program)
+    wire.encode_document(wire.decoder(())(b'[1, 2.5, null, "x", {"a": true}]'), "output")
+    values.Keeper().overlay({"warm": values.encode(["up"])})
+    dialect.preload()
+    jail.prepare()
+
+
+def _report_ended(control: socket.socket, children: dict[int, int]) -> None:
+    while children:
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        report = {
+            "ended": children.pop(pid),
+            "exit": os.waitstatus_to_exitcode(status),
+            "resident": usage.ru_maxrss << 10,
+        }
+        _tell(control, report)
+
+
+def _tell(control: socket.socket, message: Mapping[str, Any], fd: int | None = None) -> None:
+    passed = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+    try:
+        control.sendmsg([orjson.dumps(message)], passed)
+    except OSError:  # the host is gone, and every guest goes with us
+        os._exit(0)
+
+
+def _obey(control: socket.socket, children: dict[int, int], baseline: int) -> None:
+    try:
+        message, passed, _, _ = control.recvmsg(4096, socket.CMSG_LEN(4))
+    except OSError:
+        os._exit(0)
+    if not message:
+        os._exit(0)
+    order = orjson.loads(message)
+    if "kill" in order:
+        for pid in [pid for pid, known in children.items() if known == order["kill"]]:
+            os.kill(pid, signal.SIGKILL)
+        return
+    channel = array.array("i", passed[0][2])[0]
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as err:
+        _tell(control, {"refused": order["id"], "why": f"fork: {err.strerror}"})
+        os.close(channel)
+        return
+    if pid == 0:
+        _live(channel, parent, jail.MemoryLimit(baseline, order["memory_mb"]))
+    os.close(channel)
+    children[pid] = order["id"]
+    handle = os.pidfd_open(pid)
+    _tell(control, {"forked": order["id"]}, handle)
+    os.close(handle)
+
+
+def _live(channel_fd: int, parent: int, memory: jail.MemoryLimit) -> NoReturn:
+    """The whole life of a guest, from the fork to its last exit."""
+    tripwire, channel = Tripwire(), Channel()
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if channel_fd != jail.CHANNEL_FD:
+            os.dup2(channel_fd, jail.CHANNEL_FD)
+        sys.unraisablehook = _drop  # a generator that resists close() is no news for anyone
+        dialect.reseed()  # the zygote's random numbers are every guest's: fork copied them
+        guest = Guest(channel, memory, tripwire)
+        for timer in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(timer, guest.out_of_time)
+        layers = jail.seal(memory, parent)
+        tripwire.arm()
+        channel.send(wire.write_sealed({**layers, "tripwire": "on"}))
+        guest.load(channel.receive())
+        while True:
+            guest.serve(channel.receive())
+    except MemoryError:
+        channel.send(wire.write_failed(channel.nonce, _out_of_memory(memory), []))
+    except BaseException:  # a wall: user code cannot get here, so this is a fault of ours
+        with tripwire.disarmed():
+            channel.send(wire.write_broken(channel.nonce, traceback.format_exc()))
+    finally:
+        os._exit(EXIT_BROKEN)
+
+
+def _drop(_: object) -> None:
+    pass
+
+
+class Channel:
+    """The guest's end of the socket to the host; the only descriptor it has."""
+
+    def __init__(self) -> None:
+        self.nonce = 0  # of the request in hand
+        self.is_writing = False
+        self._splitter = wire.Splitter(0xFFFFFFFF)
+        self._frames: list[wire.Frame] = []
+
+    def send(self, frame: bytes) -> None:
+        self.is_writing = True
+        rest = memoryview(frame)
+        while rest:
+            try:
+                rest = rest[os.write(jail.CHANNEL_FD, rest) :]
+            except OSError:  # the host is gone, and nobody is left to answer to
+                os._exit(0)
+        self.is_writing = False
+
+    def receive(self) -> wire.Frame:
+        while not self._frames:
+            try:
+                data = os.read(jail.CHANNEL_FD, 1 << 18)
+            except OSError:
+                data = b""
+            if not data:
+                os._exit(0)
+            self._frames = self._splitter.feed(data)
+        frame = self._frames.pop(0)
+        self.nonce = frame.nonce
+        return frame
+
+
+class Tripwire:
+    """Ends the guest at the first thing that only code which broke out of the dialect would do.
+
+    An audit hook cannot be removed. It costs nothing while nothing happens, and it is not the boundary:
+    it turns a loss of the language layer into a dead guest with a name for the cause.
+    """
+
+    _EVENTS = frozenset(
+        (
+            "open", "exec", "compile", "import", "code.__new__", "function.__new__", "object.__getattr__",
+            "object.__setattr__", "object.__delattr__", "sys._getframe", "sys._current_frames",
+            "sys._getframemodulename", "sys.addaudithook", "sys.excepthook", "sys.setprofile",
+            "sys.settrace", "builtins.input", "builtins.breakpoint",
+            "pickle.find_class", "marshal.loads", "marshal.dumps", "marshal.load", "signal.pthread_kill",
+            "resource.prlimit",
+        )
+    )  # fmt: skip
+    _FAMILIES = (
+        "os.", "socket.", "subprocess.", "ctypes.", "shutil.", "mmap.", "fcntl.", "gc.", "cpython.",
+        "tempfile.", "pty.", "syslog.", "urllib.", "http.", "glob.", "pathlib.", "sqlite3.",
+        "webbrowser.", "setopencodehook",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        # A list, not attributes: the hook must keep working whatever becomes of this object.
+        self._state = [False, 0]  # armed, number of `exec` events to let pass
+        sys.addaudithook(self._hook(self._state))
+
+    @classmethod
+    def _hook(cls, state: list[int]) -> Callable[[str, object], None]:
+        events, families, leave, code = cls._EVENTS, cls._FAMILIES, os._exit, jail.EXIT_TRIPWIRE
+
+        def hook(event: str, _: object) -> None:
+            if not state[0]:
+                return
+            if event == "exec" and state[1]:
+                state[1] -= 1
+            elif event in events or event.startswith(families):
+                leave(code)
+
+        return hook
+
+    def arm(self) -> None:
+        self._state[0] = True
+
+    @contextmanager
+    def disarmed(self) -> Iterator[None]:
+        before, self._state[0] = self._state[0], False
+        try:
+            yield
+        finally:
+            self._state[0] = before
+
+    def run_module(self, code: CodeType, space: dict[str, Any]) -> None:
+        """`exec(code, space)`, with the tripwire armed for all that the code does."""
+        self._state[1] = 1
+        exec(code, space)
+
+
+class Unsuccessful(BaseException):
+    """Ends a run with the failure that its reply will carry; `except Exception` does not stop it."""
+
+    def __init__(self, failure: Failure, line: int = 1) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+        self.line = line
+
+
+def _failed(code: str, text: str) -> Unsuccessful:
+    return Unsuccessful(Failure(code, text))
+
+
+class Held:
+    """One key's context, and the instance that works on it once a message needed one."""
+
+    def __init__(self, given: Mapping[str, bytes]) -> None:
+        self.instance: Any = None
+        self._given = given
+        self._keeper = values.Keeper()
+        size = sum(len(name.encode()) + len(value) for name, value in given.items())
+        self._was_whole = size <= WHOLE_BYTES
+
+    def instantiate(self, make: Callable[[values.LiveContext], Any]) -> None:
+        """Make the instance, with the committed items laid over what its init() set."""
+        self._keeper = values.Keeper()
+        instance = make(self._keeper.context)
+        try:
+            self._keeper.overlay(self._given)
+        except ValueError as err:
+            raise _failed("E309", str(err)) from None
+        self.instance, self._given = instance, {}
+
+    def change(self, limit_bytes: int) -> ContextChange | None:
+        """What the run did, staged until `keep` or `undo`."""
+        if self.instance is None:
+            return None
+        try:
+            items, size = self._keeper.changes()
+        except ValueError as err:
+            raise _failed("E309", str(err)) from None
+        if size > limit_bytes:
+            raise _failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
+        if not items:
+            return None
+        if size <= WHOLE_BYTES:
+            return ContextChange(self._keeper.all_items(), True, size)
+        return ContextChange(self._keeper.all_items() if self._was_whole else items, False, size)
+
+    def keep(self, change: ContextChange | None) -> None:
+        """The change is on its way to the host: it is the ground for the next run."""
+        if self.instance is not None:
+            self._keeper.keep()
+        if change is not None:
+            self._was_whole = change.whole
+
+    def undo(self) -> None:
+        """Be as before the run."""
+        if self.instance is not None:
+            self._keeper.undo()
+
+
+class Guest:
+    """One Runnable at work: its program, its instances, and the bookkeeping of the run in hand."""
+
+    def __init__(self, channel: Channel, memory: jail.MemoryLimit, tripwire: Tripwire) -> None:
+        self._channel = channel
+        self._memory = memory
+        self._tripwire = tripwire
+        self._limits = Limits()
+        self._program = Program("", "")
+        self._cls: type[capabilities.BaseSecureRunnable] = capabilities.BaseSecureRunnable
+        self._logger: Any = None
+        self._streams_a_list = False
+        self._is_loading = True
+        self._held: dict[str, Held] = {}
+        self._group = 0
+        self._log_lines: list[LogLine] = []
+        self._logs_dropped = 0
+        self._brought = wire.Yield([], [], [], [], [], [])
+        self._event_bytes = 0
+        self._output_bytes = 0
+        self._spoiled: Unsuccessful | None = None
+
+    # Loading.
+
+    def load(self, frame: wire.Frame) -> None:
+        """Compile and run the program's module level; say what is wrong with it, or that it is loaded."""
+        self._program, self._limits = wire.read_load(frame)
+        self._start_timers()
+        try:
+            self._load()
+            faults: list[Fault] = []
+        except Faults as err:
+            faults = err.faults
+        except Unsuccessful as err:
+            faults = [Fault(self._program.filename, err.line, 1, "E206", err.failure.text)]
+        self._stop_timers()
+        self._is_loading = False
+        self._channel.send(wire.write_loaded(self._channel.nonce, faults))
+
+    def _load(self) -> None:
+        with self._tripwire.disarmed():
+            code = dialect.compile_program(self._program)
+            runtime = dialect.Runtime(capabilities.BaseSecureRunnable, self._log, None)
+            space = dialect.namespace(runtime)
+        self._logger = space["logger"]
+        self._user(self._tripwire.run_module, code, space)
+        with self._tripwire.disarmed():
+            self._cls = dialect.runnable_class(space)
+            self._streams_a_list = _first_parameter(self._cls.process_stream) == "queries"
+
+    # Running.
+
+    def serve(self, frame: wire.Frame) -> None:
+        """Answer one request for a run; whatever user code does, exactly one reply ends it."""
+        request = wire.read_run(frame)
+        self._brought = wire.Yield([0] * len(request.groups), [], [], [], [], [])
+        self._event_bytes = self._output_bytes = 0
+        self._spoiled = None
+        for key in request.forget:
+            self._held.pop(key, None)
+        for group in request.groups:
+            if group.context is not None:
+                self._held[group.key] = Held(group.context)
+        self._start_timers()
+        try:
+            for number, group in enumerate(request.groups):
+                self._group = number
+                self._run_group(group, request)
+            if self._spoiled is not None:
+                raise self._spoiled
+            changes = self._changes(request.groups)
+            reply = self._reply(changes)
+        except (Unsuccessful, MemoryError) as err:
+            failure = err.failure if isinstance(err, Unsuccessful) else _out_of_memory(self._memory)
+            for group in request.groups:
+                self._held[group.key].undo()
+            reply = wire.write_failed(self._channel.nonce, failure, self._logs())
+        else:
+            for key in {group.key for group in request.groups}:
+                self._held[key].keep(changes.get(key))
+        self._stop_timers()
+        self._brought = wire.Yield([], [], [], [], [], [])
+        self._channel.send(reply)
+
+    def _run_group(self, group: Group, request: wire.RunRequest) -> None:
+        queries = self._decode(group)
+        if not queries:
+            return
+        instance = self._instance(self._held[group.key])
+        if request.stream:
+            self._stream(instance, queries)
+        else:
+            self._process(instance, queries, request.fields)
+
+    def _decode(self, group: Group) -> list[Any]:
+        queries: list[Any] = []
+        decode = wire.decoder(group.documents)
+        for index, text in enumerate(group.documents):
+            try:
+                document = decode(text)
+            except (ValueError, RecursionError) as err:
+                self._brought.rejected.append((self._group, index, f"the message is not JSON: {err}"))
+                continue
+            if isinstance(document, list):
+                queries += document
+            else:
+                queries.append(document)
+        return queries
+
+    def _instance(self, held: Held) -> Any:
+        if held.instance is None:
+            held.instantiate(self._make)
+        return held.instance
+
+    def _make(self, context: values.LiveContext) -> Any:
+        voice = capabilities.Voice(self._call, self._event, self._logger)
+        instance = self._user(capabilities.make, self._cls, context, voice)
+        self._user(instance.init)
+        return instance
+
+    def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
+        room = self._limits.outputs - len(self._brought.bodies)
+        documents = self._user(_gather, instance.process, queries, room)
+        written = []
+        for index, document in enumerate(documents):
+            if document is None:
+                continue
+            if len(self._brought.bodies) == self._limits.outputs:
+                raise _failed("E307", f"more than {self._limits.outputs} outputs in one run")
+            body = self._encode(document, "output", index)
+            self._output_bytes += len(body)
+            if self._output_bytes > self._limits.output_bytes:
+                raise _failed("E307", f"more than {self._limits.output_bytes} bytes of output in one run")
+            self._brought.bodies.append(body)
+            written.append(document)
+        self._brought.counts[self._group] += len(written)
+        if fields:
+            self._brought.tokens += self._user(_tokens, written, fields)
+
+    def _stream(self, instance: Any, queries: list[Any]) -> None:
+        sent = 0
+        for argument in [queries] if self._streams_a_list else queries:
+            chunks = self._user(_chunks, instance.process_stream, argument)
+            while (chunk := self._user(next, chunks, _END)) is not _END:
+                if chunk is None:
+                    continue
+                sent += 1
+                body = self._encode_chunk(chunk, sent)
+                self._output_bytes += len(body)
+                if sent > self._limits.outputs * 100 or self._output_bytes > self._limits.output_bytes:
+                    self._user(_close, chunks)
+                    raise _failed(
+                        "E307",
+                        f"more than {self._limits.outputs * 100} chunks "
+                        f"or {self._limits.output_bytes} bytes in one stream",
+                    )
+                self._send_chunk(body)
+
+    def _send_chunk(self, body: bytes) -> None:
+        # A slow listener holds this write up; that is no time of the user's.
+        left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        self._channel.send(wire.write_chunk(self._channel.nonce, body))
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, left_s)
+
+    def _encode_chunk(self, chunk: Any, number: int) -> bytes:
+        if isinstance(chunk, str):
+            try:
+                return chunk.encode()
+            except UnicodeEncodeError:
+                raise _failed("E306", f"chunk {number} holds a lone surrogate, which is not text") from None
+        return self._encode(chunk, "chunk", number)
+
+    def _encode(self, document: Any, *place: object) -> bytes:
+        try:
+            return wire.encode_document(document, *place)
+        except wire.Unwritable as err:
+            raise _failed("E306", str(err)) from None
+        except BaseException as err:  # a wall: the document's class is the user's, and so is its code
+            raise Unsuccessful(self._explain(err)) from None
+
+    def _changes(self, groups: Sequence[Group]) -> dict[str, ContextChange]:
+        changes = {}
+        for key in {group.key: None for group in groups}:
+            change = self._held[key].change(self._limits.context_bytes)
+            if change is not None:
+                changes[key] = change
+        return changes
+
+    def _reply(self, changes: Mapping[str, ContextChange]) -> bytes:
+        most = wire.reply_bytes(self._limits)
+        try:
+            reply = wire.write_ran(self._channel.nonce, self._brought, changes, self._logs())
+        except ValueError as err:
+            raise _failed("E307", f"the result of the run cannot be carried: {err}") from None
+        if len(reply) > most:
+            raise _failed("E307", f"the result of the run is {len(reply)} bytes long (limit {most})")
+        return reply
+
+    # Where user code runs, and what it reaches of us.
+
+    def _user(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call user code under its memory limit; whatever it raises becomes the run's failure."""
+        self._memory.for_user()
+        try:
+            return function(*arguments)
+        except Unsuccessful:
+            raise
+        except BaseException as err:  # a wall: nothing that user code raises gets past here
+            self._memory.for_runtime()
+            raise Unsuccessful(self._explain(err), self._line(err)) from None
+        finally:
+            self._memory.for_runtime()
+
+    def _line(self, err: BaseException) -> int:
+        line, trace = 1, err.__traceback__
+        with self._tripwire.disarmed():
+            while trace is not None:
+                if trace.tb_frame.f_code.co_filename == self._program.filename:
+                    line = trace.tb_lineno
+                trace = trace.tb_next
+        return line
+
+    def _explain(self, err: BaseException) -> Failure:
+        if isinstance(err, MemoryError):
+            return _out_of_memory(self._memory)
+        with self._tripwire.disarmed():
+            text, trace = dialect.describe(err, self._program)
+        if isinstance(err, dialect.Reject):
+            return Failure("E305", str(err.why))
+        if isinstance(err, dialect.Retry):
+            return Failure("E304", text, trace, retry_after_s=min(max(float(err.after_s), 0.0), 1e9))
+        code = "E317" if isinstance(err, capabilities.CapabilityError) else "E304"
+        return Failure(code, text, trace)
+
+    def _log(self, level: str, text: str) -> None:
+        if len(self._log_lines) >= self._limits.log_lines:
+            self._logs_dropped += 1
+            return
+        self._log_lines.append(LogLine(level, text[: wire.LOG_CHARS + 1]))
+
+    def _logs(self) -> list[LogLine]:
+        lines, self._log_lines = self._log_lines, []
+        if self._logs_dropped:
+            limit = self._limits.log_lines
+            lines.append(LogLine("warning", f"{self._logs_dropped} lines over the limit of {limit} dropped"))
+            self._logs_dropped = 0
+        return lines
+
+    def _event(self, name: str, data: Any) -> None:
+        if not isinstance(name, str) or not 0 < len(name) <= wire.EVENT_NAME_CHARS:
+            raise ValueError(f"an event's name is a text of 1 to {wire.EVENT_NAME_CHARS} characters")
+        self._memory.for_runtime()
+        try:
+            body = wire.encode_document(data, "event", name)
+        finally:
+            self._memory.for_user()
+        self._event_bytes += len(body)
+        limits = self._limits
+        if len(self._brought.events) == limits.outputs or self._event_bytes > limits.output_bytes:
+            # Kept as well as raised: a bare `except` must not make the event disappear unnoticed.
+            self._spoiled = _failed(
+                "E307", f"more than {limits.outputs} events or {limits.output_bytes} bytes of them in one run"
+            )
+            raise self._spoiled
+        self._brought.events.append((self._group, str(name)))
+        self._brought.event_bodies.append(body)
+
+    def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+        self._memory.for_runtime()
+        try:
+            body = wire.encode_document(arguments, "arguments of", name)
+            if len(body) > wire.CALL_BYTES:
+                raise capabilities.CapabilityError(f"the arguments of {name} are {len(body)} bytes long")
+            self._channel.send(wire.write_call(self._channel.nonce, name, body))
+            frame = self._channel.receive()
+            if "refused" in frame.header:
+                raise capabilities.CapabilityError(frame.header["refused"])
+            return orjson.loads(frame.blobs[0])
+        finally:
+            self._memory.for_user()
+
+    # Time.
+
+    def _start_timers(self) -> None:
+        # The host measures and kills by its own clocks. These come first where they can, because only the
+        # guest can say which line of the user's was running.
+        for timer, limit_s in (
+            (signal.ITIMER_REAL, self._limits.wall_s),
+            (signal.ITIMER_PROF, self._limits.cpu_s),
+        ):
+            if limit_s < 1e9:
+                signal.setitimer(timer, limit_s)
+
+    def _stop_timers(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def out_of_time(self, number: int, frame: FrameType | None) -> None:
+        """Say which line was running when the time was up, and end."""
+        if self._channel.is_writing:
+            return  # half a frame is out; the host's own clock decides
+        self._memory.for_runtime()
+        kind, code, limit_s = ("CPU", "E311", self._limits.cpu_s)
+        if number == signal.SIGALRM:
+            kind, code, limit_s = ("wall", "E312", self._limits.wall_s)
+        err = TimeoutError(f"more than {limit_s:g} s of {kind} time").with_traceback(_trace_of(frame))
+        if self._is_loading:
+            fault = Fault(self._program.filename, self._line(err), 1, "E206", f"while it was loaded: {err}")
+            self._channel.send(wire.write_loaded(self._channel.nonce, [fault]))
+        else:
+            with self._tripwire.disarmed():
+                text, shown = dialect.describe(err, self._program)
+            failure = Failure(code, text, shown)
+            self._channel.send(wire.write_failed(self._channel.nonce, failure, self._logs()))
+        os._exit(0)
+
+
+def _trace_of(frame: FrameType | None) -> TracebackType | None:
+    """The traceback that an exception raised in `frame` would have, so that it can be told like one."""
+    trace: TracebackType | None = None
+    while frame is not None:
+        trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
+        frame = frame.f_back
+    return trace
+
+
+def _out_of_memory(memory: jail.MemoryLimit) -> Failure:
+    memory.drop_ballast()
+    return Failure("E313", "the Runnable used more memory than its limit")
+
+
+_END = object()
+
+
+def _gather(process: Callable[[list[Any]], Any], queries: list[Any], room: int) -> Sequence[Any]:
+    """What `process` returned as a list of documents, read no further than one past `room`."""
+    result = process(queries)
+    if result is None or (isinstance(result, (dict, str, int, float)) and not result):
+        return ()
+    if type(result) is list or type(result) is tuple:
+        return result
+    if isinstance(result, (list, tuple)):
+        return list(result)
+    if isinstance(result, Iterator):
+        documents = list(islice(result, room + 1))
+        _close(result)
+        return documents
+    return (result,)
+
+
+def _chunks(process_stream: Callable[[Any], Any], argument: Any) -> Iterator[Any]:
+    result = process_stream(argument)
+    if result is None:
+        return iter(())
+    if isinstance(result, (dict, str, int, float)):
+        return iter((result,))
+    return iter(result)
+
+
+def _close(iterator: Iterator[Any]) -> None:
+    # Now, inside the run and its limits, and not whenever the collector finds it.
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        close()
+
+
+def _tokens(documents: Sequence[Any], fields: Sequence[str]) -> list[str]:
+    paths = [(field, field.split(".")) for field in fields]
+    return [_token(document, field, path) for document in documents for field, path in paths]
+
+
+def _token(document: Any, field: str, path: Sequence[str]) -> str:
+    """The subject token that `field`, a dotted path, has in `document`."""
+    value = document
+    for part in path:
+        if not isinstance(value, dict) or part not in value:
+            raise _failed("E308", f"an output has no field {field!r}")
+        value = value[part]
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        kind = type(value).__name__
+        raise _failed("E308", f"field {field!r} of an output is a {kind}, not a text or an integer")
+    token = str(value)
+    if not SAFE_TOKEN.match(token):
+        raise _failed("E308", f"field {field!r} of an output cannot be part of a subject: {token[:60]!r}")
+    return token
+
+
+def _first_parameter(method: Any) -> str:
+    try:
+        names = list(inspect.signature(method).parameters)
+    except (TypeError, ValueError):
+        return ""
+    return names[1] if len(names) > 1 else ""

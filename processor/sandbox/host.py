@@ -1,0 +1,812 @@
+"""The trusted side of the wall: starts the zygote, owns every guest, and believes none of them.
+
+`Zygote` is the one clean process per service that guests are forked from; `Guest` is one of them, loaded
+with one program. The worker calls `run` and `stream` and gets an Outcome: whatever a guest does (loop,
+crash, lie, flood) ends in a `Failed` with a code, and at worst with a dead guest that the worker replaces.
+
+Time and processor use are measured here, never asked for. Every byte from a guest goes through wire.py;
+anything unexpected kills the guest. Nothing here interprets a payload, holds a secret, or touches the
+broker; capability calls are handed to the `perform` that the caller gave.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import math
+import os
+import resource
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+import processor
+from processor.errors import Fault, Faults, GuestError, ProcessorError
+from processor.model import Failed, Failure, Group, Limits, Outcome, Program
+from processor.sandbox import wire
+from processor.sandbox.jail import EXIT_TRIPWIRE, JailReport
+
+Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+# How often a running guest's processor time is read: the most that it can go over its limit.
+CPU_POLL_S = 0.05
+# The guest's own timers come first, so that it can say which line was running; then the host kills.
+GRACE_S = 0.1
+START_S = 20.0
+LAST_WORDS_S = 2.0
+# What may wait unread from a guest before the socket is left to fill up and holds the guest back.
+UNREAD_BYTES = 1 << 20
+READ_BYTES = 1 << 18
+# Calls over limits.requests are answered with a refusal, but not for ever: each one costs the host time.
+REFUSED_CALLS = 1000
+
+_BOOT = """
+import sys
+sys.path += sys.argv[2:]
+from processor.sandbox.guest import zygote
+zygote(int(sys.argv[1]))
+"""
+
+
+class _Gone(Exception):
+    """The guest's process has ended, and it left no frame that has not been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a guest's process ended, as the zygote saw it."""
+
+    exit: int  # negative: the number of the signal
+    resident_bytes: int  # at its peak
+
+
+class Zygote:
+    """The process that guests are forked from. Close it, and every guest of it is gone."""
+
+    report: JailReport
+
+    def __init__(self) -> None:
+        self._cell: _Cell | None = None
+        self._starting = asyncio.Lock()
+        # More at a time would only queue up in the zygote, with their descriptors in flight.
+        self._forking = asyncio.Semaphore(8)
+        self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()  # the loop holds those that live
+        self._sealed: dict[str, str] = {}
+        self._is_closed = False
+
+    @classmethod
+    async def start(cls) -> Zygote:
+        """A zygote that is ready to fork, with the jail's report. Raises GuestError E502."""
+        zygote = cls()
+        try:
+            await zygote._running_cell()
+        except BaseException:
+            await zygote.close()
+            raise
+        return zygote
+
+    async def spawn(self, program: Program, limits: Limits, *, perform: Perform | None = None) -> Guest:
+        """A guest with `program` loaded. A zygote that died meanwhile is started again.
+
+        Raises Faults with all that is wrong with the program, or GuestError E502 where the machine
+        refuses the process.
+        """
+        guest = await self._fork(limits, perform)
+        try:
+            sealed = await guest._sealed()
+            if sealed != self._sealed:
+                raise _no_guest(f"its jail has other layers than at the start: {sealed}")
+            await guest._load(program)
+        except BaseException:
+            await guest.close()
+            raise
+        return guest
+
+    async def close(self) -> None:
+        """Kill every guest and end the zygote; nothing of them remains. Idempotent."""
+        self._is_closed = True
+        await asyncio.gather(*(guest.close() for guest in list(self._guests)))
+        if self._cell is not None:
+            await self._cell.close()
+
+    async def _running_cell(self) -> _Cell:
+        async with self._starting:
+            if self._is_closed:
+                raise _no_guest("the zygote is closed")
+            if self._cell is None or not self._cell.is_up:
+                if self._cell is not None:
+                    await self._cell.close()
+                self._cell = cell = await _Cell.launch()
+                await self._probe(cell)
+            return self._cell
+
+    async def _probe(self, cell: _Cell) -> None:
+        """Learn from a guest that is never loaded which layers a guest gets here."""
+        guest = await cell.fork(Limits(), None)
+        try:
+            self._sealed = await guest._sealed()
+        finally:
+            await guest.close()
+        self.report = JailReport.of({**cell.layers, **self._sealed})
+
+    async def _fork(self, limits: Limits, perform: Perform | None) -> Guest:
+        async with self._forking:
+            cell = await self._running_cell()
+            try:
+                guest = await cell.fork(limits, perform)
+            except _Gone:  # it died since we looked; the next one gets no second chance
+                guest = await (await self._running_cell()).fork(limits, perform)
+        self._guests.add(guest)
+        return guest
+
+
+def _no_guest(why: str) -> GuestError:
+    return GuestError(
+        "E502",
+        f"the guest could not be started: {why}",
+        remedy="Guests need Linux 5.4 or newer and a Python that may start processes.",
+    )
+
+
+class _Cell:
+    """One life of the zygote's process: the control socket and what is awaited on it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
+        self.is_up = True
+        self.layers: dict[str, str] = {}
+        self._loop = asyncio.get_running_loop()
+        self._process = process
+        self._control = control
+        self._errors = errors
+        self._errors_text = ""
+        self._resident_bytes = 0
+        self._handle = os.pidfd_open(process.pid)
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._down: asyncio.Future[None] = self._loop.create_future()
+        self._orders = 0
+        self._forked: dict[int, asyncio.Future[int]] = {}
+        self._endings: dict[int, asyncio.Future[_Ending | None]] = {}
+        self._loop.add_reader(control, self._readable)
+        self._loop.add_reader(self._handle, self._ended)
+
+    @classmethod
+    async def launch(cls) -> _Cell:
+        """A zygote's process that is ready to fork. Raises GuestError."""
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except (AttributeError, OSError) as err:
+            raise _no_guest(f"{sys.platform} has no process descriptors here ({err})") from err
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        errors = os.fdopen(os.memfd_create("zygote-errors"), "r+b")
+        try:
+            process = _execute(theirs.fileno(), errors)
+        except OSError as err:
+            ours.close()
+            errors.close()
+            raise _no_guest(f"{sys.executable}: {err.strerror}") from err
+        finally:
+            theirs.close()
+        cell = cls(process, ours, errors)
+        try:
+            await asyncio.wait_for(cell._ready, START_S)
+        except (TimeoutError, _Gone) as err:
+            why = cell._last_words() or f"the zygote was not ready after {START_S:g} s"
+            raise _no_guest(why) from err
+        finally:
+            if not cell.layers:
+                await cell.close()
+        return cell
+
+    async def fork(self, limits: Limits, perform: Perform | None) -> Guest:
+        """A guest that is closing its jail. Raises _Gone where the zygote has died."""
+        if not self.is_up:
+            raise _Gone
+        self._orders += 1
+        order = self._orders
+        forked = self._forked[order] = self._loop.create_future()
+        ending = self._endings[order] = self._loop.create_future()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            self._send({"id": order, "memory_mb": limits.memory_mb}, theirs.fileno())
+            handle = await asyncio.wait_for(forked, START_S)
+        except BaseException as err:
+            ours.close()
+            if isinstance(err, TimeoutError):
+                raise _no_guest(f"the zygote did not fork within {START_S:g} s") from err
+            raise
+        finally:
+            theirs.close()
+            del self._forked[order]
+        return Guest(self, order, ours, handle, ending, limits, perform)
+
+    def kill(self, order: int) -> None:
+        """Have the zygote kill a guest that we may not signal: root without CAP_KILL, uid dropped."""
+        self._send({"kill": order})
+
+    def was_near_limit(self, ending: _Ending, limits: Limits) -> bool:
+        """Whether a crash of that guest is what running out of memory looks like."""
+        used = ending.resident_bytes - self._resident_bytes
+        return limits.memory_mb > 0 and used > 0.3 * (limits.memory_mb << 20)
+
+    async def close(self) -> None:
+        if self.is_up:
+            self._control.shutdown(socket.SHUT_RDWR)
+            try:
+                await asyncio.wait_for(asyncio.shield(self._down), LAST_WORDS_S)
+            except TimeoutError:
+                self._process.kill()
+                await self._down
+
+    def _send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        passed = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        try:
+            self._control.sendmsg([orjson.dumps(message)], passed)
+        except OSError as err:
+            raise _Gone from err
+
+    def _readable(self) -> None:
+        try:
+            message, passed, _, _ = self._control.recvmsg(16384, socket.CMSG_LEN(4))
+        except BlockingIOError:
+            return
+        except OSError:
+            message, passed = b"", []
+        if not message:
+            self._loop.remove_reader(self._control)
+            return
+        self._handle_message(
+            orjson.loads(message), [fd for item in passed for fd in array.array("i", item[2])]
+        )
+
+    def _handle_message(self, message: dict[str, Any], fds: list[int]) -> None:
+        if "cell" in message:
+            self.layers = message["cell"]
+            self._resident_bytes = message["resident"]
+            _settle(self._ready, None)
+        elif "forked" in message:
+            waiting = self._forked.get(message["forked"])
+            if waiting is None or waiting.done():
+                os.close(fds[0])  # nobody waits any more; the guest sees its channel close and ends
+            else:
+                waiting.set_result(fds[0])
+        elif "refused" in message:
+            del self._endings[message["refused"]]
+            waiting = self._forked.get(message["refused"])
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(_no_guest(message["why"]))
+        else:
+            ending = self._endings.pop(message["ended"])
+            _settle(ending, _Ending(message["exit"], message["resident"]))
+
+    def _ended(self) -> None:
+        """The zygote's process has ended: reap it and let go of everything that waits for it."""
+        self.is_up = False
+        self._loop.remove_reader(self._handle)
+        self._loop.remove_reader(self._control)
+        self._process.wait()
+        os.close(self._handle)
+        self._control.close()
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._forked.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(_Gone())
+        for ending in self._endings.values():
+            _settle(ending, None)
+        with self._errors:
+            self._errors.seek(0)
+            self._errors_text = self._errors.read(1 << 16).decode("utf-8", "replace")
+        _settle(self._down, None)
+
+    def _last_words(self) -> str:
+        """What the zygote's process said before it gave up; empty where it has not."""
+        if self.is_up:
+            return ""
+        lines = self._errors_text.strip().splitlines() or ["it said nothing"]
+        return f"the zygote ended with exit code {self._process.returncode}: {lines[-1][:300]}"
+
+
+def _execute(control_fd: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the zygote's process with nothing of ours but our import path."""
+    # -I and -S: no environment, no user's site, no .pth file that runs code.
+    command = [sys.executable, "-I", "-S", "-c", _BOOT, str(control_fd), *_import_path()]
+    return subprocess.Popen(
+        command,
+        env={},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=[control_fd],
+        start_new_session=True,  # a Ctrl-C at the terminal is the host's to handle
+    )
+
+
+def _settle(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _import_path() -> list[str]:
+    """Where the zygote finds what we found: our own path, and the directory that holds this package."""
+    found = [str(Path(entry).absolute()) for entry in sys.path if not entry or Path(entry).exists()]
+    home = str(Path(processor.__path__[0]).absolute().parent)
+    return found if home in found else [*found, home]
+
+
+class Guest:
+    """A jailed process with one program; it does one run at a time and is never used for another route.
+
+    When it dies (`alive` is False), all its contexts are gone; the caller spawns another and gives them
+    again. Cancelling a run kills the guest, for nobody knows how far it has come; so does an `emit` or a
+    `perform` that raises what it should not.
+    """
+
+    def __init__(
+        self,
+        cell: _Cell,
+        order: int,
+        channel: socket.socket,
+        handle: int,
+        ending: asyncio.Future[_Ending | None],
+        limits: Limits,
+        perform: Perform | None,
+    ) -> None:
+        self.alive = True
+        self.pid = _pid_of(handle)
+        self._cell = cell
+        self._order = order
+        self._channel = channel
+        self._handle = handle
+        self._ending = ending
+        self._limits = limits
+        self._perform = perform
+        self._loop = asyncio.get_running_loop()
+        self._splitter = wire.Splitter(wire.reply_bytes(limits))
+        self._frames: deque[wire.Frame] = deque()
+        self._unread_bytes = 0
+        self._is_reading = True
+        self._unsent = memoryview(b"")
+        self._nonce: int | None = 0  # None: nothing was asked, and nothing may come
+        self._arrival: asyncio.Future[None] | None = None
+        self._down: asyncio.Future[None] = self._loop.create_future()
+        self._verdict: Failure | None = None
+        self._performing: asyncio.Task[Any] | None = None
+        self._keys: set[str] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self._deadline_s = math.inf
+        self._cpu_before_s = 0.0
+        self._is_held_up = False
+        self._loop.add_reader(channel, self._readable)
+        self._loop.add_reader(handle, self._ended)
+
+    # What the worker calls.
+
+    async def run(
+        self, groups: Sequence[Group], *, fields: Sequence[str] = (), forget: Sequence[str] = ()
+    ) -> Outcome:
+        """Call `process` once per group, in order; all of it counts, or nothing."""
+        return await self._ask(wire.RunRequest(groups, fields, forget, stream=False), None)
+
+    async def stream(
+        self, group: Group, emit: Callable[[bytes], Awaitable[None]], *, forget: Sequence[str] = ()
+    ) -> Outcome:
+        """Call `process_stream`, awaiting `emit` for every chunk before the next one is read.
+
+        Time spent in `emit` does not count against the guest.
+        """
+        return await self._ask(wire.RunRequest([group], (), forget, stream=True), emit)
+
+    def memory_bytes(self) -> int:
+        """The memory that is this guest's own and not shared with the zygote; 0 when it is dead."""
+        return _private_bytes(self.pid) if self.alive else 0
+
+    async def close(self) -> None:
+        """Kill the guest and wait until it is gone. Idempotent."""
+        if self.alive:
+            self._kill(Failure("E314", "the guest was closed", lethal=True))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._down), LAST_WORDS_S)
+
+    # What the zygote calls.
+
+    async def _sealed(self) -> dict[str, str]:
+        """The layers that the guest's own jail has. Raises GuestError."""
+        try:
+            frame = await asyncio.wait_for(self._receive(), START_S)
+            if "broken" in frame.header:
+                raise _no_guest(wire.read_broken(frame).strip().rpartition("\n")[2])
+            layers = wire.read_sealed(frame)
+        except (_Gone, TimeoutError, wire.Violation) as err:
+            failure = await self._obituary() if not self.alive else None
+            raise _no_guest(failure.text if failure else f"it did not close its jail ({err!r})") from err
+        self._nonce = None
+        return layers
+
+    async def _load(self, program: Program) -> None:
+        """Have the program compiled and loaded. Raises Faults."""
+        self._begin()
+        assert self._nonce is not None
+        try:
+            self._write(wire.write_load(self._nonce, program, self._limits))
+            frame = await self._receive()
+            self._refuse_broken(frame)
+            faults = wire.read_loaded(frame, program)
+        except wire.Violation as err:
+            self._kill(_violated(err))
+            raise Faults([_load_fault(program, await self._obituary())]) from err
+        except _Gone as err:
+            raise Faults([_load_fault(program, await self._obituary())]) from err
+        finally:
+            self._end()
+        if faults:
+            raise Faults(faults)
+
+    # A conversation.
+
+    async def _ask(
+        self, request: wire.RunRequest, emit: Callable[[bytes], Awaitable[None]] | None
+    ) -> Outcome:
+        if self._nonce is not None:
+            raise RuntimeError("a guest does one run at a time")
+        self._check_keys(request)
+        if not self.alive:
+            return Failed(await self._obituary())
+        self._begin()
+        assert self._nonce is not None
+        try:
+            self._write(wire.write_run(self._nonce, request))
+            outcome = await self._converse(request, emit)
+            if isinstance(outcome, Failed) and outcome.failure.lethal:
+                await self._obituary()
+        except wire.Violation as err:
+            self._kill(_violated(err))
+            outcome = Failed(await self._obituary())
+        except _Gone:
+            outcome = Failed(await self._obituary())
+        except BaseException:
+            self._kill(Failure("E314", "the run was cancelled", lethal=True))
+            raise
+        finally:
+            self._end()
+        return outcome
+
+    def _check_keys(self, request: wire.RunRequest) -> None:
+        self._keys.difference_update(request.forget)
+        for group in request.groups:
+            if group.context is not None:
+                self._keys.add(group.key)
+            elif group.key not in self._keys:
+                raise ValueError(
+                    f"the guest holds no context of key {group.key!r}; Group.context must give it"
+                )
+
+    async def _converse(
+        self, request: wire.RunRequest, emit: Callable[[bytes], Awaitable[None]] | None
+    ) -> Outcome:
+        room_bytes, room_chunks = self._limits.output_bytes, self._limits.outputs * 100
+        calls = 0
+        while True:
+            frame = await self._receive()
+            if "chunk" in frame.header and emit is not None:
+                chunk = wire.read_chunk(frame)
+                room_bytes, room_chunks = room_bytes - len(chunk), room_chunks - 1
+                if room_bytes < 0 or room_chunks < 0:
+                    raise wire.Violation("more chunks than the limit")
+                await self._emit(chunk, emit)
+            elif "call" in frame.header:
+                calls += 1
+                await self._answer(frame, calls)
+            else:
+                return self._conclude(frame, request)
+
+    def _conclude(self, frame: wire.Frame, request: wire.RunRequest) -> Outcome:
+        if self._frames or self._splitter.pending:
+            raise wire.Violation("bytes after the end of its answer")
+        self._refuse_broken(frame)
+        if "failed" in frame.header:
+            failed = wire.read_failed(frame, self._limits)
+            if failed.failure.code in ("E311", "E312"):
+                return self._out_of_time(frame)
+            if failed.failure.code == "E313":
+                # What filled the memory may still be held by the instance; a new guest starts clean.
+                self._kill(replace(failed.failure, lethal=True))
+                return replace(failed, failure=replace(failed.failure, lethal=True))
+            return failed
+        ran = wire.read_ran(frame, request, self._limits)
+        return replace(ran, cpu_s=self._cpu_used_s(), memory_bytes=_resident_bytes(self.pid))
+
+    async def _emit(self, chunk: bytes, emit: Callable[[bytes], Awaitable[None]]) -> None:
+        before = self._loop.time()
+        self._is_held_up = True
+        try:
+            await emit(chunk)
+        finally:
+            self._is_held_up = False
+            self._deadline_s += self._loop.time() - before
+
+    async def _answer(self, frame: wire.Frame, calls: int) -> None:
+        """Perform one capability call, unless the guest dies over it."""
+        name, arguments = wire.read_call(frame)
+        assert self._nonce is not None
+        if self._unsent or calls > self._limits.requests + REFUSED_CALLS:
+            raise wire.Violation("calls without an end, or before the last one was answered")
+        if calls > self._limits.requests:
+            reply = wire.write_refusal(
+                self._nonce,
+                f"{name}: more than {self._limits.requests} requests in one run (limits.requests)",
+            )
+        elif self._perform is None:
+            reply = wire.write_refusal(self._nonce, f"{name}: this Runnable has no such capability")
+        else:
+            task = self._performing = asyncio.ensure_future(_as_coroutine(self._perform(name, arguments)))
+            try:
+                reply = wire.write_answer(self._nonce, await task)
+            except ProcessorError as err:
+                reply = wire.write_refusal(self._nonce, str(err))
+            except asyncio.CancelledError:
+                if self.alive or _is_cancelled():
+                    raise
+                return  # it is the guest that ended; what it said last is still to be read
+            finally:
+                self._performing = None
+                task.cancel()
+        self._write(reply)
+
+    def _refuse_broken(self, frame: wire.Frame) -> None:
+        """End a guest whose own runtime failed, and ask for a report."""
+        if "broken" in frame.header:
+            trace = wire.read_broken(frame)
+            text = "the runtime inside the guest failed; this is a fault in Processor, please report it"
+            self._kill(Failure("E314", text, trace, lethal=True))
+            raise _Gone
+
+    def _out_of_time(self, frame: wire.Frame) -> Failed:
+        """The guest's own timer came first and says which line was running; the sentence is ours."""
+        failed = wire.read_failed(frame, self._limits)
+        if failed.failure.code not in ("E311", "E312"):
+            raise wire.Violation("a failure that has no place here")
+        ours = self._too_slow() if failed.failure.code == "E312" else self._too_busy()
+        failure = replace(ours, traceback=failed.failure.traceback)
+        self._kill(failure)
+        return replace(failed, failure=failure)
+
+    def _begin(self) -> None:
+        self._nonce = secrets.randbits(64)
+        self._deadline_s = self._loop.time() + self._limits.wall_s
+        self._cpu_before_s = self._cpu_s()
+        self._check_time()
+
+    def _end(self) -> None:
+        self._nonce = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _check_time(self) -> None:
+        """Kill a guest that is over its time or its share of the processor; look again shortly."""
+        now = self._loop.time()
+        if now >= self._deadline_s + GRACE_S and not self._is_held_up:
+            self._kill(self._too_slow())
+        elif self._cpu_used_s() >= self._limits.cpu_s + GRACE_S:
+            self._kill(self._too_busy())
+        else:
+            wait_s = min(CPU_POLL_S, max(self._deadline_s + GRACE_S - now, 0.001))
+            self._watch = self._loop.call_later(wait_s, self._check_time)
+
+    def _too_slow(self) -> Failure:
+        spent_s = self._loop.time() - self._deadline_s + self._limits.wall_s
+        text = f"stopped after {spent_s:.2f} s of wall time (limit {self._limits.wall_s:g} s)"
+        return Failure("E312", text, lethal=True)
+
+    def _too_busy(self) -> Failure:
+        text = f"stopped after {self._cpu_used_s():.2f} s of CPU time (limit {self._limits.cpu_s:g} s)"
+        return Failure("E311", text, lethal=True)
+
+    def _cpu_s(self) -> float:
+        if self.pid <= 0:  # it died before we could learn its number; zero would name ourselves
+            return 0.0
+        try:
+            # The kernel's name for the CPU clock of another process; reading it needs no privilege.
+            return time.clock_gettime((~self.pid << 3) | 2)
+        except OSError:
+            return self._cpu_before_s
+
+    def _cpu_used_s(self) -> float:
+        return self._cpu_s() - self._cpu_before_s
+
+    async def _receive(self) -> wire.Frame:
+        """The next frame of this conversation. Raises _Gone when there can be none, or Violation."""
+        while not self._frames:
+            if not self.alive:
+                raise _Gone
+            self._arrival = self._loop.create_future()
+            await self._arrival
+        frame = self._frames.popleft()
+        if not self._frames:
+            self._unread_bytes = 0
+            if not self._is_reading and self.alive:
+                self._is_reading = True
+                self._loop.add_reader(self._channel, self._readable)
+        if frame.nonce != self._nonce:
+            raise wire.Violation("a frame that answers nothing that was asked")
+        return frame
+
+    # The socket, and the end.
+
+    def _write(self, data: bytes) -> None:
+        if not self.alive:
+            return
+        try:
+            sent = self._channel.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is dying, and _ended is about to say so
+            return
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+            self._loop.add_writer(self._channel, self._writable)
+
+    def _writable(self) -> None:
+        try:
+            self._unsent = self._unsent[self._channel.send(self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._loop.remove_writer(self._channel)
+
+    def _readable(self) -> None:
+        if self._read_some() and self._unread_bytes > UNREAD_BYTES and self._frames and self.alive:
+            self._is_reading = False
+            self._loop.remove_reader(self._channel)
+        self._wake()
+
+    def _read_some(self) -> bool:
+        """Take in what has arrived; False when there is nothing, or will never be more."""
+        try:
+            data = self._channel.recv(READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._channel)
+            self._is_reading = False
+            return False
+        try:
+            if self._nonce is None:
+                raise wire.Violation("bytes that nobody asked for")
+            self._unread_bytes += len(data)
+            self._frames += self._splitter.feed(data)
+        except wire.Violation as err:
+            self._kill(_violated(err))
+            return False
+        return True
+
+    def _wake(self) -> None:
+        if (self._frames or not self.alive) and self._arrival is not None:
+            arrival, self._arrival = self._arrival, None
+            _settle(arrival, None)
+
+    def _kill(self, verdict: Failure) -> None:
+        """Kill the process; `verdict` is why, unless it had died of something else before."""
+        self._verdict = self._verdict or verdict
+        if not self.alive:
+            return
+        try:
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            with contextlib.suppress(_Gone):
+                self._cell.kill(self._order)
+
+    def _ended(self) -> None:
+        """The process has ended: take its last bytes, let go of it, and wake whoever waits."""
+        if self._verdict is None:
+            while self._read_some():
+                pass
+        self.alive = False
+        self._loop.remove_reader(self._handle)
+        self._loop.remove_reader(self._channel)
+        self._loop.remove_writer(self._channel)
+        os.close(self._handle)
+        self._channel.close()
+        if self._performing is not None:
+            self._performing.cancel()
+        self._wake()
+        _settle(self._down, None)
+
+    async def _obituary(self) -> Failure:
+        """Why the guest is dead."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._down), LAST_WORDS_S)
+        if self._verdict is None:
+            ending = None
+            with contextlib.suppress(TimeoutError):
+                ending = await asyncio.wait_for(asyncio.shield(self._ending), LAST_WORDS_S)
+            self._verdict = self._verdict or self._explain(ending)
+        return self._verdict
+
+    def _explain(self, ending: _Ending | None) -> Failure:
+        def lethal(code: str, text: str) -> Failure:
+            return Failure(code, text, lethal=True)
+
+        if ending is None:
+            return lethal("E314", "the guest process ended with the zygote")
+        if ending.exit >= 0:
+            if ending.exit == EXIT_TRIPWIRE:
+                return lethal("E316", "the Runnable reached for something that its language does not have")
+            return lethal("E314", f"the guest process ended with exit code {ending.exit}")
+        name = signal.Signals(-ending.exit).name
+        if -ending.exit == signal.SIGSYS:
+            return lethal("E316", "the Runnable made a system call that the jail forbids")
+        if -ending.exit == signal.SIGKILL:
+            return lethal("E313", "the kernel killed the guest process, as it does when memory runs out")
+        if self._cell.was_near_limit(ending, self._limits):
+            limit = f"limit {self._limits.memory_mb} MB"
+            return lethal(
+                "E313", f"the Runnable used more memory than its limit and crashed ({name}, {limit})"
+            )
+        return lethal("E314", f"the guest process crashed ({name})")
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the task that we run in to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _violated(err: wire.Violation) -> Failure:
+    return Failure("E315", f"the guest process broke the protocol and was killed: {err}", lethal=True)
+
+
+def _load_fault(program: Program, failure: Failure) -> Fault:
+    return Fault(program.filename, 1, 1, "E206", f"while it was loaded: {failure.text}")
+
+
+def _pid_of(handle: int) -> int:
+    """The process id in our own namespace; the zygote knows only its namespace's."""
+    text = Path(f"/proc/self/fdinfo/{handle}").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pid:"))
+
+
+_PAGE_BYTES = resource.getpagesize()
+
+
+def _resident_bytes(pid: int) -> int:
+    """Resident anonymous memory; part of it is shared with the zygote. Cheap enough for every run."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as statm:
+            _, resident, shared, *_ = statm.read().split()
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def _private_bytes(pid: int) -> int:
+    """Memory that would be free without the process; where that is not ours to see, resident memory."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return _resident_bytes(pid)
+    return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Private_"))

@@ -1,0 +1,315 @@
+"""The jail as a library, without a broker: compile a Runnable and call it.
+
+For people who try a Runnable in a shell or a notebook, for tests, and for programs written against the
+original interface (`SecurityConfig`, `SecureRunnableBuilder(config).compile(code).process(queries=...)`).
+The code runs in the same zygote and guest as under `processor run`; nothing here is a shortcut through the
+wall. No other part of Processor imports this module.
+
+The calls are synchronous; an event loop of its own runs in a thread, started with the first `compile` and
+ended with the last Runnable that needs it. A guest that died is replaced at the next call, with the context
+of the last call that succeeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import fnmatch
+import math
+import re
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from processor.config import Stock
+from processor.errors import ProcessorError
+from processor.http import HostCalls
+from processor.model import Failed, Failure, Group, Limits, Outcome, Program, Ran
+from processor.sandbox import values, wire
+from processor.sandbox.host import Guest, Zygote
+
+T = TypeVar("T")
+
+_DOMAIN = re.compile(r"(\*|(\*\.)?[^*\s/]+)\Z")
+_FILENAME = "runnable.py"
+_KEY = ""  # a library's Runnable has one context
+
+
+@dataclass(frozen=True)
+class SecurityConfig:
+    """What a Runnable may use.
+
+    `enable_resource_limits=False` lifts the memory and CPU limits; the jail and `execution_timeout` stay.
+    `allowed_domains` are the hosts that may answer the stock helpers: exact names, `*.suffix`, or `*` for
+    any; none by default. The helpers ask the server at `stock_url`.
+    """
+
+    max_memory_mb: int = 100
+    max_cpu_time_seconds: float = 5
+    max_requests: int = 50
+    allowed_domains: Sequence[str] | None = ()
+    execution_timeout: float = 10
+    enable_resource_limits: bool = True
+    stock_url: str = "https://www.alphavantage.co"
+
+    def __post_init__(self) -> None:
+        for name, kinds, least in (
+            ("max_memory_mb", (int,), 16),
+            ("max_requests", (int,), 0),
+            ("max_cpu_time_seconds", (int, float), 0.01),
+            ("execution_timeout", (int, float), 0.01),
+        ):
+            value = getattr(self, name)
+            if type(value) not in kinds or not least <= value < math.inf:
+                kind = "a whole number" if kinds == (int,) else "a number"
+                raise _refused(name, value, f"It is {kind}, {least} or more.")
+        if type(self.enable_resource_limits) is not bool:
+            raise _refused("enable_resource_limits", self.enable_resource_limits, "It is True or False.")
+        if isinstance(self.allowed_domains, str):
+            raise _refused("allowed_domains", self.allowed_domains, "It is a list of hosts.")
+        for domain in self.allowed_domains or ():
+            if not isinstance(domain, str) or not _DOMAIN.match(domain):
+                raise _refused("allowed_domains", domain, "An entry is a host, '*.suffix' or '*'.")
+        if not urlsplit(self.stock_url).hostname:
+            raise _refused("stock_url", self.stock_url, "It is a URL such as 'https://www.alphavantage.co'.")
+
+    def limits(self) -> Limits:
+        """These settings as a guest takes them."""
+        return Limits(
+            memory_mb=self.max_memory_mb if self.enable_resource_limits else 0,
+            cpu_s=self.max_cpu_time_seconds if self.enable_resource_limits else math.inf,
+            wall_s=self.execution_timeout,
+            requests=self.max_requests,
+        )
+
+    def check_stock_host(self) -> None:
+        """Raise ProcessorError E317 unless the stock server is among `allowed_domains`."""
+        host = (urlsplit(self.stock_url).hostname or "").lower()
+        if not any(fnmatch.fnmatchcase(host, domain.lower()) for domain in self.allowed_domains or ()):
+            remedy = f"Add {host!r} to SecurityConfig.allowed_domains."
+            raise ProcessorError("E317", f"{host} is not an allowed domain", place="stock", remedy=remedy)
+
+
+def _refused(name: str, value: object, remedy: str) -> ProcessorError:
+    return ProcessorError("E104", f"SecurityConfig.{name} is {str(value)[:60]!r}", remedy=remedy)
+
+
+class RunFailed(ProcessorError):
+    """A call of a Runnable failed; `failure` is all that is known, the user's traceback included."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.code, failure.text)
+
+
+class SecureRunnableBuilder:
+    """Compiles Runnables under one configuration; all of them share a zygote."""
+
+    def __init__(self, config: SecurityConfig | None = None) -> None:
+        self._config = config or SecurityConfig()
+        self._engine: _Engine | None = None
+
+    def compile(self, code: str) -> SecureRunnable:
+        """The Runnable that `code` defines, loaded in a guest. Raises Faults or GuestError."""
+        if self._engine is None or not self._engine.enter():
+            self._engine = _Engine()
+        try:
+            return SecureRunnable(self._engine, Program(code, _FILENAME), self._config)
+        except BaseException:
+            self._engine.leave()
+            raise
+
+
+class SecureRunnable:
+    """A Runnable in its guest. Its context goes on from call to call, and over a guest's death."""
+
+    def __init__(self, engine: _Engine, program: Program, config: SecurityConfig) -> None:
+        self._engine = engine
+        self._session = session = _Session(engine, program, config)
+        engine.wait_for(session.open())
+        self._finish = weakref.finalize(self, engine.leave, session)
+
+    def process(self, queries: Sequence[Any]) -> list[Any]:
+        """What the Runnable's `process` returns for these documents, as a list. Raises RunFailed."""
+        return self._engine.wait_for(self._session.process(queries))
+
+    async def process_async(self, queries: Sequence[Any]) -> list[Any]:
+        """`process`, for callers in an event loop."""
+        return await asyncio.wrap_future(self._engine.begin(self._session.process(queries)))
+
+    def process_stream(self, query: Any) -> Iterator[str]:
+        """The chunks of the Runnable's `process_stream`, each before the next is made. Raises RunFailed.
+
+        A caller that stops early gives the call up: its context stays as before.
+        """
+        chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        running = self._engine.begin(self._session.process_stream(query, chunks))
+        try:
+            while (chunk := self._engine.wait_for(_taken(chunks))) is not None:
+                yield chunk.decode()
+            running.result()
+        finally:
+            running.cancel()
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """A read-only copy of the context, as the last call that succeeded left it."""
+        items = self._session.items
+        kept = {name: value for name, value in items.items() if value != values.TOMBSTONE}
+        return MappingProxyType({name: values.decode(value) for name, value in kept.items()})
+
+    def close(self) -> None:
+        """End the guest. Idempotent; without it the guest ends with this object."""
+        self._finish()
+
+    def __enter__(self) -> SecureRunnable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _taken(chunks: asyncio.Queue[bytes | None]) -> bytes | None:
+    chunk = await chunks.get()
+    chunks.task_done()
+    return chunk
+
+
+class _Engine:
+    """An event loop in a thread with a zygote in it, for as long as somebody uses it."""
+
+    def __init__(self) -> None:
+        self.calls = HostCalls()
+        self._zygote: Zygote | None = None
+        self._users = 1
+        self._changing = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._starting = asyncio.Lock()
+        self._thread = threading.Thread(target=self._live, name="sandbox-library", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+    def enter(self) -> bool:
+        """Use the engine as well; False when it has ended."""
+        with self._changing:
+            self._users += self._users > 0
+            return self._users > 0
+
+    def leave(self, session: _Session | None = None) -> None:
+        """Close `session` and use the engine no longer; the last to leave ends it."""
+        with self._changing:
+            self._users -= 1
+            is_last = not self._users
+        leaving = self.begin(self._end(session, is_last))
+        if threading.current_thread() is self._thread:
+            return  # the collector came by in our own loop, which cannot wait for itself
+        leaving.result()
+        if is_last:
+            self._thread.join()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self.begin(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # a Ctrl-C ends the wait, and what was waited for
+            raise
+
+    async def zygote(self) -> Zygote:
+        async with self._starting:
+            if self._zygote is None:
+                self._zygote = await Zygote.start()
+            return self._zygote
+
+    async def _end(self, session: _Session | None, is_last: bool) -> None:
+        if session is not None:
+            await session.close()
+        if is_last:
+            if self._zygote is not None:
+                await self._zygote.close()
+            await self.calls.close()
+            self._loop.call_soon(self._loop.stop)
+
+
+class _Session:
+    """One Runnable's guests, one after the other, and the context that outlives them; lives in the loop."""
+
+    def __init__(self, engine: _Engine, program: Program, config: SecurityConfig) -> None:
+        self.items: dict[str, bytes] = {}
+        self._engine = engine
+        self._program = program
+        self._config = config
+        self._stock = engine.calls.for_route(Stock(base_url=config.stock_url))
+        self._guest: Guest | None = None
+        self._holds_context = False
+        self._one_call = asyncio.Lock()
+
+    async def open(self) -> None:
+        await self._running_guest()
+
+    async def close(self) -> None:
+        if self._guest is not None:
+            await self._guest.close()
+
+    async def process(self, queries: Sequence[Any]) -> list[Any]:
+        documents = [queries] if isinstance(queries, Mapping) else list(queries)
+        text = wire.encode_document(documents, "queries")
+        ran = await self._ask(text, lambda guest, group: guest.run([group]))
+        bodies = [output.body for output in ran.outputs]
+        return list(map(wire.decoder(bodies), bodies))
+
+    async def process_stream(self, query: Any, chunks: asyncio.Queue[bytes | None]) -> None:
+        async def emit(chunk: bytes) -> None:
+            await chunks.put(chunk)
+            await chunks.join()
+
+        try:
+            await self._ask(
+                wire.encode_document(query, "query"), lambda guest, group: guest.stream(group, emit)
+            )
+        finally:
+            chunks.put_nowait(None)
+
+    async def _ask(self, document: bytes, call: Callable[[Guest, Group], Awaitable[Outcome]]) -> Ran:
+        async with self._one_call:
+            guest = await self._running_guest()
+            group = Group(_KEY, [document], None if self._holds_context else self.items)
+            self._guest = None  # until it has proved to be alive: a call that is given up kills it
+            outcome = await call(guest, group)
+            if isinstance(outcome, Failed):
+                if not outcome.failure.lethal:
+                    self._guest, self._holds_context = guest, True
+                raise RunFailed(outcome.failure)
+            self._guest, self._holds_context = guest, True
+            self._keep(outcome)
+            return outcome
+
+    def _keep(self, ran: Ran) -> None:
+        change = ran.contexts.get(_KEY)
+        if change is not None:
+            items = {**({} if change.whole else self.items), **change.items}
+            self.items = {name: value for name, value in items.items() if value is not None}
+
+    async def _running_guest(self) -> Guest:
+        if self._guest is None or not self._guest.alive:
+            zygote = await self._engine.zygote()
+            self._guest = await zygote.spawn(self._program, self._config.limits(), perform=self._perform)
+            self._holds_context = False
+        return self._guest
+
+    async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
+        if name == "stock":
+            self._config.check_stock_host()
+        return await self._stock(name, arguments)

@@ -1,0 +1,643 @@
+"""All that crosses the wall between host and guest: frames, and what may stand in them.
+
+Both sides use this one codec. A frame is `size, nonce, header, blobs`: the header is a small JSON object,
+the blobs are payload bytes that nobody on the way has to parse. Every request carries a fresh nonce that
+each frame of its answer must echo, so that a guest can neither answer ahead nor answer for another request.
+
+The host treats everything that it reads as hostile: exact types, exact counts, bounded sizes; whatever does
+not fit is a `Violation`, which costs the guest its life. Nothing here interprets a payload, and nothing
+that a guest sent is ever more than data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import orjson
+
+from processor.errors import Fault
+from processor.model import (
+    SAFE_TOKEN,
+    ContextChange,
+    Event,
+    Failed,
+    Failure,
+    Group,
+    Limits,
+    LogLine,
+    Output,
+    Program,
+    Ran,
+)
+
+HEADER_BYTES = 4 << 20
+TEXT_CHARS = 4000
+TRACEBACK_CHARS = 16000
+LOG_CHARS = 1000
+EVENT_NAME_CHARS = 256
+CALL_BYTES = 1 << 20
+LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
+# What a guest may say about a run; every other code is for the host to give.
+GUEST_CODES = frozenset(
+    {"E304", "E305", "E306", "E307", "E308", "E309", "E310", "E311", "E312", "E313", "E317"}
+)
+LOAD_CODES = frozenset({"E201", "E202", "E203", "E204", "E205", "E206"})
+MAX_FAULTS = 1000
+MAX_BLOBS = 1 << 30
+
+_PREFIX = struct.Struct("<IQII")  # bytes that follow the size, nonce, header bytes, number of blobs
+_SIZE = struct.Struct("<I")
+_AFTER_SIZE = _PREFIX.size - _SIZE.size
+
+
+def reply_bytes(limits: Limits) -> int:
+    """The largest frame that a guest with these limits may send."""
+    return HEADER_BYTES + 2 * limits.output_bytes + limits.context_bytes + (1 << 20)
+
+
+class Violation(Exception):
+    """Bytes that no honest peer sends; the text says what is wrong with them, never what they hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as it arrived; `header` is a JSON object of any content until a `read_*` vetted it."""
+
+    nonce: int
+    header: dict[str, Any]
+    blobs: Sequence[bytes]
+
+
+def pack(nonce: int, header: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
+    """The bytes of one frame."""
+    head = orjson.dumps(header)
+    if len(head) > HEADER_BYTES:
+        raise ValueError(f"a header of {len(head)} bytes")
+    sizes = list(map(len, blobs))
+    size = _AFTER_SIZE + len(head) + 4 * len(sizes) + sum(sizes)
+    if size > 0xFFFFFFFF:
+        raise ValueError(f"a frame of {size} bytes cannot be written")
+    prefix = _PREFIX.pack(size, nonce, len(head), len(sizes))
+    return b"".join((prefix, head, struct.pack(f"<{len(sizes)}I", *sizes), *blobs))
+
+
+class Splitter:
+    """Turns a stream of bytes into frames; refuses a frame as soon as its size is known to be too large."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that has begun and not ended."""
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises Violation."""
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < _SIZE.size or len(self._rest) < _SIZE.size + self._size(self._rest, 0):
+                return []
+            data, self._rest = bytes(self._rest), bytearray()
+        frames: list[Frame] = []
+        position, end = 0, len(data)
+        while end - position >= _SIZE.size:
+            following = position + _SIZE.size + self._size(data, position)
+            if following > end:
+                break
+            frames.append(_parse(data, position, following))
+            position = following
+        if position < end:
+            self._rest += data[position:] if position else data
+        return frames
+
+    def _size(self, data: bytes | bytearray, position: int) -> int:
+        size: int = _SIZE.unpack_from(data, position)[0]
+        if size < _AFTER_SIZE or size > self._max_bytes:
+            raise Violation(f"a frame of {size} bytes")
+        return size
+
+
+def _parse(data: bytes, start: int, end: int) -> Frame:
+    _, nonce, head_bytes, count = _PREFIX.unpack_from(data, start)
+    body = start + _PREFIX.size
+    table = body + head_bytes
+    first = table + 4 * count
+    if head_bytes > HEADER_BYTES or first > end:
+        raise Violation("a header or a list of blobs that runs past its frame")
+    sizes = struct.unpack_from(f"<{count}I", data, table)
+    offsets = list(accumulate(sizes, initial=first))
+    if offsets[-1] != end:
+        raise Violation("blobs that do not fill their frame")
+    try:
+        header = orjson.loads(data[body:table])
+    except ValueError:
+        raise Violation("a header that is not JSON") from None
+    if type(header) is not dict:
+        raise Violation("a header that is not an object")
+    return Frame(nonce, header, [data[a:b] for a, b in pairwise(offsets)])
+
+
+# The JSON text of documents.
+
+DEPTH = 100
+_DUMP = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+_ZEROES = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19  # 64 bits hold at most 19 digits
+
+
+def decoder(texts: Sequence[bytes]) -> Callable[[bytes], Any]:
+    """The function that reads these JSON texts, integers exact at any length; it raises ValueError."""
+    # orjson rounds integers beyond 64 bits to floats, so where one may be, Python's own module reads again.
+    return _decode_exactly if _LONG_NUMBER in b" ".join(texts).translate(_ZEROES) else orjson.loads
+
+
+def _decode_exactly(text: bytes) -> Any:
+    orjson.loads(text)  # the stricter of the two decides what is JSON: no NaN, no lone surrogates
+    return json.loads(text)
+
+
+def encode_document(document: Any, *place: object) -> bytes:
+    """The JSON text of a document that user code made. Raises Unwritable, which says where under `place`."""
+    try:
+        text = orjson.dumps(document, _plain, _DUMP)
+    except TypeError:
+        return _encode_slowly(document, place)
+    # orjson writes NaN as null and goes deeper than we promise to; look closer only where that can be.
+    if b"null" in text or (len(text) > 2 * DEPTH and text.count(b"{") + text.count(b"[") > DEPTH):
+        return _encode_slowly(document, place)
+    return text
+
+
+class Unwritable(ValueError):
+    """A value that has no JSON text; the message gives its path and its type."""
+
+
+def _plain(value: Any) -> Any:
+    """Subclasses of JSON's types as those types, the way json.dumps takes them."""
+    if isinstance(value, dict):
+        return {key: value[key] for key in value}
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    # The type's own conversion: a subclass may have another idea of str().
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise TypeError
+
+
+def _encode_slowly(document: Any, place: Sequence[object]) -> bytes:
+    checked = _checked(document, " ".join(map(str, place)), 1, set())
+    return json.dumps(checked, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _checked(value: Any, path: str, depth: int, inside: set[int]) -> Any:
+    """`value` in JSON's own types, keys as json.dumps would write them. Raises Unwritable."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        text = str.__str__(value)
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise Unwritable(f"{path} holds a lone surrogate, which is not text")
+        return text
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        number = float.__float__(value)
+        if not math.isfinite(number):
+            raise Unwritable(f"{path} is {number!r}, which JSON cannot express")
+        return number
+    if not isinstance(value, (dict, list, tuple)):
+        raise Unwritable(f"{path} is a {type(value).__name__}, which JSON cannot express")
+    if id(value) in inside:
+        raise Unwritable(f"{path} refers back to itself")
+    if depth > DEPTH:
+        raise Unwritable(f"{_shortened(path)} is more than {DEPTH} levels deep")
+    inside.add(id(value))
+    result: Any
+    if isinstance(value, dict):
+        result = {
+            _key(key, path): _checked(value[key], f"{path}[{_shortened(repr(key))}]", depth + 1, inside)
+            for key in value
+        }
+    else:
+        result = [_checked(item, f"{path}[{at}]", depth + 1, inside) for at, item in enumerate(value)]
+    inside.discard(id(value))
+    return result
+
+
+def _key(key: Any, path: str) -> str:
+    if isinstance(key, str):
+        return str(_checked(key, f"a key of {path}", 1, set()))
+    if key is None or isinstance(key, (bool, int, float)):
+        _checked(key, f"a key of {path}", 1, set())
+        return json.dumps(key)
+    raise Unwritable(f"{path} has a key of type {type(key).__name__}, which JSON cannot express")
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= 100 else f"{path[:60]}…{path[-30:]}"
+
+
+# What the host checks with. `type(x) is` on purpose: a bool is an int to isinstance.
+
+
+def _integer(value: object, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise Violation("a number that is none, or out of range")
+    return value
+
+
+def _text(value: object, max_chars: int) -> str:
+    if type(value) is not str or len(value) > max_chars:
+        raise Violation("a text that is none, or too long")
+    return value
+
+
+def _list(value: object, length: int | None = None, at_most: int | None = None) -> list[Any]:
+    if type(value) is not list or (length is not None and len(value) != length):
+        raise Violation("a list that is none, or of the wrong length")
+    if at_most is not None and len(value) > at_most:
+        raise Violation("a list that is too long")
+    return value
+
+
+def _fields(header: dict[str, Any], *names: str) -> list[Any]:
+    if header.keys() != set(names):
+        raise Violation("a header with other fields than its kind has")
+    return [header[name] for name in names]
+
+
+class _Blobs:
+    """Hands out a frame's blobs in order, and insists that all of them are asked for."""
+
+    def __init__(self, blobs: Sequence[bytes]) -> None:
+        self._blobs = blobs
+        self._next = 0
+
+    def take(self, count: int) -> Sequence[bytes]:
+        taken = self._blobs[self._next : self._next + count]
+        if len(taken) != count:
+            raise Violation("fewer blobs than its header says")
+        self._next += count
+        return taken
+
+    def finish(self) -> None:
+        if self._next != len(self._blobs):
+            raise Violation("more blobs than its header says")
+
+
+def _names(blobs: Iterable[bytes]) -> list[str]:
+    try:
+        return [blob.decode() for blob in blobs]
+    except UnicodeDecodeError:
+        raise Violation("a name that is not UTF-8") from None
+
+
+# Host to guest.
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What `Guest.run` and `Guest.stream` ask of a guest."""
+
+    groups: Sequence[Group]
+    fields: Sequence[str]
+    forget: Sequence[str]
+    stream: bool
+
+
+def write_load(nonce: int, program: Program, limits: Limits) -> bytes:
+    """The program a guest is to compile and load, and what it may use from then on."""
+    figures = [
+        limits.outputs,
+        limits.output_bytes,
+        limits.context_bytes,
+        limits.log_lines,
+        limits.wall_s,
+        limits.cpu_s,
+    ]
+    return pack(nonce, {"load": program.filename, "limits": figures}, [program.source.encode()])
+
+
+def read_load(frame: Frame) -> tuple[Program, Limits]:
+    outputs, output_bytes, context_bytes, log_lines, wall_s, cpu_s = frame.header["limits"]
+    infinite = float("inf")
+    limits = Limits(
+        outputs=outputs,
+        output_bytes=output_bytes,
+        context_bytes=context_bytes,
+        log_lines=log_lines,
+        wall_s=infinite if wall_s is None else wall_s,
+        cpu_s=infinite if cpu_s is None else cpu_s,
+    )
+    return Program(frame.blobs[0].decode(), frame.header["load"]), limits
+
+
+def write_run(nonce: int, request: RunRequest) -> bytes:
+    groups: list[list[Any]] = []
+    blobs: list[bytes] = []
+    for group in request.groups:
+        if group.context is None:
+            groups.append([group.key, len(group.documents), -1])
+        else:
+            groups.append([group.key, len(group.documents), len(group.context)])
+            blobs += [name.encode() for name in group.context]
+            blobs += group.context.values()
+        blobs += group.documents
+    header = {
+        "stream" if request.stream else "run": groups,
+        "fields": request.fields,
+        "forget": request.forget,
+    }
+    return pack(nonce, header, blobs)
+
+
+def read_run(frame: Frame) -> RunRequest:
+    header = frame.header
+    stream = "stream" in header
+    blobs = _Blobs(frame.blobs)
+    groups = []
+    for key, documents, items in header["stream" if stream else "run"]:
+        context = None
+        if items >= 0:
+            context = dict(zip(_names(blobs.take(items)), blobs.take(items), strict=True))
+        groups.append(Group(key, blobs.take(documents), context))
+    return RunRequest(groups, header["fields"], header["forget"], stream)
+
+
+def write_answer(nonce: int, value: Any) -> bytes:
+    """The result of a capability call, for the guest that waits for it."""
+    return pack(nonce, {"answer": True}, [orjson.dumps(value)])
+
+
+def write_refusal(nonce: int, text: str) -> bytes:
+    """Why a capability call brought nothing."""
+    return pack(nonce, {"refused": text[:TEXT_CHARS]})
+
+
+# Guest to host: what the guest writes, and how the host reads it.
+
+
+def write_sealed(layers: Mapping[str, str]) -> bytes:
+    """The first frame of a guest: its jail is closed, and this is what holds."""
+    return pack(0, {"sealed": layers})
+
+
+def write_loaded(nonce: int, faults: Sequence[Fault]) -> bytes:
+    """The program is loaded, or everything that is wrong with it."""
+    rows = [[f.line, f.column, f.code, _clean(f.text, TEXT_CHARS)] for f in faults[:MAX_FAULTS]]
+    return pack(nonce, {"loaded": rows})
+
+
+def write_call(nonce: int, name: str, arguments: bytes) -> bytes:
+    """A capability call; `arguments` is a JSON object."""
+    return pack(nonce, {"call": name}, [arguments])
+
+
+def write_chunk(nonce: int, chunk: bytes) -> bytes:
+    """One piece of what `process_stream` yields."""
+    return pack(nonce, {"chunk": True}, [chunk])
+
+
+def write_failed(nonce: int, failure: Failure, logs: Sequence[LogLine]) -> bytes:
+    """Why the run failed; every context it touched is as it was before."""
+    row = [
+        failure.code,
+        _clean(failure.text, TEXT_CHARS),
+        _clean(failure.traceback, TRACEBACK_CHARS, keep_end=True),
+        failure.retry_after_s,
+    ]
+    return pack(nonce, {"failed": row, "logs": _log_rows(logs)})
+
+
+def write_broken(nonce: int, traceback: str) -> bytes:
+    """The guest's own runtime failed: a fault of ours, to be reported and not blamed on the user."""
+    return pack(nonce, {"broken": _clean(traceback, TRACEBACK_CHARS, keep_end=True)})
+
+
+@dataclass(slots=True)
+class Yield:
+    """What a run has brought so far, in the shape in which it crosses."""
+
+    counts: list[int]
+    bodies: list[bytes]
+    tokens: list[str]
+    events: list[tuple[int, str]]
+    event_bodies: list[bytes]
+    rejected: list[tuple[int, int, str]]
+
+
+def write_ran(
+    nonce: int, brought: Yield, contexts: Mapping[str, ContextChange], logs: Sequence[LogLine]
+) -> bytes:
+    """The run's result. Raises ValueError where it is more than one frame may carry."""
+    blobs = [*brought.bodies, *brought.event_bodies]
+    rows = []
+    for key, change in contexts.items():
+        kept = {name: value for name, value in change.items.items() if value is not None}
+        gone = [name for name, value in change.items.items() if value is None]
+        rows.append([key, change.whole, change.size, len(kept), len(gone)])
+        blobs += [name.encode() for name in kept]
+        blobs += kept.values()
+        blobs += [name.encode() for name in gone]
+    header = {
+        "outputs": brought.counts,
+        "tokens": brought.tokens,
+        "events": brought.events,
+        "contexts": rows,
+        "rejected": brought.rejected,
+        "logs": _log_rows(logs),
+    }
+    return pack(nonce, header, blobs)
+
+
+def _log_rows(logs: Sequence[LogLine]) -> list[list[str]]:
+    return [[line.level, _clean(line.text, LOG_CHARS)] for line in logs]
+
+
+def _clean(text: str, max_chars: int, *, keep_end: bool = False) -> str:
+    """`text` within its bound, and without the lone surrogates that JSON cannot carry."""
+    if len(text) > max_chars:
+        text = "…" + text[1 - max_chars :] if keep_end else text[: max_chars - 1] + "…"
+    return text.encode("utf-8", "replace").decode()
+
+
+def read_sealed(frame: Frame) -> dict[str, str]:
+    """The layers that a guest reports before it reads its program. Raises Violation."""
+    (layers,) = _fields(frame.header, "sealed")
+    if type(layers) is not dict or len(layers) > 32 or frame.blobs:
+        raise Violation("a report of layers that is none")
+    return {_text(name, 64): _text(state, 300) for name, state in layers.items()}
+
+
+def read_loaded(frame: Frame, program: Program) -> list[Fault]:
+    """What is wrong with the program; empty when it is loaded. Raises Violation."""
+    (faults,) = _fields(frame.header, "loaded")
+    return [_fault(item, program) for item in _list(faults, at_most=MAX_FAULTS)]
+
+
+def _fault(item: object, program: Program) -> Fault:
+    line, column, code, text = _list(item, 4)
+    if type(code) is not str or code not in LOAD_CODES:
+        raise Violation("a fault with a code that a guest cannot give")
+    top = 1 << 31
+    return Fault(
+        program.filename, _integer(line, 0, top), _integer(column, 0, top), code, _text(text, TEXT_CHARS)
+    )
+
+
+def read_call(frame: Frame) -> tuple[str, dict[str, Any]]:
+    """The capability that a guest calls, and its arguments. Raises Violation."""
+    (name,) = _fields(frame.header, "call")
+    if len(frame.blobs) != 1 or len(frame.blobs[0]) > CALL_BYTES:
+        raise Violation("a call without arguments, or with too many bytes of them")
+    try:
+        arguments = orjson.loads(frame.blobs[0])
+    except ValueError:
+        raise Violation("arguments that are not JSON") from None
+    if type(arguments) is not dict:
+        raise Violation("arguments that are not an object")
+    return _text(name, 64), arguments
+
+
+def read_chunk(frame: Frame) -> bytes:
+    """One chunk of a stream. Raises Violation."""
+    _fields(frame.header, "chunk")
+    if len(frame.blobs) != 1:
+        raise Violation("a chunk that is not one blob")
+    return frame.blobs[0]
+
+
+def read_broken(frame: Frame) -> str:
+    """The traceback of the guest's own runtime. Raises Violation."""
+    (trace,) = _fields(frame.header, "broken")
+    return _text(trace, TRACEBACK_CHARS)
+
+
+def read_failed(frame: Frame, limits: Limits) -> Failed:
+    """Why a run failed, as the guest tells it. Raises Violation."""
+    failed, lines = _fields(frame.header, "failed", "logs")
+    code, text, traceback, after_s = _list(failed, 4)
+    if type(code) is not str or code not in GUEST_CODES or frame.blobs:
+        raise Violation("a failure that a guest cannot report")
+    if after_s is not None and (type(after_s) not in (int, float) or not 0 <= after_s <= 1e9):
+        raise Violation("a delay that is none")
+    failure = Failure(code, _text(text, TEXT_CHARS), _text(traceback, TRACEBACK_CHARS), retry_after_s=after_s)
+    return Failed(failure, _logs(lines, limits))
+
+
+def _logs(lines: object, limits: Limits) -> list[LogLine]:
+    logs = []
+    for item in _list(lines, at_most=limits.log_lines + 1):  # one more says how many were dropped
+        level, text = _list(item, 2)
+        if type(level) is not str or level not in LOG_LEVELS:
+            raise Violation("a log level that does not exist")
+        logs.append(LogLine(level, _text(text, LOG_CHARS)))
+    return logs
+
+
+def read_ran(frame: Frame, request: RunRequest, limits: Limits) -> Ran:
+    """What a run brought, vetted against what was asked and what is allowed. Raises Violation."""
+    counts, tokens, events, contexts, rejected, lines = _fields(
+        frame.header, "outputs", "tokens", "events", "contexts", "rejected", "logs"
+    )
+    blobs = _Blobs(frame.blobs)
+    groups = len(request.groups)
+    ran = Ran(
+        outputs=_outputs(_list(counts, groups), tokens, blobs, request, limits),
+        events=_events(_list(events, at_most=limits.outputs), blobs, groups, limits),
+        contexts=_contexts(_list(contexts, at_most=groups), blobs, request, limits),
+        rejected=_rejected(_list(rejected), request),
+        logs=_logs(lines, limits),
+    )
+    blobs.finish()
+    return ran
+
+
+def _outputs(
+    counts: list[Any], tokens: object, blobs: _Blobs, request: RunRequest, limits: Limits
+) -> list[Output]:
+    if set(map(type, counts)) - {int} or min(counts, default=0) < 0:
+        raise Violation("a count of outputs that is none")
+    total = sum(counts)
+    if total > limits.outputs:
+        raise Violation("more outputs than the limit")
+    bodies = blobs.take(total)
+    if sum(map(len, bodies)) > limits.output_bytes:
+        raise Violation("more bytes of output than the limit")
+    width = len(request.fields)
+    flat = _list(tokens, total * width)
+    if not all(type(token) is str and SAFE_TOKEN.match(token) for token in flat):
+        raise Violation("a subject token that is not safe")
+    owners = [index for index, count in enumerate(counts) for _ in range(count)]
+    if not width:
+        return [Output(owner, body) for owner, body in zip(owners, bodies, strict=True)]
+    rows = (tuple(flat[at : at + width]) for at in range(0, len(flat), width))
+    return [Output(owner, body, row) for owner, body, row in zip(owners, bodies, rows, strict=True)]
+
+
+def _events(items: list[Any], blobs: _Blobs, groups: int, limits: Limits) -> list[Event]:
+    bodies = blobs.take(len(items))
+    if sum(map(len, bodies)) > limits.output_bytes:
+        raise Violation("more bytes of events than the limit")
+    events = []
+    for item, body in zip(items, bodies, strict=True):
+        group, name = _list(item, 2)
+        _require_json(body, "an event")
+        events.append(Event(_integer(group, 0, groups - 1), _text(name, EVENT_NAME_CHARS), body))
+    return events
+
+
+def _contexts(
+    items: list[Any], blobs: _Blobs, request: RunRequest, limits: Limits
+) -> dict[str, ContextChange]:
+    asked = {group.key for group in request.groups}
+    changes: dict[str, ContextChange] = {}
+    for item in items:
+        key, whole, size, kept, deleted = _list(item, 5)
+        if type(key) is not str or key not in asked or key in changes or type(whole) is not bool:
+            raise Violation("a context that was not asked for")
+        _integer(size, 0, limits.context_bytes)
+        kept_names = _names(blobs.take(_integer(kept, 0, MAX_BLOBS)))
+        values = blobs.take(kept)
+        gone = _names(blobs.take(_integer(deleted, 0, MAX_BLOBS)))
+        if sum(map(len, values)) > limits.context_bytes or (whole and gone):
+            raise Violation("a context that is too large, or at odds with itself")
+        named: dict[str, bytes | None] = {**dict(zip(kept_names, values, strict=True)), **dict.fromkeys(gone)}
+        if len(named) != kept + deleted:
+            raise Violation("a context that names an item twice")
+        # A small context is stored inside of another JSON text, beside those of other keys.
+        for value in values if whole else ():
+            _require_json(value, "a context item")
+        changes[key] = ContextChange(named, whole, size)
+    return changes
+
+
+def _require_json(text: bytes, what: str) -> None:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise Violation(f"{what} that is not JSON") from None
+
+
+def _rejected(items: list[Any], request: RunRequest) -> list[tuple[int, int, Failure]]:
+    rejected = []
+    for item in items:
+        group, index, text = _list(item, 3)
+        documents = request.groups[_integer(group, 0, len(request.groups) - 1)].documents
+        _integer(index, 0, len(documents) - 1)
+        rejected.append((group, index, Failure("E301", _text(text, TEXT_CHARS))))
+    if len({item[:2] for item in rejected}) != len(rejected):
+        raise Violation("a message that is rejected twice")
+    return rejected

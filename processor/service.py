@@ -1,0 +1,460 @@
+"""A running processor: one connection, one zygote, and a supervised worker for every route.
+
+`cli` makes one from a configuration and runs it until it is told to stop. It prepares what routes need on
+the server (the app's stream, streams for their outputs), keeps each route running, and replaces routes when
+the configuration changes.
+
+What must stay true:
+- A route that cannot run says why, in a log line and in readiness, and is tried again; it does not take the
+  others with it. A route that was fenced stays stopped: somebody else runs it.
+- A reload that does not compile changes nothing.
+- Stopping takes nothing more, settles what is in hand, and says whether that was done in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from processor.codec import Codec, codec_for
+from processor.config import Config, Route
+from processor.context import ContextStore, Input, app_stream
+from processor.effects import Outlet
+from processor.errors import BrokerError, Faults, Fenced, ProcessorError
+from processor.http import HostCalls
+from processor.jetstream import Again, ApiError, Broker, Reader, Unknown, connect_options
+from processor.sandbox.host import Zygote
+from processor.sandbox.jail import LEVELS
+from processor.subject import matches
+from processor.telemetry import Telemetry
+from processor.worker import Worker
+
+log = logging.getLogger("processor")
+
+_NS = 1_000_000_000
+_RETRY_S = 2.0
+_STARTING = "the route is starting"
+_WATCH_S = 1.0
+
+
+def app_stream_config(config: Config) -> dict[str, Any]:
+    """The stream of an app: it holds all that its commits write.
+
+    It has no limits of its own: what a stream with limits drops first is the oldest message, and that may be
+    a context. Outputs carry a time to live instead. What is committed for a public subject is also sent to
+    `live.<app>.<subject>` for whoever looks on.
+    """
+    return {
+        "name": app_stream(config.app),
+        "subjects": [f"p.{config.app}.>"],
+        "storage": config.nats.storage,
+        "num_replicas": config.nats.replicas,
+        "retention": "limits",
+        "discard": "old",
+        "allow_atomic": True,
+        "allow_rollup_hdrs": True,
+        "allow_msg_ttl": True,
+        "allow_msg_schedules": True,
+        "allow_direct": True,
+        "republish": {"src": f"p.{config.app}.out.>", "dest": f"live.{config.app}.>"},
+        "metadata": {"processor.app": config.app},
+    }
+
+
+class Service:
+    """Everything of one configuration, from `start` to `stop`."""
+
+    def __init__(self, config: Config, telemetry: Telemetry) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._calls = HostCalls()
+        self._zygote: Zygote | None = None
+        self._broker: Broker | None = None
+        self._runs: dict[str, _Run] = {}
+        self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
+        self._watching: asyncio.Task[None] | None = None
+        # Two routes may share a stream: changing it is reading it and writing it back.
+        self._preparing = asyncio.Lock()
+
+    async def start(self, *, wait: bool = True) -> None:
+        """Build the jail, connect, and start every route.
+
+        Waits for a server that does not answer yet, unless `wait` is false. Raises ProcessorError E501 for a
+        jail below the configured level, Faults for Runnables that do not compile, and BrokerError for a
+        server that cannot be used.
+        """
+        self._telemetry.readiness.block("start", "the service is starting")
+        self._zygote = await Zygote.start()
+        report = self._zygote.report
+        log.info("sandbox %s", report)
+        self._telemetry.jail(report.level, report.layers)
+        if LEVELS.index(report.level) < LEVELS.index(self._config.sandbox.min_level):
+            off = "; ".join(f"{k}: {v}" for k, v in report.layers.items() if not v.startswith("on"))
+            raise ProcessorError(
+                "E501",
+                f"the jail reaches level {report.level}, below sandbox.min_level "
+                f"{self._config.sandbox.min_level} ({off})",
+                remedy="Give the process what the layers need, or lower sandbox.min_level.",
+            )
+        await self._compile(self._config.routes)
+        self._broker = await Broker.connect(
+            connect_options(self._config.nats),
+            name=f"processor {self._config.app}",
+            on_connected=self._connected,
+            wait=wait,
+        )
+        log.info("connected to NATS %s at %s", self._broker.server_version, self._broker.address)
+        await self._prepare_app_stream()
+        for route in self._config.routes.values():
+            self._start_route(route)
+        self._watching = asyncio.create_task(self._watch(), name="watch-routes")
+        self._telemetry.readiness.clear("start")
+
+    async def stop(self) -> bool:
+        """Stop every route and close everything; whether all that was taken up was settled in time."""
+        self._telemetry.readiness.block("stop", "the service is stopping")
+        is_clean = await self._stop_routes(list(self._runs))
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._broker is not None:
+            await self._broker.close()
+        if self._zygote is not None:
+            await self._zygote.close()
+        await self._calls.close()
+        return is_clean
+
+    async def reload(self, config: Config) -> list[str]:
+        """Run `config` instead; the names of the routes that were started anew.
+
+        Raises Faults for a Runnable that does not compile, and ProcessorError E106 for changes that need a
+        restart; then everything runs on as it was.
+        """
+        fixed = ("app", "nats", "sandbox", "http")
+        moved = [name for name in fixed if getattr(config, name) != getattr(self._config, name)]
+        if moved:
+            raise ProcessorError(
+                "E106",
+                f"{', '.join(moved)} changed, which a reload cannot apply",
+                remedy="Restart the processor, or change it back; everything else was left as it was too.",
+            )
+        changed = [
+            name
+            for name, route in config.routes.items()
+            if route != self._config.routes.get(name)  # its program counts, too
+        ]
+        await self._compile({name: config.routes[name] for name in changed})
+        gone = [name for name in self._runs if name not in config.routes]
+        await self._stop_routes([name for name in [*changed, *gone] if name in self._runs])
+        for name in gone:
+            self._telemetry.route(name).remove()
+        self._config = config
+        for name in changed:
+            self._start_route(config.routes[name])
+        return changed
+
+    def _connected(self, is_connected: bool) -> None:
+        self._telemetry.connected(is_connected)
+        if is_connected:
+            self._telemetry.readiness.clear("nats")
+        else:
+            self._telemetry.readiness.block("nats", "the NATS server cannot be reached")
+
+    async def _compile(self, routes: Mapping[str, Route]) -> None:
+        assert self._zygote is not None
+        for route in routes.values():
+            guest = await self._zygote.spawn(route.program, route.limits)
+            await guest.close()
+
+    async def _prepare_app_stream(self) -> None:
+        assert self._broker is not None
+        wanted = app_stream_config(self._config)
+        while True:
+            try:
+                info = await self._broker.stream(wanted["name"])
+                if info is None:
+                    await self._broker.create_stream(wanted)
+                    log.info("created stream %s", wanted["name"])
+                else:
+                    check_app_stream(info["config"], wanted)
+                return
+            except (Unknown, Again, ApiError) as err:
+                log.warning("E404 stream %s cannot be prepared yet: %s", wanted["name"], err)
+                await asyncio.sleep(_RETRY_S)
+
+    # routes
+
+    def _start_route(self, route: Route) -> None:
+        run = _Run(route)
+        self._telemetry.readiness.block(f"route {route.name}", _STARTING)
+        run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
+        self._runs[route.name] = run
+
+    async def _stop_routes(self, names: list[str]) -> bool:
+        runs = [self._runs.pop(name) for name in names]
+        for run in runs:
+            run.is_stopping = True
+            if run.worker is not None:
+                run.worker.stop()
+            elif run.task is not None:
+                run.task.cancel()
+        tasks = {run.task for run in runs if run.task is not None}
+        if not tasks:
+            return True
+        _, late = await asyncio.wait(tasks, timeout=self._config.drain_s)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning(
+                "%d of %d routes were not drained within %g s; what they had not committed is done again",
+                len(late), len(tasks), self._config.drain_s,
+            )  # fmt: skip
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for name in names:
+            self._telemetry.readiness.clear(f"route {name}")
+        return not late
+
+    async def _keep(self, run: _Run) -> None:
+        """Keep one route running until it is stopped; this is the supervisor's wall."""
+        name = run.route.name
+        while not run.is_stopping:
+            try:
+                run.worker = await self._worker(run.route)
+                self._route_blocked(name, None)
+                log.info("route started", extra={"route": name})
+                await run.worker.run()
+                log.info("route stopped", extra={"route": name})
+                return
+            except Fenced as err:
+                self._route_blocked(name, str(err))
+                return
+            except (ProcessorError, Faults, Unknown, Again, ApiError) as err:
+                why = str(err)
+            except Exception as err:
+                # A fault of ours must stop neither the other routes nor this one for good.
+                log.exception("an unexpected error in route %s; please report it", name)
+                why = f"an unexpected error: {type(err).__name__}"
+            finally:
+                run.worker = None
+            self._route_blocked(name, why)
+            await asyncio.sleep(_RETRY_S)
+
+    def _route_blocked(self, name: str, why: str | None) -> None:
+        if why != self._blocked.get(name):
+            self._blocked[name] = why
+            if why is not None:
+                log.error("%s", why, extra={"route": name})
+        self._telemetry.route(name).stopped(why is not None)
+        if why is None:
+            self._telemetry.readiness.clear(f"route {name}")
+        else:
+            self._telemetry.readiness.block(f"route {name}", why)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            for name, run in self._runs.items():
+                if run.worker is not None and run.worker.is_silent:
+                    self._telemetry.readiness.block(f"input {name}", "the input stream is silent")
+                else:
+                    self._telemetry.readiness.clear(f"input {name}")
+
+    async def _worker(self, route: Route) -> Worker:
+        assert self._broker is not None
+        assert self._zygote is not None
+        broker = self._broker
+        await broker.connected()
+        codec = codec_for(route)
+        async with self._preparing:
+            outlets = {
+                pattern: await self._outlet(route, pattern, is_durable)
+                for pattern, is_durable in _topics(route, codec).items()
+            }
+            source = await self._input(route)
+        blocked = partial(self._route_blocked, route.name)
+        store = ContextStore(broker, route.app, route.name, route.partitions, self._owner, blocked)
+        state = source["state"]
+        start_after = state["last_seq"] if route.input.start == "new" else 0
+        name = source["config"]["name"]
+        start = await store.claim(Input(name, source["created"]), start_after)
+        if 1 < start < state["first_seq"] and state["first_seq"] <= state["last_seq"]:
+            log.warning(
+                "E409 stream %s begins at %d, after position %d: messages between them were removed before "
+                "they were processed, unless they were of other subjects",
+                name, state["first_seq"], start - 1,
+                extra={"route": route.name, "code": "E409"},
+            )  # fmt: skip
+        reader = Reader(
+            broker,
+            name,
+            route.input_subjects,
+            created=source["created"],
+            retention=source["config"].get("retention", "limits"),
+            name=f"{app_stream(route.app)}-{route.name}",
+            start_sequence=start,
+            prefetch=2 * min(route.batch.max_messages, 1000),
+        )
+        perform = self._calls.for_route(route.stock)
+        return Worker(
+            route,
+            codec,
+            broker,
+            reader,
+            store,
+            partial(self._zygote.spawn, route.program, route.limits, perform=perform),
+            outlets,
+            self._telemetry.route(route.name),
+            blocked,
+        )
+
+    async def _input(self, route: Route) -> dict[str, Any]:
+        assert self._broker is not None
+        subjects = route.input_subjects
+        name = await self._broker.find_stream(subjects[0])
+        if name is None:
+            if not route.input.create:
+                raise BrokerError(
+                    "E401",
+                    f"no stream holds {subjects[0]!r}, the input of route {route.name}",
+                    remedy=f"Create it, or set routes.{route.name}.input.create: true.",
+                )
+            name = stream_name(route.app, subjects[0])
+            config: dict[str, Any] = {}
+            if route.ism is not None:
+                # As the routers and processors of that system make it themselves.
+                name, config = route.ism.routing.input.name, {"retention": "workqueue"}
+            await self._broker.create_stream(
+                {
+                    "name": name,
+                    "subjects": list(subjects),
+                    "storage": self._config.nats.storage,
+                    "num_replicas": self._config.nats.replicas,
+                    "allow_direct": True,
+                    "metadata": {"processor.app": route.app},
+                    **config,
+                }
+            )
+            log.info("created stream %s for %s", name, subjects[0], extra={"route": route.name})
+        info = await self._broker.stream(name)
+        if info is None:
+            raise BrokerError("E401", f"stream {name} is gone", remedy="Create it again.")
+        return info
+
+    async def _outlet(self, route: Route, pattern: str, is_durable: bool) -> Outlet:
+        """How to reach a public subject; creates or extends the stream that keeps it."""
+        assert self._broker is not None
+        is_chunks = route.mode == "stream" and route.output is not None and pattern == _pattern(route)
+        if not is_durable:
+            return Outlet(live=True)
+        ttl_s = int(route.output.ttl) if route.output else 86_400
+        outlet = Outlet(live=True) if is_chunks else Outlet(ttl={"Nats-TTL": f"{ttl_s}s"})
+        name = await self._broker.find_stream(pattern)
+        if name == app_stream(route.app):
+            raise BrokerError(
+                "E408",
+                f"the subject {pattern} of route {route.name} belongs to the app's own stream {name}",
+                remedy="Give the output or the events another subject.",
+            )
+        source = {"name": app_stream(route.app), "subject_transforms": [_transform(route.app, pattern)]}
+        if name is None:
+            max_age_s = route.output.max_age if route.output else 7 * 86_400
+            created = {
+                "name": stream_name(route.app, pattern),
+                "subjects": [pattern],
+                "storage": self._config.nats.storage,
+                "num_replicas": self._config.nats.replicas,
+                "max_age": int(max_age_s * _NS),
+                "allow_direct": True,
+                "metadata": {"processor.app": route.app},
+            }
+            # Chunks are published as they are made, straight to their subject.
+            await self._broker.create_stream(created if is_chunks else {**created, "sources": [source]})
+            log.info("created stream %s for %s", created["name"], pattern, extra={"route": route.name})
+            return outlet
+        if is_chunks or await self._copies(name, source):
+            return outlet
+        log.warning(
+            "stream %s cannot copy from %s: outputs of route %s are published to it at least once, and "
+            "deduplicated within its duplicate window",
+            name, source["name"], route.name,
+            extra={"route": route.name},
+        )  # fmt: skip
+        return Outlet(foreign=True)
+
+    async def _copies(self, name: str, source: dict[str, Any]) -> bool:
+        """Whether stream `name` copies from ours, after asking it to where it does not."""
+        assert self._broker is not None
+        info = await self._broker.stream(name)
+        if info is None:
+            raise Again(f"stream {name} is gone")
+        config = info["config"]
+        sources = list(config.get("sources") or [])
+        [wanted] = source["subject_transforms"]
+        ours = next((s for s in sources if s["name"] == source["name"]), None)
+        transforms = list(ours.get("subject_transforms") or []) if ours else []
+        if any(matches(t["src"], wanted["src"]) for t in transforms):
+            return True
+        others = [s for s in sources if s is not ours]
+        merged = {**(ours or {}), "name": source["name"], "subject_transforms": [*transforms, wanted]}
+        try:
+            await self._broker.update_stream({**config, "sources": [*others, merged]})
+        except (ApiError, Unknown) as err:
+            log.debug("stream %s: %s", name, err)
+            return False
+        log.info("stream %s now copies %s from %s", name, wanted["dest"], source["name"])
+        return True
+
+
+@dataclass(slots=True)
+class _Run:
+    """A route and what runs it."""
+
+    route: Route
+    task: asyncio.Task[None] | None = None
+    worker: Worker | None = None
+    is_stopping: bool = False
+
+
+def stream_name(app: str, pattern: str) -> str:
+    """The name of a stream that is created for a subject: `market-stats-any` for `stats.*` of app market."""
+    words = {"*": "any", ">": "all"}
+    return "-".join([app, *(words.get(token, token) for token in pattern.split("."))])
+
+
+def _topics(route: Route, codec: Codec) -> dict[str, bool]:
+    events = {route.events_subject: True} if route.events_subject else {}
+    return {**codec.topics, **events}
+
+
+def _pattern(route: Route) -> str:
+    template = route.output_template
+    return template.pattern if template else ""
+
+
+def _transform(app: str, pattern: str) -> dict[str, str]:
+    numbers = iter(range(1, len(pattern)))
+    tokens = [f"{{{{wildcard({next(numbers)})}}}}" if t == "*" else t for t in pattern.split(".")]
+    return {"src": f"p.{app}.out.{pattern}", "dest": ".".join(tokens)}
+
+
+def check_app_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise BrokerError E410 where an existing app stream (its configuration) cannot take commits."""
+    needed = ("allow_atomic", "allow_rollup_hdrs", "allow_msg_ttl", "allow_direct")
+    missing = [name for name in needed if not found.get(name)]
+    limited = [name for name in ("max_msgs", "max_bytes") if found.get(name, -1) > 0]
+    limited += ["max_age"] if found.get("max_age", 0) > 0 else []
+    if missing or limited:
+        what = [f"without {name}" for name in missing] + [f"with {name}" for name in limited]
+        raise BrokerError(
+            "E410",
+            f"stream {wanted['name']} exists {', '.join(what)}",
+            remedy="Change it with `nats stream edit`: a limit would drop contexts, oldest first.",
+        )

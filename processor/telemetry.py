@@ -1,0 +1,425 @@
+"""What operators see: metrics, readiness, the health server and the log.
+
+`METRICS` is the whole list of metrics. Workers and the service report facts through `RouteTelemetry` and
+`Telemetry`, which only write into dictionaries, so that a report costs a fraction of a microsecond; the
+samples are made when Prometheus asks. Only this module imports prometheus_client.
+
+Invariants: labels are `route` and `reason` and nothing else, and a reason is a code or another word of
+ours, never data; durations are in seconds, sizes in bytes. A route's series end with `remove`. Nothing
+here sees a payload. Reports come from one thread, the event loop's; a scrape may run in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from processor import __version__
+from processor.errors import ProcessorError
+from processor.sandbox.jail import LEVELS
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MESSAGES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+REQUEST_DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ("route",)
+    bounds: tuple[float, ...] = ()
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("processor_received_messages_total", "counter", "Input messages taken from the stream."),
+        Metric("processor_processed_messages_total", "counter", "Input messages given to a Runnable."),
+        Metric(
+            "processor_committed_messages_total", "counter", "Input messages whose effects are committed."
+        ),
+        Metric("processor_outputs_total", "counter", "Outputs committed, or sent in stream mode."),
+        Metric("processor_events_total", "counter", "Events committed."),
+        Metric("processor_failures_total", "counter", "Failed runs, by error code.", ("route", "reason")),
+        Metric(
+            "processor_dead_letters_total", "counter", "Dead letters, by error code.", ("route", "reason")
+        ),
+        Metric("processor_guest_restarts_total", "counter", "Guests replaced, by code.", ("route", "reason")),
+        Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
+        Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
+        Metric(
+            "processor_end_to_end_seconds",
+            "histogram",
+            "From a message's time in the input stream to its commit.",
+            bounds=SECONDS,
+        ),
+        Metric("processor_batch_messages", "histogram", "Input messages of one run.", bounds=MESSAGES),
+        Metric("processor_commit_messages", "histogram", "Messages of one atomic commit.", bounds=MESSAGES),
+        Metric("processor_lag_messages", "gauge", "Input messages that wait in the stream."),
+        Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
+        Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
+        Metric("processor_route_stopped", "gauge", "1 while the route is stopped and needs a person."),
+        Metric("processor_connected", "gauge", "1 while the NATS server is connected.", ()),
+        Metric("processor_ready", "gauge", "1 while /readyz answers 200.", ()),
+        Metric("processor_jail_level", "gauge", "0 process, 1 confined, 2 isolated.", ()),
+        Metric("processor_reloads_total", "counter", "Reloads: applied, or the code why not.", ("reason",)),
+    )
+}
+
+
+class Distribution:
+    """Observed values, counted per bucket; cheaper per value than a lock and a walk over the buckets."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """Prometheus' form: per upper bound, how many values were at or below it."""
+        rows: list[tuple[str, float]] = []
+        running = 0
+        for bound, count in zip((*self.bounds, None), list(self.counts), strict=True):
+            running += count
+            rows.append(("+Inf" if bound is None else str(bound), running))
+        return rows
+
+
+class Readiness:
+    """Why this process should get no traffic; ready while there is no reason."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, str] = {}
+
+    def block(self, reason: str, sentence: str) -> None:
+        """Not ready until `clear(reason)`; `sentence` tells an operator what happened and what to do."""
+        self._blocks[reason] = sentence
+
+    def clear(self, reason: str) -> None:
+        self._blocks.pop(reason, None)
+
+    @property
+    def blocks(self) -> dict[str, str]:
+        return dict(self._blocks)
+
+
+class Telemetry(Collector):
+    """The facts of one process; `registry` is where Prometheus' client finds them."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.readiness = Readiness()
+        self.jail_level = ""
+        self.jail_layers: dict[str, str] = {}
+        self.numbers: dict[str, dict[tuple[str, ...], float]] = {
+            metric.name: {} for metric in METRICS.values() if metric.kind != "histogram"
+        }
+        self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {
+            metric.name: {} for metric in METRICS.values() if metric.kind == "histogram"
+        }
+        self.numbers["processor_connected"][()] = 0
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def route(self, name: str) -> RouteTelemetry:
+        """Where the worker of this route reports."""
+        return RouteTelemetry(self, name)
+
+    def jail(self, level: str, layers: Mapping[str, str]) -> None:
+        self.jail_level = level
+        self.jail_layers = dict(layers)
+        self.numbers["processor_jail_level"][()] = LEVELS.index(level)
+
+    def connected(self, is_connected: bool) -> None:
+        self.numbers["processor_connected"][()] = float(is_connected)
+
+    def reloaded(self, result: str) -> None:
+        """One reload is over: `applied`, or the code of the error that kept the old version running."""
+        reloads = self.numbers["processor_reloads_total"]
+        reloads[(result,)] = reloads.get((result,), 0) + 1
+
+    def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        for metric in METRICS.values():
+            yield family(metric)
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        self.numbers["processor_ready"][()] = float(not self.readiness.blocks)
+        for metric in METRICS.values():
+            samples = family(metric)
+            if isinstance(samples, HistogramMetricFamily):
+                for labels, distribution in list(self.distributions[metric.name].items()):
+                    samples.add_metric(labels, distribution.cumulated(), distribution.total)
+            else:
+                for labels, number in list(self.numbers[metric.name].items()):
+                    samples.add_metric(labels, number)
+            yield samples
+
+
+class RouteTelemetry:
+    """The facts of one route."""
+
+    def __init__(self, telemetry: Telemetry, route: str) -> None:
+        self._labels = (route,)
+        self._numbers = telemetry.numbers
+        self._distributions = telemetry.distributions
+        for metric in METRICS.values():
+            if metric.kind == "counter" and metric.labels == ("route",):
+                self._numbers[metric.name].setdefault(self._labels, 0)
+        self._numbers["processor_route_stopped"].setdefault(self._labels, 0)
+
+    def received(self, n: int) -> None:
+        self._count("processor_received_messages_total", n)
+
+    def processed(self, messages: int, seconds: float) -> None:
+        """One run of the Runnable over `messages` input messages, successful or not."""
+        self._count("processor_processed_messages_total", messages)
+        self._observe("processor_batch_messages", messages)
+        self._observe("processor_process_seconds", seconds)
+
+    def committed(self, messages: int, commit_s: float, batch_size: int) -> None:
+        """One commit that covers `messages` input messages and is `batch_size` messages itself."""
+        self._count("processor_committed_messages_total", messages)
+        self._observe("processor_commit_messages", batch_size)
+        self._observe("processor_commit_seconds", commit_s)
+
+    def end_to_end(self, seconds: Sequence[float]) -> None:
+        """Per input message of a commit: the time since the input stream stored it."""
+        if seconds:
+            self._observe("processor_end_to_end_seconds", *seconds)
+
+    def outputs(self, n: int) -> None:
+        self._count("processor_outputs_total", n)
+
+    def events(self, n: int) -> None:
+        self._count("processor_events_total", n)
+
+    def failed(self, reason: str, n: int = 1) -> None:
+        self._count("processor_failures_total", n, reason)
+
+    def dead_lettered(self, reason: str, n: int = 1) -> None:
+        self._count("processor_dead_letters_total", n, reason)
+
+    def guest_restarted(self, reason: str) -> None:
+        self._count("processor_guest_restarts_total", 1, reason)
+
+    def lag(self, n: int) -> None:
+        self._numbers["processor_lag_messages"][self._labels] = n
+
+    def guest_memory(self, bytes_: int) -> None:
+        self._numbers["processor_guest_memory_bytes"][self._labels] = bytes_
+
+    def context(self, bytes_: int) -> None:
+        self._numbers["processor_context_bytes"][self._labels] = bytes_
+
+    def stopped(self, is_stopped: bool) -> None:
+        self._numbers["processor_route_stopped"][self._labels] = float(is_stopped)
+
+    def remove(self) -> None:
+        """The route is gone from the configuration, and so are its series."""
+        all_series: list[dict[tuple[str, ...], float] | dict[tuple[str, ...], Distribution]] = [
+            *(self._numbers[name] for name in self._numbers if METRICS[name].labels[:1] == ("route",)),
+            *self._distributions.values(),
+        ]
+        for series in all_series:
+            for labels in [labels for labels in series if labels[:1] == self._labels]:
+                del series[labels]
+
+    def _count(self, name: str, n: float, *reason: str) -> None:
+        series = self._numbers[name]
+        labels = (*self._labels, *reason)
+        series[labels] = series.get(labels, 0) + n
+
+    def _observe(self, name: str, *values: float) -> None:
+        series = self._distributions[name]
+        distribution = series.get(self._labels)
+        if distribution is None:  # made late: a thousand idle routes must not make a scrape of megabytes
+            distribution = series[self._labels] = Distribution(METRICS[name].bounds)
+        for value in values:
+            distribution.observe(value)
+
+
+def family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+    match metric.kind:
+        case "counter":
+            return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+        case "gauge":
+            return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+        case "histogram":
+            return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+class Health:
+    """An HTTP server for /metrics, /livez and /readyz.
+
+    It runs in the event loop that does the work, so that /livez stays silent when the loop hangs: this is
+    what a liveness probe is for. Port 0 takes a free port; `url` has the real one after `start`.
+    """
+
+    def __init__(self, telemetry: Telemetry, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._telemetry = telemetry
+        self._host = host
+        self._port = port
+        self._server: asyncio.Server | None = None
+        self._requests: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. Raises ProcessorError E109 when the address is taken or not ours."""
+        try:
+            self._server = await asyncio.start_server(self._serve, self._host, self._port)
+        except (OSError, UnicodeError) as error:  # a host that is no name at all is the second kind
+            number = getattr(error, "errno", None) or 0
+            why = os.strerror(number) if number > 0 else str(error)
+            raise ProcessorError(
+                "E109",
+                f"health cannot listen on {self._host}:{self._port}: {why}",
+                remedy="Choose another http.host or http.port; port 0 takes any free one.",
+            ) from error
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    async def stop(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for request in list(self._requests):
+            request.cancel()
+        await asyncio.gather(*self._requests, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        try:
+            async with asyncio.timeout(REQUEST_DEADLINE_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, content_type, body = await self._answer(head.split(b" ", 2))
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+                    "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
+                )
+                writer.write(b"" if head.startswith(b"HEAD ") else body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError):
+            pass  # whoever asked went away, or did not speak HTTP
+        finally:
+            self._requests.discard(task)
+            writer.close()
+
+    async def _answer(self, request: list[bytes]) -> tuple[str, str, bytes]:
+        if request[0] not in (b"GET", b"HEAD") or len(request) < 3:
+            return "405 Method Not Allowed", "text/plain", b"only GET and HEAD are served here\n"
+        match request[1].partition(b"?")[0]:
+            case b"/metrics":
+                # In a thread: a thousand routes take a good part of a second to write out.
+                body = await asyncio.to_thread(generate_latest, self._telemetry.registry)
+                return "200 OK", CONTENT_TYPE_LATEST, body
+            case b"/livez":
+                return "200 OK", "text/plain", b"alive\n"
+            case b"/readyz":
+                blocks = self._telemetry.readiness.blocks
+                report = {
+                    "ready": not blocks,
+                    "reasons": blocks,
+                    "jail": {"level": self._telemetry.jail_level, "layers": self._telemetry.jail_layers},
+                    "version": __version__,
+                }
+                status = "503 Service Unavailable" if blocks else "200 OK"
+                return status, "application/json", json.dumps(report, indent=1).encode() + b"\n"
+            case _:
+                return "404 Not Found", "text/plain", b"try /metrics, /livez or /readyz\n"
+
+
+FIELDS = ("route", "seq", "key", "attempt", "code", "ms")
+COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
+# User text and keys reach the log: nothing in them may start a line of its own or steer a terminal.
+UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    0x0A: "\\n",
+    0x0D: "\\r",
+    0x09: "\\t",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line; the keys of `FIELDS` appear where the record has them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class HumanLines(logging.Formatter):
+    """One aligned line for people: time, level, route, what happened, and the other fields."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        fields = {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
+        route = str(fields.pop("route", "-")).translate(UNPRINTABLE)
+        message = record.getMessage()
+        if str(fields.get("code", "")) in message:
+            fields.pop("code", None)
+        rest = "".join(f" {name}={value}" for name, value in fields.items())
+        line = f"{time} {record.levelname:<7} {route:<12} {(message + rest).translate(UNPRINTABLE)}"
+        if self._colour and record.levelname in COLOURS:
+            line = f"\x1b[{COLOURS[record.levelname]}m{line}\x1b[0m"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class LogStream(logging.StreamHandler[TextIO]):
+    """Our handler on the root logger, told from others' by its class."""
+
+
+def configure_logging(format: Literal["human", "json"], level: str, *, stream: TextIO | None = None) -> None:
+    """Log to standard error from now on: this package from `level` up, others' warnings and errors.
+
+    A second call replaces what the first one set up. The fixed keys are given as `extra={"route": ...}`.
+    """
+    handler = LogStream(stream or sys.stderr)
+    is_terminal = handler.stream.isatty() and "NO_COLOR" not in os.environ
+    handler.setFormatter(JsonLines() if format == "json" else HumanLines(colour=is_terminal))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, LogStream)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    logging.getLogger("processor").setLevel(level.upper())

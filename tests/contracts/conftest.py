@@ -1,0 +1,108 @@
+"""The kinds of storage on which the delivery contract must hold."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from processor.embedded import EmbeddedServer, find_binary
+from processor.errors import BrokerError
+from processor.jetstream import Again, ApiError, Broker, Unknown
+from tests.conftest import waited
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where streams lie: the servers' addresses and the `nats` keys that ask for it."""
+
+    urls: str
+    kind: str
+    replicas: int
+    servers: tuple[subprocess.Popen[bytes], ...] = ()
+
+    @property
+    def top(self) -> str:
+        return f"nats: {{storage: {self.kind}, replicas: {self.replicas}}}"
+
+
+@pytest.fixture(params=["file", "memory", "file, three replicas"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, three_servers: Storage) -> Iterator[Storage]:
+    """One server with a file or a memory store, or a cluster of three; empty at the start of each test."""
+    if request.param == "file, three replicas":
+        asyncio.run(empty(three_servers.urls))
+        yield three_servers
+    else:
+        with EmbeddedServer.start(tmp_path / "nats") as server:
+            yield Storage(server.url, request.param, 1)
+
+
+@pytest.fixture(scope="session")
+def three_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """A cluster for all tests that want one: its first election takes seconds."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+async def empty(urls: str) -> None:
+    broker = await Broker.connect({"servers": urls.split(",")}, name="cleaner", wait=False)
+    for name in (await broker.api("STREAM.NAMES")).get("streams") or []:
+        await broker.api(f"STREAM.DELETE.{name}")
+    await broker.close()
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Storage]:
+    """Three servers that replicate; ready when a stream with three replicas can be made."""
+    ports = free_ports(6)
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[3:])
+    servers = []
+    try:
+        for number in range(3):
+            conf = folder / f"n{number}.conf"
+            conf.write_text(
+                f'server_name: n{number}\nlisten: "127.0.0.1:{ports[number]}"\n'
+                f'jetstream {{ store_dir: "{folder}/n{number}" }}\n'
+                f'cluster {{ name: c, listen: "127.0.0.1:{ports[3 + number]}", routes: [{routes}] }}\n'
+            )
+            command = [str(find_binary()), "-c", str(conf), "-l", str(folder / f"n{number}.log")]
+            servers.append(subprocess.Popen(command))
+        urls = ",".join(f"nats://127.0.0.1:{port}" for port in ports[:3])
+        waited(lambda: asyncio.run(is_ready(urls)), "the cluster has a leader", 30)
+        yield Storage(urls, "file", 3, tuple(servers))
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+
+
+async def is_ready(urls: str) -> bool:
+    try:
+        broker = await Broker.connect({"servers": urls.split(",")}, name="probe", wait=False)
+    except BrokerError:
+        return False
+    try:
+        await broker.create_stream({"name": "PROBE", "subjects": ["probe"], "num_replicas": 3})
+    except (BrokerError, ApiError, Again, Unknown):
+        return False
+    else:
+        return True
+    finally:
+        await broker.close()
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

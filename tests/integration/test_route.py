@@ -1,0 +1,609 @@
+"""What a route does with messages, good and bad, from publish to what others can read."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from typing import Any
+
+import orjson
+import pytest
+
+from processor.config import load
+from processor.embedded import EmbeddedServer
+from processor.errors import Faults, ProcessorError
+from processor.jetstream import Broker
+from processor.sandbox.host import Zygote
+from processor.sandbox.jail import JailReport
+from processor.service import Service
+from processor.telemetry import Telemetry
+from tests.conftest import waited
+from tests.running import Start
+
+COUNT = """
+class Runnable:
+    def init(self):
+        self.context["n"] = 0
+
+    def process(self, queries):
+        outputs = []
+        for query in queries:
+            self.context["n"] += 1
+            if query.get("fail"):
+                raise ValueError(f"cannot do {query['fail']}")
+            outputs.append({**query, "n": self.context["n"]})
+        return outputs
+"""
+ROUTE = """
+r:
+  input: {subject: "in.*", create: true}
+  runnable: count.py
+  output: out
+"""
+
+
+async def test_outputs_events_and_context_come_out_together(processor: Start, wait_until: Any) -> None:
+    """Documents in, documents out in order, the context counts them, and metrics agree."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", *({"i": i} for i in range(100)))
+        outputs = await running.documents("out", 100)
+        assert outputs == [{"i": i, "n": i + 1} for i in range(100)]
+        assert await running.contexts("r") == {"": {"n": 100}}
+        await wait_until(
+            lambda: running.metric("processor_committed_messages_total", route="r") == 100, "all are counted"
+        )
+        assert running.metric("processor_outputs_total", route="r") == 100
+
+
+async def test_a_list_of_documents_in_one_message_is_as_many_queries(processor: Start) -> None:
+    """The json codec takes a document or a list of documents."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", [{"i": 1}, {"i": 2}], {"i": 3})
+        assert [o["n"] for o in await running.documents("out", 3)] == [1, 2, 3]
+
+
+async def test_one_poison_message_fails_alone(processor: Start) -> None:
+    """Of a batch that fails, everything but the poison message succeeds, once, with the right context."""
+    async with processor(ROUTE, count=COUNT) as running:
+        documents: list[dict[str, Any]] = [{"i": i} for i in range(40)]
+        documents[13]["fail"] = "that"
+        await running.publish("in.a", *documents)
+        outputs = await running.documents("out", 39)
+        assert [o["i"] for o in outputs] == [i for i in range(40) if i != 13]
+        assert [o["n"] for o in outputs] == list(range(1, 40))
+        [letter] = await running.dead_letters("r")
+        assert orjson.loads(letter.payload) == documents[13]
+        headers = letter.headers
+        assert headers["x-error-code"] == "E304"
+        assert headers["x-dead-letter-reason"] == "ValueError: cannot do that"
+        assert headers["x-original-subject"] == "in.a"
+        assert headers["x-original-sequence"] == "14"
+        assert headers["x-delivery-count"] == "3"
+        assert headers["x-route"] == "r"
+        traceback = orjson.loads(headers["x-error-traceback"])
+        assert 'count.py", line 11, in process' in traceback
+        assert 'raise ValueError(f"cannot do' in traceback
+        assert await running.contexts("r") == {"": {"n": 39}}
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"not json", "E301"),
+        (b"", "E301"),
+        (b'{"a": NaN}', "E301"),
+        (b'{"i": 1}{"i": 2}', "E301"),
+        (b"\xff\xfe", "E301"),
+    ],
+)
+async def test_what_is_not_json_becomes_a_dead_letter_and_the_route_goes_on(
+    processor: Start, payload: bytes, code: str
+) -> None:
+    """Unreadable messages are kept with their bytes and reason, at the first try; others are unharmed."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 1}, payload, {"i": 2})
+        assert [o["n"] for o in await running.documents("out", 2)] == [1, 2]
+        [letter] = await running.dead_letters("r")
+        assert letter.payload == payload
+        assert letter.headers["x-error-code"] == code
+        assert letter.headers["x-delivery-count"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("expression", "code"),
+    [
+        ("float('nan')", "E306"),
+        ("b'bytes'", "E306"),
+        ("datetime(2026, 1, 1)", "E306"),
+        ("{1, 2}", "E306"),
+        ("[loop]", "E306"),
+        ("'x' * 2_000_000", "E307"),
+        ("*(['x'] * 2_000)", "E307"),
+    ],
+)
+async def test_an_output_that_cannot_be_written_is_the_fault_of_its_message(
+    processor: Start, expression: str, code: str
+) -> None:
+    """NaN, bytes, dates, sets, self-reference, too large, too many: a dead letter, and the route goes on."""
+    source = f"""
+    class Runnable:
+        def process(self, queries):
+            loop = {{}}
+            loop["loop"] = loop
+            outputs = []
+            for query in queries:
+                outputs += [{expression}] if query.get("bad") else [query]
+            return outputs
+    """
+    async with processor(ROUTE, count=source) as running:
+        await running.publish("in.a", {"i": 1}, {"bad": True}, {"i": 2})
+        assert await running.documents("out", 2) == [{"i": 1}, {"i": 2}]
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == code
+
+
+@pytest.mark.parametrize("value", ["a b", "a.b", "*", ">", "", None, {"x": 1}])
+async def test_a_field_that_is_no_subject_token_is_the_fault_of_its_message(
+    processor: Start, value: Any
+) -> None:
+    """Spaces, dots and wildcards never reach a subject: the message is a dead letter that says why."""
+    route = ROUTE.replace("output: out", 'output: "out.{to}"')
+    echo = "class Runnable:\n    def process(self, queries):\n        return queries\n"
+    async with processor(route, count=echo) as running:
+        await running.publish("in.a", {"to": "x"}, {"to": value}, {"to": "y"})
+        assert await running.documents("out.*", 2) == [{"to": "x"}, {"to": "y"}]
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E308"
+
+
+async def test_each_key_has_its_own_context_and_order(processor: Start) -> None:
+    """A keyed route counts per key, and {key} names the subject of the output."""
+    route = ROUTE.replace("output: out", "key: subject.2\n  output: out.{key}")
+    async with processor(route, count=COUNT) as running:
+        for i in range(50):
+            await running.publish(f"in.k{i % 5}", {"i": i})
+        await running.documents("out.*", 50)
+        for key in range(5):
+            found = await running.documents(f"out.k{key}", 10)
+            assert [(o["i"], o["n"]) for o in found] == [(key + 5 * j, j + 1) for j in range(10)]
+        assert await running.contexts("r") == {f"k{key}": {"n": 10} for key in range(5)}
+
+
+async def test_more_keys_than_a_guest_holds_are_read_again_when_they_come_back(processor: Start) -> None:
+    """Contexts are evicted after their commit and loaded again, without a difference in any count."""
+    route = ROUTE.replace(
+        "output: out",
+        "key: subject.2\n  output: out.{key}\n  limits: {contexts: 3}\n  batch: {max_messages: 4}",
+    )
+    async with processor(route, count=COUNT) as running:
+        for i in range(120):
+            await running.publish(f"in.k{i % 12}", {"i": i})
+        await running.documents("out.*", 120)
+        assert await running.contexts("r") == {f"k{key}": {"n": 10} for key in range(12)}
+
+
+async def test_a_large_context_costs_what_changed(processor: Start) -> None:
+    """A context beyond a few kilobytes is kept by item: a commit writes the changed item only."""
+    source = """
+    class Runnable:
+        def init(self):
+            for i in range(200):
+                self.context[f"item{i}"] = "x" * 500
+
+        def process(self, queries):
+            for query in queries:
+                self.context[query["item"]] = query["value"]
+                if query.get("delete"):
+                    del self.context[query["delete"]]
+            return len(self.context)
+    """
+    async with processor(ROUTE, count=source) as running:
+        await running.publish("in.a", {"item": "item7", "value": "first"})
+        await running.documents("out", 1)
+        before = len(await running.stored("p.app.ctx.r.>"))
+        info = await running.broker.stream("P_app")
+        assert info is not None
+        await running.publish("in.a", {"item": "item8", "value": "second", "delete": "item9"})
+        assert await running.documents("out", 2) == [200, 199]
+        later = await running.broker.stream("P_app")
+        assert later is not None
+        assert later["state"]["last_seq"] - info["state"]["last_seq"] == 4
+        assert before == 200
+        kept = (await running.contexts("r"))[""]
+        assert (len(kept), kept["item7"], kept["item8"], "item9" in kept) == (199, "first", "second", False)
+
+
+async def test_a_restart_continues_where_the_last_commit_stood(processor: Start) -> None:
+    """Stopping and starting loses and repeats nothing."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", *({"i": i} for i in range(10)))
+        await running.documents("out", 10)
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", *({"i": i} for i in range(10, 20)))
+        outputs = await running.documents("out", 20)
+        assert outputs == [{"i": i, "n": i + 1} for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("while True: pass", "E311"),
+        ("x = [0] * 400_000_000", "E313"),
+        ("self.context['x'] = [1, 2, query]; raise Reject('not today')", "E305"),
+        ("return 1 / 0", "E304"),
+        ("self.context['f'] = print", "E309"),
+        ("self.context['big'] = 'x' * 3000", "E310"),
+    ],
+)
+async def test_a_run_over_a_limit_is_stopped_and_named(processor: Start, body: str, code: str) -> None:
+    """Loops, memory, refusals and errors have their own codes; the route goes on without the message."""
+    source = f"""
+    class Runnable:
+        def process(self, queries):
+            for query in queries:
+                self.context["seen"] = query["i"]
+                if query.get("bad"):
+                    {body}
+            return queries
+    """
+    route = ROUTE.replace(
+        "output: out",
+        "output: out\n  retry: {attempts: 1}\n"
+        "  limits: {cpu_s: 0.3, wall_s: 2, memory_mb: 64, context_bytes: 2000}",
+    )
+    async with processor(route, count=source) as running:
+        await running.publish("in.a", {"i": 1}, {"i": 2, "bad": True}, {"i": 3})
+        assert await running.documents("out", 2) == [{"i": 1}, {"i": 3}]
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == code
+        assert await running.contexts("r") == {"": {"seen": 3}}
+
+
+async def test_user_events_and_failures_go_to_the_event_subject(processor: Start) -> None:
+    """`self.event` and dead letters appear there; each message has one terminal event at level all."""
+    source = """
+    class Runnable:
+        def process(self, queries):
+            for query in queries:
+                if query["i"] == 2:
+                    raise KeyError("two")
+                self.event("seen", {"i": query["i"]})
+            return queries
+    """
+    route = ROUTE.replace("output: out", "output: out\n  events: {subject: events.r, level: all}")
+    async with processor(route, count=source) as running:
+        await running.publish("in.a", {"i": 1}, {"i": 2}, {"i": 3})
+        first, *events = await running.documents("events.r", 6)
+        assert (first["event"], len(first["program"])) == ("started", 12)
+        user = [(e["name"], e["data"]) for e in events if e["event"] == "user"]
+        assert user == [("seen", {"i": 1}), ("seen", {"i": 3})]
+        ends = sorted((e["sequence"], e["event"]) for e in events if e["event"] != "user")
+        assert ends == [(1, "completed"), (2, "dead_lettered"), (3, "completed")]
+        [failure] = [e for e in events if e["event"] == "dead_lettered"]
+        assert (failure["code"], failure["text"], failure["attempt"]) == ("E304", "KeyError: 'two'", 3)
+
+
+async def test_live_outputs_reach_those_who_listen_and_no_stream(processor: Start, wait_until: Any) -> None:
+    """With durable: false outputs are sent after the commit, on their own subject, and kept nowhere."""
+    route = ROUTE.replace("output: out", "output: {subject: live.out, durable: false}")
+    async with processor(route, count=COUNT) as running:
+        heard = await running.listen("live.out")
+        await running.publish("in.a", {"i": 1}, {"i": 2})
+        await wait_until(lambda: len(heard) == 2, "both outputs were heard")
+        assert [orjson.loads(d.payload)["n"] for d in heard] == [1, 2]
+        assert await running.broker.find_stream("live.out") is None
+
+
+async def test_durable_outputs_can_be_watched_live(processor: Start, wait_until: Any) -> None:
+    """What is committed for a subject is also sent to live.<app>.<subject>, for any core subscriber."""
+    async with processor(ROUTE, count=COUNT) as running:
+        heard = await running.listen("live.app.>")
+        await running.publish("in.a", {"i": 1})
+        await wait_until(lambda: heard, "the output was heard")
+        assert (heard[0].subject, orjson.loads(heard[0].payload)) == ("live.app.out", {"i": 1, "n": 1})
+
+
+async def test_a_stream_of_the_users_own_copies_the_outputs(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """A stream that holds the output's subject already gets the app's stream as a source; its limits stay."""
+    broker = await Broker.connect({"servers": [nats_server.url]}, name="owner", wait=False)
+    await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "max_msgs": 1000})
+    await broker.close()
+    async with processor(ROUTE.replace("output: out", "output: own.out"), count=COUNT) as running:
+        await running.publish("in.a", *({"i": i} for i in range(10)))
+        outputs = await running.documents("own.out", 10)
+        assert [o["n"] for o in outputs] == list(range(1, 11))
+        info = await running.broker.stream("OWN")
+        assert info is not None
+        assert [s["name"] for s in info["config"]["sources"]] == ["P_app"]
+        assert info["config"]["max_msgs"] == 1000
+
+
+async def test_a_stream_that_cannot_copy_is_published_to_and_deduplicates(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """A stream with schedules takes no sources: outputs go to it before the commit, each with its own id."""
+    broker = await Broker.connect({"servers": [nats_server.url]}, name="owner", wait=False)
+    await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "allow_msg_schedules": True})
+    await broker.close()
+    async with processor(ROUTE.replace("output: out", "output: own.out"), count=COUNT) as running:
+        await running.publish("in.a", *({"i": i} for i in range(10)))
+        assert [o["n"] for o in await running.documents("own.out", 10)] == list(range(1, 11))
+        ids = [s.headers for s in await running.stored("own.out")]
+        info = await running.broker.stream("OWN")
+        assert info is not None
+        assert not info["config"].get("sources")
+        assert len(ids) == 10
+
+
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+async def test_a_queue_is_acknowledged_after_the_commit(
+    processor: Start, wait_until: Any, retention: str
+) -> None:
+    """The stream deletes what is done, dead letters included, and keeps what is not."""
+    async with processor(ROUTE.replace(", create: true", ""), count=COUNT) as running:
+        await running.broker.create_stream({"name": "IN", "subjects": ["in.*"], "retention": retention})
+        await wait_until(lambda: running.telemetry.readiness.blocks == {}, "the route has started")
+        await wait_until(lambda: running.broker.consumer_names("IN"), "the consumer exists")
+        await running.publish("in.a", *({"i": i} for i in range(20)), b"not json")
+        assert [o["n"] for o in await running.documents("out", 20)] == list(range(1, 21))
+        await running.dead_letters("r")
+
+        async def is_empty() -> bool:
+            info = await running.broker.stream("IN")
+            return info is not None and info["state"]["messages"] == 0
+
+        await wait_until(is_empty, "the queue is empty")
+
+
+async def test_stream_mode_sends_chunks_as_they_are_made(processor: Start, wait_until: Any) -> None:
+    """Chunks, then the end marker after the commit; text goes as it is, documents as JSON."""
+    source = """
+    class Runnable:
+        def process_stream(self, query):
+            self.context["n"] = self.context.get("n", 0) + 1
+            yield "hello "
+            yield None
+            yield {"name": query["name"]}
+    """
+    route = """
+    r:
+      input: {subject: "in.*", create: true}
+      runnable: talk.py
+      mode: stream
+      output: {subject: "talk.{session}", durable: false}
+    """
+    async with processor(route, talk=source) as running:
+        heard = await running.listen("talk.*")
+        await running.publish("in.a", {"name": "Ada", "session_id": "S1"})
+        await wait_until(lambda: len(heard) == 3, "chunks and marker were heard")
+        assert [d.subject for d in heard] == ["talk.S1"] * 3
+        assert [d.payload for d in heard] == [b"hello ", b'{"name":"Ada"}', b""]
+        assert [d.headers.get("Processor-Chunk") for d in heard] == ["1", "2", None]
+        assert heard[2].headers["Processor-Stream"] == "end"
+        assert await running.contexts("r") == {"": {"n": 1}}
+        await running.publish("in.a", {"name": "Eve", "session_id": "not a token"})
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E308"
+
+
+async def test_a_failure_in_stream_mode_is_visible_to_listeners(processor: Start, wait_until: Any) -> None:
+    """Each failed try ends with an error marker; the next try starts over with a higher attempt number."""
+    source = """
+    class Runnable:
+        def process_stream(self, query):
+            yield "one"
+            raise RuntimeError("broken")
+    """
+    route = """
+    r:
+      input: {subject: "in.*", create: true}
+      runnable: talk.py
+      mode: stream
+      output: {subject: talk, durable: false}
+      retry: {attempts: 2}
+    """
+    async with processor(route, talk=source) as running:
+        heard = await running.listen("talk")
+        await running.publish("in.a", {"i": 1})
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-dead-letter-reason"] == "RuntimeError: broken"
+        await wait_until(lambda: len(heard) == 4, "two tries were heard")
+        assert [d.headers.get("Processor-Stream") for d in heard] == [None, "error", None, "error"]
+        assert [d.headers["Processor-Attempt"] for d in heard] == ["1", "1", "2", "2"]
+
+
+async def test_a_chunk_that_no_message_can_carry_is_a_failure(processor: Start) -> None:
+    """A chunk above the server's max_payload ends the run; the route goes on with the next message."""
+    source = """
+    class Runnable:
+        def process_stream(self, query):
+            self.context["n"] = self.context.get("n", 0) + 1
+            yield "x" * query["size"]
+    """
+    route = """
+    r:
+      input: {subject: "in.*", create: true}
+      runnable: talk.py
+      mode: stream
+      output: {subject: talk, durable: false}
+      retry: {attempts: 1}
+    """
+    async with processor(route, talk=source) as running:
+        await running.publish("in.a", {"size": 1}, {"size": 1_100_000}, {"size": 2})
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E307"
+
+        async def both_counted() -> bool:
+            return await running.contexts("r") == {"": {"n": 2}}
+
+        await waited(both_counted, "the other two are counted")
+
+
+async def test_a_reload_runs_the_new_version_and_keeps_the_context(processor: Start) -> None:
+    """A changed Runnable takes over between two batches; counts go on."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 1})
+        await running.documents("out", 1)
+        source = running.path.with_name("count.py")
+        source.write_text(COUNT.replace("{**query, ", '{"version": 2, **query, '))
+        config = load(running.path, {"NATS_URL": running.broker.address})
+        assert await running.service.reload(config) == ["r"]
+        assert await running.service.reload(config) == []
+        await running.publish("in.a", {"i": 2})
+        assert (await running.documents("out", 2))[1] == {"version": 2, "i": 2, "n": 2}
+
+
+async def test_a_version_that_does_not_compile_leaves_the_old_one_running(processor: Start) -> None:
+    """All faults are said with file, line and column; nothing changes."""
+    async with processor(ROUTE, count=COUNT) as running:
+        source = running.path.with_name("count.py")
+        source.write_text("import os\nclass Runnable:\n    def process(self, queries):\n        exec('1')\n")
+        with pytest.raises(Faults) as refused:
+            await running.service.reload(load(running.path, {"NATS_URL": running.broker.address}))
+        assert [(f.line, f.code) for f in refused.value.faults] == [(1, "E203"), (4, "E202")]
+        await running.publish("in.a", {"i": 1})
+        assert await running.documents("out", 1) == [{"i": 1, "n": 1}]
+
+
+async def test_a_reload_cannot_change_what_needs_a_restart(processor: Start) -> None:
+    """The app's name and the server are fixed while it runs; the error says so."""
+    async with processor(ROUTE, count=COUNT) as running:
+        running.path.write_text(running.path.read_text().replace("app: app", "app: other"))
+        with pytest.raises(ProcessorError, match="E106 app changed, which a reload cannot apply"):
+            await running.service.reload(load(running.path, {"NATS_URL": running.broker.address}))
+
+
+async def test_a_route_without_input_stream_waits_for_it(processor: Start, wait_until: Any) -> None:
+    """E401 in readiness until somebody creates the stream; then the route starts by itself."""
+    async with processor(ROUTE.replace(", create: true", ""), count=COUNT) as running:
+        await wait_until(
+            lambda: "E401 no stream holds 'in.*'" in running.telemetry.readiness.blocks.get("route r", ""),
+            "readiness says what is missing",
+        )
+        await running.broker.create_stream({"name": "IN", "subjects": ["in.*"]})
+        await running.publish("in.a", {"i": 1})
+        assert await running.documents("out", 1) == [{"i": 1, "n": 1}]
+        assert running.telemetry.readiness.blocks == {}
+
+
+async def test_the_later_of_two_processors_of_one_app_takes_over(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """The earlier one is fenced: it stops and says who won, and no message is processed twice."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await running.documents("out", 1)
+        second = Service(load(running.path, {"NATS_URL": nats_server.url}), Telemetry())
+        await second.start(wait=False)
+        try:
+            await wait_until(lambda: second._telemetry.readiness.blocks == {}, "the second is ready")
+            await running.publish("in.a", *({"i": i} for i in range(1, 20)))
+            outputs = await running.documents("out", 20)
+            assert outputs == [{"i": i, "n": i + 1} for i in range(20)]
+            await wait_until(
+                lambda: "E405" in running.telemetry.readiness.blocks.get("route r", ""), "the first says so"
+            )
+        finally:
+            await second.stop()
+
+
+async def test_a_commit_that_the_server_refuses_stops_the_route_and_skips_nothing(
+    processor: Start, wait_until: Any
+) -> None:
+    """The refusal is said in readiness; when its cause is gone the route goes on by itself."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await running.documents("out", 1)
+        info = await running.broker.stream("P_app")
+        assert info is not None
+        await running.broker.update_stream({**info["config"], "max_msg_size": 600})
+        await running.publish("in.a", *({"i": i, "pad": "x" * 500} for i in range(1, 5)))
+        await wait_until(
+            lambda: "E406" in running.telemetry.readiness.blocks.get("route r", ""),
+            "it says so",
+        )
+        await running.broker.update_stream({**info["config"], "max_msg_size": -1})
+        outputs = await running.documents("out", 5)
+        assert [o["n"] for o in outputs] == [1, 2, 3, 4, 5]
+        await wait_until(lambda: running.telemetry.readiness.blocks == {}, "the route is ready again")
+
+
+async def test_a_lost_server_is_waited_for(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """Readiness is red while it is gone; nothing that was published is lost when it returns."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await running.documents("out", 1)
+        nats_server.kill()
+        await wait_until(lambda: "nats" in running.telemetry.readiness.blocks, "readiness is red")
+        nats_server.restart()
+        await wait_until(lambda: running.telemetry.readiness.blocks == {}, "readiness is green", 20)
+        await running.broker.connected()
+        await running.publish("in.a", {"i": 1})
+        assert await running.documents("out", 2) == [{"i": 0, "n": 1}, {"i": 1, "n": 2}]
+
+
+async def test_a_message_of_the_largest_size_survives_as_a_dead_letter(processor: Start) -> None:
+    """Payload and added headers exceed the server's limit together: the dead letter has parts."""
+    async with processor(ROUTE, count=COUNT) as running:
+        payload = b"x" * (running.broker.max_payload)
+        await running.publish("in.a", payload)
+        first, second = await running.dead_letters("r", 2)
+        assert first.payload + second.payload == payload
+        assert (first.headers["x-part"], second.headers["x-part"]) == ("1/2", "2/2")
+        assert first.headers["x-error-code"] == "E301"
+
+
+async def test_a_jail_below_the_configured_level_refuses_to_start(processor: Start, monkeypatch: Any) -> None:
+    """The error says what level was reached, and which layer is off for which reason."""
+    report = JailReport.of({"rlimits": "on", "seccomp": "off(EPERM)"})
+    start_zygote = Zygote.start
+
+    async def start() -> Zygote:
+        zygote = await start_zygote()
+        zygote.report = report
+        return zygote
+
+    monkeypatch.setattr("processor.service.Zygote.start", start)
+    with pytest.raises(ProcessorError, match=r"E501 .* level process, below .*seccomp: off"):
+        async with processor(ROUTE, count=COUNT):
+            pass
+
+
+async def test_a_message_that_waits_for_its_next_try_does_not_hold_up_a_stop(processor: Start) -> None:
+    """It is given back: what came before it is committed, it and what follows are done by the next start."""
+    source = """
+    class Runnable:
+        def init(self):
+            self.context["n"] = 0
+
+        def process(self, queries):
+            outputs = []
+            for query in queries:
+                if query["i"] == 1 and VERSION == 1:
+                    raise Retry(after_s=3600)
+                self.context["n"] += 1
+                outputs.append({**query, "n": self.context["n"]})
+            return outputs
+    """
+    async with processor(ROUTE, count="VERSION = 1\n" + textwrap.dedent(source)) as running:
+        await running.publish("in.a", *({"i": i} for i in range(3)))
+        await running.documents("out", 1)
+        assert await running.service.stop()
+    async with processor(ROUTE, count="VERSION = 2\n" + textwrap.dedent(source)) as running:
+        assert await running.documents("out", 3) == [{"i": i, "n": i + 1} for i in range(3)]
+
+
+async def test_messages_are_processed_while_a_commit_is_under_way(processor: Start) -> None:
+    """A flood is committed in far fewer commits than messages."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await asyncio.gather(*(running.publish("in.a", {"i": i}) for i in range(500)))
+        await running.documents("out", 500)
+        position = [s async for s in running.broker.history("P_app", ["p.app.pos.r.0"])]
+        assert len(position) == 1
+        info = await running.broker.stream("P_app")
+        assert info is not None
+        assert info["state"]["last_seq"] < 500 + 250

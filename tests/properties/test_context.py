@@ -1,0 +1,208 @@
+"""Contexts and positions against a plain dictionary: what is committed, and nothing else, is read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from processor.context import INLINE_MAX_BYTES, ContextStore, Input, read
+from processor.embedded import EmbeddedServer
+from processor.errors import BrokerError, Fenced
+from processor.jetstream import Broker, Message
+from processor.model import ContextChange
+
+SOURCE = Input("IN", "2026-01-01T00:00:00Z")
+Model = dict[str, dict[str, bytes]]
+
+
+async def open_broker(server: EmbeddedServer, app: str) -> Broker:
+    broker = await Broker.connect({"servers": [server.url]}, name="test", wait=False)
+    await broker.create_stream(
+        {
+            "name": f"P_{app}",
+            "subjects": [f"p.{app}.>"],
+            "allow_atomic": True,
+            "allow_rollup_hdrs": True,
+            "allow_msg_ttl": True,
+            "allow_direct": True,
+            "storage": "memory",
+        }
+    )
+    return broker
+
+
+def change_of(before: dict[str, bytes], after: dict[str, bytes]) -> ContextChange:
+    """What a guest reports when a context goes from `before` to `after`."""
+    size = sum(len(k) + len(v) for k, v in after.items())
+    was_large = sum(len(k) + len(v) for k, v in before.items()) > INLINE_MAX_BYTES
+    if size <= INLINE_MAX_BYTES:
+        return ContextChange(after, True, size)
+    if not was_large:
+        return ContextChange({**dict.fromkeys(before.keys() - after.keys()), **after}, False, size)
+    changed: dict[str, bytes | None] = {k: v for k, v in after.items() if before.get(k) != v}
+    changed |= dict.fromkeys(before.keys() - after.keys())
+    return ContextChange(changed, False, size)
+
+
+keys = st.sampled_from(["", "AAPL", "a.b c", "*", "ключ", "x" * 80])
+names = st.sampled_from(["n", "total", "", "with.dot", "ü", "long-" * 40])
+values = st.one_of(
+    st.integers(-(2**53), 2**53).map(orjson.dumps),
+    st.text(max_size=20).map(orjson.dumps),
+    st.sampled_from([900, 3000, 9000]).map(lambda size: b'"%b"' % (b"x" * size)),
+)
+contexts = st.dictionaries(names, values, max_size=5)
+steps = st.lists(
+    st.tuples(st.sampled_from(["commit", "crash", "forget"]), st.dictionaries(keys, contexts, max_size=4)),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps, partitions=st.sampled_from([1, 3, 64]))
+def test_committed_contexts_are_what_a_successor_reads(
+    steps: list[tuple[str, Model]], partitions: int, nats_server: EmbeddedServer, run_async: Any
+) -> None:
+    """Any commits, with restarts and evictions between them: what is read is what was committed last."""
+
+    async def scenario() -> None:
+        app = f"a{next(numbers)}"
+        broker = await open_broker(nats_server, app)
+        try:
+            model: Model = {}
+            store = ContextStore(broker, app, "r", partitions, "me")
+            sequence = await store.claim(SOURCE, 0) - 1
+            assert sequence == 0
+            for action, updates in steps:
+                if action == "crash":
+                    store = ContextStore(broker, app, "r", partitions, "me")
+                    await store.claim(SOURCE, 0)
+                elif action == "forget":
+                    store.forget(list(model))
+                loaded = await store.load(updates)
+                assert loaded == {key: model.get(key, {}) for key in updates}
+                sequence += 1
+                changes = {key: change_of(model.get(key, {}), after) for key, after in updates.items()}
+                positions = {store.partition(key): sequence for key in updates} or {0: sequence}
+                await store.commit([Message(f"p.{app}.out.x", b"1")], changes, positions)
+                model.update({key: dict(items) for key, items in updates.items()})
+            successor = ContextStore(broker, app, "r", partitions, "you")
+            await successor.claim(SOURCE, 0)
+            assert await successor.load(model) == model
+            shown = {key: items async for key, items in read(broker, app, "r")}
+            assert {k: v for k, v in shown.items() if v} == {k: v for k, v in model.items() if v}
+            if steps:
+                with pytest.raises(Fenced):
+                    await store.commit([], {}, dict.fromkeys(range(partitions), sequence + 1))
+        finally:
+            await broker.close()
+
+    run_async(scenario())
+
+
+numbers = iter(range(1_000_000))
+
+
+async def test_a_successor_starts_behind_the_last_commit(nats_server: EmbeddedServer) -> None:
+    """The first sequence that may not be done is behind the lowest position; others are known as done."""
+    broker = await open_broker(nats_server, "app")
+    try:
+        store = ContextStore(broker, "app", "r", 4, "me")
+        assert await store.claim(SOURCE, 100) == 101
+        await store.commit([], {}, {0: 110, 2: 120})
+        successor = ContextStore(broker, "app", "r", 4, "you")
+        assert await successor.claim(SOURCE, 0) == 101
+        assert successor.is_done(2, 120)
+        assert not successor.is_done(2, 121)
+        assert not successor.is_done(1, 101)
+        await successor.commit([], {}, {1: 120})
+        await successor.catch_up()
+        third = ContextStore(broker, "app", "r", 4, "they")
+        assert await third.claim(SOURCE, 0) == 121
+    finally:
+        await broker.close()
+
+
+async def test_partitions_without_messages_follow_from_afar(nats_server: EmbeddedServer) -> None:
+    """Once the stream is 10,000 messages further, a commit takes idle partitions along."""
+    broker = await open_broker(nats_server, "app")
+    try:
+        store = ContextStore(broker, "app", "r", 4, "me")
+        await store.claim(SOURCE, 0)
+        await store.commit([], {}, {0: 9_000})
+        await store.commit([], {}, {0: 20_001})
+        successor = ContextStore(broker, "app", "r", 4, "you")
+        assert await successor.claim(SOURCE, 0) == 20_002
+    finally:
+        await broker.close()
+
+
+async def test_of_two_owners_only_the_later_can_commit(nats_server: EmbeddedServer) -> None:
+    """Claiming bumps the fence: whatever the earlier owner still sends is refused as a whole."""
+    broker = await open_broker(nats_server, "app")
+    try:
+        zombie = ContextStore(broker, "app", "r", 1, "zombie")
+        await zombie.claim(SOURCE, 0)
+        owner = ContextStore(broker, "app", "r", 1, "owner")
+        await owner.claim(SOURCE, 0)
+        change = {"": ContextChange({"n": b"666"}, True, 4)}
+        with pytest.raises(Fenced, match="E405 another processor has taken over route r"):
+            await zombie.commit([Message("p.app.out.x", b"ghost")], change, {0: 5})
+        await owner.commit(
+            [Message("p.app.out.x", b"real")], {"": ContextChange({"n": b"1"}, True, 2)}, {0: 5}
+        )
+        outputs = [s.payload async for s in broker.history("P_app", ["p.app.out.>"])]
+        assert outputs == [b"real"]
+        assert [items async for _, items in read(broker, "app", "r")] == [{"n": b"1"}]
+    finally:
+        await broker.close()
+
+
+async def test_positions_of_another_stream_are_refused(nats_server: EmbeddedServer) -> None:
+    """A stream that was deleted and made again counts anew: its numbers are not the old ones."""
+    broker = await open_broker(nats_server, "app")
+    try:
+        await ContextStore(broker, "app", "r", 1, "me").claim(SOURCE, 0)
+        with pytest.raises(BrokerError, match=r"E407 .* created at 2026-01-01T00:00:00Z"):
+            await ContextStore(broker, "app", "r", 1, "me").claim(Input("IN", "2026-02-02T00:00:00Z"), 0)
+        with pytest.raises(BrokerError, match="E410 route r was created with 1 partitions and now has 2"):
+            await ContextStore(broker, "app", "r", 2, "me").claim(SOURCE, 0)
+    finally:
+        await broker.close()
+
+
+async def test_a_commit_whose_answer_was_lost_is_recognised(nats_server: EmbeddedServer) -> None:
+    """The batch was stored, its answer never came: the position says so, and nothing is stored twice."""
+    from processor.jetstream import Unknown
+
+    class Forgetful(Broker):
+        """A broker that loses the first answer to a commit."""
+
+        lost = 0
+
+        async def commit(self, messages: Any) -> int:
+            stored = await super().commit(messages)
+            if self.lost == 0:
+                self.lost = stored
+                raise Unknown("the answer is lost")
+            return stored
+
+    plain = await open_broker(nats_server, "app")
+    broker = await Forgetful.connect({"servers": [nats_server.url]}, name="test", wait=False)
+    try:
+        store = ContextStore(broker, "app", "r", 2, "me")
+        broker.lost = -1
+        await store.claim(SOURCE, 0)
+        broker.lost = 0
+        await store.commit([Message("p.app.out.x", b"once")], {}, {0: 7, 1: 8})
+        assert broker.lost > 0
+        await store.commit([Message("p.app.out.x", b"next")], {}, {0: 9, 1: 9})
+        outputs = [s.payload async for s in plain.history("P_app", ["p.app.out.>"])]
+        assert outputs == [b"once", b"next"]
+    finally:
+        await broker.close()
+        await plain.close()

@@ -1,0 +1,3 @@
+class Runnable:
+    def process(self, queries):
+        return [item for item in [1, 2]]

@@ -1,0 +1,3 @@
+class Runnable:
+    def process(self, queries):
+        return "{0[:]}".format({":": 1})

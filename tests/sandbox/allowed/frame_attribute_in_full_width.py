@@ -1,0 +1,4 @@
+class Runnable:
+    def process(self, queries):
+        größe = 1
+        return {"größe": größe}

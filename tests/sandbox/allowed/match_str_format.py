@@ -1,0 +1,5 @@
+class Runnable:
+    def process(self, queries):
+        match "text":
+            case str(text):
+                return text

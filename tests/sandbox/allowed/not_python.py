@@ -1,0 +1,3 @@
+class Runnable:
+    def process(self, queries):
+        return 1 + 2

@@ -1,0 +1,3 @@
+class Runnable:
+    def process(self, queries):
+        return super().__repr__().startswith("<")

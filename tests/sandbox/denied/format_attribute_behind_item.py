@@ -1,0 +1,4 @@
+# AttributeError: '__globals__' is not accessible in a Runnable
+class Runnable:
+    def process(self, queries):
+        return "{0[:].__globals__}".format({":": len})

@@ -1,0 +1,5 @@
+# AttributeError: a module's attributes cannot be set in a Runnable
+class Runnable:
+    def process(self, queries):
+        json.dumps = str
+        return json.dumps({})

@@ -1,0 +1,4 @@
+# E201 invalid syntax
+class Runnable:
+    def process(self, queries):
+        return 1 +* 2

@@ -1,0 +1,5 @@
+# E201 'return' outside function
+return 1
+
+class Runnable:
+    pass

@@ -1,0 +1,7 @@
+# TypeError: a class in a Runnable cannot derive from 'str'
+class Runnable:
+    def process(self, queries):
+        class Text(str):
+            pass
+
+        return Text("a")

@@ -1,0 +1,371 @@
+"""What crosses the wall: that both sides understand each other, and that no bytes harm the host.
+
+The last tests put a guest behind a real socket that says what no honest guest would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processor.errors import Fault
+from processor.model import ContextChange, Failed, Failure, Group, Limits, LogLine, Outcome, Program, Ran
+from processor.sandbox import wire
+from processor.sandbox.host import Guest
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+BLOBS = st.binary(max_size=50)
+NONCES = st.integers(0, 2**64 - 1)
+
+
+def only(frames: list[wire.Frame]) -> wire.Frame:
+    (frame,) = frames
+    return frame
+
+
+def arrived(data: bytes) -> wire.Frame:
+    return only(wire.Splitter(1 << 24).feed(data))
+
+
+# Both sides understand each other.
+
+
+@given(NONCES, st.dictionaries(NAMES, st.integers(-5, 5)), st.lists(BLOBS), st.data())
+def test_a_frame_arrives_however_it_is_cut(nonce: int, header: Any, blobs: list[bytes], data: Any) -> None:
+    """Frames come out as they went in, whatever pieces the socket makes of them."""
+    stream = wire.pack(nonce, header, blobs) * 3
+    splitter, frames, at = wire.Splitter(1 << 20), [], 0
+    while at < len(stream):
+        step = data.draw(st.integers(1, len(stream) - at))
+        frames += splitter.feed(stream[at : at + step])
+        at += step
+    assert frames == [wire.Frame(nonce, header, blobs)] * 3
+    assert splitter.pending == 0
+
+
+@given(
+    st.lists(
+        st.tuples(NAMES, st.lists(BLOBS, max_size=3), st.none() | st.dictionaries(NAMES, BLOBS, max_size=3)),
+        max_size=4,
+    ),
+    st.lists(NAMES, max_size=2),
+    st.booleans(),
+)
+def test_a_request_is_understood(groups: list[Any], names: list[str], stream: bool) -> None:
+    """A guest reads the very groups, documents and contexts that the host wrote."""
+    request = wire.RunRequest([Group(*group) for group in groups], names, names, stream)
+    assert wire.read_run(arrived(wire.write_run(5, request))) == request
+
+
+def test_a_program_is_understood() -> None:
+    """A guest reads the program and the limits that are its business; no limit stays no limit."""
+    program = Program("class Runnable: 'ü'\n", "a/b.py")
+    limits = Limits(outputs=3, output_bytes=4, context_bytes=5, log_lines=6, wall_s=0.5, cpu_s=math.inf)
+    assert wire.read_load(arrived(wire.write_load(1, program, limits))) == (program, limits)
+
+
+REQUEST = wire.RunRequest([Group("k", [b"1", b"2"]), Group("l", [b"3"])], ["f"], [], stream=False)
+
+
+def brought() -> wire.Yield:
+    return wire.Yield([1, 1], [b"{}", b"[]"], ["a", "b"], [(0, "e")], [b"null"], [(0, 1, "not JSON")])
+
+
+def ran(**changes: Any) -> bytes:
+    contexts = {"k": ContextChange({"a": b"1", "b": None}, False, 2)}
+    return wire.write_ran(7, replace(brought(), **changes), contexts, [LogLine("info", "hello")])
+
+
+def test_a_result_is_understood() -> None:
+    """The host reads the outputs, events, contexts, rejections and logs that the guest wrote."""
+    result = wire.read_ran(arrived(ran()), REQUEST, Limits())
+    assert [(output.group, output.body, output.fields) for output in result.outputs] == [
+        (0, b"{}", ("a",)),
+        (1, b"[]", ("b",)),
+    ]
+    assert [(event.group, event.name, event.body) for event in result.events] == [(0, "e", b"null")]
+    assert result.contexts == {"k": ContextChange({"a": b"1", "b": None}, False, 2)}
+    assert result.rejected == [(0, 1, Failure("E301", "not JSON"))]
+    assert result.logs == [LogLine("info", "hello")]
+
+
+def test_texts_are_bounded_and_clean() -> None:
+    """Texts from user code are cut to what the host accepts, and lone surrogates do not stop a frame."""
+    failure = Failure("E304", "x" * 10_000 + "\ud800", "y" * 50_000 + "last\ud800")
+    failed = wire.read_failed(arrived(wire.write_failed(1, failure, [LogLine("info", "z" * 5000)])), Limits())
+    assert len(failed.failure.text) == wire.TEXT_CHARS
+    assert failed.failure.traceback.endswith("last?")
+    assert len(failed.logs[0].text) == wire.LOG_CHARS
+    faults = [Fault("f", 1, 2, "E202", "v" * 10_000)] * 5000
+    loaded = wire.read_loaded(arrived(wire.write_loaded(1, faults)), Program("", "f"))
+    assert len(loaded) == wire.MAX_FAULTS
+
+
+# Documents.
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_a_document_survives_the_way_in_and_out(document: Any) -> None:
+    """Every JSON document is read and written without loss, integers of any length included."""
+    text = wire.encode_document(document, "output")
+    assert wire.decoder([text])(text) == document
+    assert json.loads(text) == document
+
+
+@given(JSON)
+def test_documents_are_written_like_json_dumps(document: Any) -> None:
+    """What json.dumps takes, keys that are numbers included, is written with the same meaning."""
+    odd = {1: document, None: (document,), 2.5: True, False: [document]}
+    assert json.loads(wire.encode_document(odd, "output")) == json.loads(json.dumps(odd))
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, b"x", {1, 2}, object(), {(1,): 2}, {math.inf: 1}, {"a": "\ud800"}]
+)
+def test_what_is_not_json_is_refused(value: Any) -> None:
+    """Nothing is rounded, replaced or dropped to make a document of it."""
+    for document in (value, [value], {"a": [value]}):
+        with pytest.raises(wire.Unwritable, match="output"):
+            wire.encode_document(document, "output")
+
+
+# Nothing that a guest sends harms the host.
+
+Reader = Callable[[wire.Frame], object]
+READERS: list[Reader] = [
+    wire.read_sealed,
+    lambda frame: wire.read_loaded(frame, Program("", "f")),
+    wire.read_call,
+    wire.read_chunk,
+    wire.read_broken,
+    lambda frame: wire.read_failed(frame, Limits()),
+    lambda frame: wire.read_ran(frame, REQUEST, Limits()),
+]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_frames_or_a_violation(data: bytes) -> None:
+    """No bytes make the splitter do anything but wait, give frames, or refuse."""
+    try:
+        frames = wire.Splitter(200).feed(data)
+    except wire.Violation:
+        return
+    assert all(isinstance(frame.header, dict) for frame in frames)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | NAMES,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=15,
+)
+FIELDS = ["outputs", "tokens", "events", "contexts", "rejected", "logs", "failed", "sealed", "loaded", "call",
+          "chunk", "broken"]  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING), st.lists(BLOBS, max_size=4))
+def test_any_frame_is_understood_or_a_violation(header: dict[str, Any], blobs: list[bytes]) -> None:
+    """Whatever stands in a frame, reading it gives a value or a Violation, and no other exception."""
+    frame = arrived(wire.pack(1, json.loads(orjson.dumps(header)), blobs))
+    for read in READERS:
+        try:
+            read(frame)
+        except wire.Violation:
+            pass
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_bent_result_is_understood_or_a_violation(data: Any) -> None:
+    """A good result with one place bent gives a value within the limits, or a Violation."""
+    header = arrived(ran()).header
+    place: Any = header
+    while isinstance(place, (dict, list)) and place:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(list(keys)))
+        if not isinstance(place[key], (dict, list)) or data.draw(st.booleans()):
+            place[key] = data.draw(ANYTHING)
+            break
+        place = place[key]
+    blobs = data.draw(st.permutations(arrived(ran()).blobs))
+    limits = Limits(outputs=3, output_bytes=50, context_bytes=50, log_lines=2)
+    try:
+        result = wire.read_ran(arrived(wire.pack(7, header, blobs)), REQUEST, limits)
+    except wire.Violation:
+        return
+    assert len(result.outputs) <= 3
+    assert all(output.group in (0, 1) and type(output.body) is bytes for output in result.outputs)
+    assert result.contexts.keys() <= {"k", "l"}
+    assert len(result.logs) <= 3
+
+
+def bent(**changes: Any) -> bytes:
+    return wire.pack(7, {**arrived(ran()).header, **changes}, arrived(ran()).blobs)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bent(outputs=[2, 1]),
+        bent(outputs=[True, 1]),
+        bent(outputs=[-1, 3]),
+        bent(outputs=[2]),
+        bent(tokens=["a", "b c"]),
+        bent(tokens=["a", ">"]),
+        bent(tokens=["a", 1]),
+        bent(tokens=["a"]),
+        bent(events=[[2, "e"]]),
+        bent(events=[[0, "e" * 1000]]),
+        bent(contexts=[["other", False, 2, 1, 1]]),
+        bent(contexts=[["k", False, 2, 1, 1], ["k", False, 0, 0, 0]]),
+        bent(contexts=[["k", True, 2, 1, 1]]),
+        bent(contexts=[["k", False, 1 << 40, 1, 1]]),
+        bent(contexts=[["k", False, 2, 0, 0]]),
+        bent(rejected=[[0, 2, "no such message"]]),
+        bent(rejected=[[0, 1, "twice"], [0, 1, "twice"]]),
+        bent(logs=[["fatal", "x"]]),
+        bent(logs=[["info", "x" * 2000]]),
+        bent(logs=[["info", "x"]] * 102),
+        bent(more=1),
+        ran(events=[(0, "e")], event_bodies=[b"{"]),
+        wire.write_ran(7, brought(), {"k": ContextChange({"a": b'1,"b":2'}, True, 2)}, []),
+    ],
+)
+def test_a_lie_in_a_result_is_a_violation(data: bytes) -> None:
+    """Counts, names, tokens and places that do not fit the request are refused."""
+    with pytest.raises(wire.Violation):
+        wire.read_ran(arrived(data), REQUEST, Limits())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<I", 1 << 31),
+        struct.pack("<I", 3),
+        struct.pack("<IQII", 16, 1, 100, 0),
+        struct.pack("<IQII", 18, 1, 2, 0) + b"[]",
+        struct.pack("<IQII", 18, 1, 2, 0) + b"{]",
+        struct.pack("<IQII", 16, 1, 0, 0xFFFFFFFF),
+        struct.pack("<IQIII", 22, 1, 2, 1, 5) + b"{}",
+        struct.pack("<IQII", 16 + 100_000, 1, 100_000, 0) + b"[" * 100_000,
+    ],
+)
+def test_a_frame_that_contradicts_itself_is_a_violation(data: bytes) -> None:
+    """Sizes that do not add up, and headers that are no objects, are refused as soon as they are seen."""
+    with pytest.raises(wire.Violation):
+        wire.Splitter(1 << 20).feed(data)
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        ["E501", "t", "", None],
+        ["E301", "t", "", None],
+        ["E304", 5, "", None],
+        ["E304", "t", "", -1],
+        ["E304", "t", "", True],
+        ["E304", "t", "x" * 20_000, None],
+        ["E304", "t"],
+        [["E304"], "t", "", None],
+    ],
+)
+def test_a_lie_in_a_failure_is_a_violation(failed: Any) -> None:
+    """A guest can only report the failures that are a guest's, in bounded texts."""
+    with pytest.raises(wire.Violation):
+        wire.read_failed(arrived(wire.pack(1, {"failed": failed, "logs": []})), Limits())
+
+
+# A guest that has been taken over.
+
+HONEST = "class Runnable:\n    def process(self, queries):\n        return queries\n"
+
+
+@contextmanager
+def taken_over(guest: Guest) -> Iterator[socket.socket]:
+    """The guest's end of the channel, in our hands; the host cannot tell the difference."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(guest._channel)
+    kept = os.dup(guest._channel.fileno())  # or the real guest would see its channel close, and end
+    os.dup2(ours.fileno(), guest._channel.fileno())
+    ours.close()
+    guest._channel.setblocking(False)
+    theirs.setblocking(False)
+    loop.add_reader(guest._channel, guest._readable)
+    try:
+        with theirs:
+            yield theirs
+    finally:
+        os.close(kept)
+
+
+async def answered(guest: Guest, group: Group, answer: Callable[[int], bytes]) -> Outcome:
+    """What `run` returns when the guest says `answer(nonce)`."""
+    loop = asyncio.get_running_loop()
+    with taken_over(guest) as channel:
+        running = asyncio.create_task(guest.run([group], fields=["f"]))
+        request = arrived(await loop.sock_recv(channel, 1 << 16))
+        await loop.sock_sendall(channel, answer(request.nonce))
+        return await asyncio.wait_for(running, 10)
+
+
+def good(nonce: int) -> bytes:
+    return wire.write_ran(nonce, wire.Yield([1], [b"{}"], ["x"], [], [], []), {}, [])
+
+
+async def test_an_honest_answer_is_taken(spawned, one) -> None:
+    """The twin of the next test: the same way in, with an answer that fits."""
+    async with spawned(HONEST) as guest:
+        assert isinstance(await answered(guest, one({"f": "x"}), good), Ran)
+        assert guest.alive
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda nonce: good(nonce ^ 1),
+        lambda nonce: good(nonce) + b"x",
+        lambda nonce: good(nonce) + good(nonce),
+        lambda nonce: wire.pack(nonce, {}),
+        lambda nonce: wire.pack(nonce, {"outputs": "lies"}),
+        lambda nonce: wire.write_ran(nonce, wire.Yield([1], [b"{}"], ["a.b"], [], [], []), {}, []),
+        lambda nonce: wire.write_chunk(nonce, b"unasked"),
+        lambda nonce: wire.write_call(nonce, "x" * 100, b"{}"),
+        lambda nonce: wire.write_loaded(nonce, []),
+        lambda nonce: struct.pack("<I", 0xFFFFFFFF),
+    ],
+)
+async def test_a_lying_guest_is_killed(spawned, one, answer: Callable[[int], bytes]) -> None:
+    """Any answer that an honest guest would not give is E315, and the guest is dead."""
+    async with spawned(HONEST) as guest:
+        outcome = await answered(guest, one({"f": "x"}), answer)
+        assert not guest.alive
+    assert isinstance(outcome, Failed)
+    assert (outcome.failure.code, outcome.failure.lethal) == ("E315", True)
+
+
+async def test_a_guest_that_speaks_unasked_is_killed(spawned, wait_until) -> None:
+    """Bytes that nobody asked for cost the guest its life before the next request."""
+    async with spawned(HONEST) as guest:
+        with taken_over(guest) as channel:
+            channel.sendall(b"x")
+            await wait_until(lambda: not guest.alive, "the guest is dead")

@@ -1,0 +1,350 @@
+"""The shape of the package, checked by reading its source: who may import whom, and what no file may hold.
+
+Every rule is a function from a parsed source tree to sentences about what breaks it, and is tried twice:
+on our tree, where it must find nothing, and on a small tree that breaks it, where it must not be silent.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the top: a module imports from the rows below its own, and from no other module of its row. A package
+# that has a row is one module to the others; what is inside of it may not import in a circle.
+LAYERS = [
+    ["__main__"],
+    ["cli", "bench"],
+    ["service"],
+    ["worker", "sandbox.library"],
+    ["effects"],
+    ["context"],
+    ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
+    ["config"],
+    ["sandbox.guest"],
+    ["sandbox.capabilities"],
+    ["sandbox.dialect", "sandbox.jail", "sandbox.wire"],
+    ["sandbox.facades", "sandbox.values"],
+    ["subject"],
+    ["model"],
+    ["errors"],
+    ["", "sandbox"],
+]
+
+OWNERS = {
+    "nats": {"jetstream"},
+    "RestrictedPython": {"sandbox.dialect"},
+    "prometheus_client": {"telemetry"},
+    "httpx": {"http"},
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "ruamel": {"config"},
+    "pydantic": {"config"},
+    "pydantic_core": {"config"},
+}
+SHARED = {"orjson"}
+
+# A guest is hostile ground, and is forked in a millisecond: it holds neither credentials nor big libraries.
+GUEST = "sandbox.guest"
+NOT_IN_A_GUEST = {"asyncio", "ssl", "socketserver", *OWNERS} - {"RestrictedPython"}
+
+# Folders of programs that tests feed to the sandbox: data, not code of ours.
+PROGRAMS = {"allowed", "denied"}
+
+NO_NOUN = {"utils", "helpers", "types", "base", "interfaces", "common", "misc"}
+LINES = 1000
+
+# Nothing is known about what these catch: the user's code, a lane's run, a task of the service.
+WALLS = {"sandbox.guest", "sandbox.dialect", "worker", "service"}
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str  # below the package: "sandbox.host"; the package itself is ""
+    path: Path
+    text: str
+    tree: ast.Module
+
+
+def modules_of(package: Path) -> dict[str, Module]:
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if PROGRAMS & set(parts):
+            continue
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        text = path.read_text()
+        found[name] = Module(name, path, text, ast.parse(text))
+    return found
+
+
+def imports_of(module: Module, modules: dict[str, Module]) -> Iterator[tuple[str, bool]]:
+    """What a module imports at any depth: (name below the package, True) or (top-level name, False)."""
+    is_package = module.path.name == "__init__.py"
+    for node in ast.walk(module.tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:
+                here = ["processor", *module.name.split(".")] if module.name else ["processor"]
+                base = here[: len(here) - node.level + is_package]
+                source = ".".join([*base, *filter(None, [node.module])])
+            names = [f"{source}.{alias.name}" for alias in node.names]
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top != "processor":
+                yield top, False
+            elif rest in modules:
+                yield rest, True
+            else:  # a name inside a module
+                yield rest.rpartition(".")[0], True
+
+
+def part_of(name: str) -> str:
+    """The entry of LAYERS that a module belongs to: its own, or that of the package it is inside of."""
+    entries = {entry for row in LAYERS for entry in row}
+    parent = name.rpartition(".")[0]
+    return name if name in entries or parent not in entries - {"", "sandbox"} else parent
+
+
+def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
+    depth = {name: row for row, names in enumerate(LAYERS) for name in names}
+    for module in modules.values():
+        part = part_of(module.name)
+        if part not in depth:
+            yield f"{module.name} has no place in LAYERS"
+            continue
+        for name, ours in dict.fromkeys(imports_of(module, modules)):
+            if not ours or part_of(name) == part:
+                continue
+            if depth.get(part_of(name), 0) <= depth[part]:
+                yield f"{module.name} imports {name}, which is not below it"
+            elif part_of(name) != name:
+                yield f"{module.name} imports {name}, which is inside of {part_of(name)}"
+
+
+def circles(modules: dict[str, Module]) -> Iterator[str]:
+    below = {
+        module.name: {name for name, ours in imports_of(module, modules) if ours}
+        for module in modules.values()
+    }
+    while free := [name for name, imported in below.items() if not imported & below.keys()]:
+        for name in free:
+            del below[name]
+    if below:
+        yield f"{', '.join(below)} import each other"
+
+
+def second_owners(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for name, ours in imports_of(module, modules):
+            if ours or name in sys.stdlib_module_names or name in SHARED:
+                continue
+            if part_of(module.name) not in OWNERS.get(name, set()):
+                yield f"{module.name} imports {name}, which belongs to {OWNERS.get(name, 'nobody')}"
+
+
+def reach_of_a_guest(modules: dict[str, Module]) -> Iterator[str]:
+    """Follow a guest's imports, and those of the packages that hold them, to what must not be in a guest."""
+    chains = {GUEST: GUEST}
+    waiting = [GUEST]
+    while waiting:
+        name = waiting.pop()
+        packages = [(parent, True) for parent in ("", "sandbox") if parent in modules]
+        for imported, ours in [*imports_of(modules[name], modules), *packages]:
+            chain = f"{chains[name]} > {imported or 'processor'}"
+            if (ours and part_of(imported) in ("config", "jetstream", "http")) or (
+                not ours and imported in NOT_IN_A_GUEST
+            ):
+                yield f"a guest reaches {chain}"
+            if ours and imported in modules and imported not in chains:
+                chains[imported] = chain
+                waiting.append(imported)
+
+
+def names_without_a_noun(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        if module.path.stem in NO_NOUN:
+            yield f"{module.path.name} says nothing about what it holds"
+
+
+def overlong_modules(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        if (lines := module.text.count("\n")) > LINES:
+            yield f"{module.name} has {lines} lines; {LINES} are the most"
+
+
+def modules_without_a_word(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        if not ast.get_docstring(module.tree):
+            yield f"{module.name} has no docstring"
+
+
+def walls_of_others(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            names = (
+                {item.id if isinstance(item, ast.Name) else None for item in caught} if node.type else {None}
+            )
+            too_much = node.type is None or names & {"Exception", "BaseException"}
+            passed_on = any(isinstance(part, ast.Raise) for part in ast.walk(node))
+            if too_much and not passed_on and module.name not in WALLS:
+                yield f"{module.name}:{node.lineno} catches everything"
+
+
+def sleeping_tests(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        if module.name.startswith("bench."):  # a measurement paces itself; nothing is asserted there
+            continue
+        allowed = {
+            id(call)
+            for function in ast.walk(module.tree)
+            if module.name == "conftest"
+            and isinstance(function, ast.FunctionDef)
+            and function.name == "waited"
+            for call in ast.walk(function)
+        }
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and id(node) not in allowed:
+                called = (
+                    node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                )
+                if called == "sleep":
+                    yield f"{module.name}:{node.lineno} sleeps; wait_until waits for what is meant"
+
+
+def untold_rules(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for node in module.tree.body:
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if is_function and node.name.startswith("test_") and not ast.get_docstring(node):
+                yield f"{module.name}:{node.lineno} {node.name} does not say its rule"
+
+
+Rule = Callable[[dict[str, Module]], Iterator[str]]
+
+PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
+    (
+        upward_imports,
+        {"model.py": "def f():\n    from processor.worker import Worker"},
+        "model imports worker, which is not below it",
+    ),
+    (
+        upward_imports,
+        {"jetstream.py": "from . import codec", "codec.py": ""},
+        "jetstream imports codec, which is not below it",
+    ),
+    (
+        upward_imports,
+        {"sandbox/wire.py": "from .. import worker", "worker.py": ""},
+        "sandbox.wire imports worker, which is not below it",
+    ),
+    (upward_imports, {"novelty.py": ""}, "novelty has no place in LAYERS"),
+    (
+        upward_imports,
+        {
+            "worker.py": "from processor.config.keys import Route",
+            "config/keys.py": "",
+            "config/__init__.py": "",
+        },
+        "worker imports config.keys, which is inside of config",
+    ),
+    (
+        circles,
+        {"config/__init__.py": "from .keys import Key", "config/keys.py": "from . import load"},
+        "config, config.keys import each other",
+    ),
+    (second_owners, {"worker.py": "import nats.js"}, "worker imports nats, which belongs to {'jetstream'}"),
+    (second_owners, {"worker.py": "import numpy"}, "worker imports numpy, which belongs to nobody"),
+    (
+        reach_of_a_guest,
+        {
+            "sandbox/guest.py": "from processor import model",
+            "model.py": "import processor.config",
+            "config.py": "",
+        },
+        "a guest reaches sandbox.guest > model > config",
+    ),
+    (
+        reach_of_a_guest,
+        {"sandbox/guest.py": "", "__init__.py": "import nats"},
+        "a guest reaches sandbox.guest > processor > nats",
+    ),
+    (
+        reach_of_a_guest,
+        {"sandbox/guest.py": "from . import wire", "sandbox/wire.py": "import asyncio"},
+        "a guest reaches sandbox.guest > sandbox.wire > asyncio",
+    ),
+    (names_without_a_noun, {"utils.py": ""}, "utils.py says nothing about what it holds"),
+    (
+        overlong_modules,
+        {"worker.py": "\n" * (LINES + 1)},
+        f"worker has {LINES + 1} lines; {LINES} are the most",
+    ),
+    (modules_without_a_word, {"worker.py": "import os"}, "worker has no docstring"),
+    (
+        walls_of_others,
+        {"model.py": "try:\n    pass\nexcept (KeyError, Exception):\n    pass"},
+        "model:3 catches everything",
+    ),
+    (walls_of_others, {"model.py": "try:\n    pass\nexcept:\n    pass"}, "model:3 catches everything"),
+]
+TEST_RULES: list[tuple[Rule, dict[str, str], str]] = [
+    (
+        sleeping_tests,
+        {"test_x.py": "async def test():\n    await asyncio.sleep(0)"},
+        "test_x:2 sleeps; wait_until waits for what is meant",
+    ),
+    (sleeping_tests, {"conftest.py": "sleep(1)"}, "conftest:1 sleeps; wait_until waits for what is meant"),
+    (untold_rules, {"test_x.py": "def test_it(): pass"}, "test_x:1 test_it does not say its rule"),
+]
+
+
+def rules_of(table: list[tuple[Rule, dict[str, str], str]]) -> list[Rule]:
+    return list(dict.fromkeys(rule for rule, _, _ in table))
+
+
+@pytest.mark.parametrize("rule", rules_of(PACKAGE_RULES), ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(rule: Rule) -> None:
+    """No module of the package breaks a rule of its shape."""
+    assert list(rule(modules_of(ROOT / "processor"))) == []
+
+
+@pytest.mark.parametrize(
+    "rule", [*rules_of(TEST_RULES), names_without_a_noun], ids=lambda rule: rule.__name__
+)
+def test_the_tests_keep_the_rule(rule: Rule) -> None:
+    """No test breaks a rule for tests."""
+    assert list(rule(modules_of(ROOT / "tests"))) == []
+
+
+@pytest.mark.parametrize("rule, files, finding", [*PACKAGE_RULES, *TEST_RULES])
+def test_a_rule_finds_what_breaks_it(rule: Rule, files: dict[str, str], finding: str, tmp_path: Path) -> None:
+    """Each rule names the one thing that is wrong with a small tree that breaks it."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(rule(modules_of(tmp_path))) == [finding]
+
+
+def test_a_guest_process_really_holds_no_more() -> None:
+    """A fresh interpreter that imports the guest has loaded nothing that a guest must not hold."""
+    program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport processor.{GUEST}\nprint(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert not NOT_IN_A_GUEST & {name.partition(".")[0] for name in loaded.stdout.split()}

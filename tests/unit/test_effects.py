@@ -1,0 +1,59 @@
+"""Dead letters hold all of a message, however large it is and whatever its sender put into its headers."""
+
+from __future__ import annotations
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.effects import Effects, dead_letter
+from processor.model import ContextChange, Delivery, Failure
+
+MAX_BYTES = 4096
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,20}\Z")
+
+
+def size(headers: dict[str, str], payload: bytes) -> int:
+    return sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items()) + 12 + len(payload)
+
+
+@given(
+    payload=st.binary(max_size=3 * MAX_BYTES),
+    headers=st.dictionaries(names, st.text(max_size=900), max_size=8),
+    text=st.text(max_size=2000),
+)
+def test_a_dead_letter_fits_and_gives_the_message_back(
+    payload: bytes, headers: dict[str, str], text: str
+) -> None:
+    """Parts stay below the server's limit and, put together, are the payload with the sender's headers."""
+    delivery = Delivery("in.a", payload, headers, "IN", 7, 0.0)
+    letters = dead_letter("p.app.dlq.r", "r", delivery, Failure("E304", text), 2, 2 * MAX_BYTES)
+    assert all(size(dict(letter.headers), letter.payload) <= 2 * MAX_BYTES for letter in letters)
+    whole = b"".join(letter.payload for letter in letters)
+    moved = int(letters[0].headers.get("x-original-headers-bytes", 0))
+    kept = orjson.loads(whole[:moved]) if moved else dict(letters[0].headers)
+    assert whole[moved:] == payload
+    theirs = {k: v for k, v in headers.items() if not k.startswith(("Nats-", "x-"))}
+    assert {k: v for k, v in kept.items() if k in theirs} == theirs
+    first = letters[0].headers
+    assert (first["x-error-code"], first["x-route"], first["x-original-sequence"]) == ("E304", "r", "7")
+    if len(letters) > 1:
+        assert [letter.headers["x-part"] for letter in letters] == [
+            f"{number}/{len(letters)}" for number in range(1, len(letters) + 1)
+        ]
+
+
+def test_effects_of_later_runs_win_where_they_must() -> None:
+    """Contexts: a whole one replaces, items merge. Positions: the highest counts. Messages: all, in order."""
+    first = Effects(
+        contexts={"a": ContextChange({"x": b"1", "y": b"1"}, False, 5000), "b": ContextChange({}, True, 0)},
+        positions={0: 5, 1: 6},
+    )
+    later = Effects(
+        contexts={"a": ContextChange({"x": None, "z": b"2"}, False, 5001)}, positions={0: 9, 1: 4}
+    )
+    first.add(later)
+    assert first.contexts["a"] == ContextChange({"x": None, "y": b"1", "z": b"2"}, False, 5001)
+    assert first.positions == {0: 9, 1: 6}
+    first.add(Effects(contexts={"a": ContextChange({"w": b"3"}, True, 2)}))
+    assert first.contexts["a"] == ContextChange({"w": b"3"}, True, 2)

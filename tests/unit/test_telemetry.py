@@ -1,0 +1,345 @@
+"""Metrics, readiness, the health server and the log, as Prometheus, a probe and a person see them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Literal
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from processor.errors import ProcessorError
+from processor.telemetry import METRICS, Health, LogStream, Telemetry, configure_logging
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+async def scrape(telemetry: Telemetry) -> Samples:
+    """What Prometheus would read, through the real server and Prometheus' own parser."""
+    text = (await get(telemetry, "/metrics")).text
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def get(telemetry: Telemetry, path: str) -> httpx.Response:
+    health = Health(telemetry)
+    await health.start()
+    try:
+        async with httpx.AsyncClient() as client:
+            return await client.get(health.url + path)
+    finally:
+        await health.stop()
+
+
+def report_everything(telemetry: Telemetry, name: str) -> None:
+    route = telemetry.route(name)
+    route.received(7)
+    route.processed(5, 0.02)
+    route.committed(5, 0.003, 9)
+    route.end_to_end([0.004, 0.2])
+    route.outputs(4)
+    route.events(2)
+    route.failed("E304")
+    route.dead_lettered("E304", 2)
+    route.guest_restarted("E313")
+    route.lag(3)
+    route.guest_memory(1000)
+    route.context(200)
+    route.stopped(True)
+    telemetry.jail("confined", {"seccomp": "on"})
+    telemetry.connected(True)
+    telemetry.reloaded("applied")
+
+
+async def test_every_fact_that_is_reported_can_be_scraped() -> None:
+    """Each report of a route appears under its metric, with the route and the reason as its labels."""
+    telemetry = Telemetry()
+    report_everything(telemetry, "stats")
+    samples = await scrape(telemetry)
+    route = ("route", "stats")
+    for name, labels, value in (
+        ("processor_received_messages_total", (route,), 7),
+        ("processor_processed_messages_total", (route,), 5),
+        ("processor_committed_messages_total", (route,), 5),
+        ("processor_outputs_total", (route,), 4),
+        ("processor_events_total", (route,), 2),
+        ("processor_failures_total", (("reason", "E304"), route), 1),
+        ("processor_dead_letters_total", (("reason", "E304"), route), 2),
+        ("processor_guest_restarts_total", (("reason", "E313"), route), 1),
+        ("processor_lag_messages", (route,), 3),
+        ("processor_guest_memory_bytes", (route,), 1000),
+        ("processor_context_bytes", (route,), 200),
+        ("processor_route_stopped", (route,), 1),
+        ("processor_batch_messages_sum", (route,), 5),
+        ("processor_process_seconds_sum", (route,), 0.02),
+        ("processor_commit_messages_sum", (route,), 9),
+        ("processor_commit_seconds_count", (route,), 1),
+        ("processor_end_to_end_seconds_count", (route,), 2),
+        ("processor_end_to_end_seconds_bucket", (("le", "0.005"), route), 1),
+        ("processor_end_to_end_seconds_bucket", (("le", "0.25"), route), 2),
+        ("processor_end_to_end_seconds_bucket", (("le", "+Inf"), route), 2),
+        ("processor_connected", (), 1),
+        ("processor_ready", (), 1),
+        ("processor_jail_level", (), 1),
+        ("processor_reloads_total", (("reason", "applied"),), 1),
+    ):
+        assert samples[name, labels] == value, name
+
+
+async def test_every_metric_of_the_table_is_reported_by_something() -> None:
+    """The table has no metric that nothing writes, and nothing writes a metric that is not in the table."""
+    telemetry = Telemetry()
+    report_everything(telemetry, "stats")
+    exported = {name for name, _ in await scrape(telemetry) if name.startswith("processor_")}
+    for suffix in ("_bucket", "_count", "_sum"):
+        exported = {name.removesuffix(suffix) for name in exported}
+    assert exported == set(METRICS)
+
+
+def test_metrics_follow_the_rules_of_their_names() -> None:
+    """Names start with processor_, counters end in _total; labels are route and reason."""
+    for name, metric in METRICS.items():
+        assert name.startswith("processor_")
+        assert name.endswith("_total") == (metric.kind == "counter"), name
+        assert set(metric.labels) <= {"route", "reason"}, name
+        assert bool(metric.bounds) == (metric.kind == "histogram"), name
+        assert not name.endswith(("_ms", "_count", "_sum", "_bucket")), name
+
+
+async def test_a_new_route_counts_from_zero() -> None:
+    """Counters exist from the start, so that the first message is an increase; what is unknown is absent."""
+    telemetry = Telemetry()
+    telemetry.route("idle")
+    samples = await scrape(telemetry)
+    route = (("route", "idle"),)
+    assert samples["processor_received_messages_total", route] == 0
+    assert samples["processor_route_stopped", route] == 0
+    assert ("processor_lag_messages", route) not in samples
+
+
+async def test_a_removed_route_leaves_no_series() -> None:
+    """A route that a reload took away disappears from the metrics, and no other route does."""
+    telemetry = Telemetry()
+    report_everything(telemetry, "old")
+    report_everything(telemetry, "kept")
+    telemetry.route("old").remove()
+    routes = {dict(labels).get("route") for _, labels in await scrape(telemetry)}
+    assert "old" not in routes
+    assert "kept" in routes
+
+
+async def test_a_process_reports_its_own_memory_and_files() -> None:
+    """The standard process metrics are there beside ours."""
+    assert ("process_resident_memory_bytes", ()) in await scrape(Telemetry())
+
+
+async def test_not_ready_says_why() -> None:
+    """/readyz is 503 with every reason until the last is cleared; the jail's layers are always listed."""
+    telemetry = Telemetry()
+    telemetry.jail("confined", {"seccomp": "on", "netns": "off(EPERM)"})
+    telemetry.readiness.block("nats", "The NATS server is not connected.")
+    telemetry.readiness.block("route.stats", "stats is stopped: E406.")
+    blocked = await get(telemetry, "/readyz")
+    assert blocked.status_code == 503
+    assert blocked.json()["reasons"] == {
+        "nats": "The NATS server is not connected.",
+        "route.stats": "stats is stopped: E406.",
+    }
+    assert (await scrape(telemetry))["processor_ready", ()] == 0
+    telemetry.readiness.clear("nats")
+    telemetry.readiness.clear("route.stats")
+    telemetry.readiness.clear("never blocked")
+    ready = await get(telemetry, "/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["ready"] is True
+    assert ready.json()["jail"] == {"level": "confined", "layers": {"seccomp": "on", "netns": "off(EPERM)"}}
+
+
+async def test_alive_is_not_ready() -> None:
+    """A process that waits for its server is alive: a restart would not help."""
+    telemetry = Telemetry()
+    telemetry.readiness.block("nats", "The NATS server is not connected.")
+    assert (await get(telemetry, "/livez")).status_code == 200
+
+
+async def test_other_paths_are_not_found() -> None:
+    """An unknown path answers 404 and names the known ones."""
+    answer = await get(Telemetry(), "/")
+    assert (answer.status_code, answer.text) == (404, "try /metrics, /livez or /readyz\n")
+
+
+@pytest.mark.parametrize(
+    "said, answer",
+    [
+        (b"GET /livez HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK\r\n"),
+        (b"GET /livez?verbose HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n"),
+        (b"POST /livez HTTP/1.1\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n"),
+        (b"GET\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n"),
+        (b"\xff\xfe\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n"),
+        (b"GET /" + b"a" * 100_000, b""),
+    ],
+)
+async def test_it_speaks_just_enough_http(said: bytes, answer: bytes) -> None:
+    """Probes of any HTTP version are served, and what is no request of theirs is turned away."""
+    health = Health(Telemetry())
+    await health.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(health.url.rpartition(":")[2]))
+    try:
+        writer.write(said)
+        assert (await reader.readline()) == answer
+    except ConnectionError:
+        assert answer == b""
+    finally:
+        writer.close()
+        await health.stop()
+
+
+async def test_head_sends_no_body() -> None:
+    """HEAD answers with the headers of GET."""
+    health = Health(Telemetry())
+    await health.start()
+    async with httpx.AsyncClient() as client:
+        answer = await client.head(health.url + "/readyz")
+    await health.stop()
+    assert answer.status_code == 200
+    assert answer.content == b""
+
+
+async def test_stop_ends_open_connections() -> None:
+    """A client that connected and says nothing does not hold up the end."""
+    health = Health(Telemetry())
+    await health.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(health.url.rpartition(":")[2]))
+    await get(Telemetry(), "/livez")  # the loop has accepted the silent connection by now
+    await health.stop()
+    await health.stop()
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_port_in_use_is_named() -> None:
+    """A health port that something else holds is an error with the port and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(ProcessorError) as taken:
+            await Health(Telemetry(), port=port).start()
+    assert str(taken.value) == (
+        f"E109 health cannot listen on 127.0.0.1:{port}: Address already in use."
+        " Choose another http.host or http.port; port 0 takes any free one."
+    )
+
+
+async def test_a_host_that_is_not_ours_is_named() -> None:
+    """An address of no interface, and a host that is no name, are the same clear error."""
+    for host in ("192.0.2.1", "no..host"):
+        with pytest.raises(ProcessorError, match=f"E109 health cannot listen on {host}:0: .*Choose another"):
+            await Health(Telemetry(), host=host).start()
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """What is logged in a test; the loggers are as they were afterwards."""
+    ours, root = logging.getLogger("processor"), logging.getLogger()
+    level = ours.level
+    yield io.StringIO()
+    ours.setLevel(level)
+    for handler in [handler for handler in root.handlers if isinstance(handler, LogStream)]:
+        root.removeHandler(handler)
+
+
+FIELDS = {"route": "stats", "seq": 1042, "key": "c-7", "attempt": 3, "code": "E312", "ms": 2000}
+
+
+def test_json_lines_have_fixed_keys(log: io.StringIO) -> None:
+    """A JSON log line has the time in UTC, level, logger, message, and the fields that were given."""
+    configure_logging("json", "info", stream=log)
+    logging.getLogger("processor.worker").warning("stopped after %.2f s", 2.0, extra=FIELDS)
+    line = json.loads(log.getvalue())
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "warning",
+        "logger": "processor.worker",
+        "message": "stopped after 2.00 s",
+        **FIELDS,
+    }
+
+
+def test_a_traceback_stays_in_its_json_line(log: io.StringIO) -> None:
+    """An exception is part of its line, so that a line is always one record."""
+    configure_logging("json", "info", stream=log)
+    try:
+        raise ValueError("no price")
+    except ValueError:
+        logging.getLogger("processor").exception("unexpected")
+    (line,) = log.getvalue().splitlines()
+    assert json.loads(line)["traceback"].endswith("ValueError: no price")
+
+
+def test_human_lines_are_aligned(log: io.StringIO) -> None:
+    """A line for people has its level and route in columns, then the sentence, then the other fields."""
+    configure_logging("human", "info", stream=log)
+    logging.getLogger("processor").info("ready")
+    logging.getLogger("processor").warning("E312 stopped", extra=FIELDS)
+    first, second = (line[len("12:34:56.789") :] for line in log.getvalue().splitlines())
+    assert first == " INFO    -            ready"
+    assert second == " WARNING stats        E312 stopped seq=1042 key=c-7 attempt=3 ms=2000"
+
+
+def test_nothing_in_a_line_can_start_another(log: io.StringIO) -> None:
+    """Line ends and terminal codes in a sentence or a key are shown, not obeyed."""
+    configure_logging("human", "info", stream=log)
+    logging.getLogger("processor").info("a\nb\x1b[2J", extra={"key": "c\r\nd\u2028"})
+    (line,) = log.getvalue().splitlines()
+    assert line.endswith(r"a\nb\x1b[2J key=c\r\nd\u2028")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_only_a_terminal_gets_colour(
+    no_colour: bool, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are coloured on a terminal unless NO_COLOR is set, and never in a file."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    configure_logging("human", "info", stream=terminal)
+    logging.getLogger("processor").warning("look")
+    assert ("\x1b[33m" in terminal.getvalue()) == (not no_colour)
+    configure_logging("human", "info", stream=log)
+    logging.getLogger("processor").warning("look")
+    assert "\x1b" not in log.getvalue()
+
+
+@pytest.mark.parametrize("format", ["human", "json"])
+def test_the_level_is_ours_alone(format: Literal["human", "json"], log: io.StringIO) -> None:
+    """`debug` shows our details and not those of libraries, whose warnings always appear."""
+    configure_logging(format, "debug", stream=log)
+    configure_logging(format, "debug", stream=log)
+    logging.getLogger("processor.x").debug("ours")
+    logging.getLogger("library").info("theirs")
+    logging.getLogger("library").warning("their warning")
+    text = log.getvalue()
+    assert [text.count(said) for said in ("ours", "theirs", "their warning")] == [1, 0, 1]
+
+
+def test_logs_go_to_standard_error(log: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output belongs to a command's results."""
+    configure_logging("human", "info")
+    logging.getLogger("processor").info("ready")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "ready" in captured.err
