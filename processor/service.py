@@ -302,6 +302,7 @@ class Service:
             start_sequence=start,
             prefetch=2 * min(route.batch.max_messages, 1000),
         )
+        await reader.open()
         perform = self._calls.for_route(route.stock)
         return Worker(
             route,

@@ -147,8 +147,8 @@ class Worker:
                     self._reader.take(self._batch_limit(), self._route.batch.max_bytes, wait_s)
                 )
                 await asyncio.wait({taking, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if not taking.done():
-                    return
+                if self._stop.is_set():
+                    return  # what was taken in this moment is not in hand yet: the next start reads it
                 deliveries = taking.result()
                 self._telemetry.received(len(deliveries))
                 await self.process(deliveries)

@@ -212,7 +212,8 @@ async def _look_at_input(broker: Broker, route: Route, needs: _Needs, found: _Fi
     )
     wanted = [f"$JS.API.{request}" for request in requests]
     if info is not None and info["config"].get("retention", "limits") != "limits":
-        wanted += [f"$JS.API.CONSUMER.NAMES.{name}", f"$JS.ACK.{name}.{reader}.1.1.1.1.1"]
+        wanted += [f"$JS.API.CONSUMER.LIST.{name}", f"$JS.API.CONSUMER.INFO.{name}.{reader}"]
+        wanted += [f"$JS.ACK.{name}.{reader}.1.1.1.1.1"]
     found.problems += needs.missing("publish", wanted, f"for route {route.name} to read {name}")
 
 

@@ -357,15 +357,15 @@ class Broker:
             if err.err_code != _CONSUMER_NOT_FOUND:
                 raise
 
-    async def consumer_names(self, stream: str) -> list[str]:
-        """The names of all consumers of a stream."""
-        names: list[str] = []
+    async def consumers(self, stream: str) -> list[dict[str, Any]]:
+        """What the server says of every consumer of a stream."""
+        consumers: list[dict[str, Any]] = []
         while True:
-            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
+            page = await self.api(f"CONSUMER.LIST.{stream}", {"offset": len(consumers)})
             found = page.get("consumers") or []
-            names += found
-            if not found or len(names) >= page.get("total", 0):
-                return names
+            consumers += found
+            if not found or len(consumers) >= page.get("total", 0):
+                return consumers
 
     # publish and commit
 

@@ -24,6 +24,7 @@ from processor.model import Delivery
 log = logging.getLogger("processor")
 
 _HEARTBEAT_S = 5.0
+_LOOK_S = 0.25
 _UNANSWERED_MAX = 10  # pull requests that nobody took, before the consumer is given up
 
 
@@ -33,6 +34,10 @@ class Reader:
     On a limits stream the consumer is ephemeral and acknowledges nothing: the position lives with the
     context. On a work-queue or interest stream the consumer is durable and every delivery must be given to
     `ack` after its commit, because the stream deletes messages only then.
+
+    An interest stream lets go of what no consumer wants, and a replica takes a consumer with a filter to want
+    nothing as long as it has no state of it. So the oldest consumer stays until all replicas have seen the
+    newest one acknowledge.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Reader:
         self._heard_s = time.monotonic()
         self._broken = ""
         self._consumer = ""
+        self._succeeding: asyncio.Task[None] | None = None
         self._inbox = ""
         self._subscription: Subscription | None = None
         self._generation = -1
@@ -79,6 +85,19 @@ class Reader:
     def lag(self) -> int:
         """Messages that wait: in the stream, and here."""
         return self.pending + len(self._buffer)
+
+    async def open(self) -> None:
+        """Return when the consumer exists: from then on no message that is published can be missed.
+
+        Raises BrokerError E401 when the stream itself is gone.
+        """
+        try:
+            while self._generation != self._broker.generation or self._broken:
+                await self._broker.connected()
+                await self._reopen()
+        except BaseException:
+            await self.close()
+            raise
 
     async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
         """The next messages: at least one, and more if they are here or come within `max_wait_s`.
@@ -180,7 +199,8 @@ class Reader:
             }
             if self._retention == "workqueue":
                 # A work queue allows one consumer per subject, and keeps messages without any.
-                await self._delete_older(keep="")
+                for name in await self._own_consumers():
+                    await self._broker.delete_consumer(self._stream, name)
                 config["deliver_policy"] = "all"
                 del config["opt_start_seq"]
         await self._broker.api(
@@ -196,8 +216,11 @@ class Reader:
                 remedy="Its messages count from 1 again, so the position says nothing about them.",
             )
         if self._retention == "interest":
-            # The new consumer must exist before the old one goes, or the stream would let go of messages.
-            await self._delete_older(keep=self._consumer)
+            older = [name for name in await self._own_consumers() if name != self._consumer]
+            for name in older[1:]:
+                await self._broker.delete_consumer(self._stream, name)
+            if older:
+                self._succeeding = asyncio.create_task(self._succeed(older[0], self._consumer))
         elif old and self._keeps:
             with contextlib.suppress(ApiError, Unknown):
                 await self._broker.delete_consumer(self._stream, old)
@@ -210,12 +233,29 @@ class Reader:
         )
         await self._ask()
 
-    async def _delete_older(self, keep: str) -> None:
-        for name in await self._broker.consumer_names(self._stream):
-            if name.startswith(f"{self._name}-") and name != keep:
-                await self._broker.delete_consumer(self._stream, name)
+    async def _own_consumers(self) -> list[str]:
+        """The consumers that readers of this name have made on the stream, oldest first."""
+        found = [
+            c for c in await self._broker.consumers(self._stream) if c["name"].startswith(f"{self._name}-")
+        ]
+        return [c["name"] for c in sorted(found, key=lambda c: str(c["created"]))]
+
+    async def _succeed(self, oldest: str, ours: str) -> None:
+        """Let the oldest consumer go as soon as our own is known on every replica of the stream."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(ApiError, Unknown, nats.errors.Error):
+                info = await self._broker.api(f"CONSUMER.INFO.{self._stream}.{ours}")
+                replicas = (info.get("cluster") or {}).get("replicas") or []
+                if info["ack_floor"]["stream_seq"] and all(replica.get("current") for replica in replicas):
+                    await self._broker.delete_consumer(self._stream, oldest)
+                    return
 
     async def _unsubscribe(self) -> None:
+        succeeding, self._succeeding = self._succeeding, None
+        if succeeding is not None:
+            succeeding.cancel()
+            await asyncio.gather(succeeding, return_exceptions=True)
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             with contextlib.suppress(nats.errors.Error, OSError):
@@ -292,7 +332,7 @@ class Reader:
             # Right after its creation a consumer in a cluster may have nobody to answer yet.
             self._unanswered += 1
             self._asked = 0
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 * self._unanswered)
             await self._ask()
             return
         self._broken = f"{status} {headers.get('Description', '')}"

@@ -154,8 +154,8 @@ async def test_a_reader_goes_on_where_it_was_after_its_consumer_was_deleted(
         await fill(broker, 250)
         source = await reader(broker)
         taken = await take(source, 100)
-        for name in await broker.consumer_names("IN"):
-            await broker.delete_consumer("IN", name)
+        for consumer in await broker.consumers("IN"):
+            await broker.delete_consumer("IN", consumer["name"])
         await fill(broker, 50, first=251)
         taken += await take(source, 200)
         assert taken == list(range(1, 301))
@@ -171,9 +171,9 @@ async def test_a_reader_notices_a_message_that_was_delivered_but_never_arrived(
         source = await reader(broker, prefetch=10)
         await fill(broker, 5)
         taken = await take(source, 5)
-        [name] = await broker.consumer_names("IN")
+        [consumer] = await broker.consumers("IN")
         thief = broker.client.new_inbox()
-        await broker.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.IN.{name}", b"3", reply=thief)
+        await broker.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.IN.{consumer['name']}", b"3", reply=thief)
         await fill(broker, 20, first=6)
         taken += await take(source, 20)
         assert taken == list(range(1, 26))
@@ -189,7 +189,7 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
         await make_stream(broker, retention=retention)
         first = await reader(broker, retention)
         opening = asyncio.create_task(first.take(4, 1 << 20, 0.5))
-        await wait_until(lambda: broker.consumer_names("IN"), "the consumer exists")
+        await wait_until(lambda: broker.consumers("IN"), "the consumer exists")
         await fill(broker, 10)
         deliveries = await opening
         while len(deliveries) < 4:
@@ -198,8 +198,16 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
         await broker.flush()
         await first.close()
         second = await reader(broker, retention, start=4)
-        assert await take(second, 7) == [4, 5, 6, 7, 8, 9, 10]
-        assert len(await broker.consumer_names("IN")) == 1
+        deliveries = []
+        while len(deliveries) < 7:
+            deliveries += await second.take(7, 1 << 20, 0)
+        assert [d.sequence for d in deliveries] == [4, 5, 6, 7, 8, 9, 10]
+        await second.ack(deliveries)
+
+        async def is_alone() -> bool:
+            return len(await broker.consumers("IN")) == 1
+
+        await wait_until(is_alone, "the first reader's consumer is gone")
         await second.close()
 
 
@@ -293,7 +301,7 @@ async def test_a_missing_stream_has_a_name_and_a_number(nats_server: EmbeddedSer
         assert await broker.stream("NOPE") is None
         assert await broker.find_stream("nope.>") is None
         with pytest.raises(ApiError) as refused:
-            await broker.consumer_names("NOPE")
+            await broker.consumers("NOPE")
         assert refused.value.err_code == 10059
 
 

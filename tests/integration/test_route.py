@@ -345,7 +345,7 @@ async def test_a_queue_is_acknowledged_after_the_commit(
     async with processor(ROUTE.replace(", create: true", ""), count=COUNT) as running:
         await running.broker.create_stream({"name": "IN", "subjects": ["in.*"], "retention": retention})
         await wait_until(lambda: running.telemetry.readiness.blocks == {}, "the route has started")
-        await wait_until(lambda: running.broker.consumer_names("IN"), "the consumer exists")
+        await wait_until(lambda: running.broker.consumers("IN"), "the consumer exists")
         await running.publish("in.a", *({"i": i} for i in range(20)), b"not json")
         assert [o["n"] for o in await running.documents("out", 20)] == list(range(1, 21))
         await running.dead_letters("r")

@@ -1,0 +1,61 @@
+"""A reader whose consumer is replaced while messages wait: nothing is let go, on every kind of storage."""
+
+from __future__ import annotations
+
+import pytest
+
+from processor.jetstream import Broker, Message, Reader
+from tests.contracts.conftest import Storage
+
+COUNT = 20
+
+
+async def new_reader(broker: Broker, created: str, retention: str, start: int) -> Reader:
+    reader = Reader(
+        broker,
+        "IN",
+        ["in.*"],
+        created=created,
+        retention=retention,
+        name="r",
+        start_sequence=start,
+        prefetch=10,
+    )
+    await reader.open()
+    return reader
+
+
+@pytest.mark.parametrize("retention", ["interest", "workqueue"])
+async def test_a_message_that_waits_outlives_every_change_of_consumer(
+    storage: Storage, retention: str
+) -> None:
+    """Readers come and go, most of them before they settle anything; each message is read by the last one."""
+    broker = await Broker.connect({"servers": storage.urls.split(",")}, name="test", wait=False)
+    try:
+        await broker.create_stream(
+            {
+                "name": "IN",
+                "subjects": ["in.*"],
+                "retention": retention,
+                "storage": storage.kind,
+                "num_replicas": storage.replicas,
+            }
+        )
+        info = await broker.stream("IN")
+        assert info is not None
+        first = await new_reader(broker, info["created"], retention, 1)
+        for i in range(COUNT):
+            await broker.publish_stored(Message("in.a", b"%d" % i))
+        await first.close()
+        for _ in range(3):
+            await (await new_reader(broker, info["created"], retention, 1)).close()
+        last = await new_reader(broker, info["created"], retention, 1)
+        taken: list[int] = []
+        while len(taken) < COUNT:
+            deliveries = await last.take(COUNT, 1 << 20, 0)
+            taken += [int(d.payload) for d in deliveries]
+            await last.ack(deliveries)
+        assert taken == list(range(COUNT))
+        await last.close()
+    finally:
+        await broker.close()
