@@ -45,6 +45,15 @@ CODES: dict[str, str] = {
     "E315": "the guest process broke the protocol and was killed",
     "E316": "the guest process was stopped by the jail",
     "E317": "a capability call was refused or failed",
+    "E318": "a text at the boundary is longer than its limit",
+    "E319": "a container at the boundary holds more than its limit",
+    "E320": "a value at the boundary is nested too deeply",
+    "E321": "log lines over the limit were dropped",
+    "E322": "the Runnable made more requests in one run than its limit",
+    "E323": "an HTTP request or answer has more bytes than its limit",
+    "E324": "the Runnable made more outputs in one run than its limit",
+    "E325": "a host or an address is not among the allowed ones",
+    "E326": "a secret cannot be used there",
     "E401": "no stream holds the input subject",
     "E402": "the NATS server is too old or has JetStream switched off",
     "E403": "the NATS server refused the credentials or a permission is missing",
@@ -58,6 +67,9 @@ CODES: dict[str, str] = {
     "E411": "the embedded NATS server cannot be started",
     "E501": "the jail is below the level that the configuration demands",
     "E502": "the guest could not be started",
+    "E503": "the guests of a route keep dying, and its circuit breaker is open",
+    "E504": "plain Python needs a jail of level confined",
+    "E505": "a package of a route is not installed, or cannot be imported in the jail",
 }
 
 
