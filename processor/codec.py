@@ -46,7 +46,7 @@ class Publication:
 
 
 class Unreadable(Exception):
-    """A message that cannot be given to a Runnable, now or later (E301, E302, E303)."""
+    """A message that cannot be given to a Runnable, now or later (E301, E302, E303, E320)."""
 
     def __init__(self, code: str, text: str) -> None:
         self.failure = Failure(code, text)
@@ -251,7 +251,7 @@ def _event_data(payload: bytes, content_type: str) -> dict[str, Any]:
             return {"data": orjson.Fragment(payload)}
         except orjson.JSONDecodeError as err:
             if content_type:
-                raise Unreadable("E301", f"the data of the event is not JSON: {err}") from err
+                raise _not_json(err, "the data of the event") from err
     try:
         return {"data": payload.decode()}
     except UnicodeDecodeError:
@@ -445,17 +445,21 @@ def _parsed(payload: bytes) -> Any:
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError as err:
-        raise Unreadable("E301", f"the message is not JSON: {err}") from err
+        raise _not_json(err) from err
+
+
+def _not_json(err: ValueError | RecursionError, what: str = "the message") -> Unreadable:
+    if isinstance(err, RecursionError) or "depth limit" in str(err):
+        return Unreadable("E320", f"{what} is nested too deeply")
+    return Unreadable("E301", f"{what} is not JSON: {err}")
 
 
 def _parsed_exactly(payload: bytes) -> Any:
     """As `_parsed`, with integers of any size: what is written into another message must stay what it was."""
     try:
         return json.loads(payload.decode(), parse_constant=_refuse_constant)
-    except RecursionError as err:
-        raise Unreadable("E301", "the message is not JSON: it is nested too deeply") from err
-    except ValueError as err:
-        raise Unreadable("E301", f"the message is not JSON: {err}") from err
+    except (ValueError, RecursionError) as err:
+        raise _not_json(err) from err
 
 
 def _refuse_constant(name: str) -> NoReturn:

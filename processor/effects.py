@@ -224,7 +224,7 @@ class EffectsOf:
         """Why these effects cannot be one commit, if they cannot."""
         if effects.size > COMMIT_BUDGET:
             return Failure(
-                "E307",
+                "E324",
                 f"outputs, events and context changes need {effects.size} messages of a commit, "
                 f"which takes {COMMIT_BUDGET}",
             )
@@ -245,12 +245,19 @@ class EffectsOf:
                     )
         return None
 
-    def milestone(self, what: str) -> Message | None:
-        """The event that the route starts or stops, for those who want all events."""
+    def milestone(self, what: str, more: Mapping[str, str]) -> Message | None:
+        """The event that the route started, stopped, or has its breaker open, for those who want it."""
         subject = self._route.events_subject
-        if self._events_level != "all" or subject is None:
+        levels = ("all",) if what in ("started", "stopped") else ("failures", "all")
+        if subject is None or self._events_level not in levels:
             return None
-        body = {"event": what, "route": self._route.name, "program": self._route.program.id, "time": _now()}
+        body = {
+            "event": what,
+            "route": self._route.name,
+            "program": self._route.program.id,
+            "time": _now(),
+            **more,
+        }
         outlet = self._outlets[subject]
         if outlet.foreign:
             return Message(subject, orjson.dumps(body))

@@ -126,3 +126,11 @@ class Fenced(BrokerError):
 
 class GuestError(ProcessorError):
     """A guest could not be started or loaded."""
+
+
+class LanguageError(GuestError):
+    """Plain Python cannot be had: the jail is too weak (E504), or a package is not usable (E505)."""
+
+    def __init__(self, code: str, what: str, *, package: str = "", remedy: str = "") -> None:
+        self.package = package
+        super().__init__(code, what, remedy=remedy)

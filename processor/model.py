@@ -28,10 +28,15 @@ class Program:
 
     source: str
     filename: str
+    language: str = "restricted"  # or "python"
+    packages: tuple[str, ...] = ()  # what plain Python may import beside the standard library
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
+        said = (
+            [self.source] if self.language == "restricted" else [self.source, self.language, *self.packages]
+        )
+        return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,10 @@ class Limits:
     outputs: int = 900
     context_bytes: int = 64 << 20
     log_lines: int = 100
+    log_bytes: int = 65536
+    max_string_length: int = 1_000_000
+    max_container_length: int = 1_000_000
+    max_depth: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +103,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line from `self.logger` or `print`."""
+    """One line from `self.logger` or `print`; with `dropped`, what says how many did not get here (E321)."""
 
     level: str
     text: str
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +185,8 @@ class DeadLetter:
 Decision = Ack | Retry | DeadLetter
 
 # A second try cannot change these: the message itself, or what the user decided about it, is the reason.
+# A message over a bound (E318 to E320) is rejected before it is tried; an output over one may be shorter the
+# next time.
 FINAL = frozenset({"E301", "E302", "E303", "E305"})
 
 

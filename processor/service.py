@@ -14,6 +14,7 @@ What must stay true:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -24,13 +25,13 @@ from functools import partial
 from typing import Any
 
 from processor.codec import Codec, codec_for
-from processor.config import Config, Route
+from processor.config import Config, Route, language_fault
 from processor.context import ContextStore, Input, app_stream
 from processor.effects import Outlet
-from processor.errors import BrokerError, Faults, Fenced, ProcessorError
-from processor.http import HostCalls
+from processor.errors import BrokerError, Faults, Fenced, LanguageError, ProcessorError
+from processor.http import HostCalls, RouteCalls
 from processor.jetstream import Again, ApiError, Broker, Reader, Unknown, connect_options
-from processor.sandbox.host import Zygote
+from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
 from processor.subject import matches
 from processor.telemetry import Telemetry
@@ -92,6 +93,7 @@ class Service:
         server that cannot be used.
         """
         self._telemetry.readiness.block("start", "the service is starting")
+        raise_descriptor_limit()
         self._zygote = await Zygote.start()
         report = self._zygote.report
         log.info("sandbox %s", report)
@@ -104,7 +106,9 @@ class Service:
                 f"{self._config.sandbox.min_level} ({off})",
                 remedy="Give the process what the layers need, or lower sandbox.min_level.",
             )
-        await self._compile(self._config.routes)
+        for route in self._config.routes.values():
+            with contextlib.suppress(LanguageError):  # the route says so itself, and keeps no other from it
+                await self._compile(route)
         self._broker = await Broker.connect(
             connect_options(self._config.nats),
             name=f"processor {self._config.app}",
@@ -150,8 +154,16 @@ class Service:
             name
             for name, route in config.routes.items()
             if route != self._config.routes.get(name)  # its program counts, too
+            or self._runs[name].is_refused  # what was missing may be installed by now
         ]
-        await self._compile({name: config.routes[name] for name in changed})
+        try:
+            for name in changed:
+                await self._compile(config.routes[name])
+        except (Faults, ProcessorError) as err:
+            await self._retain(self._config)
+            if isinstance(err, LanguageError):
+                raise Faults([language_fault(config, config.routes[name], err)]) from err
+            raise
         gone = [name for name in self._runs if name not in config.routes]
         await self._stop_routes([name for name in [*changed, *gone] if name in self._runs])
         for name in gone:
@@ -159,6 +171,7 @@ class Service:
         self._config = config
         for name in changed:
             self._start_route(config.routes[name])
+        await self._retain(config)
         return changed
 
     def _connected(self, is_connected: bool) -> None:
@@ -168,11 +181,18 @@ class Service:
         else:
             self._telemetry.readiness.block("nats", "the NATS server cannot be reached")
 
-    async def _compile(self, routes: Mapping[str, Route]) -> None:
+    async def _compile(self, route: Route) -> None:
         assert self._zygote is not None
-        for route in routes.values():
-            guest = await self._zygote.spawn(route.program, route.limits)
-            await guest.close()
+        told = await self._zygote.prepare(route.program)
+        if route.language == "python":
+            log.info("sandbox %s", told, extra={"route": route.name})
+        guest = await self._zygote.spawn(route.program, route.limits)
+        await guest.close()
+
+    async def _retain(self, config: Config) -> None:
+        """End the processes for packages that no route of this configuration needs."""
+        assert self._zygote is not None
+        await self._zygote.retain(route.program for route in config.routes.values())
 
     async def _prepare_app_stream(self) -> None:
         assert self._broker is not None
@@ -193,7 +213,8 @@ class Service:
     # routes
 
     def _start_route(self, route: Route) -> None:
-        run = _Run(route)
+        calls = self._calls.for_route(route.reach, self._telemetry.route(route.name).called)
+        run = _Run(route, calls)
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
         self._runs[route.name] = run
@@ -218,6 +239,7 @@ class Service:
                 len(late), len(tasks), self._config.drain_s,
             )  # fmt: skip
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(run.calls.close() for run in runs))
         for name in names:
             self._telemetry.readiness.clear(f"route {name}")
         return not late
@@ -227,7 +249,7 @@ class Service:
         name = run.route.name
         while not run.is_stopping:
             try:
-                run.worker = await self._worker(run.route)
+                run.worker = await self._worker(run.route, run.calls)
                 self._route_blocked(name, None)
                 log.info("route started", extra={"route": name})
                 await run.worker.run()
@@ -235,6 +257,10 @@ class Service:
                 return
             except Fenced as err:
                 self._route_blocked(name, str(err))
+                return
+            except LanguageError as err:
+                run.is_refused = True
+                self._route_blocked(name, str(language_fault(self._config, run.route, err)))
                 return
             except (ProcessorError, Faults, Unknown, Again, ApiError) as err:
                 why = str(err)
@@ -267,10 +293,11 @@ class Service:
                 else:
                     self._telemetry.readiness.clear(f"input {name}")
 
-    async def _worker(self, route: Route) -> Worker:
+    async def _worker(self, route: Route, calls: RouteCalls) -> Worker:
         assert self._broker is not None
         assert self._zygote is not None
         broker = self._broker
+        await self._zygote.prepare(route.program)
         await broker.connected()
         codec = codec_for(route)
         async with self._preparing:
@@ -303,14 +330,19 @@ class Service:
             prefetch=2 * min(route.batch.max_messages, 1000),
         )
         await reader.open()
-        perform = self._calls.for_route(route.stock)
         return Worker(
             route,
             codec,
             broker,
             reader,
             store,
-            partial(self._zygote.spawn, route.program, route.limits, perform=perform),
+            partial(
+                self._zygote.spawn,
+                route.program,
+                route.limits,
+                perform=calls.perform,
+                secrets=calls.secrets,
+            ),
             outlets,
             self._telemetry.route(route.name),
             blocked,
@@ -419,9 +451,11 @@ class _Run:
     """A route and what runs it."""
 
     route: Route
+    calls: RouteCalls
     task: asyncio.Task[None] | None = None
     worker: Worker | None = None
     is_stopping: bool = False
+    is_refused: bool = False  # plain Python cannot be had for it
 
 
 def stream_name(app: str, pattern: str) -> str:

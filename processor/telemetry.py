@@ -59,6 +59,13 @@ METRICS: dict[str, Metric] = {
             "processor_dead_letters_total", "counter", "Dead letters, by error code.", ("route", "reason")
         ),
         Metric("processor_guest_restarts_total", "counter", "Guests replaced, by code.", ("route", "reason")),
+        Metric(
+            "processor_requests_total",
+            "counter",
+            "Calls to the outside: ok, or the code of why not.",
+            ("route", "reason"),
+        ),
+        Metric("processor_request_seconds", "histogram", "Time of one call to the outside.", bounds=SECONDS),
         Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
         Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
         Metric(
@@ -73,6 +80,9 @@ METRICS: dict[str, Metric] = {
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
         Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
         Metric("processor_route_stopped", "gauge", "1 while the route is stopped and needs a person."),
+        Metric("processor_breaker_open", "gauge", "1 while the route pauses because its guests keep dying."),
+        Metric("processor_breaker_openings_total", "counter", "Times that the circuit breaker opened."),
+        Metric("processor_log_lines_dropped_total", "counter", "Lines of Runnables' logs over their limits."),
         Metric("processor_connected", "gauge", "1 while the NATS server is connected.", ()),
         Metric("processor_ready", "gauge", "1 while /readyz answers 200.", ()),
         Metric("processor_jail_level", "gauge", "0 process, 1 confined, 2 isolated.", ()),
@@ -181,11 +191,13 @@ class RouteTelemetry:
     def __init__(self, telemetry: Telemetry, route: str) -> None:
         self._labels = (route,)
         self._numbers = telemetry.numbers
+        self._readiness = telemetry.readiness
         self._distributions = telemetry.distributions
         for metric in METRICS.values():
             if metric.kind == "counter" and metric.labels == ("route",):
                 self._numbers[metric.name].setdefault(self._labels, 0)
-        self._numbers["processor_route_stopped"].setdefault(self._labels, 0)
+        for gauge in ("processor_route_stopped", "processor_breaker_open"):
+            self._numbers[gauge].setdefault(self._labels, 0)
 
     def received(self, n: int) -> None:
         self._count("processor_received_messages_total", n)
@@ -221,6 +233,24 @@ class RouteTelemetry:
 
     def guest_restarted(self, reason: str) -> None:
         self._count("processor_guest_restarts_total", 1, reason)
+
+    def log_lines_dropped(self, n: int) -> None:
+        self._count("processor_log_lines_dropped_total", n)
+
+    def breaker_opened(self, sentence: str) -> None:
+        """The route pauses, and the process is not ready until `breaker_closed`; `sentence` says why."""
+        self._numbers["processor_breaker_open"][self._labels] = 1
+        self._readiness.block(f"breaker {self._labels[0]}", sentence)
+        self._count("processor_breaker_openings_total", 1)
+
+    def breaker_closed(self) -> None:
+        self._numbers["processor_breaker_open"][self._labels] = 0
+        self._readiness.clear(f"breaker {self._labels[0]}")
+
+    def called(self, result: str, seconds: float) -> None:
+        """One call of a guest to the outside: `ok` or the code that it got instead of an answer."""
+        self._count("processor_requests_total", 1, result)
+        self._observe("processor_request_seconds", seconds)
 
     def lag(self, n: int) -> None:
         self._numbers["processor_lag_messages"][self._labels] = n

@@ -8,6 +8,7 @@ What must stay true:
 - Runs are settled in the order in which they ran. A guest that died takes unsettled contexts with it, so
   everything that ran before is committed first and contexts are then loaded from there.
 - A batch that fails is halved until the message that makes it fail is alone; only that one is judged.
+- While the breaker is open nothing runs, nothing is judged, and what is in hand waits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 
+from processor.breaker import DEATHS, Breaker
 from processor.codec import Codec, Unreadable
 from processor.config import Route
 from processor.context import ContextStore
@@ -51,7 +55,7 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 class _GivenBack(Exception):
-    """A message that waits for its next try is left to the next start: the route is stopping."""
+    """A message that waits, for its next try or the breaker, is left to the next start: the route stops."""
 
 
 class Worker:
@@ -80,6 +84,13 @@ class Worker:
         self._effects_of = EffectsOf(route, codec, outlets, broker.max_payload)
         self._is_alone = (
             codec.alone or route.mode == "stream" or any(outlet.foreign for outlet in outlets.values())
+        )
+        limits, breaker = route.limits, route.breaker
+        self._breaker = Breaker(
+            breaker.deaths,
+            # Guests that use up their time die slowly; a window too short for that would never see them all.
+            max(breaker.window_s, 1.2 * breaker.deaths * limits.wall_s),
+            breaker.pause_s,
         )
         self._guest: Guest | None = None
         self._resident: OrderedDict[str, None] = OrderedDict()  # keys whose contexts the guest holds
@@ -116,18 +127,22 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._telemetry.breaker_closed()
             await self._reader.close()
             if self._guest is not None:
                 await self._guest.close()
 
     @property
     def is_silent(self) -> bool:
-        """Whether the input stream has not been heard of for longer than its heartbeats allow."""
-        return self._reader.is_silent
+        """Whether the input stream has not been heard of for longer than its heartbeats allow.
 
-    async def _say(self, what: str) -> None:
-        """Tell listeners that the route starts or stops; no message's fate depends on it."""
-        milestone = self._effects_of.milestone(what)
+        Not so while the breaker is open: a reader that is full asks for nothing.
+        """
+        return self._reader.is_silent and not self._breaker.is_open
+
+    async def _say(self, what: str, **more: str) -> None:
+        """Tell listeners what becomes of the route; no message's fate depends on it."""
+        milestone = self._effects_of.milestone(what, more)
         if milestone is not None:
             with contextlib.suppress(Unknown, Again, ApiError):
                 await self._broker.publish_stored(milestone)
@@ -151,7 +166,7 @@ class Worker:
                     return  # what was taken in this moment is not in hand yet: the next start reads it
                 deliveries = taking.result()
                 self._telemetry.received(len(deliveries))
-                await self.process(deliveries)
+                await self._admit(deliveries)
         except _GivenBack:
             return
         finally:
@@ -159,6 +174,16 @@ class Worker:
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _admit(
+        self, deliveries: Sequence[Delivery], attempt: int = 1, *, is_first: bool = True
+    ) -> None:
+        """Process as many at a time as the breaker lets through: all; none while it is open; then one."""
+        while deliveries:
+            await self._pause(self._breaker.wait_s(self._now_s()))
+            count = 1 if self._breaker.is_open else len(deliveries)
+            await self.process(deliveries[:count], attempt, is_first=is_first)
+            deliveries = deliveries[count:]
 
     async def process(
         self, deliveries: Sequence[Delivery], attempt: int = 1, *, is_first: bool = True
@@ -185,8 +210,8 @@ class Worker:
             await self._submit(effects)
         elif len(deliveries) > 1:
             middle = len(deliveries) // 2
-            await self.process(deliveries[:middle], is_first=False)
-            await self.process(deliveries[middle:], is_first=False)
+            await self._admit(deliveries[:middle], is_first=False)
+            await self._admit(deliveries[middle:], is_first=False)
         else:
             await self._judge(batch, effects, attempt)
 
@@ -201,10 +226,8 @@ class Worker:
                     failure.text,
                     extra=self._where(delivery, attempt=attempt, code=failure.code),
                 )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), after_s)
-                    raise _GivenBack
-                await self.process(batch.deliveries, attempt + 1, is_first=False)
+                await self._pause(after_s)
+                await self._admit(batch.deliveries, attempt + 1, is_first=False)
             case DeadLetter():
                 alone = Batch(batch.deliveries, rejected=[(delivery, failure)], positions=batch.positions)
                 effects = self._effects_of.run(alone, Ran(), attempt)
@@ -212,6 +235,14 @@ class Worker:
                 await self._submit(effects)
             case Ack():
                 raise AssertionError("a failure is never acknowledged")
+
+    async def _pause(self, seconds: float) -> None:
+        """Let that time pass. Raises _GivenBack as soon as the route is to stop."""
+        if seconds <= 0:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+            raise _GivenBack
 
     # decode, key, group
 
@@ -280,6 +311,11 @@ class Worker:
             outcome = await guest.run(groups, fields=fields, forget=forget)
         self._telemetry.processed(len(batch.deliveries), time.perf_counter() - started_s)
         self._log_lines(outcome.logs)
+        failure = outcome.failure if isinstance(outcome, Failed) else None
+        if failure is None or not failure.lethal:
+            await self._lived()
+        elif failure.code in DEATHS:
+            await self._died(failure.code, failure.text, batch.deliveries[0].sequence)
         if isinstance(outcome, Failed) and outcome.failure.lethal:
             self._telemetry.guest_restarted(outcome.failure.code)
             log.info(
@@ -305,16 +341,43 @@ class Worker:
             await self._guest.close()
         self._store.forget(self._resident)
         self._resident.clear()
-        for pause_s in _RESPAWN_PAUSES_S:
+        pauses_s = chain(_RESPAWN_PAUSES_S, repeat(_RESPAWN_PAUSES_S[-1]))
+        while True:
             try:
                 self._guest = await self._spawn()
                 return self._guest
             except (Faults, GuestError) as err:
                 # The program was loaded before, so this is the machine: memory is short, or somebody kills.
                 log.debug("a guest could not be started: %s", err, extra=self._where())
-                await asyncio.sleep(pause_s)
-        self._guest = await self._spawn()
-        return self._guest
+                await self._died("E502", str(err), None)
+            await self._pause(max(next(pauses_s), self._breaker.wait_s(self._now_s())))
+
+    # the breaker
+
+    async def _died(self, code: str, text: str, message: int | None) -> None:
+        """A guest died, or did not come to live; `message` is the first of those that it was given."""
+        was_open = self._breaker.is_open
+        if not self._breaker.died(self._now_s(), message):
+            return
+        wait_s = self._breaker.wait_s(self._now_s())
+        again = datetime.now(UTC) + timedelta(seconds=wait_s)
+        why = (
+            f"E503 the guests of route {self._route.name} keep dying, the last of {code} ({text}); "
+            f"nothing runs until {again:%H:%M:%S} UTC, when one message is tried again"
+        )
+        self._telemetry.breaker_opened(why)
+        if not was_open:
+            log.error("%s", why, extra=self._where(code="E503"))
+            await self._say("breaker_opened", code=code, text=text)
+
+    async def _lived(self) -> None:
+        if self._breaker.lived():
+            self._telemetry.breaker_closed()
+            log.info("a guest lives again: the breaker is closed", extra=self._where())
+            await self._say("breaker_closed")
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _evicted(self, in_use: Mapping[str, None]) -> list[str]:
         """Keys that the guest must drop to stay within its number of contexts, oldest first.
@@ -396,6 +459,8 @@ class Worker:
 
     def _log_lines(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
+            if line.dropped:
+                self._telemetry.log_lines_dropped(line.dropped)
             user_log.log(_LEVELS.get(line.level, logging.INFO), "%s", line.text, extra=self._where())
 
     def _where(self, delivery: Delivery | None = None, **more: object) -> dict[str, object]:

@@ -29,10 +29,12 @@ LAYERS = [
     ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
     ["config"],
     ["sandbox.guest"],
-    ["sandbox.capabilities"],
-    ["sandbox.dialect", "sandbox.jail", "sandbox.wire"],
+    ["sandbox.requests"],
+    ["sandbox.capabilities", "sandbox.plain"],
+    ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire"],
     ["sandbox.facades", "sandbox.values"],
-    ["subject"],
+    ["sandbox.bounds"],
+    ["subject", "address", "breaker"],
     ["model"],
     ["errors"],
     ["", "sandbox"],
@@ -43,6 +45,8 @@ OWNERS = {
     "RestrictedPython": {"sandbox.dialect"},
     "prometheus_client": {"telemetry"},
     "httpx": {"http"},
+    "httpcore": {"http"},
+    "idna": {"address"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -63,7 +67,7 @@ NO_NOUN = {"utils", "helpers", "types", "base", "interfaces", "common", "misc"}
 LINES = 1000
 
 # Nothing is known about what these catch: the user's code, a lane's run, a task of the service.
-WALLS = {"sandbox.guest", "sandbox.dialect", "worker", "service"}
+WALLS = {"sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service"}
 
 
 @dataclass(frozen=True)

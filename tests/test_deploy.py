@@ -138,6 +138,7 @@ FIRING: dict[str, dict[str, str]] = {
     "ProcessorDisconnected": {"processor_connected": "0x40"},
     "ProcessorNotReady": {"processor_ready": "0x40", "processor_connected": "1x40"},
     "ProcessorRouteStopped": {'processor_route_stopped{route="stats"}': "0 1x40"},
+    "ProcessorBreakerOpen": {'processor_breaker_open{route="stats"}': "0x30 1x10"},
     "ProcessorRouteStalled": {
         'processor_lag_messages{route="stats"}': "5x40",
         'processor_committed_messages_total{route="stats"}': "7x40",
@@ -165,6 +166,7 @@ QUIET: dict[str, str] = {
     "processor_ready": "1x40",
     "processor_jail_level": "1x40",
     'processor_route_stopped{route="stats"}': "0x40",
+    'processor_breaker_open{route="stats"}': "0x40",
     'processor_lag_messages{route="stats"}': "5x40",
     'processor_committed_messages_total{route="stats"}': "0+100x40",
     'processor_processed_messages_total{route="stats"}': "0+100x40",

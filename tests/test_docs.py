@@ -17,7 +17,7 @@ from processor.cli import VERBS
 from processor.cli.terminal import EXITS
 from processor.codec import codec_for
 from processor.config import ENVIRONMENT, Config, load
-from processor.config.keys import Settings, alias_of, inner_model
+from processor.config.forms import Settings, alias_of, inner_model
 from processor.errors import CODES
 from processor.sandbox.capabilities import BaseSecureRunnable
 from processor.sandbox.facades import MODULES, RUNTIME_MODULES
@@ -183,7 +183,8 @@ def test_a_configuration_in_readme_can_be_loaded(number: int, tmp_path: Path) ->
                 yaml.safe_dump({"messageConfig": {"routes": [own, *entries]}})
             )
     (tmp_path / "app.yaml").write_text(text if "app" in data else f"app: market\n{text}")
-    config = load(tmp_path / "app.yaml", {})
+    secrets = {secret["env"]: "a secret value" for secret in data.get("secrets", {}).values()}
+    config = load(tmp_path / "app.yaml", secrets)
     assert all(codec_for(route).topics for route in config.routes.values())
 
 
@@ -245,15 +246,16 @@ def test_every_code_that_is_named_exists(code: str) -> None:
 
 def test_every_capability_is_documented() -> None:
     """Whatever the base class gives to a Runnable is in README's description of it."""
-    given = {name for name in vars(BaseSecureRunnable) if not name.startswith("_")} | {"logger"}
+    given = {name for name in vars(BaseSecureRunnable) if not name.startswith("_")}
+    given |= {"logger", "requests", "secrets"}
     described = section("The Runnable")
     assert {name for name in given if name not in described} == set()
 
 
 def test_every_module_that_can_be_imported_is_listed() -> None:
-    """README's list of modules is that of the sandbox; `requests` comes with its capability."""
+    """README's list of modules is that of the sandbox."""
     listed = section("The Runnable").partition("Importable")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`([\w.]+)`", listed)) == {*MODULES, *RUNTIME_MODULES} - {"requests"}
+    assert set(re.findall(r"`([\w.]+)`", listed)) == {*MODULES, *RUNTIME_MODULES}
 
 
 def test_the_headers_of_a_dead_letter_are_listed() -> None:

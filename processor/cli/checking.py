@@ -23,9 +23,18 @@ from processor.cli.terminal import (
     exit_code_of,
 )
 from processor.codec import codec_for
-from processor.config import Config, Route, effective_yaml, guarantee, json_schema, load
+from processor.config import (
+    Config,
+    Route,
+    effective_yaml,
+    guarantee,
+    json_schema,
+    language_fault,
+    load,
+    reachable,
+)
 from processor.context import app_stream
-from processor.errors import BrokerError, Fault, Faults, ProcessorError
+from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
 from processor.jetstream import Broker
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS, JailReport
@@ -95,9 +104,11 @@ async def _compiled(config: Config) -> JailReport:
     finally:
         await zygote.close()
     faults: list[Fault] = []
-    for result in results:
+    for route, result in zip(config.routes.values(), results, strict=True):
         if isinstance(result, Faults):
             faults += result.faults
+        elif isinstance(result, LanguageError):
+            faults.append(language_fault(config, route, result))
         elif isinstance(result, BaseException):
             raise result
     if faults:
@@ -293,7 +304,7 @@ def _document(
 ) -> dict[str, Any]:
     routes: dict[str, Any] = {}
     for name, route in config.routes.items():
-        routes[name] = {"program": route.program.id, "guarantee": guarantee(route)}
+        routes[name] = {"program": route.program.id, "guarantee": guarantee(route), "reach": reachable(route)}
         if server is not None:
             found = server.routes[name]
             routes[name] |= {"input": found.input, "outlets": found.outlets, "problems": found.problems}
@@ -326,7 +337,7 @@ def _print(screen: Screen, config: Config, jail: JailReport, server: _Server | N
         screen.line(f"  {server.app_stream}")
     for name, route in config.routes.items():
         screen.heading(f"route {name}")
-        for sentence in guarantee(route):
+        for sentence in [*guarantee(route), *reachable(route)]:
             screen.line(f"  - {sentence}")
         if server is not None:
             found = server.routes[name]

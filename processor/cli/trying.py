@@ -22,10 +22,10 @@ import orjson
 from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Runs, Screen, Shown, complain, printable, say
 from processor.codec import codec_for
-from processor.config import Config, Route, load
+from processor.config import Config, Route, language_fault, load
 from processor.context import ContextStore
 from processor.effects import Outlet
-from processor.errors import ConfigError
+from processor.errors import ConfigError, Faults, LanguageError
 from processor.http import HostCalls
 from processor.jetstream import Broker, Message, Reader, own_headers
 from processor.model import ContextChange, Delivery
@@ -129,8 +129,18 @@ async def _run(
     calls = HostCalls()
     zygote = await Zygote.start()
     try:
-        spawn = partial(zygote.spawn, route.program, route.limits, perform=calls.for_route(route.stock))
-        await (await spawn()).close()  # faults of the Runnable, before its messages
+        outside = calls.for_route(route.reach)
+        spawn = partial(
+            zygote.spawn,
+            route.program,
+            route.limits,
+            perform=outside.perform,
+            secrets=outside.secrets,
+        )
+        try:
+            await (await spawn()).close()  # faults of the Runnable, before its messages
+        except LanguageError as err:
+            raise Faults([language_fault(config, route, err)]) from err
         worker = Worker(
             route,
             codec,

@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from processor.config.forms import Place
 from processor.config.keys import (
     Config,
     Credentials,
@@ -28,21 +29,30 @@ from processor.config.keys import (
     IsmOutput,
     KeySource,
     Nats,
-    Place,
     Route,
     Routing,
     Selector,
-    Stock,
     Tls,
 )
-from processor.config.rules import app_faults, nats_faults, read_routing, route_faults
+from processor.config.outside import SECRET_CHARS, BoundSecret, Outbound, Reach, SecretSource, StateApi, Stock
+from processor.config.rules import (
+    INHERITED,
+    app_faults,
+    filled,
+    nats_faults,
+    read_routing,
+    read_secrets,
+    route_faults,
+)
 from processor.config.source import ENVIRONMENT, Source, dotted
-from processor.config.text import effective_yaml, full_yaml, guarantee, json_schema
-from processor.errors import Fault, Faults
+from processor.config.text import effective_yaml, full_yaml, guarantee, json_schema, reachable
+from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
 
 __all__ = [
     "ENVIRONMENT",
+    "SECRET_CHARS",
+    "BoundSecret",
     "Config",
     "Credentials",
     "Dev",
@@ -50,16 +60,22 @@ __all__ = [
     "IsmOutput",
     "KeySource",
     "Nats",
+    "Outbound",
+    "Reach",
     "Route",
     "Routing",
+    "SecretSource",
     "Selector",
+    "StateApi",
     "Stock",
     "Tls",
     "effective_yaml",
     "full_yaml",
     "guarantee",
     "json_schema",
+    "language_fault",
     "load",
+    "reachable",
     "server_of",
 ]
 
@@ -82,15 +98,32 @@ def load(path: str | Path, env: Mapping[str, str] = os.environ) -> Config:
     routes = config.routes if config else dict(_sound_routes(data, base))
     for name, route in routes.items():
         faults += _complete_route(source, name, route, str(data.get("app", "")))
+    secrets: dict[str, BoundSecret] = {}
     if config:
         faults += [source.fault(place, code, text) for place, code, text in app_faults(config)]
+        for place, code, text in read_secrets(config, env, secrets):
+            faults.append(source.fault(place, code, text))
     if faults or config is None:
         raise Faults(
             sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.text))
         )
     config = _inherit(config)
+    for name, route in config.routes.items():
+        route._reach = _reach(name, route, secrets)
     config._path, config._origins = source.path, source.origins
     return config
+
+
+def language_fault(config: Config, route: Route, error: LanguageError) -> Fault:
+    """Why a route cannot have plain Python, at the key that asks for it."""
+    place: Place = ("routes", route.name, "packages" if error.package else "language")
+    if error.package in route.packages:
+        place = (*place, route.packages.index(error.package))
+    try:
+        source = Source.read(config.path)  # for its line and column only
+    except Faults:
+        source = Source(config.path)
+    return source.fault(place, error.code, f"{dotted(place)}: {error.what}. {error.remedy}")
 
 
 def server_of(url: str | None, env: Mapping[str, str] = os.environ) -> Nats:
@@ -136,7 +169,8 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
             faults += err.faults
     if route.runnable:
         try:
-            route._program = Program(Path(route.runnable).read_bytes().decode("utf-8-sig"), route.runnable)
+            text = Path(route.runnable).read_bytes().decode("utf-8-sig")
+            route._program = Program(text, route.runnable, route.language, route.packages)
         except OSError as err:
             text = f"{dotted((*here, 'runnable'))} is {route.runnable}, which cannot be read: {err.strerror}"
             faults.append(source.fault((*here, "runnable"), "E107", text))
@@ -148,19 +182,31 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
         # Blank lines in front make the Runnable's line numbers those of the configuration file.
         offset = "\n" * line if literal else ""
         filename = str(source.path) if literal else f"{source.path}:{dotted((*here, 'code'))}"
-        route._program = Program(offset + route.code, filename)
+        route._program = Program(offset + route.code, filename, route.language, route.packages)
     return faults
 
 
 def _inherit(config: Config) -> Config:
-    """The configuration with each route's missing `stock` keys, and a routing file's server, filled in."""
+    """The configuration with what routes take from the top, and from a routing file, filled in."""
     routes = {}
     for name, route in config.routes.items():
-        own = {key: getattr(route.stock, key) for key in route.stock.model_fields_set}
-        routes[name] = route.model_copy(update={"stock": config.stock.model_copy(update=own)})
+        routes[name] = route.model_copy(
+            update={key: filled(getattr(config, key), getattr(route, key)) for key in INHERITED}
+        )
     changes: dict[str, Any] = {"routes": routes}
     server = next((route.ism.routing.input.url for route in config.routes.values() if route.ism), "")
     if server and "url" not in config.nats.model_fields_set:
         given = {key: getattr(config.nats, key) for key in config.nats.model_fields_set}
         changes["nats"] = Nats.model_validate({**given, "url": server})
     return config.model_copy(update=changes)
+
+
+def _reach(name: str, route: Route, secrets: Mapping[str, BoundSecret]) -> Reach:
+    return Reach(
+        f"routes.{name}.outbound.allowed_domains",
+        route.outbound,
+        route.stock,
+        route.state_api,
+        tuple(secrets[own] for own in route.secrets),
+        secrets[route.state_api.secret] if route.state_api.secret else None,
+    )

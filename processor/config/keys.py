@@ -14,86 +14,38 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    GetJsonSchemaHandler,
     PlainSerializer,
     PrivateAttr,
     SecretStr,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
-from processor.errors import ConfigError
+from processor.config.forms import (
+    LISTED_SCHEMA,
+    File,
+    Place,
+    Settings,
+    Size,
+    Text,
+    Time,
+    alias_of,
+    inner_model,
+    listed,
+    read_secret,
+    sequence,
+)
+from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
 from processor.model import Limits, Program
 from processor.subject import Template, check_subject
-
-Place = tuple[str | int, ...]
-
-_SIZE_UNITS = {
-    "": 1,
-    "B": 1,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-}
-_TIME_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_SIZE = re.compile(r"(\d+)\s*([KMG]i?B|B)?\Z")
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms])\Z")
-
-
-def _read_size(value: object) -> object:
-    if isinstance(value, str):
-        found = _SIZE.match(value)
-        if not found:
-            raise ValueError("it must be a number of bytes, or a number with KiB, MiB or GiB")
-        return int(found[1]) * _SIZE_UNITS[found[2] or ""]
-    return value
-
-
-def _show_size(size: int) -> int | str:
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _SIZE_UNITS[unit] == 0:
-            return f"{size // _SIZE_UNITS[unit]}{unit}"
-    return size
-
-
-def _read_time(value: object) -> object:
-    if isinstance(value, str):
-        found = _TIME.match(value)
-        if not found:
-            raise ValueError("it must be a time such as 500ms, 30s, 15m, 24h or 7d")
-        return float(found[1]) * _TIME_UNITS[found[2]]
-    if value == 0 and not isinstance(value, bool):
-        return 0.0
-    raise ValueError("it must be a time with its unit, such as 30s, 24h or 7d")
-
-
-def _show_time(seconds: float) -> str:
-    for unit in ("d", "h", "m", "s"):
-        if seconds and seconds % _TIME_UNITS[unit] == 0:
-            return f"{int(seconds / _TIME_UNITS[unit])}{unit}"
-    return f"{round(seconds * 1000)}ms"
-
-
-def _resolve(value: str, info: ValidationInfo) -> str:
-    base: Path | None = (info.context or {}).get("base")
-    path = Path(value).expanduser()
-    return str(path if base is None else base / path)
 
 
 def _subject_pattern(value: str) -> str:
@@ -130,32 +82,7 @@ def _server(url: str) -> str:
     return url
 
 
-def _sequence(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(_read_size),
-    PlainSerializer(_show_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": f"^{_SIZE.pattern[:-2]}$"},
-            ]
-        }
-    ),
-]
-Time = Annotated[
-    float,
-    BeforeValidator(_read_time),
-    PlainSerializer(_show_time),
-    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "string", "pattern": f"^{_TIME.pattern[:-2]}$"}]}),
-]
 Secret = Annotated[SecretStr, PlainSerializer(lambda _: "***", return_type=str)]
-File = Annotated[str, Field(min_length=1), AfterValidator(_resolve)]
-Text = Annotated[str, Field(min_length=1)]
 Servers = Annotated[
     tuple[Annotated[Text, AfterValidator(_server)], ...],
     BeforeValidator(_one_or_more),
@@ -164,34 +91,6 @@ Servers = Annotated[
         {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     ),
 ]
-
-
-class Settings(BaseModel):
-    """Keys that belong together: frozen, strict about types, and closed to unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    # The key that a plain value stands for where the mapping is not written out (`input: ticks.*`).
-    short: ClassVar[str] = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        return {cls.short: value} if cls.short and isinstance(value, (str, list)) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler(core)
-        if not cls.short:
-            return schema
-        mapping = handler.resolve_ref_schema(schema)
-        whole = dict(mapping)
-        mapping.clear()
-        mapping["description"] = whole.get("description", "")
-        mapping["anyOf"] = [{**whole["properties"][cls.short], "title": cls.short}, whole]
-        return schema
 
 
 class Tls(Settings):
@@ -285,7 +184,7 @@ class Nats(Settings):
         """What to show to the server now; files are read at each call. Raises ConfigError E107."""
 
         def value(own: SecretStr | None, file: str | None) -> str:
-            return own.get_secret_value() if own else _read_secret(file) if file else ""
+            return own.get_secret_value() if own else read_secret(file) if file else ""
 
         return Credentials(
             user=self.user or "",
@@ -324,21 +223,6 @@ class Nats(Settings):
                 raise ValueError("a user or token is given both in `url` and as its own key")
             value |= own
         return value
-
-
-class Stock(Settings):
-    """Where `self.get_stock_data` and `self.query_stock` ask; the host makes the request, never the guest."""
-
-    base_url: str = Field(
-        default="https://www.alphavantage.co",
-        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
-        description="Server with the Alpha Vantage API (`/query?function=TIME_SERIES_INTRADAY`).",
-    )
-    api_key_env: str = Field(
-        default="ALPHA_VANTAGE_API_KEY",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable that holds the API key; without it the key `demo` is sent.",
-    )
 
 
 class Input(Settings):
@@ -435,6 +319,31 @@ class Retry(Settings):
     )
 
 
+class BreakerSettings(Settings):
+    """When a route pauses because its guests keep dying (E503), and for how long."""
+
+    deaths: int = Field(
+        default=5,
+        ge=2,
+        le=1000,
+        description="Guests in a row that die over more than one message, or before they have one, until the"
+        " breaker opens. One message alone never opens it, however often it is tried.",
+    )
+    window_s: float = Field(
+        default=60,
+        gt=0,
+        le=86_400,
+        description="Seconds in which they die; 1.2 x `deaths` x `limits.wall_s` where that is longer.",
+    )
+    pause_s: float = Field(
+        default=30,
+        gt=0,
+        le=3600,
+        description="Seconds until one message is tried again; twice as long each time that it kills its"
+        " guest, up to ten times this.",
+    )
+
+
 class LimitSettings(Settings):
     """What one guest, and one call of a Runnable in it, may use. Each limit has its own error code."""
 
@@ -443,13 +352,14 @@ class LimitSettings(Settings):
     )
     cpu_s: float = Field(default=5, gt=0, le=86_400, description="CPU seconds of one run (E311).")
     wall_s: float = Field(default=10, gt=0, le=86_400, description="Seconds of one run (E312).")
-    requests: int = Field(default=50, ge=0, le=100_000, description="Calls to the outside in one run (E317).")
+    requests: int = Field(default=50, ge=0, le=100_000, description="Calls to the outside in one run (E322).")
     output_bytes: Size = Field(default=8 << 20, ge=1, description="Bytes of all outputs of one run (E307).")
     outputs: int = Field(
         default=900,
         ge=1,
         le=900,
-        description="Outputs of one message (E307); one commit cannot carry more. Stream: x 100.",
+        description="Outputs, and events, of one message (E324); one commit cannot carry more. Stream: x 100"
+        " chunks.",
     )
     context_bytes: Size = Field(default=64 << 20, ge=1, description="Bytes of one key's context (E310).")
     contexts: int = Field(
@@ -458,7 +368,34 @@ class LimitSettings(Settings):
         description="Keys whose contexts a guest keeps in memory; others are read again.",
     )
     log_lines: int = Field(
-        default=100, ge=0, le=100_000, description="Lines of log of one run; what is beyond is counted."
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Lines of log of one run; what is beyond is dropped and counted (E321).",
+    )
+    log_bytes: Size = Field(
+        default=64 << 10,
+        ge=0,
+        le=512 << 10,  # they cross in the header of a frame, where a character may take six bytes
+        description="Bytes of log of one run; what is beyond is dropped and counted (E321).",
+    )
+    max_string_length: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Characters of one text in a message, output, chunk, event, call or context (E318); bytes"
+        " of one `bytes` in a context.",
+    )
+    max_container_length: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Items of one list or dict in the same places (E319); also messages that are a list of"
+        " documents.",
+    )
+    max_depth: int = Field(
+        default=100,
+        ge=1,
+        le=100,  # what can be kept; see sandbox.values.DEPTH
+        description="Levels of lists and dicts in the same places (E320); in a context a set counts as two.",
     )
 
 
@@ -471,7 +408,7 @@ class IsmOutput(Settings):
         description="Route of the output: `<state id>:<processor id>`.", examples=["s_out:p1"]
     )
     next: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[^\s:]+:[^\s:]+$")], ...], BeforeValidator(_sequence)
+        tuple[Annotated[str, Field(pattern=r"^[^\s:]+:[^\s:]+$")], ...], BeforeValidator(sequence)
     ] = Field(
         default=(),
         description="Routes that read this state; each gets the outputs as one `query_state_entry` on the"
@@ -532,7 +469,7 @@ class Ism(Settings):
     project_id: Text | None = Field(
         default=None, description="`project_id` of usage events.", examples=["project-1"]
     )
-    outputs: Annotated[tuple[IsmOutput, ...], BeforeValidator(_sequence)] = Field(
+    outputs: Annotated[tuple[IsmOutput, ...], BeforeValidator(sequence)] = Field(
         default=(), description="Output states of the processor; each gets all outputs of the Runnable."
     )
     usage: bool = Field(
@@ -641,8 +578,35 @@ class Route(Settings):
     limit_settings: LimitSettings = Field(
         default=LimitSettings(), alias="limits", description="What the Runnable may use."
     )
+    breaker: BreakerSettings = Field(
+        default=BreakerSettings(), description="When the route pauses because its guests keep dying (E503)."
+    )
     stock: Stock = Field(
         default=Stock(), description="As `stock` at the top; keys that are missing here are taken from there."
+    )
+    state_api: StateApi = Field(
+        default=StateApi(),
+        description="As `state_api` at the top; keys that are missing here are taken from there.",
+    )
+    outbound: Outbound = Field(
+        default=Outbound(),
+        description="As `outbound` at the top; keys that are missing here are taken from there.",
+    )
+    secrets: Annotated[tuple[Text, ...], BeforeValidator(listed), LISTED_SCHEMA] = Field(
+        default=(), description="Names of the secrets that the Runnable may use."
+    )
+    language: Literal["restricted", "python"] = Field(
+        default="restricted",
+        description="restricted: the reviewed subset of Python. python: all of it, in the same jail; needs"
+        " the level confined.",
+    )
+    packages: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], ...],
+        BeforeValidator(sequence),
+    ] = Field(
+        default=(),
+        description="Packages installed beside Processor that plain Python may import, by the name of the"
+        " import or of the distribution. Only with `language: python`.",
     )
     ism: Ism | None = Field(default=None, description="Required with `codec: ism`.")
     cloudevents: CloudEvents | None = Field(default=None, description="For `codec: cloudevents`.")
@@ -650,6 +614,7 @@ class Route(Settings):
     _name: str = PrivateAttr("")
     _app: str = PrivateAttr("")
     _program: Program | None = PrivateAttr(None)
+    _reach: Reach | None = PrivateAttr(None)
 
     @model_validator(mode="before")
     @classmethod
@@ -673,6 +638,12 @@ class Route(Settings):
         return self._program
 
     @property
+    def reach(self) -> Reach:
+        """What the route may reach outside, with its secrets as they were when it was loaded."""
+        assert self._reach is not None, "only a loaded configuration has its secrets"
+        return self._reach
+
+    @property
     def limits(self) -> Limits:
         own = self.limit_settings
         return Limits(
@@ -684,6 +655,10 @@ class Route(Settings):
             outputs=own.outputs,
             context_bytes=own.context_bytes,
             log_lines=own.log_lines,
+            log_bytes=own.log_bytes,
+            max_string_length=own.max_string_length,
+            max_container_length=own.max_container_length,
+            max_depth=own.max_depth,
         )
 
     @property
@@ -778,6 +753,11 @@ class Config(Settings):
         min_length=1, description="The routes by name: letters, digits, - and _, at most 64."
     )
     stock: Stock = Field(default=Stock(), description="Default of every route's `stock`.")
+    state_api: StateApi = Field(default=StateApi(), description="Default of every route's `state_api`.")
+    outbound: Outbound = Field(default=Outbound(), description="Default of every route's `outbound`.")
+    secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], SecretSource] = Field(
+        default={}, description="Secrets by name: letters, digits, - and _, at most 64."
+    )
     sandbox: Sandbox = Field(default=Sandbox(), description="The jail around Runnables.")
     http: Annotated[
         Http | None,
@@ -817,36 +797,8 @@ class Config(Settings):
         for route in self.routes.values():
             found += [Path(route.runnable)] if route.runnable else []
             found += [Path(route.ism.routing_file)] if route.ism else []
+        found += [Path(source.file) for source in self.secrets.values() if source.file]
         return tuple(dict.fromkeys(found))
-
-
-def _read_secret(file: str) -> str:
-    try:
-        return Path(file).read_text().strip()
-    except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror if isinstance(err, OSError) else "it is not text"
-        raise ConfigError("E107", f"a secret cannot be read: {reason}", place=file) from err
-
-
-def alias_of(name: str, info: FieldInfo) -> str:
-    """How the field is written in a file."""
-    return info.alias or name
-
-
-def default_text(info: FieldInfo) -> object:
-    """The default as it would be written in a file."""
-    for serializer in info.metadata:
-        if isinstance(serializer, PlainSerializer):
-            return serializer.func(info.default)  # type: ignore[call-arg]
-    return ", ".join(info.default) if isinstance(info.default, tuple) else info.default
-
-
-def inner_model(annotation: Any) -> type[Settings] | None:
-    """The model that a type is, or holds: optional, listed, or by name."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return annotation
-    arguments = get_args(annotation) if get_origin(annotation) else ()
-    return next((model for part in reversed(arguments) if (model := inner_model(part))), None)
 
 
 def field_at(place: Place) -> FieldInfo | None:

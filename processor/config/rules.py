@@ -9,15 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from processor.config.keys import Config, Nats, Place, Route, Routing, Selector, Text
+from processor.address import parse_url
+from processor.config.forms import Place, Settings, Text, read_secret
+from processor.config.keys import Config, Nats, Route, Routing, Selector
+from processor.config.outside import SECRET_CHARS, BoundSecret
 from processor.config.source import LOGINS, Source, dotted
-from processor.errors import Faults
+from processor.errors import ConfigError, Faults
 from processor.subject import check_subject, overlaps
 
 Contradiction = tuple[Place, str, str]
+S = TypeVar("S", bound=Settings)
 
 
 def route_faults(route: Route) -> Iterator[Contradiction]:
@@ -100,6 +105,12 @@ def _program_faults(route: Route) -> Iterator[Contradiction]:
             (),
             "E105",
             "runnable is missing: the Python file with `class Runnable` (or its source as `code`)",
+        )
+    if route.packages and route.language != "python":
+        yield (
+            ("packages",),
+            "E106",
+            f"packages has no effect with `language: {route.language}`; set `language: python`",
         )
 
 
@@ -233,6 +244,78 @@ def _file_fault(place: Place, file: str | None) -> Iterator[Contradiction]:
     if file and not os.access(file, os.R_OK):
         why = "cannot be read" if os.path.exists(file) else "does not exist"
         yield place, "E107", f"{dotted(place)} is {file}, which {why}"
+
+
+# What a route's missing keys are taken from at the top.
+INHERITED = ("stock", "state_api", "outbound")
+
+
+def filled(default: S, own: S) -> S:
+    """`own` with the keys that it lacks taken from `default`."""
+    return default.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def read_secrets(
+    config: Config, env: Mapping[str, str], found: dict[str, BoundSecret]
+) -> Iterator[Contradiction]:
+    """Put the secrets' values into `found`; what is wrong with them, or with who uses them."""
+    for name, source in config.secrets.items():
+        here: Place = ("secrets", name)
+        if bool(source.env) == bool(source.file):
+            how = "has both" if source.env else "has neither"
+            yield here, "E106", f"{dotted(here)} {how} env and file; a secret comes from one of them"
+            continue
+        fault = None
+        if source.file:
+            fault = next(_file_fault((*here, "file"), source.file), None)
+            try:
+                value = "" if fault else read_secret(source.file)
+            except ConfigError as err:
+                fault = ((*here, "file"), "E107", f"{dotted((*here, 'file'))}: {err.what} ({err.place})")
+        else:
+            assert source.env
+            value = env.get(source.env, "").strip()
+            if not value:
+                fault = (
+                    (*here, "env"),
+                    "E108",
+                    f"{dotted((*here, 'env'))} is {source.env}, which is not set",
+                )
+        if fault is None and len(value) < SECRET_CHARS:
+            what = f"{dotted(here)} has fewer than {SECRET_CHARS} characters: a Runnable could guess it"
+            fault = (here, "E107" if source.file else "E108", what)
+        if fault is None and not value.isprintable():
+            what = f"{dotted(here)} holds a line break or a control character"
+            fault = (here, "E107" if source.file else "E108", what)
+        if fault:
+            yield fault
+        else:
+            found[name] = BoundSecret(name, value, source.bindings)
+    for name, route in config.routes.items():
+        for used in route.secrets:
+            if used not in config.secrets:
+                yield _unknown_secret(("routes", name, "secrets"), used, config)
+        api = filled(config.state_api, route.state_api)
+        place: Place = ("routes", name, "state_api") if "secret" in route.state_api.model_fields_set else ()
+        place = (*place, "secret") if place else ("state_api", "secret")
+        if api.secret and api.secret not in config.secrets:
+            yield _unknown_secret(place, api.secret, config)
+        elif api.secret:
+            url = parse_url(api.base_url)
+            if not any(binding.covers(url) for binding in config.secrets[api.secret].bindings):
+                text = (
+                    f"{dotted(place)} is {api.secret}, which is not bound to {url.scheme}://{url.authority}"
+                )
+                yield place, "E106", f"{text}; add the host to secrets.{api.secret}.hosts"
+
+
+def _unknown_secret(place: Place, name: str, config: Config) -> Contradiction:
+    known = ", ".join(config.secrets) or "none"
+    return (
+        place,
+        "E106",
+        f"{dotted(place)} names {name!r}, which is no secret; under `secrets` there are: {known}",
+    )
 
 
 class _Entry(BaseModel):

@@ -22,7 +22,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 from ruamel.yaml.scalarstring import LiteralScalarString
 
-from processor.config.keys import Place, Settings, alias_of, default_text, field_at, model_at
+from processor.config.forms import Place, Settings, alias_of, default_text
+from processor.config.keys import field_at, model_at
 from processor.errors import Fault, Faults
 
 # Environment variable -> the key it replaces. A variable that is empty counts as not set; one way to log in
@@ -237,7 +238,7 @@ def dotted(place: Place) -> str:
 
 
 def _shown(value: object, place: Place) -> str:
-    if isinstance(value, (dict, list, tuple, Settings)) or _SECRETS & set(place):
+    if isinstance(value, (dict, list, tuple, Settings)) or _SECRETS & set(place) or place[:1] == ("secrets",):
         return ""
     text = "empty" if value is None else repr(value)
     return f" is {text if len(text) <= 80 else text[:77] + '...'}"

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import LiteralScalarString
 
-from processor.config.keys import Config, Ism, Place, Route, Settings, alias_of, default_text, inner_model
+from processor.config.forms import Place, Settings, alias_of, default_text, inner_model
+from processor.config.keys import Config, Ism, Route
 
 
 def guarantee(route: Route) -> list[str]:
@@ -27,6 +28,9 @@ def guarantee(route: Route) -> list[str]:
         f"Order: {order}.",
         f"A message that fails {route.retry.attempts} times becomes a dead letter; none is skipped.",
     ]
+    if route.language == "python":
+        names = f"with {', '.join(route.packages)}" if route.packages else "without packages"
+        said.insert(0, f"Language: plain Python {names}; only the jail holds it.")
     template = route.output_template
     if route.ism:
         said += _ism_guarantee(route, route.ism)
@@ -63,9 +67,26 @@ def guarantee(route: Route) -> list[str]:
     if route.input.start == "new":
         said.append("Messages from before the route's first start are not read (`start: new`).")
     said.append(
-        "Calls to the outside (stock prices): at least once; a retry calls again, and nothing can take a"
-        " call back."
+        "Calls to the outside (`self.requests`, stock and state API): at least once; a retry calls again, and"
+        " nothing can take a call back."
     )
+    return said
+
+
+def reachable(route: Route) -> list[str]:
+    """What the route may reach outside, and the secrets that it may send there."""
+    outbound = route.outbound
+    said = ["Outside: nothing (`outbound.allowed_domains` is empty)."]
+    if outbound.allowed_domains:
+        redirects = f", {outbound.redirects} redirects" if outbound.redirects else ", no redirects"
+        said = [
+            f"Outside: {', '.join(outbound.allowed_domains)}; {route.limits.requests} calls a run,"
+            f" {outbound.timeout_s:g} s each{redirects}."
+        ]
+    said += [
+        f"Secret {secret.name}: for {', '.join(binding.text for binding in secret.bindings)}."
+        for secret in route.reach.secrets
+    ]
     return said
 
 
@@ -121,7 +142,7 @@ def _full_field(model: type[Settings], name: str, info: FieldInfo) -> Iterator[s
     """The lines of one key; a key without a default is a comment, unless an app cannot do without it."""
     key, inner = alias_of(name, info), inner_model(info.annotation)
     shown = f"{model.__name__}.{name}" in _SHOWN
-    absent = info.default is None and not shown
+    absent = info.default in (None, {}) and not shown
     yield from _comment(_full_description(info, shown))
     mark = "# " if absent else ""
     if inner is None:

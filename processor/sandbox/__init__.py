@@ -18,4 +18,6 @@ Tried and dropped:
 - A seccomp filter on the zygote as well: it runs no user code, and every guest would pay for two filters.
 - libseccomp: one more thing to install, for what 200 lines of classic BPF do.
 - pickle for context or frames: reading it is running it.
+- A read-only mount of the packages for plain Python: its guests would have to open files and map code, and
+  the two calls for that are what the jail is best at refusing. Packages are read before the jail closes.
 """

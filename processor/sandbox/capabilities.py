@@ -10,7 +10,8 @@ whose name the user chose, hold a secret, or decide anything that matters to ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,77 @@ from processor.sandbox.values import LiveContext
 
 
 class CapabilityError(Exception):
-    """The host refused or could not perform what the Runnable asked for; the text says why."""
+    """The host refused or could not perform what the Runnable asked for; `code` and the text say why."""
+
+    def __init__(self, text: object = "", *, code: str = "E317") -> None:
+        # Not super(): with two bases, that would be the other one.
+        Exception.__init__(self, str(text))
+        self.code = code
+
+
+class Secret:
+    """Stands for a secret that the host knows: `str()` of it is a mark that means nothing elsewhere.
+
+    The host puts the value in its place in the headers, params, JSON or form fields of a request to a host
+    that the secret is bound to.
+    """
+
+    __slots__ = ("_mark", "_name")
+
+    def __init__(self, name: str, mark: str) -> None:
+        self._name = name
+        self._mark = mark
+
+    def __str__(self) -> str:
+        return self._mark
+
+    def __format__(self, spec: str) -> str:
+        return self._mark  # whole, whatever the width: half a mark is none
+
+    def __add__(self, other: str) -> str:
+        return self._mark + other
+
+    def __radd__(self, other: str) -> str:
+        return other + self._mark
+
+    def __repr__(self) -> str:
+        return f"<secret {self._name}>"
+
+
+class Secrets(Mapping[str, Secret]):
+    """`self.secrets`: the route's secrets by name, without their values."""
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, marks: Mapping[str, str]) -> None:
+        self._secrets = {name: Secret(name, mark) for name, mark in marks.items()}
+
+    def __getitem__(self, name: str) -> Secret:
+        try:
+            return self._secrets[name]
+        except KeyError:
+            known = ", ".join(self._secrets) or "none"
+            raise KeyError(f"{name!r} is no secret of this route; it has {known} (secrets)") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._secrets)
+
+    def __len__(self) -> int:
+        return len(self._secrets)
+
+    def __repr__(self) -> str:
+        return f"<secrets {', '.join(self._secrets)}>"
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How an instance reaches out of itself: capability calls, events and the route's log."""
+    """How an instance reaches out of itself: capability calls, requests, events and the route's log."""
 
     call: Callable[[str, dict[str, Any]], Any]
     event: Callable[[str, Any], None]
     logger: Any
+    requests: Any
+    secrets: Secrets
 
 
 class BaseSecureRunnable:
@@ -37,6 +99,8 @@ class BaseSecureRunnable:
     """
 
     logger: Any
+    requests: Any  # the calls of the library of that name, made by the host
+    secrets: Mapping[str, Secret]
     _context: LiveContext
     _voice: Voice
 
@@ -93,6 +157,21 @@ class BaseSecureRunnable:
             "ticker_volume": newest["5. volume"],
         }
 
+    def query_state_data(self, state_id: str, filters: Iterable[Mapping[str, Any]] = ()) -> Any:
+        """The rows of a state that match all of `filters` (`column`, `operator`, `value`).
+
+        Each row is one value, with `column_name`, `data_value` and `data_index`; `pivot_list_of_dicts` makes
+        records of them. Operators are those of the state API: `=`, `!=`, `like`, `>`, `<`.
+        """
+        return self._voice.call("state_data", {"state_id": state_id, "filters": _filters(filters)})
+
+    def call_api_query(
+        self, state_id: str, user_id: str | None, filters: Iterable[Mapping[str, Any]] = ()
+    ) -> Any:
+        """`query_state_data` in the name of a user."""
+        arguments = {"state_id": state_id, "user_id": user_id, "filters": _filters(filters)}
+        return self._voice.call("state_data", arguments)
+
     def pivot_list_of_dicts(self, data: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Rows of `data_index`, `column_name` and `data_value` as one dict per `data_index`, in order."""
         pivoted: dict[Any, dict[str, Any]] = {}
@@ -101,11 +180,18 @@ class BaseSecureRunnable:
         return list(pivoted.values())
 
 
+def _filters(filters: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: each[key] for key in each} for each in filters or ()]
+
+
 def make(cls: type, context: LiveContext, voice: Voice) -> Any:
     """An instance of the user's class with everything in place that its own `__init__` may use."""
     instance: Any = object.__new__(cls)
-    instance._context = context
-    instance._voice = voice
-    instance.logger = voice.logger
+    put = functools.partial(object.__setattr__, instance)  # past a __setattr__ of the user's own
+    put("_context", context)
+    put("_voice", voice)
+    put("logger", voice.logger)
+    put("requests", voice.requests)
+    put("secrets", voice.secrets)
     instance.__init__()
     return instance

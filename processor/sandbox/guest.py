@@ -1,9 +1,9 @@
 """The hostile side of the wall: the zygote that guests are forked from, and what a guest does.
 
 `zygote` is the main loop of a process that the host executes with a clean slate: it imports everything a
-guest will need, closes itself into a cell (jail.py) and then only forks. A forked guest seals itself, reads
-its program from the one descriptor it has, compiles and loads it, and answers requests until the channel
-closes. Nobody imports this module but that process.
+guest will need, closes itself into a cell (jail.py) and then only forks, one guest ahead of the orders. A
+forked guest seals itself, reads its program from the one descriptor it has, compiles and loads it, and
+answers requests until the channel closes. Nobody imports this module but that process.
 
 User code runs only inside `Guest._user`. A run is all or nothing: until the reply is written every context
 it touched can be undone. The tripwire is armed from the seal on, but for the few calls of our own that it
@@ -15,7 +15,6 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
-import inspect
 import os
 import select
 import signal
@@ -23,16 +22,17 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, NoReturn
 
 import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
-from processor.sandbox import capabilities, dialect, jail, values, wire
+from processor.sandbox import capabilities, dialect, jail, plain, requests, values, wire
+from processor.sandbox.bounds import Bounds, Exceeded
 
 EXIT_BROKEN = 70
 
@@ -40,8 +40,11 @@ EXIT_BROKEN = 70
 # The zygote.
 
 
-def zygote(control_fd: int) -> NoReturn:
-    """Fork a guest for every descriptor that arrives on the control socket; end when it closes."""
+def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
+    """Fork a guest for every order that arrives on the control socket; end when it closes.
+
+    With `names` the guests run plain Python and may import these packages; with None, the dialect.
+    """
     control = socket.socket(fileno=control_fd)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -49,14 +52,19 @@ def zygote(control_fd: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _keep_heap()
     _warm_up()
+    brought: dict[str, Any] = {}
+    if names is None:
+        dialect.preload()
+    else:
+        brought = _bring_packages(control, names)
     # Not ru_maxrss: that still holds the size of the process that executed us.
     baseline, resident = jail.memory_in_use()
     layers = jail.enter_cell()
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     gc.collect()
     gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
-    control.send(orjson.dumps({"cell": layers, "resident": resident}))
-    children: dict[int, int] = {}
+    control.send(orjson.dumps({"cell": layers, "resident": resident, **brought}))
+    nursery = Nursery(control, baseline, is_plain=names is not None)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(woken, select.POLLIN)
@@ -64,9 +72,23 @@ def zygote(control_fd: int) -> NoReturn:
         ready = {fd for fd, _ in poll.poll()}
         if woken in ready:
             os.read(woken, 4096)
-            _report_ended(control, children)
+        nursery.report_ended()  # before an order in any case, or it may get a guest that has died
         if control.fileno() in ready:
-            _obey(control, children, baseline)
+            nursery.obey()
+        if not poll.poll(0):
+            nursery.look_ahead()
+
+
+def _bring_packages(control: socket.socket, names: Sequence[str]) -> dict[str, Any]:
+    # Here, because it brings a good part of the standard library, which the dialect's guests never need.
+    from processor.sandbox import packages
+
+    try:
+        kept, failed = packages.bring(names)
+    except packages.Unusable as err:
+        _tell(control, {"unusable": err.package, "why": err.why, "nearest": err.nearest})
+        os._exit(0)
+    return {"kept": kept, "failed": failed[:20]}
 
 
 def _keep_heap() -> None:
@@ -84,74 +106,113 @@ def _keep_heap() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+_REHEARSED = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
+
+
+def _rehearse() -> type[Any]:
+    """Load a program the way a guest does."""
+    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None, None))
+    exec(dialect.compile_program(_REHEARSED), space)
+    return dialect.runnable_class(space)
+
+
 def _warm_up() -> None:
     """Go once through what every guest does first, so that its modules and pages are there to share."""
-    program = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
-    code = dialect.compile_program(program)
-    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None, None))
-    exec(code, space)
-    cls = dialect.runnable_class(space)
+    cls = _rehearse()
     try:
         cls().process([])
     except ZeroDivisionError as err:
-        dialect.describe(err, program)
+        dialect.describe(err, _REHEARSED)
     wire.encode_document(wire.decoder(())(b'[1, 2.5, null, "x", {"a": true}]'), "output")
     values.Keeper().overlay({"warm": values.encode(["up"])})
-    dialect.preload()
     jail.prepare()
 
 
-def _report_ended(control: socket.socket, children: dict[int, int]) -> None:
-    while children:
-        pid, status, usage = os.wait4(-1, os.WNOHANG)
-        if pid == 0:
+class Nursery:
+    """Hands out guests to order. One is forked and sealed ahead of the order, so that nobody waits for it."""
+
+    def __init__(self, control: socket.socket, baseline: int, *, is_plain: bool) -> None:
+        self._control = control
+        self._baseline = baseline
+        self._is_plain = is_plain
+        self._orders: dict[int, int] = {}  # of the guests that were handed out and live, by their pid
+        self._ahead: tuple[int, socket.socket] | None = None
+        self._is_due = False
+
+    def obey(self) -> None:
+        """Do what the host asks: a guest, or the end of one."""
+        try:
+            message = self._control.recv(4096)
+        except OSError:
+            os._exit(0)
+        if not message:
+            os._exit(0)
+        order = orjson.loads(message)
+        if "kill" in order:
+            for pid in [pid for pid, known in self._orders.items() if known == order["kill"]]:
+                os.kill(pid, signal.SIGKILL)
             return
-        report = {
-            "ended": children.pop(pid),
-            "exit": os.waitstatus_to_exitcode(status),
-            "resident": usage.ru_maxrss << 10,
-        }
-        _tell(control, report)
+        try:
+            pid, channel = self._ahead or self._fork(is_ahead=False)
+        except OSError as err:
+            _tell(self._control, {"refused": order["id"], "why": f"fork: {err.strerror}"})
+            return
+        self._ahead, self._is_due = None, True
+        self._orders[pid] = order["id"]
+        handle = os.pidfd_open(pid)
+        _tell(self._control, {"forked": order["id"]}, [handle, channel.fileno()])
+        os.close(handle)
+        channel.close()
+
+    def look_ahead(self) -> None:
+        """Have a guest ready for the next order, once for every order: one that dies is not replaced."""
+        if self._is_due:
+            self._is_due = False
+            with suppress(OSError):  # the order will be told why
+                self._ahead = self._fork(is_ahead=True)
+
+    def report_ended(self) -> None:
+        while self._orders or self._ahead:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            if os.WIFSTOPPED(status):  # it has made us its tracer, as only a guest without seccomp can
+                os.kill(pid, signal.SIGKILL)
+            elif self._ahead is not None and pid == self._ahead[0]:
+                self._ahead[1].close()
+                self._ahead = None
+            else:
+                ended, resident = self._orders.pop(pid), usage.ru_maxrss << 10
+                report = {"ended": ended, "exit": os.waitstatus_to_exitcode(status), "resident": resident}
+                _tell(self._control, report)
+
+    def _fork(self, *, is_ahead: bool) -> tuple[int, socket.socket]:
+        """A new guest, and our end of its channel. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                memory = jail.MemoryLimit(self._baseline)
+                _live(theirs.fileno(), parent, memory, is_plain=self._is_plain, is_ahead=is_ahead)
+        return pid, ours
 
 
-def _tell(control: socket.socket, message: Mapping[str, Any], fd: int | None = None) -> None:
-    passed = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+def _tell(control: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
         control.sendmsg([orjson.dumps(message)], passed)
     except OSError:  # the host is gone, and every guest goes with us
         os._exit(0)
 
 
-def _obey(control: socket.socket, children: dict[int, int], baseline: int) -> None:
-    try:
-        message, passed, _, _ = control.recvmsg(4096, socket.CMSG_LEN(4))
-    except OSError:
-        os._exit(0)
-    if not message:
-        os._exit(0)
-    order = orjson.loads(message)
-    if "kill" in order:
-        for pid in [pid for pid, known in children.items() if known == order["kill"]]:
-            os.kill(pid, signal.SIGKILL)
-        return
-    channel = array.array("i", passed[0][2])[0]
-    parent = os.getpid()
-    try:
-        pid = os.fork()
-    except OSError as err:
-        _tell(control, {"refused": order["id"], "why": f"fork: {err.strerror}"})
-        os.close(channel)
-        return
-    if pid == 0:
-        _live(channel, parent, jail.MemoryLimit(baseline, order["memory_mb"]))
-    os.close(channel)
-    children[pid] = order["id"]
-    handle = os.pidfd_open(pid)
-    _tell(control, {"forked": order["id"]}, handle)
-    os.close(handle)
-
-
-def _live(channel_fd: int, parent: int, memory: jail.MemoryLimit) -> NoReturn:
+def _live(
+    channel_fd: int, parent: int, memory: jail.MemoryLimit, *, is_plain: bool, is_ahead: bool
+) -> NoReturn:
     """The whole life of a guest, from the fork to its last exit."""
     tripwire, channel = Tripwire(), Channel()
     try:
@@ -161,12 +222,18 @@ def _live(channel_fd: int, parent: int, memory: jail.MemoryLimit) -> NoReturn:
             os.dup2(channel_fd, jail.CHANNEL_FD)
         sys.unraisablehook = _drop  # a generator that resists close() is no news for anyone
         dialect.reseed()  # the zygote's random numbers are every guest's: fork copied them
+        plain.reseed()
         guest = Guest(channel, memory, tripwire)
         for timer in (signal.SIGALRM, signal.SIGPROF):
             signal.signal(timer, guest.out_of_time)
         layers = jail.seal(memory, parent)
-        tripwire.arm()
-        channel.send(wire.write_sealed({**layers, "tripwire": "on"}))
+        if not is_plain:  # to plain Python, imports and compiled code are ordinary
+            tripwire.arm()
+        state = "off(plain Python)" if is_plain else "on"
+        channel.send(wire.write_sealed({**layers, "tripwire": state}))
+        if is_ahead and not is_plain:
+            with tripwire.disarmed():  # what it touches is then its own, which is half of what loading costs
+                _rehearse()
         guest.load(channel.receive())
         while True:
             guest.serve(channel.receive())
@@ -288,24 +355,29 @@ def _failed(code: str, text: str) -> Unsuccessful:
     return Unsuccessful(Failure(code, text))
 
 
+def _unkeepable(err: ValueError) -> Unsuccessful:
+    return _failed(err.code if isinstance(err, Exceeded) else "E309", str(err))
+
+
 class Held:
     """One key's context, and the instance that works on it once a message needed one."""
 
-    def __init__(self, given: Mapping[str, bytes]) -> None:
+    def __init__(self, given: Mapping[str, bytes], bounds: Bounds) -> None:
         self.instance: Any = None
         self._given = given
-        self._keeper = values.Keeper()
+        self._bounds = bounds
+        self._keeper = values.Keeper(bounds)
         size = sum(len(name.encode()) + len(value) for name, value in given.items())
         self._was_whole = size <= WHOLE_BYTES
 
     def instantiate(self, make: Callable[[values.LiveContext], Any]) -> None:
         """Make the instance, with the committed items laid over what its init() set."""
-        self._keeper = values.Keeper()
+        self._keeper = values.Keeper(self._bounds)
         instance = make(self._keeper.context)
         try:
             self._keeper.overlay(self._given)
         except ValueError as err:
-            raise _failed("E309", str(err)) from None
+            raise _unkeepable(err) from None
         self.instance, self._given = instance, {}
 
     def change(self, limit_bytes: int) -> ContextChange | None:
@@ -315,7 +387,7 @@ class Held:
         try:
             items, size = self._keeper.changes()
         except ValueError as err:
-            raise _failed("E309", str(err)) from None
+            raise _unkeepable(err) from None
         if size > limit_bytes:
             raise _failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
         if not items:
@@ -345,14 +417,18 @@ class Guest:
         self._memory = memory
         self._tripwire = tripwire
         self._limits = Limits()
+        self._bounds = Bounds(self._limits)
         self._program = Program("", "")
         self._cls: type[capabilities.BaseSecureRunnable] = capabilities.BaseSecureRunnable
         self._logger: Any = None
+        self._requests: Any = None
+        self._secrets = capabilities.Secrets({})
         self._streams_a_list = False
         self._is_loading = True
         self._held: dict[str, Held] = {}
         self._group = 0
         self._log_lines: list[LogLine] = []
+        self._log_bytes = 0
         self._logs_dropped = 0
         self._brought = wire.Yield([], [], [], [], [], [])
         self._event_bytes = 0
@@ -364,6 +440,10 @@ class Guest:
     def load(self, frame: wire.Frame) -> None:
         """Compile and run the program's module level; say what is wrong with it, or that it is loaded."""
         self._program, self._limits = wire.read_load(frame)
+        self._memory.allow(self._limits.memory_mb)
+        self._memory.for_runtime()
+        self._secrets = capabilities.Secrets(wire.read_marks(frame))
+        self._bounds = Bounds(self._limits)
         self._start_timers()
         try:
             self._load()
@@ -377,15 +457,22 @@ class Guest:
         self._channel.send(wire.write_loaded(self._channel.nonce, faults))
 
     def _load(self) -> None:
+        language = plain if self._program.language == "python" else dialect
         with self._tripwire.disarmed():
-            code = dialect.compile_program(self._program)
-            runtime = dialect.Runtime(capabilities.BaseSecureRunnable, self._log, None)
-            space = dialect.namespace(runtime)
+            code = language.compile_program(self._program)
+            self._requests = requests.client(self._call)
+            runtime = dialect.Runtime(
+                capabilities.BaseSecureRunnable,
+                self._log,
+                self._requests,
+                lambda err: dialect.describe(err, self._program, self._tripwire.disarmed),
+            )
+            space = language.namespace(runtime)
         self._logger = space["logger"]
         self._user(self._tripwire.run_module, code, space)
         with self._tripwire.disarmed():
-            self._cls = dialect.runnable_class(space)
-            self._streams_a_list = _first_parameter(self._cls.process_stream) == "queries"
+            self._cls = language.runnable_class(space)
+            self._streams_a_list = _first_parameter(self._cls, "process_stream") == "queries"
 
     # Running.
 
@@ -399,7 +486,7 @@ class Guest:
             self._held.pop(key, None)
         for group in request.groups:
             if group.context is not None:
-                self._held[group.key] = Held(group.context)
+                self._held[group.key] = Held(group.context, self._bounds)
         self._start_timers()
         try:
             for number, group in enumerate(request.groups):
@@ -433,12 +520,14 @@ class Guest:
 
     def _decode(self, group: Group) -> list[Any]:
         queries: list[Any] = []
-        decode = wire.decoder(group.documents)
+        decode, bounds = wire.decoder(group.documents), self._bounds
         for index, text in enumerate(group.documents):
             try:
                 document = decode(text)
+                if len(text) > bounds.harmless_bytes and bounds.may_be_exceeded(text):
+                    bounds.check(document, "the message")
             except (ValueError, RecursionError) as err:
-                self._brought.rejected.append((self._group, index, f"the message is not JSON: {err}"))
+                self._brought.rejected.append((self._group, index, *wire.unreadable(err)))
                 continue
             if isinstance(document, list):
                 queries += document
@@ -452,24 +541,27 @@ class Guest:
         return held.instance
 
     def _make(self, context: values.LiveContext) -> Any:
-        voice = capabilities.Voice(self._call, self._event, self._logger)
+        voice = capabilities.Voice(self._call, self._event, self._logger, self._requests, self._secrets)
         instance = self._user(capabilities.make, self._cls, context, voice)
-        self._user(instance.init)
+        self._user(_init, instance)
         return instance
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
         room = self._limits.outputs - len(self._brought.bodies)
-        documents = self._user(_gather, instance.process, queries, room)
+        documents = self._user(_gather, instance, queries, room)
         written = []
         for index, document in enumerate(documents):
             if document is None:
                 continue
             if len(self._brought.bodies) == self._limits.outputs:
-                raise _failed("E307", f"more than {self._limits.outputs} outputs in one run")
+                raise _failed("E324", f"more than {self._limits.outputs} outputs in one run (limits.outputs)")
             body = self._encode(document, "output", index)
             self._output_bytes += len(body)
             if self._output_bytes > self._limits.output_bytes:
-                raise _failed("E307", f"more than {self._limits.output_bytes} bytes of output in one run")
+                raise _failed(
+                    "E307",
+                    f"more than {self._limits.output_bytes} bytes of output in one run (limits.output_bytes)",
+                )
             self._brought.bodies.append(body)
             written.append(document)
         self._brought.counts[self._group] += len(written)
@@ -479,21 +571,30 @@ class Guest:
     def _stream(self, instance: Any, queries: list[Any]) -> None:
         sent = 0
         for argument in [queries] if self._streams_a_list else queries:
-            chunks = self._user(_chunks, instance.process_stream, argument)
+            chunks = self._user(_chunks, instance, argument)
             while (chunk := self._user(next, chunks, _END)) is not _END:
                 if chunk is None:
                     continue
                 sent += 1
                 body = self._encode_chunk(chunk, sent)
                 self._output_bytes += len(body)
-                if sent > self._limits.outputs * 100 or self._output_bytes > self._limits.output_bytes:
-                    self._user(_close, chunks)
-                    raise _failed(
-                        "E307",
-                        f"more than {self._limits.outputs * 100} chunks "
-                        f"or {self._limits.output_bytes} bytes in one stream",
-                    )
+                if (excess := self._excess_of_chunks(sent)) is not None:
+                    with suppress(Unsuccessful):  # what it says to being closed is not why the run fails
+                        self._user(_close, chunks)
+                    raise excess
                 self._send_chunk(body)
+
+    def _excess_of_chunks(self, sent: int) -> Unsuccessful | None:
+        limits = self._limits
+        if sent > limits.outputs * 100:
+            return _failed(
+                "E324", f"more than {limits.outputs * 100} chunks in one stream (100 x limits.outputs)"
+            )
+        if self._output_bytes > limits.output_bytes:
+            return _failed(
+                "E307", f"more than {limits.output_bytes} bytes in one stream (limits.output_bytes)"
+            )
+        return None
 
     def _send_chunk(self, body: bytes) -> None:
         # A slow listener holds this write up; that is no time of the user's.
@@ -504,15 +605,21 @@ class Guest:
 
     def _encode_chunk(self, chunk: Any, number: int) -> bytes:
         if isinstance(chunk, str):
+            text = str.__str__(chunk)  # a subclass has an encode() of its own
             try:
-                return chunk.encode()
+                self._bounds.check_text(text, f"chunk {number}")
+                return text.encode()
+            except Exceeded as err:
+                raise _failed(err.code, str(err)) from None
             except UnicodeEncodeError:
                 raise _failed("E306", f"chunk {number} holds a lone surrogate, which is not text") from None
         return self._encode(chunk, "chunk", number)
 
     def _encode(self, document: Any, *place: object) -> bytes:
         try:
-            return wire.encode_document(document, *place)
+            return wire.encode_document(document, *place, bounds=self._bounds)
+        except Exceeded as err:
+            raise _failed(err.code, str(err)) from None
         except wire.Unwritable as err:
             raise _failed("E306", str(err)) from None
         except BaseException as err:  # a wall: the document's class is the user's, and so is its code
@@ -563,59 +670,99 @@ class Guest:
     def _explain(self, err: BaseException) -> Failure:
         if isinstance(err, MemoryError):
             return _out_of_memory(self._memory)
-        with self._tripwire.disarmed():
-            text, trace = dialect.describe(err, self._program)
+        text, trace = dialect.describe(err, self._program, self._tripwire.disarmed)
+        if self._program.language == "python":
+            text = plain.explained(err, text, self._program)
         if isinstance(err, dialect.Reject):
-            return Failure("E305", str(err.why))
+            return Failure("E305", err.why)
         if isinstance(err, dialect.Retry):
             return Failure("E304", text, trace, retry_after_s=min(max(float(err.after_s), 0.0), 1e9))
-        code = "E317" if isinstance(err, capabilities.CapabilityError) else "E304"
-        return Failure(code, text, trace)
+        if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.GUEST_CODES:
+            return Failure(err.code, text.removeprefix("Exceeded: "), trace)
+        if isinstance(err, capabilities.CapabilityError):
+            code = vars(err).get("code")  # anything at all: the class may be the user's
+            return Failure(code if type(code) is str and code in wire.REFUSAL_CODES else "E317", text, trace)
+        return Failure("E304", text, trace)
 
     def _log(self, level: str, text: str) -> None:
-        if len(self._log_lines) >= self._limits.log_lines:
+        text = wire.log_text(text[: wire.LOG_CHARS + 1])
+        size = len(text.encode())
+        limits = self._limits
+        # Once one line is dropped all that follow are: what the log has is how it began.
+        if (
+            self._logs_dropped
+            or len(self._log_lines) == limits.log_lines
+            or self._log_bytes + size > limits.log_bytes
+        ):
             self._logs_dropped += 1
             return
-        self._log_lines.append(LogLine(level, text[: wire.LOG_CHARS + 1]))
+        self._log_bytes += size
+        self._log_lines.append(LogLine(level, text))
 
     def _logs(self) -> list[LogLine]:
-        lines, self._log_lines = self._log_lines, []
+        plain.end_lines()
+        lines, self._log_lines, self._log_bytes = self._log_lines, [], 0
         if self._logs_dropped:
-            limit = self._limits.log_lines
-            lines.append(LogLine("warning", f"{self._logs_dropped} lines over the limit of {limit} dropped"))
+            lines.append(
+                LogLine(
+                    "warning",
+                    f"E321 dropped {self._logs_dropped} of the run's lines of log; it may write "
+                    f"{self._limits.log_lines} lines (limits.log_lines) "
+                    f"and {self._limits.log_bytes} bytes (limits.log_bytes)",
+                    self._logs_dropped,
+                )
+            )
             self._logs_dropped = 0
         return lines
 
     def _event(self, name: str, data: Any) -> None:
-        if not isinstance(name, str) or not 0 < len(name) <= wire.EVENT_NAME_CHARS:
+        name = str.__str__(name) if isinstance(name, str) else ""  # a subclass has its own idea of itself
+        if not 0 < len(name) <= wire.EVENT_NAME_CHARS:
             raise ValueError(f"an event's name is a text of 1 to {wire.EVENT_NAME_CHARS} characters")
+        self._bounds.check_text(name, "an event's name")
         self._memory.for_runtime()
         try:
-            body = wire.encode_document(data, "event", name)
+            body = wire.encode_document(data, "event", name, bounds=self._bounds)
         finally:
             self._memory.for_user()
         self._event_bytes += len(body)
         limits = self._limits
-        if len(self._brought.events) == limits.outputs or self._event_bytes > limits.output_bytes:
-            # Kept as well as raised: a bare `except` must not make the event disappear unnoticed.
+        # Kept as well as raised: a bare `except` must not make the event disappear unnoticed.
+        if len(self._brought.events) == limits.outputs:
+            self._spoiled = _failed("E324", f"more than {limits.outputs} events in one run (limits.outputs)")
+        elif self._event_bytes > limits.output_bytes:
             self._spoiled = _failed(
-                "E307", f"more than {limits.outputs} events or {limits.output_bytes} bytes of them in one run"
+                "E307", f"more than {limits.output_bytes} bytes of events in one run (limits.output_bytes)"
             )
+        if self._spoiled is not None:
             raise self._spoiled
         self._brought.events.append((self._group, str(name)))
         self._brought.event_bodies.append(body)
 
-    def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+    def _call(self, name: str, arguments: dict[str, Any], body: bytes | None = None) -> Any:
+        """What the host answers: a value, or with a `body` a value and bytes. Raises CapabilityError."""
+        if self._is_loading:
+            raise capabilities.CapabilityError(f"{name}: no calls while the program is loaded; use init()")
         self._memory.for_runtime()
         try:
-            body = wire.encode_document(arguments, "arguments of", name)
-            if len(body) > wire.CALL_BYTES:
-                raise capabilities.CapabilityError(f"the arguments of {name} are {len(body)} bytes long")
-            self._channel.send(wire.write_call(self._channel.nonce, name, body))
+            if body is None:
+                text = wire.encode_document(arguments, "arguments of", name, bounds=self._bounds)
+            else:  # in a form of our own, and not the user's document
+                text = wire.encode_document(arguments, "arguments of", name)
+            if len(text) > wire.CALL_BYTES or len(text) + len(body or b"") > wire.BODY_BYTES:
+                size, most = len(text) + len(body or b""), wire.BODY_BYTES if body else wire.CALL_BYTES
+                raise capabilities.CapabilityError(
+                    f"the arguments of {name} are {size} bytes long (limit {most})", code="E323"
+                )
+            self._channel.send(wire.write_call(self._channel.nonce, name, text, body))
             frame = self._channel.receive()
             if "refused" in frame.header:
-                raise capabilities.CapabilityError(frame.header["refused"])
-            return orjson.loads(frame.blobs[0])
+                raise capabilities.CapabilityError(frame.header["refused"], code=frame.header["code"])
+            if body is not None:
+                head, content = frame.blobs
+                return orjson.loads(head), content
+            [answer] = frame.blobs
+            return wire.decode_answer(answer, self._bounds, f"the answer of {name}")
         finally:
             self._memory.for_user()
 
@@ -672,9 +819,13 @@ def _out_of_memory(memory: jail.MemoryLimit) -> Failure:
 _END = object()
 
 
-def _gather(process: Callable[[list[Any]], Any], queries: list[Any], room: int) -> Sequence[Any]:
+def _init(instance: Any) -> None:
+    instance.init()
+
+
+def _gather(instance: Any, queries: list[Any], room: int) -> Sequence[Any]:
     """What `process` returned as a list of documents, read no further than one past `room`."""
-    result = process(queries)
+    result = instance.process(queries)
     if result is None or (isinstance(result, (dict, str, int, float)) and not result):
         return ()
     if type(result) is list or type(result) is tuple:
@@ -683,13 +834,14 @@ def _gather(process: Callable[[list[Any]], Any], queries: list[Any], room: int) 
         return list(result)
     if isinstance(result, Iterator):
         documents = list(islice(result, room + 1))
-        _close(result)
+        with suppress(Exception) if len(documents) > room else nullcontext():
+            _close(result)
         return documents
     return (result,)
 
 
-def _chunks(process_stream: Callable[[Any], Any], argument: Any) -> Iterator[Any]:
-    result = process_stream(argument)
+def _chunks(instance: Any, argument: Any) -> Iterator[Any]:
+    result = instance.process_stream(argument)
     if result is None:
         return iter(())
     if isinstance(result, (dict, str, int, float)):
@@ -725,9 +877,15 @@ def _token(document: Any, field: str, path: Sequence[str]) -> str:
     return token
 
 
-def _first_parameter(method: Any) -> str:
-    try:
-        names = list(inspect.signature(method).parameters)
-    except (TypeError, ValueError):
+def _first_parameter(cls: type, name: str) -> str:
+    """What the method `name` of `cls` calls its first parameter; found without running any code of `cls`."""
+    method: Any = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    for _level in range(10):  # of decorators
+        inner = vars(method).get("__wrapped__") if type(method) is FunctionType else None
+        if type(inner) is not FunctionType:
+            break
+        method = inner
+    if type(method) is not FunctionType:
         return ""
+    names = method.__code__.co_varnames[: method.__code__.co_argcount]
     return names[1] if len(names) > 1 else ""

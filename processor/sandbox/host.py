@@ -1,8 +1,9 @@
 """The trusted side of the wall: starts the zygote, owns every guest, and believes none of them.
 
-`Zygote` is the one clean process per service that guests are forked from; `Guest` is one of them, loaded
-with one program. The worker calls `run` and `stream` and gets an Outcome: whatever a guest does (loop,
-crash, lie, flood) ends in a `Failed` with a code, and at worst with a dead guest that the worker replaces.
+`Zygote` is the clean processes that guests are forked from: one for the dialect, and one for each set of
+packages of plain Python. `Guest` is one guest, loaded with one program. The worker calls `run` and `stream`
+and gets an Outcome: whatever a guest does (loop, crash, lie, flood) ends in a `Failed` with a code, and at
+worst with a dead guest that the worker replaces.
 
 Time and processor use are measured here, never asked for. Every byte from a guest goes through wire.py;
 anything unexpected kills the guest. Nothing here interprets a payload, holds a secret, or touches the
@@ -14,6 +15,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import resource
@@ -25,7 +27,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -33,10 +35,10 @@ from typing import IO, Any
 import orjson
 
 import processor
-from processor.errors import Fault, Faults, GuestError, ProcessorError
+from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
 from processor.sandbox import wire
-from processor.sandbox.jail import EXIT_TRIPWIRE, JailReport
+from processor.sandbox.jail import EXIT_TRIPWIRE, LEVELS, JailReport
 
 Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
@@ -45,6 +47,7 @@ CPU_POLL_S = 0.05
 # The guest's own timers come first, so that it can say which line was running; then the host kills.
 GRACE_S = 0.1
 START_S = 20.0
+IMPORT_S = 120.0  # for a zygote that imports packages: some take long, and read a lot from a cold disk
 LAST_WORDS_S = 2.0
 # What may wait unread from a guest before the socket is left to fill up and holds the guest back.
 UNREAD_BYTES = 1 << 20
@@ -54,9 +57,10 @@ REFUSED_CALLS = 1000
 
 _BOOT = """
 import sys
-sys.path += sys.argv[2:]
+sys.path += sys.argv[3:]
+import orjson
 from processor.sandbox.guest import zygote
-zygote(int(sys.argv[1]))
+zygote(int(sys.argv[1]), orjson.loads(sys.argv[2]))
 """
 
 
@@ -72,18 +76,25 @@ class _Ending:
     resident_bytes: int  # at its peak
 
 
+# What a zygote has in it: None is the dialect's, anything else plain Python's, with these packages.
+_Kind = tuple[str, ...] | None
+
+
 class Zygote:
-    """The process that guests are forked from. Close it, and every guest of it is gone."""
+    """The processes that guests are forked from. Close it, and every guest of it is gone.
+
+    Programs in the dialect share one process. Plain Python has one for each set of packages, which is
+    started when a program needs it and ends with `retain` or `close`.
+    """
 
     report: JailReport
 
     def __init__(self) -> None:
-        self._cell: _Cell | None = None
-        self._starting = asyncio.Lock()
+        self._cells: dict[_Kind, _Cell] = {}
+        self._starting: dict[_Kind, asyncio.Lock] = {}
         # More at a time would only queue up in the zygote, with their descriptors in flight.
         self._forking = asyncio.Semaphore(8)
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()  # the loop holds those that live
-        self._sealed: dict[str, str] = {}
         self._is_closed = False
 
     @classmethod
@@ -91,24 +102,62 @@ class Zygote:
         """A zygote that is ready to fork, with the jail's report. Raises GuestError E502."""
         zygote = cls()
         try:
-            await zygote._running_cell()
+            zygote.report = (await zygote._running_cell(None)).report
         except BaseException:
             await zygote.close()
             raise
         return zygote
 
-    async def spawn(self, program: Program, limits: Limits, *, perform: Perform | None = None) -> Guest:
+    async def prepare(self, program: Program) -> str:
+        """Have a process from which guests of this program can be forked; a sentence about it.
+
+        Raises LanguageError E504 where the jail is too weak for plain Python, E505 where a package is not
+        installed or cannot be imported, and GuestError E502.
+        """
+        kind = _kind_of(program)
+        if kind is None:
+            return "the dialect"
+        self._require_confined(self.report)
+        cell = await self._running_cell(kind)
+        self._require_confined(cell.report)
+        return cell.told
+
+    def _require_confined(self, report: JailReport) -> None:
+        if LEVELS.index(report.level) < LEVELS.index("confined"):
+            raise LanguageError(
+                "E504",
+                f"plain Python needs a jail of level confined, and this one is {report.level} ({report.off})",
+                remedy="Allow what the layers need, or remove `language: python`.",
+            )
+
+    async def retain(self, programs: Iterable[Program]) -> None:
+        """End the processes of plain Python that none of these programs needs, and the guests of them."""
+        needed = {None, *map(_kind_of, programs)}
+        for kind in [kind for kind in self._cells if kind not in needed]:
+            await self._cells.pop(kind).close()
+
+    async def spawn(
+        self,
+        program: Program,
+        limits: Limits,
+        *,
+        perform: Perform | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> Guest:
         """A guest with `program` loaded. A zygote that died meanwhile is started again.
 
-        Raises Faults with all that is wrong with the program, or GuestError E502 where the machine
-        refuses the process.
+        `perform` makes its capability calls; `secrets` are the marks that it knows the route's secrets by.
+
+        Raises Faults with all that is wrong with the program, GuestError E502 where the machine refuses
+        the process, and what `prepare` raises.
         """
-        guest = await self._fork(limits, perform)
+        await self.prepare(program)
+        cell, guest = await self._fork(_kind_of(program), limits, perform)
         try:
             sealed = await guest._sealed()
-            if sealed != self._sealed:
+            if sealed != cell.sealed:
                 raise _no_guest(f"its jail has other layers than at the start: {sealed}")
-            await guest._load(program)
+            await guest._load(program, secrets or {})
         except BaseException:
             await guest.close()
             raise
@@ -118,38 +167,38 @@ class Zygote:
         """Kill every guest and end the zygote; nothing of them remains. Idempotent."""
         self._is_closed = True
         await asyncio.gather(*(guest.close() for guest in list(self._guests)))
-        if self._cell is not None:
-            await self._cell.close()
+        await asyncio.gather(*(cell.close() for cell in self._cells.values()))
 
-    async def _running_cell(self) -> _Cell:
-        async with self._starting:
+    async def _running_cell(self, kind: _Kind) -> _Cell:
+        async with self._starting.setdefault(kind, asyncio.Lock()):
             if self._is_closed:
                 raise _no_guest("the zygote is closed")
-            if self._cell is None or not self._cell.is_up:
-                if self._cell is not None:
-                    await self._cell.close()
-                self._cell = cell = await _Cell.launch()
-                await self._probe(cell)
-            return self._cell
+            cell = self._cells.get(kind)
+            if cell is None or not cell.is_up:
+                if cell is not None:
+                    await cell.close()
+                self._cells[kind] = cell = await _Cell.launch(kind)
+                try:
+                    await cell.probe()
+                except BaseException:
+                    await cell.close()
+                    raise
+            return cell
 
-    async def _probe(self, cell: _Cell) -> None:
-        """Learn from a guest that is never loaded which layers a guest gets here."""
-        guest = await cell.fork(Limits(), None)
-        try:
-            self._sealed = await guest._sealed()
-        finally:
-            await guest.close()
-        self.report = JailReport.of({**cell.layers, **self._sealed})
-
-    async def _fork(self, limits: Limits, perform: Perform | None) -> Guest:
+    async def _fork(self, kind: _Kind, limits: Limits, perform: Perform | None) -> tuple[_Cell, Guest]:
         async with self._forking:
-            cell = await self._running_cell()
+            cell = await self._running_cell(kind)
             try:
                 guest = await cell.fork(limits, perform)
             except _Gone:  # it died since we looked; the next one gets no second chance
-                guest = await (await self._running_cell()).fork(limits, perform)
+                cell = await self._running_cell(kind)
+                guest = await cell.fork(limits, perform)
         self._guests.add(guest)
-        return guest
+        return cell, guest
+
+
+def _kind_of(program: Program) -> _Kind:
+    return tuple(sorted(set(program.packages))) if program.language == "python" else None
 
 
 def _no_guest(why: str) -> GuestError:
@@ -166,33 +215,42 @@ class _Cell:
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
         self.is_up = True
         self.layers: dict[str, str] = {}
+        self.sealed: dict[str, str] = {}  # the layers of its guests
+        self.told = ""
         self._loop = asyncio.get_running_loop()
         self._process = process
         self._control = control
         self._errors = errors
         self._errors_text = ""
         self._resident_bytes = 0
+        self._kept = 0
+        self._failed: list[str] = []
         self._handle = os.pidfd_open(process.pid)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._orders = 0
-        self._forked: dict[int, asyncio.Future[int]] = {}
+        self._forked: dict[int, asyncio.Future[list[int]]] = {}  # descriptors: its process, its channel
         self._endings: dict[int, asyncio.Future[_Ending | None]] = {}
         self._loop.add_reader(control, self._readable)
         self._loop.add_reader(self._handle, self._ended)
 
     @classmethod
-    async def launch(cls) -> _Cell:
+    async def launch(cls, kind: _Kind) -> _Cell:
         """A zygote's process that is ready to fork. Raises GuestError."""
+        began_s = time.monotonic()
         try:
             os.close(os.pidfd_open(os.getpid()))
         except (AttributeError, OSError) as err:
             raise _no_guest(f"{sys.platform} has no process descriptors here ({err})") from err
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        errors = os.fdopen(os.memfd_create("zygote-errors"), "r+b")
+        ours, theirs = _socketpair(socket.SOCK_SEQPACKET)
         try:
-            process = _execute(theirs.fileno(), errors)
+            errors = os.fdopen(os.memfd_create("zygote-errors"), "r+b")
+        except OSError as err:
+            ours.close()
+            theirs.close()
+            raise _no_guest(_out_of_descriptors(err)) from err
+        try:
+            process = _execute(theirs.fileno(), kind, errors)
         except OSError as err:
             ours.close()
             errors.close()
@@ -201,14 +259,40 @@ class _Cell:
             theirs.close()
         cell = cls(process, ours, errors)
         try:
-            await asyncio.wait_for(cell._ready, START_S)
+            await asyncio.wait_for(cell._ready, IMPORT_S if kind else START_S)
         except (TimeoutError, _Gone) as err:
-            why = cell._last_words() or f"the zygote was not ready after {START_S:g} s"
+            took_s = time.monotonic() - began_s
+            why = cell._last_words() or f"the zygote was not ready after {took_s:.0f} s"
+            if kind:
+                raise _unusable(", ".join(kind), f"cannot be imported here: {why}", "") from err
             raise _no_guest(why) from err
         finally:
             if not cell.layers:
                 await cell.close()
+        if kind is not None:
+            cell.told = cell._describe(kind, time.monotonic() - began_s)
         return cell
+
+    def _describe(self, kind: tuple[str, ...], took_s: float) -> str:
+        names = f"packages {', '.join(kind)}" if kind else "no packages"
+        failed = f", not loaded: {', '.join(self._failed)}" if self._failed else ""
+        return (
+            f"plain Python with {names}: ready in {took_s:.1f} s, {self._resident_bytes >> 20} MB, "
+            f"{self._kept} modules kept{failed}"
+        )
+
+    @property
+    def report(self) -> JailReport:
+        """What the kernel took from this zygote and from its guests."""
+        return JailReport.of({**self.layers, **self.sealed})
+
+    async def probe(self) -> None:
+        """Learn from a guest that is never loaded which layers a guest gets here."""
+        guest = await self.fork(Limits(), None)
+        try:
+            self.sealed = await guest._sealed()
+        finally:
+            await guest.close()
 
     async def fork(self, limits: Limits, perform: Perform | None) -> Guest:
         """A guest that is closing its jail. Raises _Gone where the zygote has died."""
@@ -218,20 +302,21 @@ class _Cell:
         order = self._orders
         forked = self._forked[order] = self._loop.create_future()
         ending = self._endings[order] = self._loop.create_future()
-        ours, theirs = socket.socketpair()
+        try:
+            self._send({"id": order})
+            handle, channel_fd = await asyncio.wait_for(forked, START_S)
+        except TimeoutError as err:
+            raise _no_guest(f"the zygote did not fork within {START_S:g} s") from err
+        finally:
+            del self._forked[order]
+        ours = socket.socket(fileno=channel_fd)
         ours.setblocking(False)
         try:
-            self._send({"id": order, "memory_mb": limits.memory_mb}, theirs.fileno())
-            handle = await asyncio.wait_for(forked, START_S)
-        except BaseException as err:
+            return Guest(self, order, ours, handle, ending, limits, perform)
+        except OSError as err:
             ours.close()
-            if isinstance(err, TimeoutError):
-                raise _no_guest(f"the zygote did not fork within {START_S:g} s") from err
-            raise
-        finally:
-            theirs.close()
-            del self._forked[order]
-        return Guest(self, order, ours, handle, ending, limits, perform)
+            os.close(handle)
+            raise _no_guest(_out_of_descriptors(err)) from err
 
     def kill(self, order: int) -> None:
         """Have the zygote kill a guest that we may not signal: root without CAP_KILL, uid dropped."""
@@ -251,16 +336,15 @@ class _Cell:
                 self._process.kill()
                 await self._down
 
-    def _send(self, message: dict[str, Any], fd: int | None = None) -> None:
-        passed = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+    def _send(self, message: dict[str, Any]) -> None:
         try:
-            self._control.sendmsg([orjson.dumps(message)], passed)
+            self._control.send(orjson.dumps(message))
         except OSError as err:
             raise _Gone from err
 
     def _readable(self) -> None:
         try:
-            message, passed, _, _ = self._control.recvmsg(16384, socket.CMSG_LEN(4))
+            message, passed, _, _ = self._control.recvmsg(16384, socket.CMSG_SPACE(8))
         except BlockingIOError:
             return
         except OSError:
@@ -276,13 +360,21 @@ class _Cell:
         if "cell" in message:
             self.layers = message["cell"]
             self._resident_bytes = message["resident"]
+            self._kept, self._failed = message.get("kept", 0), message.get("failed", [])
             _settle(self._ready, None)
+        elif "unusable" in message:
+            if not self._ready.done():
+                self._ready.set_exception(_unusable(message["unusable"], message["why"], message["nearest"]))
         elif "forked" in message:
             waiting = self._forked.get(message["forked"])
-            if waiting is None or waiting.done():
-                os.close(fds[0])  # nobody waits any more; the guest sees its channel close and ends
-            else:
-                waiting.set_result(fds[0])
+            if waiting is not None and not waiting.done() and len(fds) == 2:
+                waiting.set_result(fds)
+                return
+            for fd in fds:  # the guest sees its channel close, and ends
+                os.close(fd)
+            if waiting is not None and not waiting.done():  # the kernel drops what we have no number for
+                full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                waiting.set_exception(_no_guest(_out_of_descriptors(full)))
         elif "refused" in message:
             del self._endings[message["refused"]]
             waiting = self._forked.get(message["refused"])
@@ -294,6 +386,7 @@ class _Cell:
 
     def _ended(self) -> None:
         """The zygote's process has ended: reap it and let go of everything that waits for it."""
+        self._readable()  # why it gave up, if it said so
         self.is_up = False
         self._loop.remove_reader(self._handle)
         self._loop.remove_reader(self._control)
@@ -319,10 +412,17 @@ class _Cell:
         return f"the zygote ended with exit code {self._process.returncode}: {lines[-1][:300]}"
 
 
-def _execute(control_fd: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def _unusable(package: str, why: str, nearest: str) -> LanguageError:
+    verb = "Install" if "is not installed" in why else "Mend"
+    remedy = f"Did you mean {nearest!r}?" if nearest else f"{verb} it, or remove it from `packages`."
+    return LanguageError("E505", f"the package {package!r} {why}", package=package, remedy=remedy)
+
+
+def _execute(control_fd: int, kind: _Kind, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start the zygote's process with nothing of ours but our import path."""
     # -I and -S: no environment, no user's site, no .pth file that runs code.
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, str(control_fd), *_import_path()]
+    names = orjson.dumps(kind).decode()
+    command = [sys.executable, "-I", "-S", "-c", _BOOT, str(control_fd), names, *_import_path()]
     return subprocess.Popen(
         command,
         env={},
@@ -333,6 +433,30 @@ def _execute(control_fd: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
         pass_fds=[control_fd],
         start_new_session=True,  # a Ctrl-C at the terminal is the host's to handle
     )
+
+
+def _socketpair(kind: int) -> tuple[socket.socket, socket.socket]:
+    """Our end, which does not block, and theirs. Raises GuestError."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    except OSError as err:
+        raise _no_guest(_out_of_descriptors(err)) from err
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def _out_of_descriptors(err: OSError) -> str:
+    if err.errno != errno.EMFILE:
+        return err.strerror or str(err)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"all {limit} descriptors of this process are in use (two per guest; raise `ulimit -Hn`)"
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as it may: every guest takes two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems refuse what they call unlimited
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:
@@ -375,7 +499,7 @@ class Guest:
         self._limits = limits
         self._perform = perform
         self._loop = asyncio.get_running_loop()
-        self._splitter = wire.Splitter(wire.reply_bytes(limits))
+        self._splitter = wire.Splitter(wire.reply_bytes(limits), wire.reply_parts(limits))
         self._frames: deque[wire.Frame] = deque()
         self._unread_bytes = 0
         self._is_reading = True
@@ -436,12 +560,12 @@ class Guest:
         self._nonce = None
         return layers
 
-    async def _load(self, program: Program) -> None:
+    async def _load(self, program: Program, marks: Mapping[str, str]) -> None:
         """Have the program compiled and loaded. Raises Faults."""
         self._begin()
         assert self._nonce is not None
         try:
-            self._write(wire.write_load(self._nonce, program, self._limits))
+            self._write(wire.write_load(self._nonce, program, self._limits, marks))
             frame = await self._receive()
             self._refuse_broken(frame)
             faults = wire.read_loaded(frame, program)
@@ -516,6 +640,8 @@ class Guest:
     def _conclude(self, frame: wire.Frame, request: wire.RunRequest) -> Outcome:
         if self._frames or self._splitter.pending:
             raise wire.Violation("bytes after the end of its answer")
+        if self._unsent:
+            raise wire.Violation("an answer to a request that it has not read")
         self._refuse_broken(frame)
         if "failed" in frame.header:
             failed = wire.read_failed(frame, self._limits)
@@ -523,8 +649,10 @@ class Guest:
                 return self._out_of_time(frame)
             if failed.failure.code == "E313":
                 # What filled the memory may still be held by the instance; a new guest starts clean.
-                self._kill(replace(failed.failure, lethal=True))
-                return replace(failed, failure=replace(failed.failure, lethal=True))
+                text = f"the Runnable used more memory than its limit ({self._limits.memory_mb} MB)"
+                failure = replace(failed.failure, text=text, lethal=True)
+                self._kill(failure)
+                return replace(failed, failure=failure)
             return failed
         ran = wire.read_ran(frame, request, self._limits)
         return replace(ran, cpu_s=self._cpu_used_s(), memory_bytes=_resident_bytes(self.pid))
@@ -547,16 +675,17 @@ class Guest:
         if calls > self._limits.requests:
             reply = wire.write_refusal(
                 self._nonce,
+                "E322",
                 f"{name}: more than {self._limits.requests} requests in one run (limits.requests)",
             )
         elif self._perform is None:
-            reply = wire.write_refusal(self._nonce, f"{name}: this Runnable has no such capability")
+            reply = wire.write_refusal(self._nonce, "E317", f"{name}: this Runnable has no such capability")
         else:
             task = self._performing = asyncio.ensure_future(_as_coroutine(self._perform(name, arguments)))
             try:
                 reply = wire.write_answer(self._nonce, await task)
             except ProcessorError as err:
-                reply = wire.write_refusal(self._nonce, str(err))
+                reply = wire.write_refusal(self._nonce, err.code, str(err))
             except asyncio.CancelledError:
                 if self.alive or _is_cancelled():
                     raise
@@ -687,6 +816,7 @@ class Guest:
         if not data:
             self._loop.remove_reader(self._channel)
             self._is_reading = False
+            self._loop.call_later(LAST_WORDS_S, self._hung_up)
             return False
         try:
             if self._nonce is None:
@@ -697,6 +827,11 @@ class Guest:
             self._kill(_violated(err))
             return False
         return True
+
+    def _hung_up(self) -> None:
+        """An honest guest's channel closes with its process; one that lives on without it is of no use."""
+        if self.alive:
+            self._kill(_violated(wire.Violation("it closed its channel")))
 
     def _wake(self) -> None:
         if (self._frames or not self.alive) and self._arrival is not None:
@@ -763,7 +898,18 @@ class Guest:
             return lethal(
                 "E313", f"the Runnable used more memory than its limit and crashed ({name}, {limit})"
             )
+        if self._limits.memory_mb > 0 and -ending.exit in _CRASHES:
+            # Address space leaves no trace: orjson asks for 64 bytes of it per item of a list, and crashes
+            # when it is refused, with most of it never touched.
+            limit = f"limit {self._limits.memory_mb} MB"
+            return lethal(
+                "E313",
+                f"the guest process crashed, as native code does that is refused memory ({name}, {limit})",
+            )
         return lethal("E314", f"the guest process crashed ({name})")
+
+
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS})
 
 
 def _is_cancelled() -> bool:

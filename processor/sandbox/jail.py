@@ -16,6 +16,7 @@ to be installed; the file needs no privilege and must never make a missing one f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -25,7 +26,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 LEVELS = ("process", "confined", "isolated")
@@ -56,6 +57,13 @@ class JailReport:
             return cls("process", dict(layers))
         return cls("isolated" if on("namespaces", "empty_root") else "confined", dict(layers))
 
+    @property
+    def off(self) -> str:
+        """The layers that do not hold, with their reasons."""
+        return "; ".join(
+            f"{name}: {state}" for name, state in self.layers.items() if not state.startswith("on")
+        )
+
     def __str__(self) -> str:
         return " ".join(f"{name}={state}" for name, state in {"level": self.level, **self.layers}.items())
 
@@ -67,12 +75,12 @@ _X86_64 = {
     "getpid": 39, "exit": 60, "gettimeofday": 96, "getrusage": 98, "times": 100, "sigaltstack": 131,
     "gettid": 186, "time": 201, "futex": 202, "restart_syscall": 219, "clock_gettime": 228,
     "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231, "tgkill": 234, "prlimit64": 302,
-    "getrandom": 318, "membarrier": 324, "rseq": 334,
+    "getrandom": 318,
     "socket": 41, "connect": 42, "sendto": 44, "sendmsg": 46, "bind": 49, "listen": 50, "socketpair": 53,
     "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101, "setuid": 105,
-    "setresuid": 117, "capset": 126, "personality": 135, "pivot_root": 155, "prctl": 157, "chroot": 161,
-    "mount": 165, "umount2": 166, "init_module": 175, "tkill": 200, "kexec_load": 246, "add_key": 248,
-    "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298, "setns": 308,
+    "setresuid": 117, "capget": 125, "capset": 126, "personality": 135, "pivot_root": 155, "prctl": 157,
+    "chroot": 161, "mount": 165, "umount2": 166, "init_module": 175, "tkill": 200, "kexec_load": 246,
+    "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298, "setns": 308,
     "process_vm_readv": 310, "process_vm_writev": 311, "finit_module": 313, "seccomp": 317,
     "memfd_create": 319, "bpf": 321, "execveat": 322, "userfaultfd": 323, "pidfd_send_signal": 424,
     "io_uring_setup": 425, "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438,
@@ -84,12 +92,12 @@ _AARCH64 = {
     "setitimer": 103, "getpid": 172, "exit": 93, "gettimeofday": 169, "getrusage": 165, "times": 153,
     "sigaltstack": 132, "gettid": 178, "futex": 98, "restart_syscall": 128, "clock_gettime": 113,
     "clock_getres": 114, "clock_nanosleep": 115, "exit_group": 94, "tgkill": 131, "prlimit64": 261,
-    "getrandom": 278, "membarrier": 283, "rseq": 293,
+    "getrandom": 278,
     "socket": 198, "connect": 203, "sendto": 206, "sendmsg": 211, "bind": 200, "listen": 201,
     "socketpair": 199, "clone": 220, "execve": 221, "kill": 129, "ptrace": 117, "setuid": 146,
-    "setresuid": 147, "capset": 91, "personality": 92, "pivot_root": 41, "prctl": 167, "chroot": 51,
-    "mount": 40, "umount2": 39, "init_module": 105, "tkill": 130, "kexec_load": 104, "add_key": 217,
-    "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241, "setns": 268,
+    "setresuid": 147, "capget": 90, "capset": 91, "personality": 92, "pivot_root": 41, "prctl": 167,
+    "chroot": 51, "mount": 40, "umount2": 39, "init_module": 105, "tkill": 130, "kexec_load": 104,
+    "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241, "setns": 268,
     "process_vm_readv": 270, "process_vm_writev": 271, "finit_module": 273, "seccomp": 277,
     "memfd_create": 279, "bpf": 280, "execveat": 281, "userfaultfd": 282, "pidfd_send_signal": 424,
     "io_uring_setup": 425, "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438,
@@ -101,11 +109,17 @@ _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Enough for the interpreter to compute, allocate, sleep, tell the time and stop. The busiest come first:
 # the kernel walks the filter from the top for every call.
 _ALLOWED = (
-    "brk", "munmap", "mremap", "madvise", "futex", "clock_gettime", "setitimer", "rt_sigreturn",
-    "rt_sigprocmask", "getrandom", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "times",
-    "clock_getres", "getrusage", "getpid", "gettid", "sched_yield", "membarrier", "rseq", "sigaltstack",
+    "brk", "munmap", "mremap", "setitimer", "rt_sigreturn", "rt_sigprocmask", "getrandom", "nanosleep",
+    "gettimeofday", "time", "times", "getrusage", "getpid", "gettid", "sched_yield", "sigaltstack",
     "restart_syscall", "exit", "exit_group",
 )  # fmt: skip
+# What an allocator says about its own pages. The rest of madvise is for others: it evicts pages that are
+# shared with the zygote, merges them with a stranger's, or poisons memory.
+_ADVICE = (0, 1, 2, 4, 8, 14, 15)  # normal, random, sequential, dontneed, free, hugepage, nohugepage
+# Locks of threads. The operations with priority inheritance are the richest in the kernel's history of holes.
+_FUTEX = (0, 1, 3, 4, 5, 9, 10)  # wait, wake, requeue, cmp_requeue, wake_op, wait_bitset, wake_bitset
+_FUTEX_FLAGS = 128 | 256  # private, and the choice of a clock
+_LAST_CLOCK = 11  # CLOCK_TAI; a negative number names the clock of another process, or of a device
 # Nothing in a guest comes here by accident, so the guest dies at once and the run says why. Every other
 # call merely fails with EPERM: a stray open() is a PermissionError that user code can read.
 _FATAL = (
@@ -118,8 +132,9 @@ _FATAL = (
 )  # fmt: skip
 
 _KILL_PROCESS, _ERRNO, _ALLOW_CALL = 0x80000000, 0x00050000, 0x7FFF0000
-_LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_PROT_EXEC = 4
+_LOAD, _EQUAL, _MORE, _AT_LEAST, _BITS, _AND, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x54, 0x06
+_PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
+_JUMP = 0x05
 _X32_BIT = 0x40000000
 
 
@@ -146,6 +161,8 @@ def _fixed_rules(machine: str) -> tuple[bytes, bytes]:
     numbers = SYSCALLS[machine]
     no_code = (_step(_LOAD, _argument(2)), _step(_BITS, _PROT_EXEC, 0, 1), _KILL, _ALLOW)
     bad_fd, refuse = (_step(_RETURN, _ERRNO | number) for number in (errno.EBADF, errno.EPERM))
+    known_clock = (_step(_LOAD, _argument(0)), _step(_MORE, _LAST_CLOCK, 1, 0), _ALLOW, refuse)
+    lock = (_step(_LOAD, _argument(1)), _step(_AND, 0xFFFFFFFF ^ _FUTEX_FLAGS), *_one_of(_FUTEX), refuse)
     before = [
         _step(_LOAD, 4),
         _step(_EQUAL, _AUDIT_ARCH[machine], 1, 0),
@@ -154,9 +171,15 @@ def _fixed_rules(machine: str) -> tuple[bytes, bytes]:
         *([_step(_AT_LEAST, _X32_BIT, 0, 1), _KILL] if machine == "x86_64" else []),
         *_rule(numbers["read"], *_where(0, CHANNEL_FD), bad_fd),
         *_rule(numbers["write"], *_where(0, CHANNEL_FD), bad_fd),
-        *_rule(numbers["mmap"], *no_code),
+        *_rule(
+            numbers["mmap"], _step(_LOAD, _argument(3)), _step(_BITS, _MAP_ANONYMOUS, 1, 0), refuse, *no_code
+        ),
+        *_rule(numbers["madvise"], _step(_LOAD, _argument(2)), *_one_of(_ADVICE), refuse),
         *_rule(numbers["prlimit64"], *_where(0, 0), refuse),
+        *_rule(numbers["futex"], *lock),
     ]
+    for name in ("clock_gettime", "clock_nanosleep", "clock_getres"):
+        before += _rule(numbers[name], *known_clock)
     for name in _ALLOWED:
         before += _rule(numbers[name], _ALLOW) if name in numbers else []
     after = [*_rule(numbers["mprotect"], *no_code)]
@@ -184,14 +207,21 @@ def _where(index: int, value: int) -> list[bytes]:
     return [_step(_LOAD, _argument(index)), _step(_EQUAL, value, 0, 1), _ALLOW]
 
 
+def _one_of(values: Sequence[int]) -> list[bytes]:
+    """Allow the call if what was loaded is one of these, and go on otherwise."""
+    ahead = range(len(values), 0, -1)
+    tests = [_step(_EQUAL, value, steps) for value, steps in zip(values, ahead, strict=True)]
+    return [*tests, _step(_JUMP, 1), _ALLOW]
+
+
 _KILL, _ALLOW = _step(_RETURN, _KILL_PROCESS), _step(_RETURN, _ALLOW_CALL)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
-_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_MDWE = 38, 47, 65
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 4, 8, 22
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_MDWE = 24, 38, 47, 65
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
@@ -239,21 +269,16 @@ def enter_cell() -> dict[str, str]:
     layers: dict[str, str] = {}
     original = os.getpid()
     _attempt(layers, "oom_first", _be_first_out_of_memory)
-    kinds = _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWNS | _CLONE_NEWCGROUP | _CLONE_NEWPID
     if os.geteuid() == 0:
-        # With CAP_SYS_ADMIN no user namespace is needed; without, the next attempt may still work.
-        if _attempt(layers, "namespaces", lambda: _unshare(kinds)):
-            _become_process_one()
-            _attempt(layers, "empty_root", _empty_root)
         _attempt(layers, "uid_drop", _drop_user)
     else:
         layers["uid_drop"] = f"on(already uid {os.geteuid()})"
-    if not layers.get("namespaces", "").startswith("on"):
-        if _attempt(layers, "namespaces", lambda: _unshare(kinds | _CLONE_NEWUSER)):
-            _become_process_one()
-            _attempt(layers, "empty_root", _empty_root)
-        else:
-            layers["empty_root"] = "off(needs namespaces)"
+    if _attempt(layers, "namespaces", _unshare):
+        _become_process_one()
+        _attempt(layers, "empty_root", _empty_root)
+    else:
+        layers["empty_root"] = "off(needs namespaces)"
+    _attempt(layers, "own_keyring", _leave_keyring)
     _attempt(layers, "no_capabilities", _drop_capabilities)
     _attempt(layers, "no_new_privs", lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1))
     _attempt(layers, "undumpable", lambda: _prctl(_PR_SET_DUMPABLE, 0))
@@ -268,27 +293,52 @@ def _be_first_out_of_memory() -> None:
 
 
 def _drop_user() -> str:
+    """Be nobody. The capabilities stay for the moment: the namespaces may need them."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
+    _prctl(_PR_SET_KEEPCAPS, 1)
     os.setresuid(NOBODY, NOBODY, NOBODY)
+    _prctl(_PR_SET_KEEPCAPS, 0)
+    header, sets = _capability_sets()
+    _syscall("capget", header, sets)
+    permitted = struct.unpack("6I", sets.raw)[1::3]
+    _syscall(
+        "capset", header, struct.pack("6I", permitted[0], permitted[0], 0, permitted[1], permitted[1], 0)
+    )
     # Changing user hides /proc/self from us, and the user namespace's maps are written there.
     _prctl(_PR_SET_DUMPABLE, 1)
     return f"uid {NOBODY}"
 
 
-def _unshare(kinds: int) -> str | None:
+def _unshare() -> str:
+    kinds = _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWNS | _CLONE_NEWCGROUP | _CLONE_NEWPID
     user, group = os.geteuid(), os.getegid()
-    _checked(_libc.unshare(ctypes.c_int(kinds)))
-    if not kinds & _CLONE_NEWUSER:
-        return None
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{NOBODY} {user} 1"),
-        ("gid_map", f"{NOBODY} {group} 1"),
-    ):
-        with open(f"/proc/self/{name}", "w") as file:
+    try:
+        _checked(_libc.unshare(ctypes.c_int(kinds | _CLONE_NEWUSER)))
+    except OSError as err:
+        # With CAP_SYS_ADMIN it works without a user namespace, which a machine may have switched off.
+        try:
+            _checked(_libc.unshare(ctypes.c_int(kinds)))
+        except OSError:
+            raise err from None
+        return "no user namespace"
+    facts = {"setgroups": "deny", "uid_map": f"{NOBODY} {user} 1", "gid_map": f"{NOBODY} {group} 1"}
+    for path, text in [
+        *((f"/proc/self/{name}", text) for name, text in facts.items()),
+        # Namespaces inside of ours would give back all capabilities in them.
+        *((f"/proc/sys/user/max_{kind}_namespaces", "0") for kind in _NAMESPACES),
+    ]:
+        with contextlib.suppress(OSError), open(path, "w") as file:
             file.write(text)
     return "user"
+
+
+_NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time")
+
+
+def _leave_keyring() -> None:
+    """Have a new and empty session keyring; the one we were started with may hold the host's keys."""
+    _syscall("keyctl", ctypes.c_int(1), None)
 
 
 def _become_process_one() -> None:
@@ -334,19 +384,29 @@ def _drop_capabilities() -> None:
         _prctl(_PR_CAP_AMBIENT, 4)
     except OSError:
         pass
-    header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
-    _syscall("capset", header, ctypes.create_string_buffer(24))
+    header, none = _capability_sets()
+    _syscall("capset", header, none)
+
+
+def _capability_sets() -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_char]]:
+    """What capget and capset take: a header that names this process, and three sets of none."""
+    return ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8), ctypes.create_string_buffer(24)
 
 
 class MemoryLimit:
     """The guest's address space: what user code may use, and the reserve that only the runtime may use."""
 
-    def __init__(self, baseline_bytes: int, memory_mb: int) -> None:
-        self._user = baseline_bytes + (memory_mb << 20)
-        self._hard = self._user + RESERVE_BYTES
-        self._is_lifted = memory_mb <= 0
+    def __init__(self, baseline_bytes: int, memory_mb: int = 0) -> None:
+        self._baseline = baseline_bytes
+        self.allow(memory_mb)
         # Address space only, for its pages are never touched: room to say so when the reserve is used up.
         self._ballast = mmap.mmap(-1, BALLAST_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def allow(self, memory_mb: int) -> None:
+        """Have this limit from the next `for_user` or `for_runtime` on; 0 is none. It can only go down."""
+        self._user = self._baseline + (memory_mb << 20)
+        self._hard = self._user + RESERVE_BYTES
+        self._is_lifted = memory_mb <= 0
 
     def for_user(self) -> None:
         if not self._is_lifted:
@@ -372,6 +432,8 @@ def prepare() -> None:
     machine = os.uname().machine
     if _has_filter(machine):
         _fixed_rules(machine)
+    with contextlib.suppress(OSError):  # a guest's own attempt will say why
+        _landlock()
 
 
 def _has_filter(machine: str) -> bool:
@@ -384,37 +446,61 @@ def seal(memory: MemoryLimit, parent: int) -> dict[str, str]:
     _attempt(layers, "dies_with_zygote", lambda: _die_with_parent(parent))
     os.closerange(0, CHANNEL_FD)
     os.closerange(CHANNEL_FD + 1, 1 << 16)
-    _attempt(layers, "rlimits", lambda: _limit_resources(memory))
     _attempt(layers, "write_xor_execute", lambda: _prctl(_PR_SET_MDWE, 1))
     _attempt(layers, "landlock", _deny_by_landlock)
+    _attempt(layers, "rlimits", lambda: _limit_resources(memory))  # from here on nothing opens any more
     _attempt(layers, "seccomp", _filter_system_calls)
     return layers
 
 
 def _limit_resources(memory: MemoryLimit) -> None:
-    for kind in ("CORE", "FSIZE", "MEMLOCK", "MSGQUEUE", "NPROC"):
+    # NOFILE too: the channel stays open, and there can be no other descriptor, whatever would give one.
+    for kind in ("CORE", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RTPRIO", "SIGPENDING"):
         number = getattr(resource, f"RLIMIT_{kind}", None)
         if number is not None:
             resource.setrlimit(number, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (CHANNEL_FD + 1, CHANNEL_FD + 1))
     memory.for_runtime()
 
 
 def _deny_by_landlock() -> str:
     """An empty ruleset that handles everything this kernel's version knows: files, TCP, IPC scopes."""
+    version, attributes = _landlock()
+    ruleset = _landlock_ruleset(attributes)
+    try:
+        _syscall("landlock_restrict_self", ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    finally:
+        os.close(ruleset)
+    return str(version)
+
+
+@functools.cache
+def _landlock() -> tuple[int, bytes]:
+    """The version of the kernel's Landlock, and the attributes that name all it can deny. Raises OSError."""
     version = _syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     files = (1 << 13) - 1
     for since, bit in ((2, 13), (3, 14), (5, 15)):  # refer, truncate, ioctl_dev
         files |= (version >= since) << bit
     words = [files, 3 if version >= 4 else 0, 3 if version >= 6 else 0]
     size = 8 if version < 4 else 16 if version < 6 else 24
-    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", *words)[:size], size)
-    ruleset = _syscall("landlock_create_ruleset", attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
-    try:
-        _syscall("landlock_restrict_self", ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    finally:
-        os.close(ruleset)
-    return str(version)
+    attributes = struct.pack("=QQQ", *words)[:size]
+    # A newer kernel can deny more; it says so by taking the bit.
+    for index in range(size // 8):
+        while True:
+            words[index] = 2 * words[index] + 1
+            wider = struct.pack("=QQQ", *words)[:size]
+            try:
+                os.close(_landlock_ruleset(wider))
+            except OSError:
+                words[index] //= 2
+                break
+            attributes = wider
+    return version, attributes
+
+
+def _landlock_ruleset(attributes: bytes) -> int:
+    return _syscall(
+        "landlock_create_ruleset", attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
+    )
 
 
 class _FilterProgram(ctypes.Structure):

@@ -14,27 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import fnmatch
 import math
-import re
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from processor.config import Stock
+from processor.address import Allowed, Binding, parse_url
+from processor.config import SECRET_CHARS, BoundSecret, Outbound, Reach, Stock
 from processor.errors import ProcessorError
 from processor.http import HostCalls
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program, Ran
 from processor.sandbox import values, wire
+from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.host import Guest, Zygote
 
 T = TypeVar("T")
 
-_DOMAIN = re.compile(r"(\*|(\*\.)?[^*\s/]+)\Z")
 _FILENAME = "runnable.py"
 _KEY = ""  # a library's Runnable has one context
 
@@ -44,8 +42,12 @@ class SecurityConfig:
     """What a Runnable may use.
 
     `enable_resource_limits=False` lifts the memory and CPU limits; the jail and `execution_timeout` stay.
-    `allowed_domains` are the hosts that may answer the stock helpers: exact names, `*.suffix`, or `*` for
-    any; none by default. The helpers ask the server at `stock_url`.
+    `max_string_length` (characters) and `max_container_length` (items) hold for whatever goes in and comes
+    out, the list of documents that `process` is given included.
+    `language="python"` is plain Python, with the installed `packages` that are named.
+    `allowed_domains` are the hosts that `requests` and the stock helpers may ask: exact names, `*.suffix`,
+    `*` for every public host, or addresses, with `:port` for another one than 80 and 443; none by default.
+    The helpers ask the server at `stock_url`. `secrets` holds a pair of value and hosts for each name.
     """
 
     max_memory_mb: int = 100
@@ -53,13 +55,20 @@ class SecurityConfig:
     max_requests: int = 50
     allowed_domains: Sequence[str] | None = ()
     execution_timeout: float = 10
+    max_string_length: int = 1_000_000
+    max_container_length: int = 10_000
     enable_resource_limits: bool = True
+    language: str = "restricted"
+    packages: Sequence[str] = ()
     stock_url: str = "https://www.alphavantage.co"
+    secrets: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name, kinds, least in (
             ("max_memory_mb", (int,), 16),
             ("max_requests", (int,), 0),
+            ("max_string_length", (int,), 1),
+            ("max_container_length", (int,), 1),
             ("max_cpu_time_seconds", (int, float), 0.01),
             ("execution_timeout", (int, float), 0.01),
         ):
@@ -67,15 +76,39 @@ class SecurityConfig:
             if type(value) not in kinds or not least <= value < math.inf:
                 kind = "a whole number" if kinds == (int,) else "a number"
                 raise _refused(name, value, f"It is {kind}, {least} or more.")
+        if self.language not in ("restricted", "python"):
+            raise _refused("language", self.language, "It is 'restricted' or 'python'.")
+        if isinstance(self.packages, str) or not all(isinstance(name, str) for name in self.packages):
+            raise _refused("packages", self.packages, "It is a list of names.")
+        if self.packages and self.language != "python":
+            raise _refused("packages", self.packages, "Packages are for language='python'.")
         if type(self.enable_resource_limits) is not bool:
             raise _refused("enable_resource_limits", self.enable_resource_limits, "It is True or False.")
         if isinstance(self.allowed_domains, str):
             raise _refused("allowed_domains", self.allowed_domains, "It is a list of hosts.")
         for domain in self.allowed_domains or ():
-            if not isinstance(domain, str) or not _DOMAIN.match(domain):
-                raise _refused("allowed_domains", domain, "An entry is a host, '*.suffix' or '*'.")
-        if not urlsplit(self.stock_url).hostname:
-            raise _refused("stock_url", self.stock_url, "It is a URL such as 'https://www.alphavantage.co'.")
+            try:
+                Allowed.of([domain])
+            except (TypeError, ValueError):
+                hint = (
+                    "An entry is a host, '*.suffix', '*', an address or a network, with ':port' where needed."
+                )
+                raise _refused("allowed_domains", domain, hint) from None
+        for name, secret in self.secrets.items():
+            try:
+                _bound(name, *secret)
+            except (TypeError, ValueError):
+                hint = f"It is a pair of a value, of {SECRET_CHARS} characters or more, and its hosts."
+                raise _refused("secrets", name, hint) from None
+        try:
+            parse_url(self.stock_url)
+        except ValueError:
+            hint = "It is a URL such as 'https://www.alphavantage.co'."
+            raise _refused("stock_url", self.stock_url, hint) from None
+
+    def program(self, code: str) -> Program:
+        """`code` in the language of this configuration."""
+        return Program(code, _FILENAME, self.language, tuple(self.packages))
 
     def limits(self) -> Limits:
         """These settings as a guest takes them."""
@@ -84,14 +117,33 @@ class SecurityConfig:
             cpu_s=self.max_cpu_time_seconds if self.enable_resource_limits else math.inf,
             wall_s=self.execution_timeout,
             requests=self.max_requests,
+            max_string_length=self.max_string_length,
+            max_container_length=self.max_container_length,
+        )
+
+    def reach(self) -> Reach:
+        """What a guest may reach outside with these settings."""
+        return Reach(
+            "SecurityConfig.allowed_domains",
+            Outbound(allowed_domains=tuple(self.allowed_domains or ())),
+            Stock(base_url=self.stock_url),
+            secrets=tuple(_bound(name, *secret) for name, secret in self.secrets.items()),
         )
 
     def check_stock_host(self) -> None:
-        """Raise ProcessorError E317 unless the stock server is among `allowed_domains`."""
-        host = (urlsplit(self.stock_url).hostname or "").lower()
-        if not any(fnmatch.fnmatchcase(host, domain.lower()) for domain in self.allowed_domains or ()):
-            remedy = f"Add {host!r} to SecurityConfig.allowed_domains."
-            raise ProcessorError("E317", f"{host} is not an allowed domain", place="stock", remedy=remedy)
+        """Raise ProcessorError E325 unless the stock server is among `allowed_domains`, on any port."""
+        url = parse_url(self.stock_url)
+        for entry in Allowed.of(self.allowed_domains or ()).entries:
+            if entry.name == "*" or replace(entry, port=url.port).covers(url):
+                return
+        remedy = f"Add {url.host!r} to SecurityConfig.allowed_domains."
+        raise ProcessorError("E325", f"{url.host} is not an allowed domain", place="stock", remedy=remedy)
+
+
+def _bound(name: str, value: str, hosts: Sequence[str]) -> BoundSecret:
+    if not isinstance(value, str) or len(value) < SECRET_CHARS or isinstance(hosts, str):
+        raise ValueError("no secret")
+    return BoundSecret(name, value, tuple(map(Binding.parse, hosts)))
 
 
 def _refused(name: str, value: object, remedy: str) -> ProcessorError:
@@ -118,7 +170,7 @@ class SecureRunnableBuilder:
         if self._engine is None or not self._engine.enter():
             self._engine = _Engine()
         try:
-            return SecureRunnable(self._engine, Program(code, _FILENAME), self._config)
+            return SecureRunnable(self._engine, self._config.program(code), self._config)
         except BaseException:
             self._engine.leave()
             raise
@@ -251,7 +303,8 @@ class _Session:
         self._engine = engine
         self._program = program
         self._config = config
-        self._stock = engine.calls.for_route(Stock(base_url=config.stock_url))
+        self._bounds = Bounds(config.limits())
+        self._calls = engine.calls.for_route(config.reach())
         self._guest: Guest | None = None
         self._holds_context = False
         self._one_call = asyncio.Lock()
@@ -262,10 +315,11 @@ class _Session:
     async def close(self) -> None:
         if self._guest is not None:
             await self._guest.close()
+        await self._calls.close()
 
     async def process(self, queries: Sequence[Any]) -> list[Any]:
         documents = [queries] if isinstance(queries, Mapping) else list(queries)
-        text = wire.encode_document(documents, "queries")
+        text = self._written(documents, "queries")
         ran = await self._ask(text, lambda guest, group: guest.run([group]))
         bodies = [output.body for output in ran.outputs]
         return list(map(wire.decoder(bodies), bodies))
@@ -276,11 +330,16 @@ class _Session:
             await chunks.join()
 
         try:
-            await self._ask(
-                wire.encode_document(query, "query"), lambda guest, group: guest.stream(group, emit)
-            )
+            text = self._written(query, "query")
+            await self._ask(text, lambda guest, group: guest.stream(group, emit))
         finally:
             chunks.put_nowait(None)
+
+    def _written(self, document: Any, name: str) -> bytes:
+        try:
+            return wire.encode_document(document, name, bounds=self._bounds)
+        except Exceeded as err:
+            raise RunFailed(Failure(err.code, str(err))) from None
 
     async def _ask(self, document: bytes, call: Callable[[Guest, Group], Awaitable[Outcome]]) -> Ran:
         async with self._one_call:
@@ -305,11 +364,16 @@ class _Session:
     async def _running_guest(self) -> Guest:
         if self._guest is None or not self._guest.alive:
             zygote = await self._engine.zygote()
-            self._guest = await zygote.spawn(self._program, self._config.limits(), perform=self._perform)
+            self._guest = await zygote.spawn(
+                self._program,
+                self._config.limits(),
+                perform=self._perform,
+                secrets=self._calls.secrets,
+            )
             self._holds_context = False
         return self._guest
 
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
         if name == "stock":
             self._config.check_stock_host()
-        return await self._stock(name, arguments)
+        return await self._calls.perform(name, arguments)

@@ -30,22 +30,23 @@ from typing import Any, NoReturn
 
 import orjson
 
-# Levels of JSON in one kept value, tags included. orjson reads 1024 and writes 254.
+from processor.model import Limits
+from processor.sandbox.bounds import ELEMENT, KEY, Bounds, Path, described, instead
+
+# Levels of JSON in one kept value, tags included, and the highest that limits.max_depth may be. orjson reads
+# 1024 and writes 254.
 DEPTH = 100
 # Stands for a deleted key that init() would set again; no value is ever written like this.
 TOMBSTONE = b'{"$gone":1}'
 
 _MAX_INT_CHARS = 4300  # Python's own limit for reading an integer from text
-_PATH_CHARS = 200
 _STEP_CHARS = 60
 
 _WRITE = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
 _SCALARS_AND_FLOAT: frozenset[type] = _SCALARS | {float}
 
-# A path is the name of the value, or the path of its container and the step from there.
-_Path = Any
-_ELEMENT, _KEY = object(), object()
+_UNCONFIGURED = Bounds(Limits())
 
 
 # Writing.
@@ -53,18 +54,20 @@ _ELEMENT, _KEY = object(), object()
 
 def encode(value: Any, name: str = "value") -> bytes:
     """The text to keep for `value`. Raises ValueError, which says where in `name` it cannot be kept."""
-    return _encode(value, name)
+    return _encode(value, name, _UNCONFIGURED)
 
 
-def _encode(value: Any, path: _Path) -> bytes:
+def _encode(value: Any, path: Path, bounds: Bounds) -> bytes:
     try:
         text = orjson.dumps(value, option=_WRITE)
     except orjson.JSONEncodeError:
         pass
     else:
         if b'"$' not in text and _is_plain(value, _SCALARS if b"null" in text else _SCALARS_AND_FLOAT):
+            if bounds.may_be_exceeded(text):
+                bounds.check(value, path)
             return text
-    return orjson.dumps(_plain(value, path, 0, set()))
+    return orjson.dumps(_Writer(bounds).plain(value, path, 0))
 
 
 def _is_plain(value: Any, scalars: frozenset[type]) -> bool:
@@ -88,71 +91,83 @@ def _is_plain(value: Any, scalars: frozenset[type]) -> bool:
     return False
 
 
-def _plain(value: Any, path: _Path, depth: int, inside: set[int]) -> Any:
-    """`value` in JSON's own types and our tags. `depth` levels are around it, the containers `inside`."""
-    kind = type(value)
-    if value is None or kind is bool:
-        return value
-    if kind is str:
+class _Writer:
+    """Turns one value into JSON's own types and our tags, within `bounds`."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._inside: set[int] = set()  # the containers around the value in hand
+
+    def plain(self, value: Any, path: Path, depth: int) -> Any:
+        """What JSON can hold of `value`; `depth` levels are around it. Raises ValueError."""
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is str:
+            return self._text(value, path)
+        if kind is int:
+            return value if -(1 << 63) <= value < 1 << 64 else {"$int": _digits(value, path)}
+        if kind is float:
+            if not math.isfinite(value):
+                _refuse(path, f"is {value!r}, which cannot be kept")
+            return value
+        if kind is bytes:
+            self._bounds.check_text(value, path)
+        if kind in _ATOM_WRITERS:
+            return _ATOM_WRITERS[kind](value, path)
+        if kind not in _LEVELS:
+            _refuse(path, f"is {_a(kind)}, which cannot be kept{instead(kind)}")
+        if id(value) in self._inside:
+            _refuse(path, "refers back to itself")
+        pairs = kind is dict and not _has_plain_keys(value)
+        depth += 3 if pairs else _LEVELS[kind]
+        self._bounds.check_depth(depth, path)
+        self._bounds.check_length(len(value), path)
+        self._inside.add(id(value))
+        try:
+            if pairs:
+                return {"$dict": self._pairs(value, path, depth)}
+            return self._container(kind, value, path, depth)
+        finally:
+            self._inside.discard(id(value))
+
+    def _container(self, kind: type, value: Any, path: Path, depth: int) -> Any:
+        if kind is dict:
+            return {
+                self._text(key, (path, KEY)): self.plain(item, (path, key), depth)
+                for key, item in value.items()
+            }
+        if kind is Counter:
+            return {"$counter": self._pairs(value, path, depth)}
+        if kind is defaultdict:
+            names = [name for name, factory in _FACTORIES.items() if factory is value.default_factory]
+            if not names:
+                _refuse(path, f"is a defaultdict whose factory is none of {', '.join(_FACTORIES)}")
+            return {"$defaultdict": [names[0], self._pairs(value, path, depth)]}
+        if kind is set or kind is frozenset:
+            elements = [self.plain(element, (path, ELEMENT), depth) for element in value]
+            # Equal sets must be equal bytes, and their own order is another one in every process.
+            elements.sort(key=None if set(map(type, elements)) == {str} else orjson.dumps)
+            return {f"${kind.__name__}": elements}
+        items = [self.plain(item, (path, index), depth) for index, item in enumerate(value)]
+        return {"$deque": [value.maxlen, items]} if kind is deque else items
+
+    def _pairs(self, value: Mapping[Any, Any], path: Path, depth: int) -> list[list[Any]]:
+        return [
+            [self.plain(key, (path, KEY), depth), self.plain(item, (path, key), depth)]
+            for key, item in value.items()
+        ]
+
+    def _text(self, value: str, path: Path) -> str:
+        self._bounds.check_text(value, path)
         return _text(value, path)
-    if kind is int:
-        return value if -(1 << 63) <= value < 1 << 64 else {"$int": _digits(value, path)}
-    if kind is float:
-        if not math.isfinite(value):
-            _refuse(path, f"is {value!r}, which cannot be kept")
-        return value
-    if kind in _ATOM_WRITERS:
-        return _ATOM_WRITERS[kind](value, path)
-    if kind not in _LEVELS:
-        _refuse(path, f"is {_a(kind)}, which cannot be kept")
-    if id(value) in inside:
-        _refuse(path, "refers back to itself")
-    pairs = kind is dict and not _has_plain_keys(value)
-    depth += 3 if pairs else _LEVELS[kind]
-    if depth > DEPTH:
-        _refuse(path, f"is more than {DEPTH} levels deep")
-    inside.add(id(value))
-    try:
-        if pairs:
-            return {"$dict": _pairs(value, path, depth, inside)}
-        return _plain_container(kind, value, path, depth, inside)
-    finally:
-        inside.discard(id(value))
-
-
-def _plain_container(kind: type, value: Any, path: _Path, depth: int, inside: set[int]) -> Any:
-    if kind is dict:
-        return {
-            _text(key, (path, _KEY)): _plain(item, (path, key), depth, inside) for key, item in value.items()
-        }
-    if kind is Counter:
-        return {"$counter": _pairs(value, path, depth, inside)}
-    if kind is defaultdict:
-        names = [name for name, factory in _FACTORIES.items() if factory is value.default_factory]
-        if not names:
-            _refuse(path, f"is a defaultdict whose factory is none of {', '.join(_FACTORIES)}")
-        return {"$defaultdict": [names[0], _pairs(value, path, depth, inside)]}
-    if kind is set or kind is frozenset:
-        elements = [_plain(element, (path, _ELEMENT), depth, inside) for element in value]
-        # Equal sets must be equal bytes, and their own order is another one in every process.
-        elements.sort(key=None if set(map(type, elements)) == {str} else orjson.dumps)
-        return {f"${kind.__name__}": elements}
-    items = [_plain(item, (path, index), depth, inside) for index, item in enumerate(value)]
-    return {"$deque": [value.maxlen, items]} if kind is deque else items
-
-
-def _pairs(value: Mapping[Any, Any], path: _Path, depth: int, inside: set[int]) -> list[list[Any]]:
-    return [
-        [_plain(key, (path, _KEY), depth, inside), _plain(item, (path, key), depth, inside)]
-        for key, item in value.items()
-    ]
 
 
 def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
     return all(type(key) is str and not key.startswith("$") for key in value)
 
 
-def _text(value: str, path: _Path) -> str:
+def _text(value: str, path: Path) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -160,23 +175,23 @@ def _text(value: str, path: _Path) -> str:
     return value
 
 
-def _digits(value: int, path: _Path) -> str:
+def _digits(value: int, path: Path) -> str:
     if value.bit_length() > _MAX_INT_CHARS * 3:
         _refuse(path, "is an integer of too many digits, which cannot be kept")
     return str(value)
 
 
-def _write_bytes(value: bytes, path: _Path) -> Any:
+def _write_bytes(value: bytes, path: Path) -> Any:
     return {"$bytes": binascii.b2a_base64(value, newline=False).decode()}
 
 
-def _write_decimal(value: Decimal, path: _Path) -> Any:
+def _write_decimal(value: Decimal, path: Path) -> Any:
     if not value.is_finite():
         _refuse(path, f"is the Decimal {str(value)[:_STEP_CHARS]}, which cannot be kept")
     return {"$decimal": str(value)}
 
 
-def _write_moment(value: date | time, path: _Path) -> Any:
+def _write_moment(value: date | time, path: Path) -> Any:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and type(zone) is not timezone:
         _refuse(path, f"has the time zone of {_a(type(zone))}, which cannot be kept; a datetime.timezone can")
@@ -184,11 +199,11 @@ def _write_moment(value: date | time, path: _Path) -> Any:
     return {f"${type(value).__name__}": [text, 1] if getattr(value, "fold", 0) else text}
 
 
-def _write_timedelta(value: timedelta, path: _Path) -> Any:
+def _write_timedelta(value: timedelta, path: Path) -> Any:
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
-_ATOM_WRITERS: dict[type, Callable[[Any, _Path], Any]] = {
+_ATOM_WRITERS: dict[type, Callable[[Any, Path], Any]] = {
     bytes: _write_bytes,
     Decimal: _write_decimal,
     datetime: _write_moment,
@@ -205,30 +220,13 @@ _FACTORIES: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def _refuse(path: _Path, why: str) -> NoReturn:
-    raise ValueError(f"{_described(path)} {why}")
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise ValueError(f"{described(path)} {why}")
 
 
 def _a(kind: type) -> str:
     name = str(kind.__name__)[:_STEP_CHARS]
     return f"{'an' if name.startswith(tuple('aeiouAEIO')) else 'a'} {name}"
-
-
-def _described(path: _Path) -> str:
-    steps: list[str] = []
-    role = ""
-    while type(path) is tuple:
-        path, step = path
-        if step is _ELEMENT or step is _KEY:
-            role = "an element of " if step is _ELEMENT else "a key of "
-            steps.clear()  # the way from here on leads through values that have no names
-            continue
-        text = repr(step)
-        steps.append(f"[{text}]" if len(text) <= _STEP_CHARS else f"[{text[:_STEP_CHARS]}…]")
-    text = path + "".join(reversed(steps))
-    if len(text) > _PATH_CHARS:
-        text = f"{text[: _PATH_CHARS // 2]}…{text[-_PATH_CHARS // 2 :]}"
-    return role + text
 
 
 # Reading.
@@ -505,10 +503,12 @@ class Keeper:
     """
 
     __slots__ = (
-        "_gone", "_kept", "_new", "_set_by_init", "_size", "_staged", "_staged_size", "_touched", "context",
+        "_bounds", "_gone", "_kept", "_new", "_set_by_init", "_size", "_staged", "_staged_size",
+        "_touched", "context",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds = _UNCONFIGURED) -> None:
+        self._bounds = bounds
         self._kept: dict[str, bytes] = {}  # the values before the run
         self._gone: set[str] = set()  # keys that the host holds as TOMBSTONE
         self._new: dict[str, None] = {}  # keys that init() set and the host has not been told yet
@@ -539,7 +539,8 @@ class Keeper:
     def changes(self) -> tuple[dict[str, bytes | None], int]:
         """What the host does not hold yet (None: delete), and the size in bytes of all that it then holds.
 
-        Staged until `keep` or `undo`. Raises ValueError with the path of a value that cannot be kept.
+        Staged until `keep` or `undo`. Raises ValueError with the path of a value that cannot be kept; it is
+        Exceeded where that is for its length or depth.
         """
         staged: dict[str, bytes | None] = {}
         size = self._size
@@ -561,8 +562,9 @@ class Keeper:
         if value is _ENCODED:
             return self._kept[key]
         if not key.isascii():
-            _text(key, ("context", _KEY))
-        return _encode(value, ("context", key))
+            _text(key, ("context", KEY))
+        self._bounds.check_text(key, ("context", KEY))
+        return _encode(value, ("context", key), self._bounds)
 
     def keep(self) -> None:
         """Make what `changes` staged the ground of the next run."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -24,6 +25,7 @@ import orjson
 from processor.errors import Fault
 from processor.model import (
     SAFE_TOKEN,
+    WHOLE_BYTES,
     ContextChange,
     Event,
     Failed,
@@ -35,6 +37,7 @@ from processor.model import (
     Program,
     Ran,
 )
+from processor.sandbox.bounds import KEY, Bounds, Exceeded, Path, described, instead
 
 HEADER_BYTES = 4 << 20
 TEXT_CHARS = 4000
@@ -42,14 +45,40 @@ TRACEBACK_CHARS = 16000
 LOG_CHARS = 1000
 EVENT_NAME_CHARS = 256
 CALL_BYTES = 1 << 20
+BODY_BYTES = 4 << 20  # of arguments and of what goes beside them
 LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
 # What a guest may say about a run; every other code is for the host to give.
 GUEST_CODES = frozenset(
-    {"E304", "E305", "E306", "E307", "E308", "E309", "E310", "E311", "E312", "E313", "E317"}
+    {
+        "E304",
+        "E305",
+        "E306",
+        "E307",
+        "E308",
+        "E309",
+        "E310",
+        "E311",
+        "E312",
+        "E313",
+        "E317",
+        "E318",
+        "E319",
+        "E320",
+        "E322",
+        "E323",
+        "E324",
+        "E325",
+        "E326",
+    }
 )
+# Why a capability call brought nothing.
+REFUSAL_CODES = frozenset({"E317", "E322", "E323", "E325", "E326"})
+# Why a message cannot be given to a Runnable.
+UNREADABLE_CODES = frozenset({"E301", "E318", "E319", "E320"})
 LOAD_CODES = frozenset({"E201", "E202", "E203", "E204", "E205", "E206"})
 MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
+MAX_CHANGES = 1 << 17  # items of contexts that one run may change
 
 _PREFIX = struct.Struct("<IQII")  # bytes that follow the size, nonce, header bytes, number of blobs
 _SIZE = struct.Struct("<I")
@@ -59,6 +88,11 @@ _AFTER_SIZE = _PREFIX.size - _SIZE.size
 def reply_bytes(limits: Limits) -> int:
     """The largest frame that a guest with these limits may send."""
     return HEADER_BYTES + 2 * limits.output_bytes + limits.context_bytes + (1 << 20)
+
+
+def reply_parts(limits: Limits) -> int:
+    """The most values and blobs in such a frame: each costs the host many times its few bytes."""
+    return 2 * MAX_CHANGES + (1 << 18) + 4 * limits.log_lines + limits.log_bytes
 
 
 class Violation(Exception):
@@ -90,8 +124,9 @@ def pack(nonce: int, header: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> 
 class Splitter:
     """Turns a stream of bytes into frames; refuses a frame as soon as its size is known to be too large."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_parts: int = MAX_BLOBS) -> None:
         self._max_bytes = max_bytes
+        self._max_parts = max_parts
         self._rest = bytearray()
 
     @property
@@ -99,20 +134,20 @@ class Splitter:
         """Bytes of a frame that has begun and not ended."""
         return len(self._rest)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes | bytearray) -> list[Frame]:
         """The frames that `data` completes. Raises Violation."""
         if self._rest:
             self._rest += data
             if len(self._rest) < _SIZE.size or len(self._rest) < _SIZE.size + self._size(self._rest, 0):
                 return []
-            data, self._rest = bytes(self._rest), bytearray()
+            data, self._rest = self._rest, bytearray()
         frames: list[Frame] = []
         position, end = 0, len(data)
         while end - position >= _SIZE.size:
             following = position + _SIZE.size + self._size(data, position)
             if following > end:
                 break
-            frames.append(_parse(data, position, following))
+            frames.append(_parse(data, position, following, self._max_parts))
             position = following
         if position < end:
             self._rest += data[position:] if position else data
@@ -125,30 +160,36 @@ class Splitter:
         return size
 
 
-def _parse(data: bytes, start: int, end: int) -> Frame:
+def _parse(data: bytes | bytearray, start: int, end: int, max_parts: int) -> Frame:
     _, nonce, head_bytes, count = _PREFIX.unpack_from(data, start)
     body = start + _PREFIX.size
     table = body + head_bytes
     first = table + 4 * count
     if head_bytes > HEADER_BYTES or first > end:
         raise Violation("a header or a list of blobs that runs past its frame")
+    head = bytes(data[body:table])
+    if count + head.count(b",") + head.count(b"[") + head.count(b"{") > max_parts:
+        raise Violation("more values than any answer has")
     sizes = struct.unpack_from(f"<{count}I", data, table)
     offsets = list(accumulate(sizes, initial=first))
     if offsets[-1] != end:
         raise Violation("blobs that do not fill their frame")
     try:
-        header = orjson.loads(data[body:table])
+        header = orjson.loads(head)
     except ValueError:
         raise Violation("a header that is not JSON") from None
     if type(header) is not dict:
         raise Violation("a header that is not an object")
+    if isinstance(data, bytearray):  # a large frame: no second copy of the whole of it
+        view = memoryview(data)
+        return Frame(nonce, header, [bytes(view[a:b]) for a, b in pairwise(offsets)])
     return Frame(nonce, header, [data[a:b] for a, b in pairwise(offsets)])
 
 
 # The JSON text of documents.
 
-DEPTH = 100
 _DUMP = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+_UNCONFIGURED = Bounds(Limits())
 _ZEROES = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19  # 64 bits hold at most 19 digits
 
@@ -164,15 +205,37 @@ def _decode_exactly(text: bytes) -> Any:
     return json.loads(text)
 
 
-def encode_document(document: Any, *place: object) -> bytes:
-    """The JSON text of a document that user code made. Raises Unwritable, which says where under `place`."""
+def decode_answer(text: bytes, bounds: Bounds, name: str) -> Any:
+    """What the host answered to a call. Raises Exceeded where it is more than user code may get."""
+    answer = orjson.loads(text)
+    if bounds.may_be_exceeded(text):
+        bounds.check(answer, name)
+    return answer
+
+
+def unreadable(err: ValueError | RecursionError) -> tuple[str, str]:
+    """The code and the sentence for a message that raised this while it was read."""
+    if isinstance(err, Exceeded):
+        return err.code, str(err)
+    if isinstance(err, RecursionError) or "depth limit" in str(err):
+        return "E320", "the message is nested too deeply to be read"
+    return "E301", f"the message is not JSON: {err}"
+
+
+def encode_document(document: Any, *place: object, bounds: Bounds = _UNCONFIGURED) -> bytes:
+    """The JSON text of a document that user code made.
+
+    Raises Unwritable, or Exceeded where a part is too long or too deep; both say where under `place`.
+    """
     try:
         text = orjson.dumps(document, _plain, _DUMP)
     except TypeError:
-        return _encode_slowly(document, place)
+        return _encode_slowly(document, place, bounds)
     # orjson writes NaN as null and goes deeper than we promise to; look closer only where that can be.
-    if b"null" in text or (len(text) > 2 * DEPTH and text.count(b"{") + text.count(b"[") > DEPTH):
-        return _encode_slowly(document, place)
+    if b"null" in text:
+        return _encode_slowly(document, place, bounds)
+    if len(text) > bounds.harmless_bytes and bounds.may_be_exceeded(text):
+        bounds.check(document, " ".join(map(str, place)), _plain)
     return text
 
 
@@ -193,60 +256,77 @@ def _plain(value: Any) -> Any:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    raise TypeError
+    plain = _from_numpy(value)
+    if plain is None:
+        raise TypeError
+    return plain
 
 
-def _encode_slowly(document: Any, place: Sequence[object]) -> bytes:
-    checked = _checked(document, " ".join(map(str, place)), 1, set())
+def _from_numpy(value: Any) -> Any:
+    """A number or an array of numpy's as Python's own; None for anything else, moments included."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.generic, numpy.ndarray)):
+        return None
+    if isinstance(value, numpy.ndarray):
+        return value.tolist() if value.dtype.kind in "biufUO" else None
+    make = {"b": bool, "i": int, "u": int, "f": float}.get(value.dtype.kind)
+    return None if make is None else make(value)
+
+
+def _encode_slowly(document: Any, place: Sequence[object], bounds: Bounds) -> bytes:
+    checked = _checked(document, " ".join(map(str, place)), 1, set(), bounds)
     return json.dumps(checked, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _checked(value: Any, path: str, depth: int, inside: set[int]) -> Any:
-    """`value` in JSON's own types, keys as json.dumps would write them. Raises Unwritable."""
+def _checked(value: Any, path: Path, depth: int, inside: set[int], bounds: Bounds) -> Any:
+    """`value` in JSON's own types, keys as json.dumps would write them. Raises Unwritable or Exceeded."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):
         text = str.__str__(value)
+        bounds.check_text(text, path)
         if any("\ud800" <= char <= "\udfff" for char in text):
-            raise Unwritable(f"{path} holds a lone surrogate, which is not text")
+            raise Unwritable(f"{described(path)} holds a lone surrogate, which is not text")
         return text
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
         number = float.__float__(value)
         if not math.isfinite(number):
-            raise Unwritable(f"{path} is {number!r}, which JSON cannot express")
+            raise Unwritable(f"{described(path)} is {number!r}, which JSON cannot express")
         return number
     if not isinstance(value, (dict, list, tuple)):
-        raise Unwritable(f"{path} is a {type(value).__name__}, which JSON cannot express")
+        plain = _from_numpy(value)
+        if plain is not None:
+            return _checked(plain, path, depth, inside, bounds)
+        what = f"is a {type(value).__name__}, which JSON cannot express{instead(type(value))}"
+        raise Unwritable(f"{described(path)} {what}")
     if id(value) in inside:
-        raise Unwritable(f"{path} refers back to itself")
-    if depth > DEPTH:
-        raise Unwritable(f"{_shortened(path)} is more than {DEPTH} levels deep")
+        raise Unwritable(f"{described(path)} refers back to itself")
+    bounds.check_depth(depth, path)
     inside.add(id(value))
     result: Any
     if isinstance(value, dict):
         result = {
-            _key(key, path): _checked(value[key], f"{path}[{_shortened(repr(key))}]", depth + 1, inside)
+            _key(key, path, bounds): _checked(value[key], (path, key), depth + 1, inside, bounds)
             for key in value
         }
     else:
-        result = [_checked(item, f"{path}[{at}]", depth + 1, inside) for at, item in enumerate(value)]
+        result = [
+            _checked(item, (path, index), depth + 1, inside, bounds) for index, item in enumerate(value)
+        ]
     inside.discard(id(value))
+    bounds.check_length(len(result), path)
     return result
 
 
-def _key(key: Any, path: str) -> str:
+def _key(key: Any, path: Path, bounds: Bounds) -> str:
     if isinstance(key, str):
-        return str(_checked(key, f"a key of {path}", 1, set()))
+        return str(_checked(key, (path, KEY), 1, set(), bounds))
     if key is None or isinstance(key, (bool, int, float)):
-        _checked(key, f"a key of {path}", 1, set())
+        _checked(key, (path, KEY), 1, set(), bounds)
         return json.dumps(key)
-    raise Unwritable(f"{path} has a key of type {type(key).__name__}, which JSON cannot express")
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) <= 100 else f"{path[:60]}…{path[-30:]}"
+    raise Unwritable(f"{described(path)} has a key of type {type(key).__name__}, which JSON cannot express")
 
 
 # What the host checks with. `type(x) is` on purpose: a bool is an int to isinstance.
@@ -317,31 +397,56 @@ class RunRequest:
     stream: bool
 
 
-def write_load(nonce: int, program: Program, limits: Limits) -> bytes:
+def write_load(nonce: int, program: Program, limits: Limits, marks: Mapping[str, str] | None = None) -> bytes:
     """The program a guest is to compile and load, and what it may use from then on."""
     figures = [
+        limits.memory_mb,
         limits.outputs,
         limits.output_bytes,
         limits.context_bytes,
         limits.log_lines,
+        limits.log_bytes,
+        limits.max_string_length,
+        limits.max_container_length,
+        limits.max_depth,
         limits.wall_s,
         limits.cpu_s,
     ]
-    return pack(nonce, {"load": program.filename, "limits": figures}, [program.source.encode()])
+    header = {
+        "load": program.filename,
+        "language": program.language,
+        "packages": program.packages,
+        "limits": figures,
+        "secrets": dict(marks or {}),
+    }
+    return pack(nonce, header, [program.source.encode()])
 
 
 def read_load(frame: Frame) -> tuple[Program, Limits]:
-    outputs, output_bytes, context_bytes, log_lines, wall_s, cpu_s = frame.header["limits"]
+    *figures, wall_s, cpu_s = frame.header["limits"]
+    memory_mb, outputs, output_bytes, context_bytes, log_lines, log_bytes, string, container, depth = figures
     infinite = float("inf")
     limits = Limits(
+        memory_mb=memory_mb,
         outputs=outputs,
         output_bytes=output_bytes,
         context_bytes=context_bytes,
         log_lines=log_lines,
+        log_bytes=log_bytes,
+        max_string_length=string,
+        max_container_length=container,
+        max_depth=depth,
         wall_s=infinite if wall_s is None else wall_s,
         cpu_s=infinite if cpu_s is None else cpu_s,
     )
-    return Program(frame.blobs[0].decode(), frame.header["load"]), limits
+    language, packages = frame.header["language"], tuple(frame.header["packages"])
+    return Program(frame.blobs[0].decode(), frame.header["load"], language, packages), limits
+
+
+def read_marks(frame: Frame) -> dict[str, str]:
+    """The texts that stand for the secrets of a guest that is loaded, by name."""
+    marks: dict[str, str] = frame.header["secrets"]
+    return marks
 
 
 def write_run(nonce: int, request: RunRequest) -> bytes:
@@ -376,14 +481,25 @@ def read_run(frame: Frame) -> RunRequest:
     return RunRequest(groups, header["fields"], header["forget"], stream)
 
 
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The result of a capability call that has bytes beside its JSON value."""
+
+    value: Any
+    body: bytes
+
+
 def write_answer(nonce: int, value: Any) -> bytes:
-    """The result of a capability call, for the guest that waits for it."""
+    """The result of a capability call, for the guest that waits for it: a JSON value, or Attached."""
+    if isinstance(value, Attached):
+        return pack(nonce, {"answer": True}, [orjson.dumps(value.value), value.body])
     return pack(nonce, {"answer": True}, [orjson.dumps(value)])
 
 
-def write_refusal(nonce: int, text: str) -> bytes:
+def write_refusal(nonce: int, code: str, text: str) -> bytes:
     """Why a capability call brought nothing."""
-    return pack(nonce, {"refused": text[:TEXT_CHARS]})
+    refused = text[:TEXT_CHARS].encode("utf-8", "replace").decode()
+    return pack(nonce, {"refused": refused, "code": code if code in REFUSAL_CODES else "E317"})
 
 
 # Guest to host: what the guest writes, and how the host reads it.
@@ -400,9 +516,9 @@ def write_loaded(nonce: int, faults: Sequence[Fault]) -> bytes:
     return pack(nonce, {"loaded": rows})
 
 
-def write_call(nonce: int, name: str, arguments: bytes) -> bytes:
-    """A capability call; `arguments` is a JSON object."""
-    return pack(nonce, {"call": name}, [arguments])
+def write_call(nonce: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
+    """A capability call; `arguments` is a JSON object, and `body` any bytes that go with it."""
+    return pack(nonce, {"call": name}, [arguments] if body is None else [arguments, body])
 
 
 def write_chunk(nonce: int, chunk: bytes) -> bytes:
@@ -435,7 +551,7 @@ class Yield:
     tokens: list[str]
     events: list[tuple[int, str]]
     event_bodies: list[bytes]
-    rejected: list[tuple[int, int, str]]
+    rejected: list[tuple[int, int, str, str]]  # group, index in group, code, why
 
 
 def write_ran(
@@ -451,6 +567,8 @@ def write_ran(
         blobs += [name.encode() for name in kept]
         blobs += kept.values()
         blobs += [name.encode() for name in gone]
+    if sum(len(change.items) for change in contexts.values()) > MAX_CHANGES:
+        raise ValueError(f"it changes more than {MAX_CHANGES} items of contexts")
     header = {
         "outputs": brought.counts,
         "tokens": brought.tokens,
@@ -462,8 +580,13 @@ def write_ran(
     return pack(nonce, header, blobs)
 
 
-def _log_rows(logs: Sequence[LogLine]) -> list[list[str]]:
-    return [[line.level, _clean(line.text, LOG_CHARS)] for line in logs]
+def _log_rows(logs: Sequence[LogLine]) -> list[list[str | int]]:
+    return [[line.level, log_text(line.text), line.dropped] for line in logs]
+
+
+def log_text(text: str) -> str:
+    """A line of log as it crosses."""
+    return _clean(text, LOG_CHARS)
 
 
 def _clean(text: str, max_chars: int, *, keep_end: bool = False) -> str:
@@ -498,16 +621,20 @@ def _fault(item: object, program: Program) -> Fault:
 
 
 def read_call(frame: Frame) -> tuple[str, dict[str, Any]]:
-    """The capability that a guest calls, and its arguments. Raises Violation."""
+    """The capability that a guest calls, and its arguments, with bytes as `body`. Raises Violation."""
     (name,) = _fields(frame.header, "call")
-    if len(frame.blobs) != 1 or len(frame.blobs[0]) > CALL_BYTES:
+    if len(frame.blobs) not in (1, 2) or len(frame.blobs[0]) > CALL_BYTES:
         raise Violation("a call without arguments, or with too many bytes of them")
+    if sum(map(len, frame.blobs)) > BODY_BYTES:
+        raise Violation("a call with too many bytes beside its arguments")
     try:
         arguments = orjson.loads(frame.blobs[0])
     except ValueError:
         raise Violation("arguments that are not JSON") from None
     if type(arguments) is not dict:
         raise Violation("arguments that are not an object")
+    if len(frame.blobs) == 2:
+        arguments["body"] = frame.blobs[1]
     return _text(name, 64), arguments
 
 
@@ -540,10 +667,14 @@ def read_failed(frame: Frame, limits: Limits) -> Failed:
 def _logs(lines: object, limits: Limits) -> list[LogLine]:
     logs = []
     for item in _list(lines, at_most=limits.log_lines + 1):  # one more says how many were dropped
-        level, text = _list(item, 2)
+        level, text, dropped = _list(item, 3)
         if type(level) is not str or level not in LOG_LEVELS:
             raise Violation("a log level that does not exist")
-        logs.append(LogLine(level, _text(text, LOG_CHARS)))
+        logs.append(LogLine(level, _text(text, LOG_CHARS), _integer(dropped, 0, 1 << 62)))
+    if sum(len(line.text.encode()) for line in logs if not line.dropped) > limits.log_bytes:
+        raise Violation("more bytes of log than the limit")
+    if sum(line.dropped > 0 for line in logs) > 1:
+        raise Violation("dropped lines that are counted twice")
     return logs
 
 
@@ -617,6 +748,8 @@ def _contexts(
         named: dict[str, bytes | None] = {**dict(zip(kept_names, values, strict=True)), **dict.fromkeys(gone)}
         if len(named) != kept + deleted:
             raise Violation("a context that names an item twice")
+        if whole and sum(map(len, values)) > WHOLE_BYTES:
+            raise Violation("a context that is too large to come whole")
         # A small context is stored inside of another JSON text, beside those of other keys.
         for value in values if whole else ():
             _require_json(value, "a context item")
@@ -634,10 +767,12 @@ def _require_json(text: bytes, what: str) -> None:
 def _rejected(items: list[Any], request: RunRequest) -> list[tuple[int, int, Failure]]:
     rejected = []
     for item in items:
-        group, index, text = _list(item, 3)
+        group, index, code, text = _list(item, 4)
         documents = request.groups[_integer(group, 0, len(request.groups) - 1)].documents
         _integer(index, 0, len(documents) - 1)
-        rejected.append((group, index, Failure("E301", _text(text, TEXT_CHARS))))
+        if type(code) is not str or code not in UNREADABLE_CODES:
+            raise Violation("a message that is rejected for what is no reason")
+        rejected.append((group, index, Failure(code, _text(text, TEXT_CHARS))))
     if len({item[:2] for item in rejected}) != len(rejected):
         raise Violation("a message that is rejected twice")
     return rejected

@@ -123,7 +123,10 @@ async def test_a_runnable_may_ask_for_a_later_try(processor: Start, wait_until: 
         ("return b'bytes'", "E306"),
         ("x = []; x.append(x); return {'x': x}", "E306"),
         ("return ['x' * 1000] * 20", "E307"),
-        ("return list(range(1000))", "E307"),
+        ("return list(range(1000))", "E324"),
+        ("return {'text': 'x' * 1001}", "E318"),
+        ("return {'list': [0] * 101}", "E319"),
+        ("return {'a': {'b': {'c': {}}}}", "E320"),
     ],
 )
 async def test_an_output_that_cannot_be_sent_is_refused(processor: Start, body: str, code: str) -> None:
@@ -133,7 +136,8 @@ async def test_an_output_that_cannot_be_sent_is_refused(processor: Start, body: 
         def process(self, queries):
             {body}
     """
-    async with processor(ROUTE + "  limits: {output_bytes: 10KiB}\n", work=work) as running:
+    limits = "{output_bytes: 10KiB, max_string_length: 1000, max_container_length: 100, max_depth: 3}"
+    async with processor(ROUTE + f"  limits: {limits}\n", work=work) as running:
         await running.publish("in.a", {})
         [letter] = await running.dead_letters("r")
         assert letter.headers["x-error-code"] == code

@@ -251,6 +251,39 @@ def test_check_finds_the_faults_of_all_runnables_at_once(tmp_path: Path, route: 
     assert found == [("open.py", 3, "E201"), ("os.py", 1, "E203")]
 
 
+def plain(route: Path, *packages: str) -> None:
+    """Make the route one in plain Python."""
+    names = "".join(f"\n      - {name}" for name in packages)
+    route.write_text(f"{ROUTE}    language: python\n    packages:{names}\n")
+    (route.parent / "count.py").write_text(f"import os, {packages[-1]}\n{COUNT}")
+
+
+def test_check_and_try_know_plain_python_and_its_packages(route: Path, done: Start) -> None:
+    """Both load the route with its packages, and `check` says that only the jail holds it."""
+    plain(route, "pydantic")
+    shown = done("check", route)
+    assert code(shown) == EXIT_OK, shown.err
+    assert "  - Language: plain Python with pydantic; only the jail holds it." in shown.out
+    tried = done("try", route, "r", "-", given='{"i": 1}\n')
+    assert code(tried) == EXIT_OK, tried.err
+    assert '{"i":1,"n":1}' in tried.out
+
+
+@pytest.mark.parametrize("verb", [("check",), ("try", "r", "-")], ids=lambda verb: verb[0])
+def test_a_package_that_is_not_installed_is_a_fault_at_its_place(
+    verb: tuple[str, ...], route: Path, done: Start
+) -> None:
+    """File, line and column of the name, and the nearest one that is installed."""
+    plain(route, "pydantic", "orjsn")
+    first, *rest = verb
+    shown = done(first, route, *rest, given='{"i": 1}\n')
+    assert code(shown) == EXIT_CONFIG
+    assert shown.err.strip() == (
+        f"{route}:11:9 E505 routes.r.packages.1: the package 'orjsn' is not installed beside Processor. "
+        "Did you mean 'orjson'?"
+    )
+
+
 def test_check_prints_the_schema(done: Start) -> None:
     """`--schema` needs no configuration."""
     [schema] = done("check", "--schema").documents
@@ -314,6 +347,26 @@ def test_try_shows_all_that_a_route_does(route: Path, done: Start) -> None:
     assert context == {"kind": "context", "key": "", "items": {"n": 3}}
     assert "three of them" in shown.err
     assert shown.err.endswith("3 messages: 3 outputs, 1 event\n")
+
+
+def test_check_and_try_know_the_outside(route: Path, done: Start) -> None:
+    """`check` says what a route may reach and with which secrets; `try` asks like a running route."""
+    source = "        self.requests.get('http://b.example/', headers={'key': self.secrets['key']})"
+    (route.parent / "count.py").write_text(f"class Runnable:\n    def process(self, queries):\n{source}\n")
+    text = route.read_text() + "    outbound: [a.example]\n    secrets: [key]\n"
+    route.write_text(text + "secrets: {key: {env: OUR_KEY, hosts: [a.example]}}\n")
+    missing = done("check", route)
+    assert code(missing) == EXIT_CONFIG
+    assert "E108 secrets.key.env is OUR_KEY, which is not set" in missing.err
+    shown = done("check", route, OUR_KEY="CANARY-1").out
+    assert "  - Outside: a.example; 50 calls a run, 5 s each, 5 redirects.\n" in shown
+    assert "  - Secret key: for a.example.\n" in shown
+    tried = done("try", route, "r", "-", given="{}\n", OUR_KEY="CANARY-1")
+    assert code(tried) == EXIT_FAILED
+    [letter] = [document for document in tried.documents if document["kind"] == "dead letter"]
+    assert letter["code"] == "E325"
+    assert "To allow it: routes.r.outbound.allowed_domains: [b.example]" in letter["reason"]
+    assert "CANARY" not in shown + tried.out + tried.err
 
 
 def test_try_names_the_line_that_fails(route: Path, tmp_path: Path, done: Start) -> None:

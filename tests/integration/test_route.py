@@ -94,6 +94,8 @@ async def test_one_poison_message_fails_alone(processor: Start) -> None:
         (b'{"a": NaN}', "E301"),
         (b'{"i": 1}{"i": 2}', "E301"),
         (b"\xff\xfe", "E301"),
+        (b"[" * 101 + b"]" * 101, "E320"),
+        (b"[" * 5000 + b"]" * 5000, "E320"),
     ],
 )
 async def test_what_is_not_json_becomes_a_dead_letter_and_the_route_goes_on(
@@ -117,8 +119,9 @@ async def test_what_is_not_json_becomes_a_dead_letter_and_the_route_goes_on(
         ("datetime(2026, 1, 1)", "E306"),
         ("{1, 2}", "E306"),
         ("[loop]", "E306"),
-        ("'x' * 2_000_000", "E307"),
-        ("*(['x'] * 2_000)", "E307"),
+        ("'x' * 2_000_000", "E318"),
+        ("['x' * 600_000] * 2", "E307"),
+        ("*(['x'] * 2_000)", "E324"),
     ],
 )
 async def test_an_output_that_cannot_be_written_is_the_fault_of_its_message(
@@ -420,7 +423,7 @@ async def test_a_chunk_that_no_message_can_carry_is_a_failure(processor: Start) 
     class Runnable:
         def process_stream(self, query):
             self.context["n"] = self.context.get("n", 0) + 1
-            yield "x" * query["size"]
+            yield ["x" * query["size"], "x" * query["size"]]
     """
     route = """
     r:
@@ -431,7 +434,7 @@ async def test_a_chunk_that_no_message_can_carry_is_a_failure(processor: Start) 
       retry: {attempts: 1}
     """
     async with processor(route, talk=source) as running:
-        await running.publish("in.a", {"size": 1}, {"size": 1_100_000}, {"size": 2})
+        await running.publish("in.a", {"size": 1}, {"size": 600_000}, {"size": 2})
         [letter] = await running.dead_letters("r")
         assert letter.headers["x-error-code"] == "E307"
 
@@ -439,6 +442,30 @@ async def test_a_chunk_that_no_message_can_carry_is_a_failure(processor: Start) 
             return await running.contexts("r") == {"": {"n": 2}}
 
         await waited(both_counted, "the other two are counted")
+
+
+async def test_lines_of_log_over_the_limit_are_dropped_and_counted(
+    processor: Start, caplog: pytest.LogCaptureFixture, wait_until: Any
+) -> None:
+    """One warning says how many, and so does a metric; the message is done all the same."""
+    source = """
+    class Runnable:
+        def process(self, queries):
+            for n in range(30):
+                print("line", n)
+            return queries
+    """
+    caplog.set_level("INFO", "processor.runnable")
+    async with processor(ROUTE + "  limits: {log_lines: 20}\n", count=source) as running:
+        await running.publish("in.a", {"i": 1})
+        assert await running.documents("out", 1) == [{"i": 1}]
+        await wait_until(
+            lambda: running.metric("processor_log_lines_dropped_total", route="r") == 10, "ten are counted"
+        )
+    said = [record.getMessage() for record in caplog.records if record.name == "processor.runnable"]
+    assert said[:20] == [f"line {n}" for n in range(20)]
+    [dropped] = said[20:]
+    assert dropped.startswith("E321 dropped 10 of the run's lines of log")
 
 
 async def test_a_reload_runs_the_new_version_and_keeps_the_context(processor: Start) -> None:

@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,16 @@ def spawned() -> Spawned:
     """`async with spawned(source, memory_mb=64) as guest`: a loaded guest of a zygote of its own."""
 
     @asynccontextmanager
-    async def spawn(source: str, perform: Perform | None = None, **limits: Any) -> AsyncIterator[Guest]:
+    async def spawn(
+        source: str,
+        perform: Perform | None = None,
+        secrets: Mapping[str, str] | None = None,
+        **limits: Any,
+    ) -> AsyncIterator[Guest]:
         zygote = await Zygote.start()
         try:
-            yield await zygote.spawn(
-                Program(dedent(source), "runnable.py"), Limits(**limits), perform=perform
-            )
+            program = Program(dedent(source), "runnable.py")
+            yield await zygote.spawn(program, Limits(**limits), perform=perform, secrets=secrets)
         finally:
             await zygote.close()
 

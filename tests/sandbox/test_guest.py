@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from processor.errors import Faults, ProcessorError
 from processor.model import Failed, Group, Limits, Program, Ran
-from processor.sandbox.host import Zygote
+from processor.sandbox.host import Guest, Zygote, raise_descriptor_limit
 
 COUNTER = """
 class Runnable(BaseSecureRunnable):
@@ -141,7 +142,6 @@ class Runnable:
         ("[1, {'s': {1, 2}}]", "output 1['s'] is a set"),
         ("{(1, 2): 3}", "has a key of type tuple"),
         ("loop()", "refers back to itself"),
-        ("deep(150)", "more than 100 levels deep"),
         ("'\\ud800'", "lone surrogate"),
     ],
 )
@@ -153,11 +153,6 @@ def loop():
     value['a'].append(value)
     return value
 
-def deep(levels):
-    value = 1
-    for _ in range(levels):
-        value = [value]
-    return {'v': value}
 """
     async with spawned(returning(expression, before)) as guest:
         failed = failure(await guest.run([one({})]))
@@ -676,18 +671,181 @@ async def test_a_guest_that_dies_idle_is_noticed(spawned, wait_until) -> None:
         await wait_until(lambda: not guest.alive, "the guest is known to be dead")
 
 
+async def test_a_guest_that_waits_for_its_order_is_like_any_other(one, wait_until) -> None:
+    """A guest is forked before it is ordered; it has the order's limits, and if it dies another is forked."""
+    zygote = await Zygote.start()
+    try:
+        for memory_mb in (32, 256):
+            ahead = await wait_until(lambda: guests_of(zygote), "a guest waits")
+            guest = await zygote.spawn(Program(HUNGRY, "a.py"), Limits(memory_mb=memory_mb))
+            assert guest.pid in ahead
+            outcome = await guest.run([one({})])
+            assert isinstance(outcome, Ran if memory_mb == 256 else Failed)
+            await guest.close()
+        (ahead,) = await wait_until(lambda: guests_of(zygote), "a guest waits")
+        os.kill(ahead, signal.SIGKILL)
+        await wait_until(lambda: not is_running(ahead), "it is dead")
+        guest = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
+        assert bodies(await guest.run([one({})])) == [b'{"counter":1}']
+    finally:
+        await zygote.close()
+
+
+HUNGRY = "class Runnable:\n    def process(self, queries):\n        return len(bytearray(100 << 20))\n"
+
+
+def guests_of(zygote: Zygote) -> list[int]:
+    """What a zygote has forked; where it has namespaces, it is itself forked by its process."""
+    found = [zygote._cells[None]._process.pid]
+    for _ in range(2 if zygote.report.layers["namespaces"].startswith("on") else 1):
+        files = [Path(f"/proc/{pid}/task/{pid}/children") for pid in found]
+        found = [int(child) for file in files for child in file.read_text().split()]
+    return [pid for pid in found if is_running(pid)]
+
+
 async def test_a_dead_zygote_is_replaced(one, wait_until) -> None:
     """When the zygote dies its guests die with it, and the next spawn starts another."""
     zygote = await Zygote.start()
     try:
         guest = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
-        cell = zygote._cell
+        cell = zygote._cells[None]
         assert cell is not None
         os.kill(cell._process.pid, signal.SIGKILL)
         await wait_until(lambda: not guest.alive, "the guest has died with its zygote")
         other = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
         assert bodies(await other.run([one({})])) == [b'{"counter":1}']
     finally:
+        await zygote.close()
+
+
+async def test_a_guest_that_dies_before_it_is_loaded_is_no_guest() -> None:
+    """Killed while it closes its jail, or at its module level, it is an error of spawn that says so."""
+
+    async def begin(guest: Guest) -> None:
+        await guest._sealed()
+        await guest._load(Program(COUNTER, "a.py"), {})
+
+    zygote = await Zygote.start()
+    try:
+        _, guest = await zygote._fork(None, Limits(), None)
+        os.kill(guest.pid, signal.SIGKILL)
+        with pytest.raises((ProcessorError, Faults)):
+            await begin(guest)
+        source = "class Runnable:\n    pass\nwhile True: pass\n"
+        loading = asyncio.create_task(zygote.spawn(Program(source, "a.py"), Limits(wall_s=60, cpu_s=60)))
+        while not (guests := [guest for guest in zygote._guests if guest.alive and guest._nonce]):
+            await asyncio.wait([loading], timeout=0.01)
+        os.kill(guests[0].pid, signal.SIGKILL)
+        with pytest.raises(Faults, match="while it was loaded"):
+            await loading
+    finally:
+        await zygote.close()
+
+
+SLOW = """
+class Runnable:
+    def process(self, queries):
+        while True: pass
+
+    def process_stream(self, query):
+        yield 'first'
+        while True: pass
+"""
+
+
+@pytest.mark.parametrize("way", ["run", "stream"])
+async def test_a_guest_that_dies_in_a_run_fails_that_run(spawned, one, way: str) -> None:
+    """Killed in the middle of a run, or after the first chunk of a stream, it ends in a lethal failure."""
+    started = asyncio.Event()
+
+    async def emit(_: bytes) -> None:
+        started.set()
+
+    async with spawned(SLOW, wall_s=60, cpu_s=60) as guest:
+        running = asyncio.create_task(guest.run([one(1)]) if way == "run" else guest.stream(one(1), emit))
+        waiting = asyncio.create_task(started.wait())
+        await asyncio.wait(
+            [running, waiting], timeout=0.1 if way == "run" else None, return_when="FIRST_COMPLETED"
+        )
+        waiting.cancel()
+        os.kill(guest.pid, signal.SIGKILL)
+        failed = failure(await running)
+        assert failed.lethal
+        assert not guest.alive
+        assert failure(await guest.run([one(1, context={})])) == failed
+
+
+async def test_a_zygote_that_dies_takes_its_runs_along(one) -> None:
+    """Every run under way fails as E314, every guest is gone, and the next spawn has a new zygote."""
+    zygote = await Zygote.start()
+    try:
+        guests = [await zygote.spawn(Program(SLOW, "a.py"), Limits(wall_s=60, cpu_s=60)) for _ in range(5)]
+        running = [asyncio.create_task(guest.run([one(1)])) for guest in guests]
+        await asyncio.wait(running, timeout=0.1)
+        os.kill(zygote._cells[None]._process.pid, signal.SIGKILL)
+        failures = [failure(outcome) for outcome in await asyncio.gather(*running)]
+        assert [(failed.code, failed.lethal) for failed in failures] == [("E314", True)] * 5
+        assert not any(is_running(guest.pid) for guest in guests)
+        other = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
+        assert bodies(await other.run([one({})])) == [b'{"counter":1}']
+    finally:
+        await zygote.close()
+
+
+async def test_a_stopped_guest_is_out_of_time(spawned, one, within) -> None:
+    """A guest that the kernel has suspended dies at its wall time like one that loops."""
+    async with spawned(COUNTER, wall_s=0.3) as guest:
+        os.kill(guest.pid, signal.SIGSTOP)
+        assert failure(await within(10, guest.run([one({})]))).code == "E312"
+        assert not is_running(guest.pid)
+
+
+async def test_guests_come_and_go_without_a_trace(one, wait_until) -> None:
+    """A hundred guests at once, and as many one after the other, leave no descriptor and no process."""
+    zygote = await Zygote.start()
+    try:
+        before = os.listdir("/proc/self/fd")
+        program = Program(COUNTER, "a.py")
+        guests = await asyncio.gather(*(zygote.spawn(program, Limits()) for _ in range(100)))
+        await asyncio.gather(*(guest.close() for guest in guests))
+        for number in range(100):
+            guest = await zygote.spawn(program, Limits())
+            if number % 2:
+                os.kill(guest.pid, signal.SIGKILL)
+            else:
+                await guest.run([one({})])
+            await guest.close()
+            guests.append(guest)
+        assert not any(is_running(guest.pid) for guest in guests)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        await wait_until(lambda: not zygote._cells[None]._endings, "every end was reported")
+    finally:
+        await zygote.close()
+
+
+async def test_a_process_without_descriptors_says_so(one) -> None:
+    """Where the limit on descriptors is reached, spawn is E502 with that limit; with one more it works."""
+    zygote = await Zygote.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    refusals = []
+    try:
+        for room in range(8):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, hard))
+            try:
+                guest = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
+            except ProcessorError as err:
+                refusals.append((err.code, f"all {lowest + room} descriptors" in str(err)))
+            else:
+                assert bodies(await guest.run([one({})])) == [b'{"counter":1}']
+                await guest.close()
+        assert set(refusals) == {("E502", True)}
+        assert len(refusals) < 8
+        raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await zygote.close()
 
 

@@ -41,6 +41,19 @@ ANSWER = (
 )
 
 
+PLAIN = """
+import sqlite3
+from pydantic import BaseModel
+
+class Query(BaseModel):
+    n: int
+
+class Runnable:
+    def process(self, queries):
+        return [Query.model_validate(query).n for query in queries]
+"""
+
+
 @pytest.fixture
 def stock_url() -> Iterator[str]:
     """A server that answers like Alpha Vantage."""
@@ -100,17 +113,15 @@ def test_the_original_example_runs_unchanged(stock_url: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("allowed", [(), None, ["example.org"], ["*.0.1"], ["127.0.0.1.example.org"]])
+@pytest.mark.parametrize("allowed", [(), None, ["example.org"], ["10.0.0.0/8"], ["*.example.org"]])
 def test_a_host_that_is_not_allowed_is_not_asked(stock_url: str, allowed: Any) -> None:
-    """The stock helpers fail with E317 and the line to add, unless the server is an allowed domain."""
-    if allowed == ["*.0.1"]:
-        stock_url = stock_url.replace("127.0.0.1", "localhost")
+    """The stock helpers fail with E325 and the line to add, unless the server is an allowed domain."""
     with (
         compiled(STOCK, allowed_domains=allowed, stock_url=stock_url) as runnable,
-        pytest.raises(RunFailed, match=r"E317 .*is not an allowed domain\. Add '") as caught,
+        pytest.raises(RunFailed, match=r"E325 .*is not an allowed domain\. Add '") as caught,
     ):
         runnable.process([{"ticker": "AAPL"}])
-    assert caught.value.failure.code == "E317"
+    assert caught.value.failure.code == "E325"
 
 
 def test_requests_are_counted(stock_url: str) -> None:
@@ -120,6 +131,30 @@ def test_requests_are_counted(stock_url: str) -> None:
         assert len(runnable.process([{"ticker": "A"}, {"ticker": "B"}])) == 2
         with pytest.raises(RunFailed, match="more than 2 requests"):
             runnable.process([{"ticker": "A"}] * 3)
+
+
+def test_requests_and_secrets_are_those_of_a_route(stock_url: str) -> None:
+    """allowed_domains is what `requests` may reach, and a secret is sent to its hosts without being seen."""
+    code = """
+import requests
+class Runnable:
+    def process(self, queries):
+        answer = requests.get(queries[0], headers={"key": self.secrets["k"]})
+        return [[answer.status_code, len(answer.json())]]
+"""
+    host = stock_url.removeprefix("http://")
+    secrets = {"k": ("CANARY-1", [host])}
+    with compiled(code, allowed_domains=[host], secrets=secrets) as runnable:
+        assert runnable.process([stock_url]) == [[200, 2]]
+        line = r"To allow it: SecurityConfig.allowed_domains: \[localhost\]"
+        with pytest.raises(RunFailed, match=f"E325 .*{line}"):
+            runnable.process(["http://localhost/"])
+    with (
+        compiled(code, allowed_domains=["*", host], secrets={"k": ("CANARY-1", ["a.example"])}) as runnable,
+        pytest.raises(RunFailed, match=r"E326 .*the secret 'k' may not be sent to"),
+    ):
+        runnable.process([stock_url])
+    assert "CANARY" not in repr(SecurityConfig(secrets=secrets))
 
 
 def test_a_stream_is_an_iterator() -> None:
@@ -179,6 +214,22 @@ def test_limits_hold_and_the_runnable_survives(code: str, settings: Any, query: 
         assert runnable.process([0]) in ([1], [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "queries", "error"),
+    [
+        ({}, [{}] * 10_001, r"E319 queries holds 10001 items; limits\.max_container_length is 10000"),
+        ({"max_string_length": 5}, [{"n": "x" * 6}], r"E318 queries\[0\]\['n'\] is 6 characters long"),
+        ({"max_string_length": 7}, [{}], "E318 a key of output 0 is 8 characters long"),
+        ({"max_container_length": 1}, [{"n": 1}], "E319 output 0 holds 2 items"),
+    ],
+)
+def test_the_shape_of_values_is_limited(settings: Any, queries: Any, error: str) -> None:
+    """max_string_length and max_container_length hold for what goes in and for what comes out."""
+    code = COUNTER.replace("'index'", "'position'")
+    with compiled(code, **settings) as runnable, pytest.raises(RunFailed, match=error):
+        runnable.process(queries)
+
+
 def test_lifted_limits_are_lifted() -> None:
     """enable_resource_limits=False lifts the memory and CPU limits."""
     settings = {"max_memory_mb": 50, "max_cpu_time_seconds": 0.01, "enable_resource_limits": False}
@@ -201,11 +252,18 @@ def test_code_that_does_not_compile_is_refused() -> None:
         {"max_cpu_time_seconds": 0},
         {"execution_timeout": float("inf")},
         {"max_requests": -1},
+        {"max_string_length": 0},
+        {"max_container_length": 0.5},
         {"allowed_domains": "example.org"},
         {"allowed_domains": ["*example.org"]},
         {"allowed_domains": [""]},
+        {"allowed_domains": ["http://example.org"]},
         {"enable_resource_limits": 1},
         {"stock_url": "nowhere"},
+        {"secrets": {"k": ("short", ["a.example"])}},
+        {"secrets": {"k": ("long enough", ["*"])}},
+        {"secrets": {"k": "long enough"}},
+        {"allowed_domains": ["127.1"]},
     ],
 )
 def test_a_setting_without_a_meaning_is_refused(settings: Any) -> None:
@@ -233,3 +291,17 @@ def test_a_forgotten_runnable_ends_with_its_object() -> None:
     compiled(COUNTER).process([{}])
     gc.collect()
     assert "sandbox-library" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_plain_python_with_its_packages() -> None:
+    """`language` and `packages` as in a route; both are checked, and the dialect stays the default."""
+    builder = SecureRunnableBuilder(SecurityConfig(language="python", packages=["pydantic"]))
+    with builder.compile(PLAIN) as runnable:
+        assert runnable.process([{"n": "3"}]) == [3]
+    with pytest.raises(Faults, match="E203"):
+        SecureRunnableBuilder().compile(PLAIN)
+    with pytest.raises(ProcessorError, match="E505 the package 'nosuch'"):
+        SecureRunnableBuilder(SecurityConfig(language="python", packages=["nosuch"])).compile(PLAIN)
+    for wrong in ({"language": "perl"}, {"packages": ["numpy"]}, {"language": "python", "packages": "numpy"}):
+        with pytest.raises(ProcessorError, match="E104 SecurityConfig"):
+            SecurityConfig(**wrong)  # type: ignore[arg-type]

@@ -10,12 +10,13 @@ import asyncio
 import re
 import resource
 import signal
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from processor.errors import Faults
-from processor.model import Failed, Limits, Program, Ran
+from processor.model import Failed, Group, Limits, Program, Ran
 from processor.sandbox.host import Zygote
 
 
@@ -86,13 +87,20 @@ async def test_cannot_fill_memory_at_once(spawned, one, line: str) -> None:
     """One huge object, or one that is only huge when it is written, is no way around the limit."""
     async with spawned(processing(line), memory_mb=64, wall_s=1.0, output_bytes=1 << 20) as guest:
         failed = failure(await guest.run([one({})]))
-    assert failed.code in ("E313", "E312", "E307", "E304"), failed
+    assert failed.code in ("E313", "E312", "E307", "E318", "E304"), failed
 
 
 async def test_a_crash_at_the_limit_is_called_by_its_cause(spawned, one) -> None:
     """JSON writing that dies of a refused allocation is E313 as well, and not a crash without a reason."""
     source = processing("text = 'x' * (1 << 20)", "return [[text] * 10_000]")
     async with spawned(source, memory_mb=64, output_bytes=64 << 30) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert (failed.code, failed.lethal) == ("E313", True)
+
+
+async def test_a_crash_for_want_of_address_space_is_called_by_its_cause(spawned, one) -> None:
+    """A long list whose text needs more room than there is, is E313, though little memory was ever used."""
+    async with spawned(processing("return [[[0] * 1_000_000]]"), memory_mb=64) as guest:
         failed = failure(await guest.run([one({})]))
     assert (failed.code, failed.lethal) == ("E313", True)
 
@@ -127,7 +135,18 @@ LOOPS = [
     ("a regular expression", ["import re", "re.match('(a+)+$', 'a' * 60 + 'b')"]),
     ("a sleeping one", ["import time", "time.sleep(3600)"]),
     ("a generator that is never done", ["return (n for n in iter(int, 1) if n)"]),
-]
+    ("one that is sorted", ["sorted([1, 2], key=lambda n: max(iter(int, 1)))"]),
+    ("one search after the other", ["x = [0] * 1_000_000", "while True:", "    1 in x"]),
+    ("one iterator emptied", ["import collections, itertools", "collections.deque(itertools.repeat(1), 0)"]),
+    ("one that is out of memory", ["while True:", "    try:", "        'x' * (1 << 40)",
+        "    except MemoryError:", "        continue"]),
+    ("one that continues in finally", ["while True:", "    try:", "        return 1", "    finally:",
+        "        continue"]),
+    ("one that sleeps again", ["import time", "while True:", "    try:", "        time.sleep(1)",
+        "    except BaseException:", "        pass"]),
+    ("an abandoned generator", ["def g():", "    try:", "        yield", "    finally:",
+        "        while True:", "            pass", "next(g())"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("lines", [lines for _, lines in LOOPS], ids=[name for name, _ in LOOPS])
@@ -138,6 +157,81 @@ async def test_cannot_outlive_its_wall_time(spawned, one, within, lines: list[st
         assert not guest.alive
     assert (failed.code, failed.lethal) == ("E312", True)
     assert re.fullmatch(r"stopped after \d\.\d\d s of wall time \(limit 0\.3 s\)", failed.text)
+
+
+SPIN = "while True:\n            pass\n"
+# A base class and a method of it that spins, and what makes us call it.
+ODD = [
+    ("object", "__lt__(self, other)", ["sorted([Odd(), Odd()])"]),
+    ("object", "__eq__(self, other)", ["Odd() in [Odd()]"]),
+    ("object", "__enter__(self)", ["with Odd():", "    pass"]),
+    ("object", "__iter__(self)", ["yield from Odd()"]),
+    ("Exception", "__str__(self)", ["raise Odd()"]),
+    ("dict", "__bool__(self)", ["return Odd(a=1)"]),
+    ("dict", "__len__(self)", ["return Odd(a=1)"]),
+    ("dict", "__iter__(self)", ["return [Odd(a=1)]"]),
+    ("dict", "__getitem__(self, key)", ["return [{'a': Odd(a=1)}]"]),
+    ("list", "__iter__(self)", ["self.event('e', Odd([1]))"]),
+    ("int", "__repr__(self)", ["return [{Odd(1): float('nan')}]"]),
+]
+
+
+@pytest.mark.parametrize(("base", "method", "lines"), ODD, ids=[f"{b}.{method}" for b, method, _ in ODD])
+async def test_cannot_spin_where_we_call_its_methods(
+    spawned, one, within, base: str, method: str, lines: list[str]
+) -> None:
+    """Methods that run while we compare, print or write a value of the user's are in the run's time."""
+    odd = (
+        f"class Odd({base}):\n    def __exit__(self, *why):\n        pass\n    def {method}:\n        {SPIN}"
+    )
+    async with spawned(odd + processing(*lines), wall_s=0.3) as guest:
+        failed = failure(await within(5, guest.run([one({})])))
+    assert (failed.code, failed.lethal) == ("E312", True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"class Runnable:\n    def init(self):\n        {SPIN}",
+        f"class Runnable:\n    def __init__(self):\n        {SPIN}",
+        f"class Runnable:\n    @property\n    def process(self):\n        {SPIN}",
+        f"class Runnable:\n    def process_stream(self, query):\n        {SPIN}        yield\n",
+        f"class Runnable:\n    def process_stream(self, query):\n        yield 1\n        {SPIN}",
+        "class Runnable:\n    def process_stream(self, query):\n        try:\n            yield 1\n"
+        "        finally:\n            while True:\n                pass\n",
+        "class Odd:\n    def __iter__(self):\n        return self\n    def __next__(self):\n"
+        f"        {SPIN}class Runnable:\n    def process_stream(self, query):\n        return Odd()\n",
+    ],
+)
+async def test_cannot_spin_in_any_method_of_a_runnable(spawned, one, within, source: str) -> None:
+    """init(), the constructor, a property, and a stream before, between and after its chunks."""
+
+    async def emit(_: bytes) -> None:
+        pass
+
+    async with spawned(source, wall_s=0.3) as guest:
+        run = guest.stream(one({}), emit) if "_stream" in source else guest.run([one({})])
+        failed = failure(await within(5, run))
+    assert (failed.code, failed.lethal) == ("E312", True)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("while True: pass", "more than 0.3 s of wall time"),
+        ("sum(iter(int, 1))", "wall time"),
+        ("x = 'x' * (1 << 40)", "more memory than its limit"),
+    ],
+)
+async def test_cannot_outlive_its_limits_while_it_is_loaded(within, line: str, why: str) -> None:
+    """Module-level code has the limits of a run; what it does beyond them is E206."""
+    zygote = await Zygote.start()
+    try:
+        program = Program(f"{line}\nclass Runnable: pass\n", "a.py")
+        with pytest.raises(Faults, match=f"E206.*{why}"):
+            await within(5, zygote.spawn(program, Limits(wall_s=0.3, memory_mb=64)))
+    finally:
+        await zygote.close()
 
 
 async def test_the_line_that_was_running_is_told(spawned, one) -> None:
@@ -200,27 +294,62 @@ class Runnable:
 
     async with spawned(source, output_bytes=10_000) as guest:
         failed = failure(await within(5, guest.stream(one({}), emit)))
-    assert failed.code in ("E307", "E304")
+        assert guest.alive
+    assert failed.code == "E307"
 
 
 # Quantity.
 
 
 @pytest.mark.parametrize(
-    "line, limits",
+    "line, limits, code",
     [
-        ("return list(range(1, 12))", {"outputs": 10}),
-        ("return ({'n': n} for n in iter(int, 1))", {"outputs": 10}),
-        ("return ['x' * 600, 'y' * 600]", {"output_bytes": 1000}),
-        ("return 'x' * 5_000_000", {"output_bytes": 1000}),
+        ("return list(range(1, 12))", {"outputs": 10}, "E324"),
+        ("return ({'n': n} for n in iter(int, 1))", {"outputs": 10}, "E324"),
+        ("return ['x' * 600, 'y' * 600]", {"output_bytes": 1000}, "E307"),
+        ("return 'x' * 5_000_000", {"output_bytes": 1000, "max_string_length": 5_000_000}, "E307"),
     ],
 )
-async def test_cannot_flood_outputs(spawned, one, line: str, limits: dict[str, int]) -> None:
-    """More outputs, or more bytes of them, than the limit is E307, and the guest goes on."""
+async def test_cannot_flood_outputs(spawned, one, line: str, limits: dict[str, int], code: str) -> None:
+    """More outputs than the limit is E324, more bytes of them E307, and the guest goes on."""
     async with spawned(processing(line), **limits) as guest:
         failed = failure(await guest.run([one({})]))
         assert guest.alive
-    assert (failed.code, failed.lethal) == ("E307", False)
+    assert (failed.code, failed.lethal) == (code, False)
+
+
+async def test_a_generator_that_resists_being_closed_has_still_made_too_many(spawned, one) -> None:
+    """The reason that is told is the limit, not what the generator says to its end."""
+    source = """
+class Runnable:
+    def process(self, queries):
+        while True:
+            try:
+                yield 1
+            except GeneratorExit:
+                pass
+"""
+    async with spawned(source, outputs=10) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert failed.code == "E324"
+
+
+@pytest.mark.parametrize(("limits", "code"), [({"outputs": 2}, "E324"), ({"output_bytes": 1000}, "E307")])
+async def test_cannot_flood_chunks(spawned, one, limits: dict[str, int], code: str) -> None:
+    """A stream has a hundred chunks for each output of the limit, and its bytes; the guest goes on."""
+    source = (
+        "class Runnable:\n    def process_stream(self, query):\n        while True:\n            yield 'x'\n"
+    )
+    chunks = []
+
+    async def emit(chunk: bytes) -> None:
+        chunks.append(chunk)
+
+    async with spawned(source, **limits) as guest:
+        failed = failure(await guest.stream(one({}), emit))
+        assert guest.alive
+    assert (failed.code, failed.lethal) == (code, False)
+    assert len(chunks) == limits.get("outputs", 10) * 100
 
 
 async def test_as_many_outputs_as_allowed_are_allowed(spawned, one) -> None:
@@ -237,8 +366,9 @@ async def test_cannot_flood_events(spawned, one, swallow: bool) -> None:
         lines = ["for n in range(20):", "    try:", "        self.event('e', n)", "    except BaseException:",
                  "        pass"]  # fmt: skip
     async with spawned(processing(*lines), outputs=10) as guest:
-        failed = failure(await guest.run([one({})]))
-    assert failed.code == "E307"
+        assert failure(await guest.run([one({})])).code == "E324"
+    async with spawned(processing(*lines), output_bytes=10) as guest:
+        assert failure(await guest.run([one({})])).code == "E307"
 
 
 async def test_cannot_flood_logs(spawned, one) -> None:
@@ -250,7 +380,20 @@ async def test_cannot_flood_logs(spawned, one) -> None:
     assert isinstance(outcome, Ran)
     assert len(outcome.logs) == len(again.logs) == 21
     assert {len(line.text) for line in outcome.logs[:20]} == {1000}
-    assert outcome.logs[20].text == "4980 lines over the limit of 20 dropped"
+    assert outcome.logs[20].text.startswith("E321 dropped 4980 of the run's lines of log; ")
+    assert outcome.logs[20].dropped == 4980
+
+
+async def test_cannot_log_more_bytes_than_allowed(spawned, one) -> None:
+    """The log is cut at the first line that has no room, characters of several bytes included."""
+    source = processing("for n in range(10):", "    print('é' * 30)", "print('short')", "return 'done'")
+    async with spawned(source, log_bytes=200) as guest:
+        outcome = await guest.run([one({})])
+        assert len((await guest.run([one({})])).logs) == 4
+    assert outcome.outputs[0].body == b'"done"'
+    assert [line.text for line in outcome.logs[:3]] == ["é" * 30] * 3
+    assert (outcome.logs[3].level, outcome.logs[3].dropped) == ("warning", 8)
+    assert "E321 dropped 8 " in outcome.logs[3].text
 
 
 async def test_cannot_grow_the_context(spawned, one) -> None:
@@ -265,23 +408,6 @@ async def test_cannot_grow_the_context(spawned, one) -> None:
         outcome = await guest.run([one(100, context=None)])
     assert (failed.code, failed.lethal) == ("E310", False)
     assert outcome.outputs[0].body == b"2"
-
-
-async def test_cannot_flood_a_stream(spawned, one) -> None:
-    """A stream is limited in bytes and in chunks, a hundred for each output."""
-    source = (
-        "class Runnable:\n    def process_stream(self, query):\n        while True:\n            yield 'x'\n"
-    )
-    chunks = 0
-
-    async def emit(_: bytes) -> None:
-        nonlocal chunks
-        chunks += 1
-
-    async with spawned(source, outputs=2) as guest:
-        failed = failure(await guest.stream(one({}), emit))
-    assert failed.code == "E307"
-    assert chunks == 200
 
 
 async def test_cannot_make_more_requests_than_allowed(spawned, one) -> None:
@@ -357,3 +483,209 @@ async def test_no_limit_means_none(spawned, one) -> None:
     source = processing("x = bytearray(400 << 20)", "return len(x)")
     async with spawned(source, memory_mb=0, cpu_s=float("inf")) as guest:
         assert (await guest.run([one({})])).outputs[0].body == b"419430400"
+
+
+# The shape of one value: length of texts and containers, depth.
+
+SHAPE = {"max_string_length": 10, "max_container_length": 5, "max_depth": 4}
+# What is over each bound by one, and what is just within it, as a Python expression of the user's.
+BOUNDS = [
+    ("E318", "'x' * 11", "'x' * 10"),
+    ("E318", "{'k' * 11: 1}", "{'k' * 10: 1}"),
+    ("E318", "[{'a': 'é' * 11}]", "[{'a': 'é' * 10}]"),
+    ("E319", "[[0] * 6]", "[[0] * 5]"),
+    ("E319", "{'a': {str(n): n for n in range(6)}}", "{'a': {str(n): n for n in range(5)}}"),
+    ("E320", "{'a': [[[[]]]]}", "{'a': [[[1]]]}"),
+    ("E320", "[[[[{'a': 1}]]]]", "[[[{'a': 1}]]]"),
+    ("E320", "[[[[None, [1]]]]]", "[[[[None, 1]]]]"),
+]
+PLACES = {
+    "an output": "return [VALUE]",
+    "an output of a subclass": (
+        "return [Dict(v=VALUE)['v'] if isinstance(VALUE, str) else Dict(VALUE) if isinstance(VALUE, dict) "
+        "else List(VALUE)]"
+    ),
+    "an event": "self.event('e', VALUE)",
+    "a kept value": "self.context['v'] = VALUE",
+}
+CLASSES = "class Dict(dict): pass\nclass List(list): pass\n"
+
+
+@pytest.mark.parametrize("place", ["an output", "an output of a subclass", "an event", "a kept value"])
+@pytest.mark.parametrize(("code", "over", "within_it"), BOUNDS, ids=[over for _, over, _ in BOUNDS])
+async def test_cannot_send_what_is_too_long_or_too_deep(
+    spawned, one, place: str, code: str, over: str, within_it: str
+) -> None:
+    """Outputs, events and kept values have bounds; the failure has its code, and the guest goes on."""
+    line = PLACES[place]
+    source = CLASSES + processing(
+        "if queries[0]:",
+        f"    {line.replace('VALUE', over)}",
+        "else:",
+        f"    {line.replace('VALUE', within_it)}",
+    )
+    async with spawned(source, **SHAPE) as guest:
+        failed = failure(await guest.run([one(1)]))
+        assert isinstance(await guest.run([one(0)]), Ran)
+    assert (failed.code, failed.lethal) == (code, False)
+    assert re.search(r"limits\.max_", failed.text)
+
+
+@pytest.mark.parametrize(("code", "over", "within_it"), BOUNDS, ids=[over for _, over, _ in BOUNDS])
+async def test_a_message_that_is_too_long_or_too_deep_is_rejected_alone(
+    spawned, one, code: str, over: str, within_it: str
+) -> None:
+    """It never reaches the Runnable, and the other messages of its batch do."""
+    async with spawned(processing("return len(queries)"), **SHAPE) as guest:
+        outcome = await guest.run([one(eval(within_it), {"v": eval(over)}, 1)])
+    [(group, index, why)] = outcome.rejected
+    assert (group, index, why.code) == (0, 1, code)
+    assert why.text.startswith(("the message['v']", "a key of the message['v']"))
+    assert len(outcome.outputs) == 1
+
+
+async def test_a_list_of_documents_is_a_container(spawned, one) -> None:
+    """One message with too many documents is rejected like any other container."""
+    async with spawned(processing("return len(queries)"), max_container_length=100) as guest:
+        outcome = await guest.run([one([1] * 100, [1] * 101)])
+    assert outcome.outputs[0].body == b"100"
+    [(_, index, why)] = outcome.rejected
+    assert (index, why.code) == (1, "E319")
+    assert why.text == "the message holds 101 items; limits.max_container_length is 100"
+
+
+@pytest.mark.parametrize("depth", [101, 1000, 1025, 100_000])
+async def test_however_deep_a_message_is_it_is_too_deep(spawned, one, depth: int) -> None:
+    """Beyond what our JSON reader reads it is E320 as well, and not called something else than JSON."""
+    text = b"[" * depth + b"]" * depth
+    async with spawned(processing("return queries")) as guest:
+        outcome = await guest.run([Group("", [text, b"12345678901234567890" + b" " * 9, text], {})])
+    assert [(index, why.code) for _, index, why in outcome.rejected] == [(0, "E320"), (2, "E320")]
+
+
+@pytest.mark.parametrize("depth", [101, 250, 300])
+async def test_however_deep_an_output_is_it_is_too_deep(spawned, one, depth: int) -> None:
+    """Beyond what our JSON writer writes it is E320 as well."""
+    source = processing(
+        "value = 1", f"for _ in range({depth}):", "    value = [value]", "return {'v': value}"
+    )
+    async with spawned(source) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert failed.code == "E320"
+    assert "more than 100 levels deep" in failed.text
+    assert len(failed.text) < 300
+
+
+@pytest.mark.parametrize("chunk", ["'x' * 11", "{'v': 'x' * 11}"])
+async def test_cannot_stream_a_text_that_is_too_long(spawned, one, chunk: str) -> None:
+    """A chunk is a value like any other, be it text or JSON."""
+    source = f"class Runnable:\n    def process_stream(self, query):\n        yield {chunk}\n"
+
+    async def emit(_: bytes) -> None:
+        raise AssertionError("it was sent")
+
+    async with spawned(source, **SHAPE) as guest:
+        failed = failure(await guest.stream(one({}), emit))
+    assert failed.code == "E318"
+    assert re.match(r"chunk 1(\['v'\])? is 11 characters long", failed.text)
+
+
+async def test_the_name_of_an_event_is_a_text(spawned, one) -> None:
+    """It has the same bound; whoever catches the refusal has no event."""
+    lines = ["try:", "    self.event('e' * 11)", "except ValueError as err:", "    return str(err)"]
+    async with spawned(processing(*lines), **{**SHAPE, "max_string_length": 10}) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert failed.code == "E318"  # the sentence is an output, and a text as well
+    async with spawned(processing(*lines), max_string_length=100) as guest:
+        assert (await guest.run([one({})])).events[0].name == "e" * 11
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [("x" * 11, "E318"), ([0] * 6, "E319"), ([[[[[0]]]]], "E320"), ("x" * 10, None)]
+)
+async def test_an_answer_is_a_value_like_any_other(spawned, one, answer: Any, code: str | None) -> None:
+    """What a call brings is refused where it is over a bound; the Runnable may catch that."""
+
+    async def perform(name: str, arguments: dict[str, Any]) -> Any:
+        return answer
+
+    async with spawned(processing("self.get_stock_data('IBM')"), perform, **SHAPE) as guest:
+        outcome = await guest.run([one({})])
+    if code is None:
+        assert isinstance(outcome, Ran)
+    else:
+        assert failure(outcome).code == code
+
+
+async def test_an_argument_is_a_value_like_any_other(spawned, one) -> None:
+    """A call with a text that is too long is never made."""
+
+    async def perform(name: str, arguments: dict[str, Any]) -> Any:
+        raise AssertionError("it was performed")
+
+    async with spawned(processing("self.get_stock_data('I' * 11)"), perform, **SHAPE) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert failed.code == "E318"
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "where"),
+    [
+        ("b'x' * 11", "E318", "context['v'] is 11 bytes long"),
+        ("{('x' * 11, 1)}", "E318", "an element of context['v'] is 11 characters long"),
+        ("{1: 'x' * 11}", "E318", "context['v'][1] is 11 characters long"),
+        ("set(range(6))", "E319", "context['v'] holds 6 items"),
+        ("collections.deque(range(6))", "E319", "context['v'] holds 6 items"),
+        ("collections.Counter('abcdef')", "E319", "context['v'] holds 6 items"),
+        ("[[[{1}]]]", "E320", "context['v'][0][0][0] is more than 4 levels deep"),
+    ],
+)
+async def test_every_kept_type_has_bounds(spawned, one, value: str, code: str, where: str) -> None:
+    """Bytes, sets, deques, counters and what is in them, with the path of the part that is too much."""
+    source = "import collections\n" + processing(f"self.context['v'] = {value}")
+    async with spawned(source, **SHAPE) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert failed.code == code
+    assert failed.text.startswith(where)
+
+
+async def test_a_key_of_the_context_is_a_text(spawned, one) -> None:
+    """The names of what is kept have the bound of every other text."""
+    async with spawned(processing("self.context['k' * 11] = 1"), **SHAPE) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert failed.code == "E318"
+    assert failed.text.startswith("a key of context is 11 characters long")
+
+
+# Every limit, by its name: a value, what goes beyond it, and the code that it ends with.
+BY_NAME: dict[str, tuple[float, list[str], str]] = {
+    "memory_mb": (64, ["x = 'x' * (1 << 28)"], "E313"),
+    "cpu_s": (0.2, ["while True: pass"], "E311"),
+    "wall_s": (0.2, ["import time", "time.sleep(60)"], "E312"),
+    "requests": (0, ["self.get_stock_data('IBM')"], "E322"),
+    "output_bytes": (100, ["return 'x' * 100"], "E307"),
+    "outputs": (2, ["return [1, 2, 3]"], "E324"),
+    "context_bytes": (100, ["self.context['v'] = 'x' * 100"], "E310"),
+    "log_lines": (1, ["print(1)", "print(2)"], "E321"),
+    "log_bytes": (10, ["print('x' * 11)"], "E321"),
+    "max_string_length": (10, ["return 'x' * 11"], "E318"),
+    "max_container_length": (10, ["return [list(range(11))]"], "E319"),
+    "max_depth": (2, ["return [[[[]]]]"], "E320"),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+async def test_every_limit_has_its_code(spawned, one, within, name: str) -> None:
+    """Whatever goes beyond a limit is told by the limit's own code, and nothing of the run has an effect."""
+    limit, lines, code = BY_NAME[name]
+
+    async def perform(name: str, arguments: dict[str, Any]) -> Any:
+        raise AssertionError("it was performed")
+
+    async with spawned(processing(*lines), perform, **{name: limit}) as guest:
+        outcome = await within(5, guest.run([one({})]))
+    if code == "E321":
+        assert isinstance(outcome, Ran)
+        assert outcome.logs[-1].text.startswith("E321 dropped 1 of the run's lines")
+    else:
+        assert failure(outcome).code == code

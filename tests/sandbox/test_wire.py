@@ -9,8 +9,10 @@ import asyncio
 import json
 import math
 import os
+import random
 import socket
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +26,7 @@ from hypothesis import strategies as st
 from processor.errors import Fault
 from processor.model import ContextChange, Failed, Failure, Group, Limits, LogLine, Outcome, Program, Ran
 from processor.sandbox import wire
-from processor.sandbox.host import Guest
+from processor.sandbox.host import READ_BYTES, UNREAD_BYTES, Guest, Zygote
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 BLOBS = st.binary(max_size=50)
@@ -81,7 +83,7 @@ REQUEST = wire.RunRequest([Group("k", [b"1", b"2"]), Group("l", [b"3"])], ["f"],
 
 
 def brought() -> wire.Yield:
-    return wire.Yield([1, 1], [b"{}", b"[]"], ["a", "b"], [(0, "e")], [b"null"], [(0, 1, "not JSON")])
+    return wire.Yield([1, 1], [b"{}", b"[]"], ["a", "b"], [(0, "e")], [b"null"], [(0, 1, "E301", "not JSON")])
 
 
 def ran(**changes: Any) -> bytes:
@@ -240,11 +242,15 @@ def bent(**changes: Any) -> bytes:
         bent(contexts=[["k", True, 2, 1, 1]]),
         bent(contexts=[["k", False, 1 << 40, 1, 1]]),
         bent(contexts=[["k", False, 2, 0, 0]]),
-        bent(rejected=[[0, 2, "no such message"]]),
-        bent(rejected=[[0, 1, "twice"], [0, 1, "twice"]]),
-        bent(logs=[["fatal", "x"]]),
-        bent(logs=[["info", "x" * 2000]]),
-        bent(logs=[["info", "x"]] * 102),
+        bent(rejected=[[0, 2, "E301", "no such message"]]),
+        bent(rejected=[[0, 1, "E301", "twice"], [0, 1, "E301", "twice"]]),
+        bent(rejected=[[0, 1, "E305", "no reason to be unreadable"]]),
+        bent(logs=[["fatal", "x", 0]]),
+        bent(logs=[["info", "x" * 2000, 0]]),
+        bent(logs=[["info", "x", 0]] * 102),
+        bent(logs=[["info", "x" * 1000, 0]] * 66),
+        bent(logs=[["info", "x", -1]]),
+        bent(logs=[["info", "x", 1], ["info", "x", 1]]),
         bent(more=1),
         ran(events=[(0, "e")], event_bodies=[b"{"]),
         wire.write_ran(7, brought(), {"k": ContextChange({"a": b'1,"b":2'}, True, 2)}, []),
@@ -273,6 +279,121 @@ def test_a_frame_that_contradicts_itself_is_a_violation(data: bytes) -> None:
     """Sizes that do not add up, and headers that are no objects, are refused as soon as they are seen."""
     with pytest.raises(wire.Violation):
         wire.Splitter(1 << 20).feed(data)
+
+
+def damaged(data: Any, frames: bytes) -> bytes:
+    """Good frames after what noise, a cut, or somebody who knows the format would make of them."""
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(frames)))
+        other = data.draw(st.integers(0, len(frames)))
+        match data.draw(st.sampled_from(["flip", "cut", "splice", "swap", "insert", "count"])):
+            case "flip" if at < len(frames):
+                frames = (
+                    frames[:at] + bytes([frames[at] ^ 1 << data.draw(st.integers(0, 7))]) + frames[at + 1 :]
+                )
+            case "cut":
+                frames = frames[:at]
+            case "splice":
+                frames = frames[:at] + frames[other:]
+            case "swap":
+                frames = frames[at:] + frames[:at]
+            case "insert":
+                frames = (
+                    frames[:at]
+                    + data.draw(st.binary(max_size=20) | st.sampled_from(JSON_TROUBLE))
+                    + frames[at:]
+                )
+            case "count":
+                number = data.draw(st.sampled_from([0, 1, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF]))
+                frames = frames[:at] + struct.pack("<I", number) + frames[at + 4 :]
+    return frames
+
+
+JSON_TROUBLE = [
+    b"NaN",
+    b"1e999",
+    b"-0",
+    b'"\\ud800"',
+    b'{"a":1,"a":2}',
+    b"[" * 2000,
+    b"\xff",
+    b"\x00",
+    b'"logs":0,',
+]
+GOOD = [
+    wire.write_sealed({"seccomp": "on"}),
+    wire.write_loaded(1, [Fault("f", 1, 2, "E202", "v")]),
+    wire.write_call(1, "stock", b'{"ticker":"A"}'),
+    wire.write_chunk(1, b"piece"),
+    wire.write_broken(1, "Traceback"),
+    wire.write_failed(1, Failure("E304", "t", "trace", retry_after_s=1), [LogLine("info", "hello")]),
+    ran(),
+]
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from(GOOD), min_size=1, max_size=3), st.data())
+def test_damaged_frames_are_understood_or_a_violation(frames: list[bytes], data: Any) -> None:
+    """Noise, cuts, splices, wrong counts and troublesome JSON end in values or in a Violation."""
+    splitter = wire.Splitter(1 << 20, 10_000)
+    try:
+        arrivals = splitter.feed(damaged(data, b"".join(frames)))
+    except wire.Violation:
+        return
+    for frame in arrivals:
+        for read in READERS:
+            try:
+                read(frame)
+            except wire.Violation:
+                pass
+
+
+@pytest.mark.parametrize("text", JSON_TROUBLE)
+def test_troublesome_json_is_no_header(text: bytes) -> None:
+    """What Python's json would take, or would fall over, is not a header with a value in it."""
+    head = b'{"sealed":' + text + b"}"
+    try:
+        frame = arrived(struct.pack("<IQII", 16 + len(head), 1, len(head), 0) + head)
+        wire.read_sealed(frame)
+    except wire.Violation:
+        return
+    pytest.fail("taken for a report of layers")
+
+
+@pytest.mark.parametrize(
+    "head, count",
+    [(b'{"a":[' + b"[]," * 50_000 + b"[]]}", 0), (b"{" * 60_000, 0), (b"{}", 60_000)],
+    ids=["lists", "depth", "blobs"],
+)
+def test_a_frame_of_many_small_parts_is_refused_unread(head: bytes, count: int) -> None:
+    """A few bytes per value would cost the host a hundred times as many, so their number has a limit."""
+    body = struct.pack("<QII", 1, len(head), count) + head + bytes(4 * count)
+    data = struct.pack("<I", len(body)) + body
+    with pytest.raises(wire.Violation, match="more values"):
+        wire.Splitter(1 << 20, 50_000).feed(data)
+
+
+def test_a_large_frame_is_not_held_twice_over() -> None:
+    """While a frame arrives the host holds its bytes, and then those of its blobs, and nothing else."""
+    data = wire.write_chunk(1, bytes(32 << 20))
+    splitter = wire.Splitter(1 << 26)
+    tracemalloc.start()
+    try:
+        frames = [
+            frame for at in range(0, len(data), 1 << 18) for frame in splitter.feed(data[at : at + (1 << 18)])
+        ]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(only(frames).blobs[0]) == 32 << 20
+    assert peak < 2.5 * (32 << 20)
+
+
+def test_more_changes_than_a_frame_may_carry_are_the_users_fault() -> None:
+    """The guest says so itself, before the host would take the frame for an attack."""
+    change = ContextChange({str(number): b"1" for number in range(wire.MAX_CHANGES + 1)}, False, 5)
+    with pytest.raises(ValueError, match=f"more than {wire.MAX_CHANGES} items"):
+        wire.write_ran(1, wire.Yield([], [], [], [], [], []), {"k": change}, [])
 
 
 @pytest.mark.parametrize(
@@ -361,6 +482,101 @@ async def test_a_lying_guest_is_killed(spawned, one, answer: Callable[[int], byt
         assert not guest.alive
     assert isinstance(outcome, Failed)
     assert (outcome.failure.code, outcome.failure.lethal) == ("E315", True)
+
+
+def noisy(noise: random.Random, nonce: int) -> bytes:
+    """A good answer, or two, with some bytes wrong, missing or too many."""
+    frames = bytearray(good(nonce) * noise.randint(1, 2))
+    for _ in range(noise.randint(1, 3)):
+        at = noise.randrange(len(frames))
+        match noise.randrange(4):
+            case 0:
+                frames[at] ^= 1 << noise.randrange(8)
+            case 1:
+                del frames[at : at + noise.randrange(20)]
+            case 2:
+                frames[at:at] = noise.randbytes(noise.randrange(20))
+            case 3:
+                frames += noise.randbytes(noise.randrange(1 << 16))
+    return bytes(frames)
+
+
+async def test_noise_from_a_guest_ends_in_an_outcome(one) -> None:
+    """Whatever a guest makes of its answer: a result, a protocol failure, or the end of its time."""
+    zygote = await Zygote.start()
+    codes = set()
+    try:
+        for seed in range(40):
+            noise = random.Random(seed)
+            guest = await zygote.spawn(Program(HONEST, "a.py"), Limits(wall_s=0.1))
+            outcome = await answered(guest, one({"f": "x"}), lambda nonce, noise=noise: noisy(noise, nonce))
+            assert guest.alive == isinstance(outcome, Ran)
+            codes.add(outcome.failure.code if isinstance(outcome, Failed) else "")
+            await guest.close()
+    finally:
+        await zygote.close()
+    assert {"E315"} < codes <= {"", "E312", "E315"}
+
+
+async def test_a_guest_that_answers_before_it_has_read_is_killed(spawned) -> None:
+    """An answer to a request that is still on its way cannot be about it."""
+    async with spawned(HONEST, wall_s=5.0) as guest:
+        request = Group("", [b'"' + b"x" * 1000 + b'"'] * 4000, {})
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.run([request], fields=["f"]))
+            start = await asyncio.get_running_loop().sock_recv(channel, 12)
+            channel.send(good(struct.unpack("<IQ", start)[1]))
+            outcome = await asyncio.wait_for(running, 10)
+        assert isinstance(outcome, Failed)
+        assert outcome.failure.code == "E315"
+
+
+async def test_a_flood_is_left_unread(spawned, wait_until) -> None:
+    """While nobody takes its chunks, a guest can send no more than what the host is ready to hold."""
+    loop, gate = asyncio.get_running_loop(), asyncio.Event()
+
+    async def emit(_: bytes) -> None:
+        await gate.wait()
+
+    async def pour(channel: socket.socket, flood: bytes) -> None:
+        while True:
+            await loop.sock_sendall(channel, flood)
+
+    async with spawned(HONEST, wall_s=60.0) as guest:
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.stream(Group("", [b"1"], {}), emit))
+            request = arrived(await loop.sock_recv(channel, 1 << 16))
+            pouring = asyncio.create_task(pour(channel, wire.write_chunk(request.nonce, b"") * 1000))
+            await wait_until(lambda: not guest._is_reading, "the host has had enough")
+            await asyncio.wait([pouring], timeout=0.1)
+            assert guest._unread_bytes <= UNREAD_BYTES + READ_BYTES
+            for task in (pouring, running):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+
+async def test_descriptors_from_a_guest_are_not_taken(spawned, one) -> None:
+    """What a guest attaches to its answer never becomes a descriptor of the host."""
+    async with spawned(HONEST, wall_s=5.0) as guest:
+        loop = asyncio.get_running_loop()
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
+            request = arrived(await loop.sock_recv(channel, 1 << 16))
+            before = os.listdir("/proc/self/fd")
+            socket.send_fds(channel, [good(request.nonce)], [0, 1, 2])
+            outcome = await asyncio.wait_for(running, 10)
+            assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert isinstance(outcome, Ran)
+
+
+async def test_a_guest_that_hangs_up_is_killed(spawned, wait_until) -> None:
+    """A guest without a channel can never answer again; it does not stay until somebody asks it."""
+    async with spawned(HONEST, wall_s=5.0) as guest:
+        with taken_over(guest) as channel:
+            channel.close()
+            await wait_until(lambda: not guest.alive, "the guest is dead")
+        assert (await guest._obituary()).code == "E315"
 
 
 async def test_a_guest_that_speaks_unasked_is_killed(spawned, wait_until) -> None:

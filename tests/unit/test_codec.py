@@ -316,7 +316,7 @@ def test_an_envelope_gives_its_entries(tmp_path: Path, kind: str, entries: Any) 
         (b"{", "E301", "the message is not JSON"),
         (b'{"type": NaN}', "E301", "NaN is no JSON value"),
         (b"\xff", "E301", "the message is not JSON"),
-        (b"[" * 100_000, "E301", "the message is not JSON"),
+        (b"[" * 100_000, "E320", "the message is nested too deeply"),
         ([], "E302", "the envelope is a list, not an object"),
         (envelope(type=...), "E302", "type is missing; query_state and query_state_entry are read"),
         (envelope(type="query_state_route"), "E302", "type is 'query_state_route'"),

@@ -21,6 +21,7 @@ from processor.config import (
     Config,
     Route,
     effective_yaml,
+    forms,
     full_yaml,
     guarantee,
     json_schema,
@@ -147,8 +148,8 @@ def test_sizes_and_times_are_written_with_units(tmp_path: Path) -> None:
 @given(st.integers(min_value=1, max_value=1 << 40), st.integers(min_value=1, max_value=1 << 40))
 def test_a_printed_size_or_time_reads_back_as_itself(size: int, time_ms: int) -> None:
     """`effective_yaml` can be given to `load` again."""
-    assert config_keys._read_size(config_keys._show_size(size)) == size
-    read_back = config_keys._read_time(config_keys._show_time(time_ms / 1000))
+    assert forms._read_size(forms._show_size(size)) == size
+    read_back = forms._read_time(forms._show_time(time_ms / 1000))
     assert read_back == pytest.approx(time_ms / 1000)
 
 
@@ -447,6 +448,7 @@ def test_a_file_that_cannot_be_read_is_e101(tmp_path: Path) -> None:
         ({"cloudevents": {"type": "x"}}, "E106", "cloudevents has no effect with `codec: json`"),
         ({"ism": {"routing_file": "r.yaml"}}, "E106", "ism has no effect with `codec: json`"),
         ({"input": {"codec": "ism"}}, "E105", "ism is missing"),
+        ({"packages": ["numpy"]}, "E106", "packages has no effect with `language: restricted`"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(

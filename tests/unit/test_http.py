@@ -1,20 +1,21 @@
-"""What the host does on the network for a guest, against a local server of Alpha Vantage's shape."""
+"""The services that Runnables know by name, against local servers of their shapes."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from processor import http
-from processor.config import Stock
+from processor.address import Binding
+from processor.config import BoundSecret, StateApi, Stock
 from processor.errors import ProcessorError
-from processor.http import HostCalls, Perform
+from processor.http import RouteCalls
+from tests.web import Asked, Say, Web, answer, outside, serving, to
 
 CANARY = "K3Y/canary+1"
 SERIES = {
@@ -37,69 +38,49 @@ SERIES = {
     },
 }
 
-Answer = tuple[int, dict[str, str], bytes]
+ROWS = [{"column_name": "animal", "data_value": "cat", "data_index": 0}]
 
 
-class StockServer:
-    """A local HTTP server; `requests` are the queries it got, `answer` is what it says."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        self.answer: Callable[[dict[str, str]], Answer | None] = lambda _: (
-            200,
-            {},
-            json.dumps(SERIES).encode(),
-        )
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            target = urlsplit((await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode())
-            query = {name: values[0] for name, values in parse_qs(target.query).items()}
-            self.requests.append((target.path, query))
-            answer = self.answer(query)
-            if answer is None:
-                await reader.read()  # says nothing until the client goes away
-            else:
-                status, headers, body = answer
-                head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-                writer.write(
-                    f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode() + body
-                )
-                await writer.drain()
-        writer.close()
+def document(value: Any) -> Say:
+    return lambda _: answer(json.dumps(value).encode())
 
 
-@contextlib.asynccontextmanager
-async def stock_calls() -> AsyncIterator[tuple[StockServer, Perform]]:
-    """A server and the calls of a route that is configured to ask it."""
-    stock_server = StockServer()
-    server = await asyncio.start_server(stock_server.serve, "127.0.0.1", 0)
-    stock_server.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    calls = HostCalls()
-    try:
-        yield stock_server, calls.for_route(Stock(base_url=stock_server.url, api_key_env="TEST_STOCK_KEY"))
-    finally:
-        await calls.close()
-        server.close()
-        await server.wait_closed()
+@asynccontextmanager
+async def service(
+    say: Say | None = None, key: str = "", **settings: Any
+) -> AsyncIterator[tuple[Web, RouteCalls]]:
+    """A server that is both services, and the calls of a route that is configured to ask it."""
+    async with serving(say or document(SERIES)) as web:
+        reach = {
+            "stock": Stock(base_url=web.url, api_key_env="TEST_STOCK_KEY"),
+            "state_api": StateApi(base_url=f"{web.url}/"),
+            "state_key": BoundSecret("s", key, (Binding.parse(web.host),)) if key else None,
+        }
+        async with outside(reach=reach, **settings) as calls:
+            yield web, calls
 
 
-async def refusal(perform: Perform, name: str, args: dict[str, object]) -> str:
+def query_of(asked: Asked) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(asked.target).query).items()}
+
+
+async def refusal(calls: RouteCalls, name: str, args: dict[str, object], code: str = "E317") -> str:
     with pytest.raises(ProcessorError) as refused:
-        await perform(name, args)
-    assert refused.value.code == "E317"
+        await calls.perform(name, args)
+    assert refused.value.code == code
     return str(refused.value)
+
+
+# Stock prices.
 
 
 async def test_a_series_comes_back_as_the_server_sent_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """`stock` asks for the five-minute series of the ticker with the key from the environment."""
     monkeypatch.setenv("TEST_STOCK_KEY", CANARY)
-    async with stock_calls() as (server, perform):
-        assert await perform("stock", {"ticker": "IBM"}) == SERIES
-        path, query = server.requests[0]
-        assert path == "/query"
-        assert query == {
+    async with service() as (web, calls):
+        assert await calls.perform("stock", {"ticker": "IBM"}) == SERIES
+        assert urlsplit(web.asked[0].target).path == "/query"
+        assert query_of(web.asked[0]) == {
             "function": "TIME_SERIES_INTRADAY",
             "symbol": "IBM",
             "interval": "5min",
@@ -110,9 +91,9 @@ async def test_a_series_comes_back_as_the_server_sent_it(monkeypatch: pytest.Mon
 async def test_without_a_key_the_public_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A route works without a key of its own, for the tickers that the API shows to everyone."""
     monkeypatch.delenv("TEST_STOCK_KEY", raising=False)
-    async with stock_calls() as (server, perform):
-        await perform("stock", {"ticker": "IBM"})
-        assert server.requests[0][1]["apikey"] == "demo"
+    async with service() as (web, calls):
+        await calls.perform("stock", {"ticker": "IBM"})
+        assert query_of(web.asked[0])["apikey"] == "demo"
 
 
 @pytest.mark.parametrize(
@@ -120,83 +101,124 @@ async def test_without_a_key_the_public_one_is_sent(monkeypatch: pytest.MonkeyPa
 )
 async def test_what_is_no_ticker_is_not_asked_for(ticker: object) -> None:
     """A ticker comes from user code: anything else than a short symbol is refused before the network."""
-    async with stock_calls() as (server, perform):
-        assert "is no ticker. A ticker has" in await refusal(perform, "stock", {"ticker": ticker})
-        assert "is no ticker" in await refusal(perform, "stock", {})
-        assert not server.requests
+    async with service() as (web, calls):
+        assert "is no ticker. A ticker has" in await refusal(calls, "stock", {"ticker": ticker})
+        assert "is no ticker" in await refusal(calls, "stock", {})
+        assert not web.asked
 
 
 async def test_an_unknown_capability_is_refused_by_name() -> None:
     """A guest that asks for something else than a capability is told that there is none."""
-    async with stock_calls() as (_, perform):
-        assert await refusal(perform, "shell", {}) == "E317 there is no capability 'shell'."
+    async with service() as (_, calls):
+        assert await refusal(calls, "shell", {}) == "E317 there is no capability 'shell'."
+
+
+# The state API.
+
+
+async def test_the_rows_of_a_state_come_back_as_the_server_sent_them() -> None:
+    """`state_data` posts the filters as one group, with the key in a header."""
+    filters = [{"column": "animal", "operator": "=", "value": "cat"}]
+    async with service(document(ROWS), CANARY) as (web, calls):
+        assert await calls.perform("state_data", {"state_id": "s-1", "filters": filters}) == ROWS
+        await calls.perform("state_data", {"state_id": "s-1", "user_id": "u", "filters": []})
+    first, second = web.asked
+    assert (first.method, first.target) == ("POST", "/api/v1/query/state/s-1")
+    assert first.headers["authorization"] == f"Bearer {CANARY}"
+    assert first.headers["content-type"] == "application/json"
+    group = {"filters": filters, "group_logic": "AND"}
+    assert json.loads(first.body) == {"filter_groups": [group], "state_id": "s-1"}
+    empty = {"filters": [], "group_logic": "AND"}
+    assert json.loads(second.body) == {"filter_groups": [empty], "state_id": "s-1", "user_id": "u"}
 
 
 @pytest.mark.parametrize(
-    "answer, sentence",
+    "args",
     [
-        ((503, {}, b"down"), "stock E317 the server answered with status 503."),
-        ((302, {"Location": "http://127.0.0.1:1/"}, b""), "stock E317 the server answered with status 302."),
-        ((200, {}, b"<html>"), "stock E317 the server's answer is not JSON."),
-        ((200, {"Content-Encoding": "gzip"}, b"x"), "stock E317 the server sent a compressed answer"),
-        (
-            (200, {}, b" " * (http.RESPONSE_BYTES + 1)),
-            "stock E317 the server's answer is larger than 4194304",
-        ),
-        (
-            (200, {}, b'{"a":' * 900 + b"1" + b"}" * 900),
-            "stock E317 the server's answer is nested too deeply.",
-        ),
+        {}, {"state_id": "../users"}, {"state_id": ""}, {"state_id": 7}, {"state_id": "s?a=b"},
+        {"state_id": "s", "filters": {"a": 1}}, {"state_id": "s", "filters": ["a"]}, {"state_id": "s\n"},
     ],
+)  # fmt: skip
+async def test_a_state_is_named_by_its_id_alone(args: dict[str, object]) -> None:
+    """What a guest says cannot become another path of the server."""
+    async with service() as (web, calls):
+        await refusal(calls, "state_data", {"filters": [], **args})
+        assert not web.asked
+
+
+# Both.
+
+CALLS = pytest.mark.parametrize(
+    "name, args", [("stock", {"ticker": "IBM"}), ("state_data", {"state_id": "s", "filters": []})]
+)
+
+
+@CALLS
+@pytest.mark.parametrize(
+    "said, code, sentence",
+    [
+        (answer(b"down", 503), "E317", "the server answered with status 503."),
+        (to("http://127.0.0.1:1/"), "E317", "the server answered with status 302."),
+        (answer(b"<html>"), "E317", "the server's answer is not JSON."),
+        (answer(b"xyz", Content_Encoding="gzip"), "E317", "the packed answer cannot be unpacked."),
+        (answer(b" " * 10_001), "E323", "the answer has more than 10000 bytes"),
+        (answer(b'{"a":' * 900 + b"1" + b"}" * 900), "E317", "the server's answer is nested too deeply."),
+    ],
+    ids=["status", "redirect", "no JSON", "not packed", "too large", "too deep"],
 )
 async def test_an_answer_that_cannot_be_used_is_described(
-    answer: Answer, sentence: str, monkeypatch: pytest.MonkeyPatch
+    name: str, args: dict[str, object], said: bytes, code: str, sentence: str
 ) -> None:
     """Whatever is wrong with the answer, the guest gets one sentence that says what."""
-    monkeypatch.setenv("TEST_STOCK_KEY", CANARY)
-    async with stock_calls() as (server, perform):
-        server.answer = lambda _: answer
-        assert sentence in await refusal(perform, "stock", {"ticker": "IBM"})
+    async with service(lambda _: said, CANARY, response_bytes=10_000) as (_, calls):
+        assert (await refusal(calls, name, args, code)).startswith(f"{name} {code} {sentence}")
 
 
-async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@CALLS
+async def test_a_silent_server_is_given_up(name: str, args: dict[str, object]) -> None:
     """A call ends at its deadline, whatever the server does."""
-    monkeypatch.setattr(http, "DEADLINE_S", 0.05)
-    async with stock_calls() as (server, perform):
-        server.answer = lambda _: None
-        assert "no complete answer within 0.05 s" in await refusal(perform, "stock", {"ticker": "IBM"})
+    async with service(lambda _: None, timeout_s=0.05) as (_, calls):
+        assert "no complete answer within 0.05 s" in await refusal(calls, name, args)
 
 
-async def test_a_server_that_is_not_there_is_named_by_the_kind_of_failure() -> None:
+@CALLS
+async def test_a_server_that_is_not_there_is_said_to_be_so(name: str, args: dict[str, object]) -> None:
     """A refused connection is an error of the call, not of the process."""
-    calls = HostCalls()
-    perform = calls.for_route(Stock(base_url="http://127.0.0.1:1"))
-    assert "the request failed (ConnectError)" in await refusal(perform, "stock", {"ticker": "IBM"})
-    await calls.close()
+    reach = {
+        "stock": Stock(base_url="http://127.0.0.1:1"),
+        "state_api": StateApi(base_url="http://127.0.0.1:1"),
+    }
+    async with outside(reach=reach) as calls:
+        assert "127.0.0.1:1: " in await refusal(calls, name, args)
 
 
-async def test_the_key_appears_nowhere(
+async def test_the_server_of_a_service_is_for_that_service_alone() -> None:
+    """The configuration names it, wherever it is; for `requests` it is a host like any other."""
+    async with service() as (web, calls):
+        await calls.perform("stock", {"ticker": "IBM"})
+        args: dict[str, object] = {"method": "GET", "url": web.url, "kind": "none"}
+        assert "is not an allowed host" in await refusal(calls, "requests", args, "E325")
+
+
+async def test_the_keys_appear_nowhere(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The key is sent, and is then in no log, no error, and no answer, even one that repeats it."""
+    """A key is sent, and is then in no log, no error, and no answer, even one that repeats it."""
     monkeypatch.setenv("TEST_STOCK_KEY", CANARY)
     caplog.set_level(logging.DEBUG)
     said: list[str] = []
-    async with stock_calls() as (server, perform):
-        server.answer = lambda query: (
-            200,
-            {},
-            json.dumps({query["apikey"]: [f"your key {query['apikey']}!"]}).encode(),
-        )
-        said.append(json.dumps(await perform("stock", {"ticker": "IBM"})))
-        assert said == ['{"***": ["your key ***!"]}']
-        for broken in (
-            lambda query: (500, {}, query["apikey"].encode()),
-            lambda query: (200, {"X-Key\x00": query["apikey"]}, b"{}"),
-            lambda query: (200, {"Content-Encoding": query["apikey"]}, b"{}"),
-        ):
-            server.answer = broken
-            said.append(await refusal(perform, "stock", {"ticker": "IBM"}))
-        assert all(query["apikey"] == CANARY for _, query in server.requests)
+    async with service(key=CANARY) as (web, calls):
+        for name, args in (("stock", {"ticker": "IBM"}), ("state_data", {"state_id": "s", "filters": []})):
+            web.say = document({CANARY: [f"your key {CANARY}!"]})
+            said.append(json.dumps(await calls.perform(name, args)))
+            assert said[-1] == '{"***": ["your key ***!"]}'
+            for broken in (
+                answer(CANARY.encode(), 500),
+                b"HTTP/1.1 200 OK\r\nX-Key\x00: " + CANARY.encode() + b"\r\n\r\n",
+                answer(b"{}", Content_Encoding=CANARY),
+            ):
+                web.say = lambda _, broken=broken: broken
+                said.append(await refusal(calls, name, args))
+        assert all(CANARY in query_of(asked).get("apikey", CANARY) for asked in web.asked)
     said += [caplog.text, *capfd.readouterr()]
-    assert not [text for text in said if CANARY in text or "K3Y%2F" in text]
+    assert not [text for text in said if "canary" in text.lower() or "k3y%2f" in text.lower()]

@@ -51,6 +51,7 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.failed("E304")
     route.dead_lettered("E304", 2)
     route.guest_restarted("E313")
+    route.called("E325", 0.02)
     route.lag(3)
     route.guest_memory(1000)
     route.context(200)
@@ -75,6 +76,8 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_failures_total", (("reason", "E304"), route), 1),
         ("processor_dead_letters_total", (("reason", "E304"), route), 2),
         ("processor_guest_restarts_total", (("reason", "E313"), route), 1),
+        ("processor_requests_total", (("reason", "E325"), route), 1),
+        ("processor_request_seconds_sum", (route,), 0.02),
         ("processor_lag_messages", (route,), 3),
         ("processor_guest_memory_bytes", (route,), 1000),
         ("processor_context_bytes", (route,), 200),

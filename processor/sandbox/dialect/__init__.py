@@ -19,15 +19,24 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from processor.errors import Fault, Faults
 from processor.model import Program
 from processor.sandbox import facades
+from processor.sandbox.dialect.holding import Held, held_in
+from processor.sandbox.dialect.initializers import initializer
+from processor.sandbox.dialect.refusals import (
+    INSTEAD_OF_ATTRIBUTE,
+    INSTEAD_OF_DEFINING,
+    INSTEAD_OF_NAME,
+    INSTEAD_OF_NODE,
+    instead_of_module,
+)
 from processor.sandbox.dialect.verifier import (
     CLASS_BODY_NAMES,
     FORBIDDEN,
@@ -54,7 +63,7 @@ class Reject(BaseException):
     """Raised by user code: the message can never be processed, and `why`."""
 
     def __init__(self, why: object = "") -> None:
-        self.why = str(why)
+        self.why = str.__str__(str(why))  # exactly a str: a subclass runs code wherever it is read
         super().__init__(self.why)
 
 
@@ -75,13 +84,15 @@ class Runtime:
     base: type
     log: Callable[[str, str], None]
     requests: object | None = None
+    explain: Callable[[BaseException], tuple[str, str]] | None = None  # `describe`, for user code that asks
 
 
 def namespace(runtime: Runtime) -> dict[str, object]:
     """Fresh globals to run a compiled program in."""
     bless(runtime.base)
     extra = {"BaseSecureRunnable": runtime.base, "Reject": Reject, "Retry": Retry}
-    return facades.make_namespace(runtime.log, runtime.requests, extra)
+    explain = runtime.explain or (lambda exc: describe(exc, Program("", "")))
+    return facades.make_namespace(runtime.log, runtime.requests, extra, explain)
 
 
 def runnable_class(space: dict[str, object]) -> type:
@@ -105,6 +116,8 @@ def reseed() -> None:
     random.seed()
 
 
+_Node = TypeVar("_Node", bound=ast.AST)
+
 _NO_RUNNABLE = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
 
 
@@ -122,7 +135,8 @@ def compile_program(program: Program) -> types.CodeType:
     if "Runnable" not in bound:
         faults.add(None, "E204", f"Runnable is not defined. {_NO_RUNNABLE}")
     with _room_for_depth():
-        tree = Transformer(faults, bound).visit(_Desugar(faults).visit(tree))
+        words = ast.get_docstring(tree, clean=False)
+        tree = Transformer(faults, bound, words).visit(_Desugar(faults).visit(tree))
         # A source that is refused is compiled as it stands, for the mistakes that only the compiler finds.
         code = _compile(program.source if faults.any else ast.fix_missing_locations(tree), program, faults)
     faults.stop_if_any()
@@ -267,6 +281,7 @@ class _Desugar(ast.NodeTransformer):
         self._faults = faults
         self._classes: list[str] = []
         self._first_parameter: list[str] = []
+        self._annotations_are_text = False
 
     def _private(self, name: str) -> str:
         """`name` as an attribute: what CPython makes of it in this class, then out of everyone's reach."""
@@ -287,27 +302,61 @@ class _Desugar(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
         _drop_type_params(node)
+        kept = _dispatched_on(node)
         parameters = [*node.args.posonlyargs, *node.args.args]
         self._first_parameter.append(parameters[0].arg if parameters else "")
         self.generic_visit(node)
         self._first_parameter.pop()
+        if kept is not None:
+            kept[0].annotation = self.visit(kept[1])
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        if getattr(node, "type_params", []):
+            node.body.append(_subscriptable(node))
         _drop_type_params(node)
         for part in ("bases", "keywords", "decorator_list"):
             setattr(node, part, [self.visit(child) for child in getattr(node, part)])
         fields = [
-            (statement.target.id, _field_kind(statement.annotation))
+            (statement.target.id, _field_kind(statement.annotation), self._field_type(statement.annotation))
             for statement in node.body
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
         ]
+        written = initializer(node, [(name, kind) for name, kind, _ in fields])
+        if written is not None:
+            node.body.append(written)
         self._classes.append(node.name)
         node.body = [self.visit(statement) for statement in node.body]
         if fields:
             node.body.append(_fields_statement(node, fields))
         self._classes.pop()
         return node
+
+    def visit_If(self, node: ast.If) -> Any:
+        match node.test:
+            case ast.Compare(
+                left=ast.Name(id="__name__"), ops=[ast.Eq()], comparators=[ast.Constant(value="__main__")]
+            ):
+                # Never true here; what a file does as a program is its author's affair.
+                return [self.visit(child) for child in node.orelse] or ast.copy_location(ast.Pass(), node)
+            case _:
+                return self.generic_visit(node)
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        if any(_catches_import_error(handler) for handler in node.handlers):
+            node.body = [_without_missing(statement) for statement in node.body]
+        return self.generic_visit(node)
+
+    def _field_type(self, annotation: ast.expr) -> ast.expr:
+        """What the annotation is to whoever asks for it: a plain class, or the text."""
+        if (
+            isinstance(annotation, ast.Name)
+            and annotation.id in _PLAIN_TYPES
+            and not self._annotations_are_text
+        ):
+            return ast.Name(annotation.id, ast.Load())
+        is_text = isinstance(annotation, ast.Constant) and isinstance(annotation.value, str)
+        return annotation if is_text else ast.Constant(ast.unparse(annotation))
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         if node.value is None:
@@ -321,6 +370,7 @@ class _Desugar(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         if node.module == "__future__" and all(n.name in __future__.all_feature_names for n in node.names):
+            self._annotations_are_text |= any(n.name == "annotations" for n in node.names)
             return ast.copy_location(ast.Pass(), node)
         return node
 
@@ -339,6 +389,56 @@ class _Desugar(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+def _dispatched_on(node: ast.FunctionDef) -> tuple[ast.arg, ast.expr] | None:
+    """The parameter whose annotation `@function.register` reads, as singledispatch does; and what it is."""
+    bare = [
+        item for item in node.decorator_list if isinstance(item, ast.Attribute) and item.attr == "register"
+    ]
+    for parameter in (*node.args.posonlyargs, *node.args.args) if bare else ():
+        if parameter.annotation is not None:
+            annotation = parameter.annotation
+            if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+                try:
+                    parsed = ast.parse(annotation.value, mode="eval").body
+                except SyntaxError:
+                    return None
+                for part in ast.walk(parsed):
+                    ast.copy_location(part, annotation)
+                annotation = parsed
+            return parameter, annotation
+    return None
+
+
+def _catches_import_error(handler: ast.ExceptHandler) -> bool:
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(
+        isinstance(kind, ast.Name) and kind.id in ("ImportError", "ModuleNotFoundError") for kind in kinds
+    )
+
+
+def _without_missing(statement: ast.stmt) -> ast.stmt:
+    """`statement`, or, where it imports a module that is not there, what the import would raise."""
+    match statement:
+        case ast.Import(names=[ast.alias(name=module)]) | ast.ImportFrom(module=str(module), level=0):
+            if module.partition(".")[0] in _STANDARD or facades.importable(module):
+                return statement  # what Python always has is refused with a word on what to do instead
+            error = ast.Call(
+                ast.Name("ModuleNotFoundError", ast.Load()),
+                [ast.Constant(f"No module named {module!r} in a Runnable")],
+                [],
+            )
+            raised = ast.copy_location(ast.Raise(error, None), statement)
+            return ast.fix_missing_locations(raised)
+        case _:
+            return statement
+
+
+_STANDARD = sys.stdlib_module_names | {"processor"}
+
+
+_PLAIN_TYPES = frozenset(("bool", "bytes", "dict", "float", "int", "list", "object", "set", "str", "tuple"))
+
+
 def _drop_type_params(node: Any) -> None:
     if hasattr(node, "type_params"):
         node.type_params = []
@@ -351,13 +451,27 @@ def _field_kind(annotation: ast.expr) -> str:
         while isinstance(annotation, ast.Subscript):
             annotation = annotation.value
         head = ast.unparse(annotation)
-    return {"ClassVar": "class", "KW_ONLY": "kw_only"}.get(head.rpartition(".")[2].strip(), "field")
+    return {"ClassVar": "class", "KW_ONLY": "kw_only", "InitVar": "initvar"}.get(
+        head.rpartition(".")[2].strip(), "field"
+    )
 
 
-def _fields_statement(node: ast.ClassDef, fields: list[tuple[str, str]]) -> ast.stmt:
+def _subscriptable(node: ast.ClassDef) -> ast.stmt:
+    """What has a class with type parameters take them, to no effect."""
+    statement = ast.parse("__class_getitem__ = classmethod(lambda cls, _: cls)").body[0]
+    return _located_all(statement, node)
+
+
+def _located_all(statement: ast.stmt, at: ast.AST) -> ast.stmt:
+    for part in ast.walk(statement):
+        ast.copy_location(part, at)
+    return statement
+
+
+def _fields_statement(node: ast.ClassDef, fields: list[tuple[str, str, ast.expr]]) -> ast.stmt:
     rows: list[ast.expr] = [
-        ast.Tuple([ast.Constant(mangled(name, node.name)), ast.Constant(kind)], ast.Load())
-        for name, kind in fields
+        ast.Tuple([ast.Constant(mangled(name, node.name)), ast.Constant(kind), type_], ast.Load())
+        for name, kind, type_ in fields
     ]
     statement = _Fields([ast.Name(FIELDS, ast.Store())], ast.Tuple(rows, ast.Load()))
     ast.copy_location(statement, node)
@@ -368,96 +482,16 @@ class _Fields(ast.Assign):
     """The one assignment that is ours and not the user's."""
 
 
-_INSTEAD_OF_NAME = {
-    "open": "A Runnable has no files: take data from messages and keep it in self.context.",
-    "input": "Take input from the messages.",
-    "eval": "Write the expression out, use json.loads for data or a dict of functions for choice.",
-    "exec": "Write the code out, or choose among functions in a dict.",
-    "compile": "Write the code out; for patterns use re.compile.",
-    "globals": "Use a dict of your own.",
-    "locals": "Use a dict of your own.",
-    "vars": "Name the attributes, or use dataclasses.asdict.",
-    "dir": "Name the attributes, or ask with hasattr.",
-    "breakpoint": "Use logger.info.",
-    "memoryview": "Slice the bytes.",
-    "exit": "Return, or raise Reject('why').",
-    "quit": "Return, or raise Reject('why').",
-    "help": "Use logger.info.",
-    "__import__": "Write an import statement.",
-    "__builtins__": "Use the built-in functions by name.",
-    "__file__": "A Runnable has no files.",
-    "__doc__": "Use a constant of your own.",
-    "__spec__": "Use a constant of your own.",
-    "__loader__": "Use a constant of your own.",
-    "__dict__": "Use a dict of your own.",
-    "__class__": "Use type(self).",
-    "ExceptionGroup": "Raise one exception, with the others in its arguments.",
-    "BaseExceptionGroup": "Raise one exception, with the others in its arguments.",
-    "aiter": "Use iter.",
-    "anext": "Use next.",
-    "copyright": "Use a constant of your own.",
-    "credits": "Use a constant of your own.",
-    "license": "Use a constant of your own.",
-}
-
-_INSTEAD_OF_ATTRIBUTE = {
-    "__dict__": "Name the attributes, or use dataclasses.asdict.",
-    "__mro__": "Ask with isinstance() or issubclass().",
-    "__bases__": "Ask with isinstance() or issubclass().",
-    "__base__": "Ask with isinstance() or issubclass().",
-    "__subclasses__": "Keep a list of your classes.",
-    "__traceback__": "Use logger.exception('what happened').",
-    "__globals__": "Use a dict of your own.",
-    "__code__": "Call the function.",
-    "__new__": "Call the class.",
-    "__annotations__": "Keep a dict of your own.",
-    "__wrapped__": "Keep a reference to the function.",
-    "__self__": "Keep a reference to the object.",
-    "__func__": "Keep a reference to the function.",
-    "__module__": "Use a constant of your own.",
-    "__getattribute__": "Use getattr().",
-    "__getattr__": "Use getattr().",
-    "__setattr__": "Use setattr().",
-    "__delattr__": "Use delattr().",
-}
-
-_INSTEAD_OF_DEFINING = {
-    "__new__": "Use __init__, or a function that makes the object.",
-    "__del__": "Use a with statement.",
-    "__getattr__": "Use a dict, or properties.",
-    "__getattribute__": "Use a dict, or properties.",
-    "__setattr__": "Use properties.",
-    "__delattr__": "Use properties.",
-    "__init_subclass__": "Use a class decorator.",
-    "__set_name__": "Pass the name to the constructor.",
-    "__get__": "Use property.",
-    "__set__": "Use property.",
-    "__delete__": "Use property.",
-    "__class__": "Use inheritance.",
-    "__await__": "Calls to the outside wait by themselves.",
-    "__aenter__": "Use __enter__.",
-    "__aexit__": "Use __exit__.",
-    "__aiter__": "Use __iter__.",
-    "__anext__": "Use __next__.",
-}
-
-_INSTEAD_OF_NODE = {
-    "AsyncFunctionDef": ("'async def'", "Write 'def': calls to the outside wait by themselves."),
-    "Await": ("'await'", "Leave it out: calls to the outside wait by themselves."),
-    "AsyncFor": ("'async for'", "Write 'for'."),
-    "AsyncWith": ("'async with'", "Write 'with'."),
-    "TryStar": ("'except*'", "Write 'except'."),
-}
-
-
 class Transformer(RestrictingNodeTransformer):
     """What the dialect allows, by name and by construct; unknown nodes are refused by RestrictedPython."""
 
-    def __init__(self, faults: _Collector, bound: set[str]) -> None:
+    def __init__(self, faults: _Collector, bound: set[str], words: str | None) -> None:
         super().__init__()
+        self._words = words  # of the source as a whole, its docstring
         self._faults = faults
         self._bound = bound
         self._scopes: list[str] = ["module"]
+        self._held: dict[str, Held] = {}
 
     # Refusals.
 
@@ -468,7 +502,7 @@ class Transformer(RestrictingNodeTransformer):
         self._faults.add(node, "E202", unmangled(info))
 
     def not_allowed(self, node: ast.AST) -> None:
-        what, instead = _INSTEAD_OF_NODE.get(
+        what, instead = INSTEAD_OF_NODE.get(
             type(node).__name__, (f"'{type(node).__name__}'", "It is not part of the language of a Runnable.")
         )
         self._refuse(node, what, instead)
@@ -483,7 +517,9 @@ class Transformer(RestrictingNodeTransformer):
                 return
             if self._scopes[-1] == "module" and name in MODULE_NAMES:
                 return
-            instead = _INSTEAD_OF_DEFINING.get(name, "Leave out the underscores at both ends.")
+            if self._scopes[-1] == "function" and name in facades.METHODS:
+                return  # a method that a class decorator makes
+            instead = INSTEAD_OF_DEFINING.get(name, "Leave out the underscores at both ends.")
             self._refuse(node, f"{name!r} as a name", instead)
         elif name == "super":
             self._refuse(node, "'super' as a name of your own", "Rename it.")
@@ -497,13 +533,17 @@ class Transformer(RestrictingNodeTransformer):
             return node
         if name == "__name__":
             return ast.copy_location(ast.Constant("runnable"), node)
+        if name == "__doc__" and self._scopes[-1] != "class":
+            return ast.copy_location(ast.Constant(self._words), node)
         if name == "super":
             self._refuse(node, "'super' without a call and a name", "Write super().method(...).")
         elif is_dunder(name):
-            if not (self._scopes[-1] == "class" and name in CLASS_BODY_NAMES) and name not in MODULE_NAMES:
-                self._refuse(node, f"{name!r}", _INSTEAD_OF_NAME.get(name, "Use a name of your own."))
-        elif name in _INSTEAD_OF_NAME and name not in self._bound:
-            self._refuse(node, f"{name!r}", _INSTEAD_OF_NAME[name])
+            is_method = self._scopes[-1] == "function" and name in facades.METHODS and name in self._bound
+            in_class = self._scopes[-1] == "class" and name in CLASS_BODY_NAMES
+            if not (is_method or in_class or name in MODULE_NAMES):
+                self._refuse(node, f"{name!r}", INSTEAD_OF_NAME.get(name, "Use a name of your own."))
+        elif name in INSTEAD_OF_NAME and name not in self._bound:
+            self._refuse(node, f"{name!r}", INSTEAD_OF_NAME[name])
         return node
 
     def visit_Global(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
@@ -529,16 +569,20 @@ class Transformer(RestrictingNodeTransformer):
             return ast.copy_location(ast.Name("~put", ast.Load()), node)
         node.value = self.visit(node.value)
         if not isinstance(node.ctx, ast.Load):
-            if is_dunder(name):
+            if is_dunder(name) and (name not in facades.METHODS or isinstance(node.ctx, ast.Del)):
                 self._refuse(
-                    node, f"setting {name!r}", _INSTEAD_OF_ATTRIBUTE.get(name, "Use a name of your own.")
+                    node, f"setting {name!r}", INSTEAD_OF_ATTRIBUTE.get(name, "Use a name of your own.")
                 )
-            node.value = _call("~write", node.value, at=node.value)
+            held = self._held.get(node.value.id) if isinstance(node.value, ast.Name) else None
+            place = node.value
+            node.value = _call("~write", place, at=place)
+            if held is not None:
+                node.value = _located(held.store_on(node.value), place)
             return node
         if name in facades.DEPENDENT:
             return _call("~read", node.value, ast.Constant(name), at=node)
         if is_dunder(name):
-            instead = _INSTEAD_OF_ATTRIBUTE.get(name, "Use the operator or function that stands for it.")
+            instead = INSTEAD_OF_ATTRIBUTE.get(name, "Use the operator or function that stands for it.")
             self._refuse(node, f"the attribute {name!r}", instead)
         return node
 
@@ -546,17 +590,30 @@ class Transformer(RestrictingNodeTransformer):
         if not isinstance(node.ctx, ast.Load):
             self._refuse(node, "setting an attribute of super()", "Set it on self.")
         elif is_dunder(node.attr):
-            if node.attr not in facades.METHODS:
-                instead = _INSTEAD_OF_ATTRIBUTE.get(node.attr, "Leave it out.")
+            if node.attr not in facades.METHODS and node.attr not in facades.HOOKS:
+                instead = INSTEAD_OF_ATTRIBUTE.get(node.attr, "Leave it out.")
                 self._refuse(node, f"super().{node.attr}", instead)
-        elif node.attr in facades.DEPENDENT:
+            return _call("~super", node.value, ast.Constant(node.attr), at=node)
+        elif node.attr in facades.DEPENDENT and node.attr not in facades.OF_METACLASS:
             self._refuse(node, f"super().{node.attr}", f"Write self.{node.attr}.")
         return node
 
     # What carries no policy runs as it is.
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if not isinstance(node.ctx, ast.Load):
+            node.value = self._written_dict(node.value)
         return self._contents(node)
+
+    def _written_dict(self, node: ast.expr) -> ast.expr:
+        """`node`, which something is done to: where it is `ob.__dict__`, what writes through to `ob`."""
+        match node:
+            case ast.Attribute(value=value, attr="__dict__") if not _is_super_call(value):
+                return _call("~read", value, ast.Constant(facades.WRITTEN_DICT), at=node)
+            case ast.Call(func=ast.Name(id="vars"), args=[value], keywords=[]) if "vars" not in self._bound:
+                return _call("~read", value, ast.Constant(facades.WRITTEN_DICT), at=node)
+            case _:
+                return node
 
     def guard_iter(self, node: Any) -> ast.AST:
         if getattr(node, "is_async", 0):
@@ -575,6 +632,13 @@ class Transformer(RestrictingNodeTransformer):
         return self._contents(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Attribute) and node.func.attr in (
+            "update",
+            "pop",
+            "setdefault",
+            "clear",
+        ):
+            node.func.value = self._written_dict(node.func.value)
         return self._contents(node)
 
     def _contents(self, node: ast.AST) -> ast.AST:
@@ -589,7 +653,12 @@ class Transformer(RestrictingNodeTransformer):
         node.args = self.visit(node.args)
         self._scopes.append("function")
         self.check_function_argument_names(node)
+        outer, self._held = self._held, held_in(node)
         node.body = [self.visit(statement) for statement in node.body]
+        begin = [_located(line, node) for held in self._held.values() for line in held.prologue()]
+        at = 1 if ast.get_docstring(node, clean=False) is not None else 0
+        node.body[at:at] = begin
+        self._held = outer
         self._scopes.pop()
         node.decorator_list = decorators
         return node
@@ -598,21 +667,45 @@ class Transformer(RestrictingNodeTransformer):
         self._scopes.append("function")
         self.check_function_argument_names(node)
         self._scopes.pop()
-        return self._contents(node)
+        return self._inner_scope(node)
+
+    def _inner_scope(self, node: ast.AST) -> ast.AST:
+        outer, self._held = self._held, {}
+        visited = self._contents(node)
+        self._held = outer
+        return visited
+
+    def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
+        return self._inner_scope(node)
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
+        return self._inner_scope(node)
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        return self._inner_scope(node)
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.AST:
+        return self._inner_scope(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.check_name(node, node.name)
         for keyword in node.keywords:
-            if keyword.arg != "total":
+            if keyword.arg == "metaclass" and ast.unparse(keyword.value).rpartition(".")[2] == "ABCMeta":
+                node.bases.append(keyword.value)  # stands for ABC among the bases
+            elif keyword.arg in (None, "metaclass"):
                 what = f"the class argument {keyword.arg!r}" if keyword.arg else "'**' in a class statement"
                 self._refuse(keyword, what, "Use inheritance or a class decorator.")
+        options = [keyword for keyword in node.keywords if keyword.arg not in (None, "metaclass")]
         for part in ("bases", "decorator_list"):
             setattr(node, part, [self.visit(child) for child in getattr(node, part)])
+        options = [self.visit(keyword) for keyword in options]
         self._scopes.append("class")
+        outer, self._held = self._held, {}
         node.body = [self.visit(statement) for statement in node.body]
+        self._held = outer
         self._scopes.pop()
         metaclass = ast.keyword("metaclass", ast.Name("~class", ast.Load()))
-        node.keywords = [metaclass]
+        node.keywords = [metaclass, *options]
         return ast.fix_missing_locations(node)
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
@@ -639,8 +732,11 @@ class Transformer(RestrictingNodeTransformer):
     def _importable(self, node: ast.AST, module: str) -> bool:
         if module in facades.MODULES or module in facades.RUNTIME_MODULES:
             return True
-        known = ", ".join(sorted({*facades.MODULES, *facades.RUNTIME_MODULES}))
-        self._faults.add(node, "E203", f"'import {module}' is not allowed. Importable here: {known}.")
+        instead = instead_of_module(module)
+        if not instead:
+            known = ", ".join(sorted({*facades.MODULES, *facades.RUNTIME_MODULES}))
+            instead = f"Importable here: {known}."
+        self._faults.add(node, "E203", f"'import {module}' is not allowed. {instead}")
         return False
 
     def _importable_name(self, node: ast.ImportFrom, alias: ast.alias) -> None:
@@ -736,6 +832,14 @@ def _is_super_call(node: ast.AST) -> bool:
             return False
 
 
+def _located(made: _Node, at: ast.AST) -> _Node:
+    """`made`, all of it in the place of `at` as far as it has none."""
+    for part in ast.walk(made):
+        if not hasattr(part, "lineno") and "lineno" in part._attributes:
+            ast.copy_location(part, at)
+    return made
+
+
 def _call(name: str, *args: ast.expr, at: ast.AST) -> ast.Call:
     call = ast.Call(ast.Name(name, ast.Load()), list(args), [])
     for node in (call, call.func):
@@ -746,13 +850,21 @@ def _call(name: str, *args: ast.expr, at: ast.AST) -> ast.Call:
 # Explaining.
 
 
-def describe(exc: BaseException, program: Program) -> tuple[str, str]:
+def describe(
+    exc: BaseException, program: Program, unwatched: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> tuple[str, str]:
     """The exception as one line, and a traceback that shows the user's own frames with their source.
 
-    Safe on an exception whose class is hostile; both texts are bounded.
+    Safe on an exception whose class is hostile; both texts are bounded. `unwatched` is where frames are
+    looked at, which is nothing that user code might do; exceptions are asked for their texts outside of it.
     """
+
+    def frames(exc: BaseException) -> str:
+        with unwatched():
+            return _frames(exc, program)
+
     text = _line_of(exc)
-    parts = [_frames(exc, program), text]
+    parts = [frames(exc), text]
     seen = {id(exc)}
     cause = exc
     for _ in range(5):
@@ -760,7 +872,7 @@ def describe(exc: BaseException, program: Program) -> tuple[str, str]:
         if earlier is None or id(earlier) in seen:
             break
         seen.add(id(earlier))
-        parts = [_frames(earlier, program), _line_of(earlier), "", sentence, "", *parts]
+        parts = [frames(earlier), _line_of(earlier), "", sentence, "", *parts]
         cause = earlier
     trace = "\n".join(part for part in parts)
     if len(trace) > TRACEBACK_CHARS:
@@ -800,7 +912,8 @@ def _frames(exc: BaseException, program: Program) -> str:
         code = trace.tb_frame.f_code
         if code.co_filename == program.filename:
             number = trace.tb_lineno or 0
-            entry = f'  File "{program.filename}", line {number}, in {code.co_name}'
+            name = "__init__" if code.co_name == facades.INIT else code.co_name
+            entry = f'  File "{program.filename}", line {number}, in {name}'
             source = lines[number - 1].strip() if 0 < number <= len(lines) else ""
             shown.append(f"{entry}\n    {source[:200]}" if source else entry)
         trace = trace.tb_next

@@ -14,62 +14,83 @@ function breaks one of these, ours stands in for it or the name is left out.
 from __future__ import annotations
 
 import abc
+import array
 import base64
+import binascii
 import bisect
 import builtins
 import calendar
+import cmath
 import codecs
 import collections
 import collections.abc
+import colorsys
 import contextlib
 import copy
 import csv
 import datetime
 import decimal
 import difflib
+import email.utils
 import encodings
 import encodings.aliases
 import enum
+import fnmatch
 import fractions
 import functools
+import graphlib
 import hashlib
 import heapq
 import hmac
 import html
+import importlib
 import io
+import ipaddress
 import itertools
 import json
+import keyword
 import math
 import numbers
 import operator
+import posixpath
 import random
 import re
 import secrets
+import shlex
 import statistics
 import string
 import struct
-import sys
 import textwrap
 import time
 import types
 import unicodedata
 import urllib.parse
 import uuid
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.guards import (
     CLASS_NAMES,
+    CLASSMETHOD,
     DEPENDENT,
     FIELDS,
     FORBIDDEN,
+    FRESH,
+    HOOKS,
+    INIT,
     METHODS,
+    OF_METACLASS,
     TYPE,
+    WRITTEN_DICT,
     attribute,
+    attributes_of,
     bless,
     delete,
     has,
+    inherited,
     is_dunder,
     is_user_class,
     is_user_function,
@@ -78,62 +99,59 @@ from processor.sandbox.facades.guards import (
     mix,
     put,
     read,
+    shown,
     unmangled,
     user_class,
     words,
     writable,
     write,
 )
+from processor.sandbox.facades.hints import ANY, Hint, typing_names
+from processor.sandbox.facades.logs import Logger, logging_names
 from processor.sandbox.facades.records import (
     MISSING,
+    Field,
     FrozenInstanceError,
-    NamedTupleBase,
     asdict,
     astuple,
     dataclass,
     fields_of,
+    fresh,
+    init_purpose,
     is_dataclass,
+    make_dataclass,
     make_field,
     namedtuple,
     replace_fields,
 )
+from processor.sandbox.facades.standins import (
+    Empty,
+    Full,
+    LifoQueue,
+    PriorityQueue,
+    Queue,
+    SimpleQueue,
+    ZoneInfo,
+    ZoneInfoNotFoundError,
+    available_timezones,
+    enum_class,
+    guard_user_string,
+    name_as,
+    names_of,
+    pprint_names,
+    singledispatch,
+    singledispatchmethod,
+    traceback_names,
+    warnings_names,
+    zones,
+)
 
 __all__ = [
-    "CLASS_NAMES", "DEPENDENT", "FIELDS", "FORBIDDEN", "METHODS", "MODULES", "RUNTIME_MODULES", "TYPE",
-    "attribute", "bless", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix", "preload",
-    "put", "read", "unmangled", "words", "write",
+    "CLASS_NAMES", "DEPENDENT", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS", "MODULES",
+    "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute", "bless",
+    "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
+    "preload", "put", "read", "unmangled", "words", "write",
 ]  # fmt: skip
-
-
-# Type hints: the dialect drops annotations, so these only have to exist and to be subscripted.
-
-
-class _Hint:
-    __slots__ = ("_bases", "_hint")
-
-    def __init__(self, hint: str, *bases: type) -> None:
-        self._hint = hint
-        self._bases = bases
-
-    def __getitem__(self, _: object) -> _Hint:
-        return self
-
-    def __or__(self, _: object) -> _Hint:
-        return self
-
-    __ror__ = __or__
-
-    def __call__(self, *args: Any, **_: Any) -> Any:
-        return self
-
-    def __mro_entries__(self, _: tuple[type, ...]) -> tuple[type, ...]:
-        return self._bases
-
-    def __repr__(self) -> str:
-        return self._hint
-
-
-ANY = _Hint("Any")
 
 
 # Functions that set or get names on what they are given, for a Runnable's own objects only.
@@ -144,11 +162,10 @@ def _wraps(wrapped: Any, *, assigned: Any = None, updated: Any = None) -> Callab
         raise TypeError("wraps() takes only the wrapped function in a Runnable")
 
     def decorate(wrapper: Any) -> Any:
-        if is_user_function(wrapper):
-            for name in ("__name__", "__qualname__", "__doc__"):
-                text = getattr(wrapped, name, None)
-                if type(text) is str:
-                    setattr(wrapper, name, text)
+        if is_user_function(wrapper) or is_user_class(type(wrapper)):
+            name_as(wrapper, wrapped)
+        if is_user_function(wrapper) and is_user_function(wrapped):
+            vars(wrapper).update(vars(wrapped))
         return wrapper
 
     return decorate
@@ -194,9 +211,11 @@ def _methodcaller(name: str, /, *args: Any, **kwargs: Any) -> Callable[[Any], An
 
 class _EnumMeta(enum.EnumMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) != 1 or kwargs:
-            raise TypeError("an Enum is made by a class statement in a Runnable")
-        return super().__call__(*args)
+        if len(args) == 1 and not kwargs:
+            return super().__call__(*args)
+        if cls.__members__:
+            raise TypeError(f"{cls.__name__}() takes the value of one of its members")
+        return enum_class(cls, *args, **kwargs)
 
 
 def _enum(base: type) -> type:
@@ -212,9 +231,11 @@ def _enum(base: type) -> type:
 def _insist_on_self(cls: type, name: str) -> None:
     """Make `cls.name` refuse a `self` that is no instance of `cls`.
 
-    Given a class as `self`, `self.__class__(...)` is a call of the metaclass.
+    Given a class as `self`, `self.__class__(...)` is a call of the metaclass; given a facade or a class of
+    the host's, `self.x = ...` changes it for everyone.
     """
-    method = cls.__dict__[name]
+    found = cls.__dict__[name]
+    method: Any = found.fget if isinstance(found, property) else found
 
     @functools.wraps(method)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -222,15 +243,31 @@ def _insist_on_self(cls: type, name: str) -> None:
             raise TypeError(f"{cls.__name__}.{name}() is for an instance of {cls.__name__}")
         return method(self, *args, **kwargs)
 
-    setattr(cls, name, checked)
+    setattr(cls, name, property(checked) if isinstance(found, property) else checked)
 
 
-for _cls, _name in (
+# These call `self.__class__` or set attributes of `self`, whoever that is.
+for _cls, _names in (
     (collections.Counter, "copy"),
-    (collections.ChainMap, "copy"),
-    (collections.ChainMap, "new_child"),
+    (collections.ChainMap, "copy new_child parents"),
+    (random.Random, "gauss seed setstate"),
+    (difflib.SequenceMatcher, "get_matching_blocks get_opcodes quick_ratio set_seq1 set_seq2"),
+    (hmac.HMAC, "copy"),
 ):
-    _insist_on_self(_cls, _name)
+    for _name in words(_names):
+        _insist_on_self(_cls, _name)
+for _kind in (
+    collections.UserDict, collections.UserList, collections.UserString, graphlib.TopologicalSorter,
+    *(kind for kind in vars(ipaddress).values() if isinstance(kind, type) and kind.__module__ == "ipaddress"),
+):  # fmt: skip
+    for _name, _value in list(vars(_kind).items()):
+        if isinstance(_value, types.FunctionType) and not _name.startswith("_"):
+            _insist_on_self(_kind, _name)
+guard_user_string()
+
+# The one mutable thing among the attributes of the classes that are handed out.
+setattr(textwrap.TextWrapper, "unicode_whitespace_trans",  # noqa: B010
+        types.MappingProxyType(textwrap.TextWrapper.unicode_whitespace_trans))  # fmt: skip
 
 
 # Named tuples that the standard library returns; their methods begin with an underscore, as private names do.
@@ -242,10 +279,24 @@ for _result in (urllib.parse.ParseResult, urllib.parse.SplitResult, urllib.parse
 # The facades.
 
 
+def _shlex_split(s: str, comments: bool = False, posix: bool = True) -> list[str]:
+    if not isinstance(s, str):  # from None the standard library reads the process's own input
+        raise TypeError("shlex.split() takes a str")
+    return shlex.split(s, comments, posix)
+
+
 def _facade(name: str, names: Mapping[str, Any]) -> types.ModuleType:
     # `from x import y` falls back to sys.modules[f"{x.__name__}.{y}"]: the name must not be a real one.
     module = types.ModuleType(f"runnable.{name}", f"{name}, as a Runnable sees it.")
     vars(module).update(names)
+
+    def missing(attribute: str) -> NoReturn:
+        known = ", ".join(sorted(names))
+        raise AttributeError(
+            f"module {module.__name__!r} has no attribute {attribute!r}; it has here: {known}"
+        )
+
+    vars(module)["__getattr__"] = missing
     return module
 
 
@@ -257,6 +308,7 @@ _BASE_CLASSES = (
     object, dict, list, set, frozenset, tuple, int, float, complex, collections.OrderedDict,
     collections.defaultdict, collections.Counter, collections.deque, collections.ChainMap,
     json.JSONEncoder, json.JSONDecoder, abc.ABC,
+    str, bytes, collections.UserDict, collections.UserList, collections.UserString, random.Random,
     contextlib.AbstractContextManager, contextlib.ContextDecorator, datetime.tzinfo, string.Template,
 )  # fmt: skip
 
@@ -265,30 +317,9 @@ _ABSTRACT = (
     "MappingView MutableMapping MutableSequence MutableSet Reversible Sequence Set Sized ValuesView"
 )
 
-_HINTS = (
-    "Annotated Any AnyStr Awaitable Callable ClassVar Collection Concatenate Container Counter DefaultDict "
-    "Deque Dict Final FrozenSet Generator Generic Hashable ItemsView Iterable Iterator KeysView List Literal "
-    "LiteralString Mapping MutableMapping MutableSequence MutableSet Never NoReturn NotRequired Optional "
-    "OrderedDict ParamSpec Protocol Required Reversible Self Sequence Set Sized SupportsFloat SupportsInt "
-    "Tuple Type TypeAlias TypeGuard TypeVar Union Unpack ValuesView"
-)
-
 PRELUDE_HINTS = words(
     "Any Callable Dict Generator Iterable Iterator List Mapping Optional Sequence Set Tuple Union"
 )
-
-
-def _typing() -> dict[str, Any]:
-    names: dict[str, Any] = {name: _Hint(name) for name in words(_HINTS)}
-    names["Any"] = ANY
-    names["NamedTuple"] = _Hint("NamedTuple", NamedTupleBase)
-    names["TypedDict"] = _Hint("TypedDict", dict)
-    names["cast"] = lambda _, value: value
-    names["overload"] = lambda function: function
-    names["runtime_checkable"] = names["final"] = lambda cls: cls
-    names["NewType"] = lambda _, kind: kind
-    names["TYPE_CHECKING"] = False
-    return names
 
 
 def _build() -> dict[str, types.ModuleType]:
@@ -306,20 +337,30 @@ def _build() -> dict[str, types.ModuleType]:
     )
     kinds = "Enum IntEnum Flag IntFlag StrEnum"
     modules: dict[str, dict[str, Any]] = {
-        "abc": {"ABC": abc.ABC, "abstractmethod": _abstractmethod},
+        "abc": {"ABC": abc.ABC, "ABCMeta": Hint("ABCMeta", abc.ABC), "abstractmethod": _abstractmethod},
+        "array": _pick(array, "array ArrayType typecodes"),
         "base64": _pick(
             base64,
             "b64encode b64decode standard_b64encode standard_b64decode urlsafe_b64encode urlsafe_b64decode "
             "b32encode b32decode b16encode b16decode b85encode b85decode a85encode a85decode",
         ),
+        "binascii": _pick(
+            binascii,
+            "Error a2b_base64 a2b_hex b2a_base64 b2a_hex crc32 crc_hqx hexlify unhexlify",
+        ),
         "bisect": _pick(bisect, "bisect bisect_left bisect_right insort insort_left insort_right"),
         "calendar": _pick(
             calendar,
-            "monthrange isleap leapdays weekday timegm monthcalendar day_name day_abbr month_name month_abbr "
+            "month calendar monthrange isleap leapdays weekday timegm monthcalendar day_name day_abbr "
+            "month_name month_abbr "
             "MONDAY TUESDAY WEDNESDAY THURSDAY FRIDAY SATURDAY SUNDAY",
         ),
+        "cmath": {name: value for name, value in vars(cmath).items() if not name.startswith("_")},
+        "colorsys": _pick(colorsys, "rgb_to_yiq yiq_to_rgb rgb_to_hls hls_to_rgb rgb_to_hsv hsv_to_rgb"),
         "collections": {
-            **_pick(collections, "defaultdict OrderedDict Counter deque ChainMap"),
+            **_pick(
+                collections, "defaultdict OrderedDict Counter deque ChainMap UserDict UserList UserString"
+            ),
             "namedtuple": namedtuple,
             "abc": collections_abc,
         },
@@ -327,7 +368,7 @@ def _build() -> dict[str, types.ModuleType]:
             contextlib,
             "suppress nullcontext closing contextmanager ExitStack ContextDecorator AbstractContextManager",
         ),
-        "copy": _pick(copy, "copy deepcopy Error"),
+        "copy": {"copy": copied, "deepcopy": deepcopied, "Error": copy.Error},
         "csv": _pick(
             csv,
             "reader writer DictReader DictWriter Error QUOTE_ALL QUOTE_MINIMAL QUOTE_NONNUMERIC QUOTE_NONE",
@@ -339,10 +380,13 @@ def _build() -> dict[str, types.ModuleType]:
             "asdict": asdict,
             "astuple": astuple,
             "replace": replace_fields,
+            "make_dataclass": make_dataclass,
+            "InitVar": Hint("InitVar"),
+            "Field": Field,
             "is_dataclass": is_dataclass,
             "FrozenInstanceError": FrozenInstanceError,
             "MISSING": MISSING,
-            "KW_ONLY": _Hint("KW_ONLY"),
+            "KW_ONLY": Hint("KW_ONLY"),
         },
         "datetime": {
             **_pick(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR"),
@@ -359,25 +403,35 @@ def _build() -> dict[str, types.ModuleType]:
         ),
         "enum": {
             **{name: _enum(getattr(enum, name)) for name in words(kinds)},
-            "auto": enum.auto,
-            "unique": enum.unique,
+            **_pick(enum, "auto unique member nonmember property"),
         },
+        "fnmatch": _pick(fnmatch, "fnmatch fnmatchcase filter translate"),
         "fractions": _pick(fractions, "Fraction"),
         "functools": {
-            **_pick(functools, "reduce partial lru_cache cache cmp_to_key cached_property"),
+            **_pick(functools, "reduce partial partialmethod lru_cache cache cmp_to_key cached_property"),
+            "singledispatch": singledispatch,
+            "singledispatchmethod": singledispatchmethod,
             "wraps": _wraps,
             "update_wrapper": _update_wrapper,
             "total_ordering": _total_ordering,
         },
+        "graphlib": _pick(graphlib, "TopologicalSorter CycleError"),
         "hashlib": _pick(
             hashlib,
             "md5 sha1 sha224 sha256 sha384 sha512 sha3_224 sha3_256 sha3_384 sha3_512 shake_128 shake_256 "
-            "blake2b blake2s new pbkdf2_hmac scrypt algorithms_guaranteed",
-        ),
+            "blake2b blake2s new pbkdf2_hmac scrypt",
+        )
+        | {"algorithms_guaranteed": frozenset(hashlib.algorithms_guaranteed)},
         "heapq": _pick(heapq, "heappush heappop heapify heapreplace heappushpop nlargest nsmallest merge"),
         "hmac": _pick(hmac, "new compare_digest digest"),
         "html": _pick(html, "escape unescape"),
         "io": _pick(io, "StringIO BytesIO"),
+        "ipaddress": _pick(
+            ipaddress,
+            "ip_address ip_network ip_interface IPv4Address IPv4Network IPv4Interface IPv6Address "
+            "IPv6Network IPv6Interface AddressValueError NetmaskValueError collapse_addresses "
+            "summarize_address_range",
+        ),
         "itertools": _pick(
             itertools,
             "accumulate batched chain combinations combinations_with_replacement compress count cycle "
@@ -385,6 +439,11 @@ def _build() -> dict[str, types.ModuleType]:
             "zip_longest",
         ),
         "json": _pick(json, "dumps loads JSONDecodeError JSONEncoder JSONDecoder"),
+        "keyword": {
+            **_pick(keyword, "iskeyword issoftkeyword"),
+            "kwlist": tuple(keyword.kwlist),
+            "softkwlist": tuple(keyword.softkwlist),
+        },
         "math": {name: value for name, value in vars(math).items() if not name.startswith("_")},
         "numbers": _pick(numbers, "Number Complex Real Rational Integral"),
         "operator": {
@@ -392,10 +451,17 @@ def _build() -> dict[str, types.ModuleType]:
                 operator,
                 "itemgetter abs add and_ concat contains countOf eq floordiv ge getitem gt index indexOf inv "
                 "invert is_ is_not le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift sub truediv "
-                "truth xor iadd isub imul delitem setitem",
+                "truth xor iadd isub imul delitem setitem length_hint call iand ior ixor itruediv ifloordiv "
+                "imod ipow ilshift irshift iconcat",
             ),
             "attrgetter": _attrgetter,
             "methodcaller": _methodcaller,
+        },
+        "posixpath": _pick(
+            posixpath, "basename commonpath commonprefix dirname isabs join normpath sep split splitext"
+        ),
+        "queue": {
+            kind.__name__: kind for kind in (Empty, Full, LifoQueue, PriorityQueue, Queue, SimpleQueue)
         },
         "random": _pick(
             random,
@@ -411,6 +477,7 @@ def _build() -> dict[str, types.ModuleType]:
         "secrets": _pick(
             secrets, "choice compare_digest randbelow randbits token_bytes token_hex token_urlsafe"
         ),
+        "shlex": {**_pick(shlex, "quote join"), "split": _shlex_split},
         "statistics": _pick(
             statistics,
             "mean fmean geometric_mean harmonic_mean median median_low median_high median_grouped mode "
@@ -429,8 +496,16 @@ def _build() -> dict[str, types.ModuleType]:
             "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time sleep strftime "
             "strptime gmtime localtime mktime asctime ctime struct_time",
         ),
-        "types": _pick(types, "SimpleNamespace MappingProxyType"),
-        "typing": _typing(),
+        "types": {
+            **_pick(types, "SimpleNamespace MappingProxyType NoneType EllipsisType"),
+            "FunctionType": shown(types.FunctionType),
+            "MethodType": shown(types.MethodType),
+            "GeneratorType": shown(types.GeneratorType),
+            "LambdaType": shown(types.FunctionType),
+            "BuiltinFunctionType": shown(types.BuiltinFunctionType),
+            "ModuleType": shown(types.ModuleType),
+        },
+        "typing": typing_names(),
         "unicodedata": _pick(
             unicodedata,
             "normalize is_normalized category name lookup combining bidirectional decimal digit numeric "
@@ -439,11 +514,28 @@ def _build() -> dict[str, types.ModuleType]:
         "uuid": _pick(
             uuid, "UUID uuid3 uuid4 uuid5 NAMESPACE_DNS NAMESPACE_OID NAMESPACE_URL NAMESPACE_X500"
         ),
-        "zlib": _pick(zlib, "adler32 crc32 compress decompress error"),
+        "zlib": _pick(
+            zlib,
+            "adler32 crc32 compress decompress compressobj decompressobj error Z_BEST_COMPRESSION "
+            "Z_BEST_SPEED "
+            "Z_DEFAULT_COMPRESSION MAX_WBITS",
+        ),
+        "zoneinfo": {
+            "ZoneInfo": ZoneInfo,
+            "ZoneInfoNotFoundError": ZoneInfoNotFoundError,
+            "available_timezones": available_timezones,
+        },
         "urllib": {"parse": urllib_parse},
     }
+    modules["email.utils"] = _pick(
+        email.utils,
+        "formataddr formatdate format_datetime getaddresses mktime_tz parseaddr parsedate "
+        "parsedate_to_datetime parsedate_tz",
+    )
+    modules["email"] = {"utils": _facade("email.utils", modules.pop("email.utils"))}
     facades = {name: _facade(name, names) for name, names in modules.items()}
     facades["urllib.parse"] = urllib_parse
+    facades["email.utils"] = modules["email"]["utils"]
     facades["collections.abc"] = collections_abc
     return facades
 
@@ -460,6 +552,11 @@ def preload() -> None:
         name = encodings.normalize_encoding(name).lower()
         return known.get(aliases.get(name, name))
 
+    zones()
+    random.Random("a text is hashed")
+    with contextlib.suppress(ImportError):
+        importlib.import_module("_pylong")  # for integers of thousands of digits
+    warnings.simplefilter("ignore")  # to show one, Python opens the source
     codecs.unregister(encodings.search_function)
     codecs.register(find)
 
@@ -476,7 +573,13 @@ MODULES = _build()
 datetime.datetime.strptime("2000", "%Y")
 
 # Modules that `make_namespace` builds for one Runnable, because they write to its log or speak for it.
-RUNTIME_MODULES = frozenset(("logging",))
+RUNTIME_MODULES = frozenset(("logging", "pprint", "requests", "requests.exceptions", "traceback", "warnings"))
+
+
+def importable(module: str) -> bool:
+    """Whether a Runnable may import `module`."""
+    return module in MODULES or module in RUNTIME_MODULES
+
 
 EXCEPTIONS = {
     name: kind
@@ -491,62 +594,8 @@ _BUILTINS = (
     "None True False Ellipsis NotImplemented abs all any ascii bin bool bytearray bytes callable chr "
     "classmethod complex dict divmod enumerate filter float format frozenset hash hex id int isinstance "
     "issubclass iter len list map max min next object oct ord pow property range repr reversed round set "
-    "slice sorted staticmethod str sum super tuple zip __build_class__"
+    "slice sorted staticmethod str sum super tuple zip memoryview __build_class__"
 )
-
-
-class Logger:
-    """`logger` and `self.logger`: the usual methods; every line goes to the route's log."""
-
-    __slots__ = ("_level", "_write")
-
-    def __init__(self, write: Callable[[str, str], None]) -> None:
-        self._write = write
-        self._level = 0
-
-    def setLevel(self, level: int) -> None:
-        self._level = int(level)
-
-    def debug(self, message: object, *args: Any, **options: Any) -> None:
-        self._line(10, "debug", message, args, options)
-
-    def info(self, message: object, *args: Any, **options: Any) -> None:
-        self._line(20, "info", message, args, options)
-
-    def warning(self, message: object, *args: Any, **options: Any) -> None:
-        self._line(30, "warning", message, args, options)
-
-    warn = warning
-
-    def error(self, message: object, *args: Any, **options: Any) -> None:
-        self._line(40, "error", message, args, options)
-
-    critical = fatal = error
-
-    def exception(self, message: object, *args: Any, **options: Any) -> None:
-        self._line(40, "error", message, args, {"exc_info": True, **options})
-
-    def log(self, level: int, message: object, *args: Any, **options: Any) -> None:
-        name = "debug" if level < 20 else "info" if level < 30 else "warning" if level < 40 else "error"
-        self._line(level, name, message, args, options)
-
-    def _line(self, level: int, name: str, message: object, args: tuple[Any, ...], options: Any) -> None:
-        unknown = options.keys() - {"exc_info", "extra", "stack_info", "stacklevel"}
-        if unknown:
-            raise TypeError(f"logging got an unexpected keyword argument {min(unknown)!r}")
-        if level < self._level:
-            return
-        text = str(message)
-        if args:
-            values: Any = args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args
-            try:
-                text = text % values
-            except (TypeError, ValueError, KeyError) as err:
-                text = f"{text} {args!r} (the text does not fit its arguments: {err})"
-        current = sys.exception() if options.get("exc_info") else None
-        if current is not None:
-            text = f"{text}: {type(current).__name__}: {current}"
-        self._write(name, unmangled(str(text)))
 
 
 def _print_to(write: Callable[[str, str], None]) -> Callable[..., None]:
@@ -588,27 +637,24 @@ class _Clock:
 
 
 def make_namespace(
-    log: Callable[[str, str], None], requests: object | None, extra: Mapping[str, Any]
+    log: Callable[[str, str], None],
+    requests: object | None,
+    extra: Mapping[str, Any],
+    explain: Callable[[BaseException], tuple[str, str]],
 ) -> dict[str, Any]:
     """Fresh globals for one Runnable: restricted builtins, what needs no import, and `extra`."""
     logger = Logger(log)
     modules = dict(MODULES)
-    levels = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50, "NOTSET": 0}
-    modules["logging"] = _facade(
-        "logging",
-        {
-            **levels,
-            "getLogger": lambda name=None: logger,
-            "basicConfig": lambda level=0, **_: logger.setLevel(level),
-            "Logger": Logger,
-            **{
-                name: getattr(logger, name)
-                for name in words("debug info warning error critical exception log")
-            },
-        },
-    )
+    for name, names in (
+        ("logging", logging_names(logger)),
+        ("pprint", pprint_names(log)),
+        ("traceback", traceback_names(log, explain)),
+        ("warnings", warnings_names(log)),
+    ):
+        modules[name] = _facade(name, names)
     if requests is not None:
         modules["requests"] = requests  # type: ignore[assignment]
+        modules["requests.exceptions"] = vars(requests)["exceptions"]
     space = {name: getattr(builtins, name) for name in words(_BUILTINS)}
     space.update(EXCEPTIONS)
     space.update(extra)
@@ -619,14 +665,19 @@ def make_namespace(
             "setattr": write,
             "delattr": delete,
             "type": TYPE,
+            "classmethod": CLASSMETHOD,
+            "vars": attributes_of,
+            "dir": names_of,
             "print": _print_to(log),
             "__import__": _import_from(modules),
             "~read": read,
+            "~super": inherited,
             "~write": writable,
             "~put": put,
             "~match": matchable,
             "~class": user_class,
             "~any": ANY,
+            FRESH: fresh,
         }
     )
     hints = vars(MODULES["typing"])

@@ -11,8 +11,10 @@ at all. Names that begin with `~` are ours and cannot be spelled in a source.
 from __future__ import annotations
 
 import _string  # type: ignore[import-not-found]
+import abc
 import decimal
 import enum
+import functools
 import re
 import string
 import types
@@ -39,6 +41,22 @@ METHODS = frozenset(
     )
 )
 
+# What a user's class may define for the interpreter to call. None of it can be had from an object by name,
+# but what is in DEPENDENT; after super() there are those that no class of ours has.
+AFTER_SUPER = frozenset(
+    (
+        "__getattr__",
+        "__init_subclass__",
+        "__set_name__",
+        "__get__",
+        "__set__",
+        "__delete__",
+        "__copy__",
+        "__deepcopy__",
+    )
+)
+HOOKS = AFTER_SUPER | {"__new__", "__setattr__", "__delattr__"}
+
 # Names in a class body that the compiler or the user puts there besides methods.
 CLASS_NAMES = frozenset(
     (
@@ -64,6 +82,16 @@ FORBIDDEN = frozenset(
 FIELDS = "~fields"
 # Where a base keeps the function that builds a class from a class statement that names it.
 BUILD = "~build"
+# Where a data class keeps the `__init__` written out for it, and what makes a default of `field()` anew.
+INIT = "~init"
+FRESH = "~fresh"
+# What `__dict__` is called where something is done to it.
+WRITTEN_DICT = "~dict"
+# Under which a class, while it is made, keeps what makes it one of the user's before any hook of it runs.
+REGISTRAR = "~registrar"
+
+# What an Enum keeps under names with one underscore at both ends; they are not private to anyone.
+ENUM_NAMES = frozenset(("_value_", "_name_", "_member_map_", "_member_names_", "_value2member_map_"))
 
 user_classes: set[type] = set()
 bases_allowed: set[type] = set()
@@ -84,7 +112,7 @@ def is_dunder(name: str) -> bool:
 
 def attribute(name: str) -> str:
     """The name under which an object keeps its attribute `name`."""
-    if name.startswith("_") and name != "_" and not is_dunder(name):
+    if name.startswith("_") and name != "_" and not is_dunder(name) and name not in ENUM_NAMES:
         return PRIVATE + name
     return name
 
@@ -98,8 +126,8 @@ def mangled(name: str, owner: str) -> str:
 
 
 def unmangled(text: str) -> str:
-    """`text` with the names of private attributes as the user wrote them."""
-    return text.replace(PRIVATE + "_", "_")
+    """`text` with the names of private attributes as the user wrote them; a str, whatever `text` was."""
+    return str.replace(text, PRIVATE + "_", "_")
 
 
 # Reading attributes.
@@ -136,6 +164,27 @@ def _mro(ob: object, name: str) -> Any:
     return getattr(ob, name)
 
 
+def _register(ob: object, name: str) -> Any:
+    """`register` of an abstract class only where the class is the user's: the others are shared by all."""
+    value = getattr(ob, name)
+    if getattr(value, "__func__", None) is abc.ABCMeta.register and value.__self__ not in user_classes:
+        _refuse(name, " on a class that is not yours; derive from it")
+    return value
+
+
+def _without_traceback(ob: object, name: str) -> Any:
+    """`exception.with_traceback` as far as it takes a traceback away: a Runnable has none to give."""
+    if not isinstance(ob, BaseException):
+        return _not_of(BaseException)(ob, name)
+
+    def with_traceback(trace: None) -> BaseException:
+        if trace is not None:
+            raise TypeError("with_traceback() takes None in a Runnable")
+        return BaseException.with_traceback(ob, None)
+
+    return with_traceback
+
+
 class _Formatter(string.Formatter):
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         first, rest = _string.formatter_field_name_split(field_name)
@@ -149,12 +198,17 @@ _formatter = _Formatter()
 _MAY_READ_ATTRIBUTES = re.compile(r"\[|\{[^{}:!]*\.")
 
 
+@functools.lru_cache(256)
+def _may_read_attributes(template: str) -> bool:
+    return _MAY_READ_ATTRIBUTES.search(template) is not None
+
+
 def _format(ob: object, name: str) -> Any:
     """`str.format` that reads attributes through `read`; any other object's own `format`."""
     if not isinstance(ob, str):
         return _outside(getattr(ob, name), name, (str,))
     template = str.__str__(ob)
-    if type(template) is str and not _MAY_READ_ATTRIBUTES.search(template):
+    if type(template) is str and not _may_read_attributes(template):
         return getattr(template, name)
     if name == "format":
         return lambda *args, **kwargs: _formatter.vformat(template, args, kwargs)
@@ -177,7 +231,8 @@ def _of_exceptions(ob: object, name: str) -> Any:
 def _members(ob: object, name: str) -> Any:
     if not isinstance(ob, enum.EnumMeta):
         _refuse(name)
-    return dict(getattr(ob, name))
+    members = getattr(ob, name)
+    return list(members) if type(members) is list else dict(members)
 
 
 _SLOTS = (types.WrapperDescriptorType, types.MethodDescriptorType, types.MethodWrapperType)
@@ -203,7 +258,117 @@ def _initializer(ob: Any) -> Callable[..., None]:
             raise TypeError(f"{ob.__name__}.__init__() is for an instance of a class derived from it")
         getattr(ob, "__init__")(self, *args, **kwargs)  # noqa: B009 (mypy has no word for a class of the user's)
 
+    initialize.__name__ = "__init__"
     return initialize
+
+
+def _annotations(ob: Any, name: str) -> dict[str, Any]:
+    """What a user's class annotates, as classes or as text."""
+    if not (isinstance(ob, type) and ob in user_classes):
+        ob = type(ob)
+    if ob not in user_classes:
+        _refuse(name)
+    return {field: type_ for field, _, type_ in ob.__dict__.get(FIELDS, ())}
+
+
+def _owner(ob: Any, name: str) -> type:
+    """The class whose method `name` is asked for: a user's, `object` and the like, or that of super()."""
+    if type(ob) is super:
+        return ob.__thisclass__  # type: ignore[attr-defined,no-any-return]
+    if not (isinstance(ob, type) and (ob in user_classes or ob in bases_allowed)):
+        _refuse(name, "; call the class" if name == "__new__" else "")
+    return ob
+
+
+def _maker(ob: Any, name: str) -> Callable[..., Any]:
+    """`Base.__new__`, which makes instances of classes of the user's own."""
+    owner, make = _owner(ob, name), getattr(ob, name)
+
+    def new(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not (isinstance(cls, type) and cls in user_classes and issubclass(cls, owner)):
+            raise TypeError(f"{owner.__name__}.__new__() is for a class derived from it")
+        return make(cls, *args, **kwargs)
+
+    return new
+
+
+def _setter(ob: Any, name: str) -> Callable[..., None]:
+    """`super().__setattr__`, `Base.__setattr__` and `__delattr__`, for names that may be set."""
+    if type(ob) in user_classes:
+        return functools.partial(write if name == "__setattr__" else delete, ob)
+    owner, change = _owner(ob, name), getattr(ob, name)
+    of_self = [_SUPER_SELF(ob)] if type(ob) is super else []
+
+    def set_or_delete(*args: Any) -> None:
+        target, key, *value = (*of_self, *args)
+        _check_name(key)
+        if type(target) not in user_classes or not isinstance(target, owner):
+            raise TypeError(f"{owner.__name__}.{name}() is for an instance of a class derived from it")
+        change(*args[: 1 - len(of_self)], _vetted(key), *value)
+
+    return set_or_delete
+
+
+def _space(ob: Any) -> dict[str, Any]:
+    """Where `ob` keeps its attributes. Raises AttributeError for what is not of the user's making."""
+    if type(ob) in user_classes or type(ob) is types.SimpleNamespace:
+        return object.__getattribute__(ob, "__dict__")  # type: ignore[no-any-return]
+    _refuse("__dict__", f" for {_kind(ob).__name__!r} objects")
+
+
+def _attributes(ob: Any, _: str) -> dict[str, Any]:
+    """A copy of the user's attributes of `ob`: the dict itself would take any name."""
+    if isinstance(ob, type) and ob in user_classes:
+        items = [(key, value) for key, value in ob.__dict__.items() if not is_dunder(key)]
+    else:
+        items = list(_space(ob).items())
+    return {unmangled(key): value for key, value in items if key[:1] not in "_~" or is_dunder(key)}
+
+
+def attributes_of(ob: Any) -> dict[str, Any]:
+    """`vars(ob)` of a Runnable."""
+    return _attributes(ob, "")
+
+
+class _Attributes(dict[str, Any]):
+    """What `ob.__dict__` is where it is written to."""
+
+    def __init__(self, ob: Any) -> None:
+        self._space = _space(ob)
+        super().__init__(_attributes(ob, ""))
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        self._space[_vetted(name)] = value
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        del self._space[_vetted(name)]
+
+    def update(self, *others: Any, **items: Any) -> None:
+        for name, value in dict(*others, **items).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def pop(self, name: str, *default: Any) -> Any:
+        if name in self:
+            value = self[name]
+            del self[name]
+            return value
+        return super().pop(name, *default)
+
+    def clear(self) -> None:
+        for name in list(self):
+            del self[name]
 
 
 def _class_of(ob: object, name: str) -> Any:
@@ -215,8 +380,9 @@ DEPENDENT: dict[str, Callable[[object, str], Any]] = {
     "format": _format,
     "format_map": _format,
     "mro": _mro,
+    "register": _register,
     "obj": _not_of(BaseException),
-    "with_traceback": _not_of(BaseException),
+    "with_traceback": _without_traceback,
     "fget": _not_of(property, types.DynamicClassAttribute),
     "fset": _not_of(property, types.DynamicClassAttribute),
     "fdel": _not_of(property, types.DynamicClassAttribute),
@@ -226,9 +392,25 @@ DEPENDENT: dict[str, Callable[[object, str], Any]] = {
     "__class__": _class_of,
     "__cause__": _of_exceptions,
     "__context__": _of_exceptions,
+    "__annotations__": _annotations,
+    "__suppress_context__": _of_exceptions,
+    "__notes__": _of_exceptions,
+    "__module__": _text_of,
     "__members__": _members,
+    "_member_map_": _members,
+    "_member_names_": _members,
+    "_value2member_map_": _members,
+    "__new__": _maker,
+    "__setattr__": _setter,
+    "__delattr__": _setter,
+    "__dict__": _attributes,
+    WRITTEN_DICT: lambda ob, _: _Attributes(ob),
     **dict.fromkeys(METHODS, _method),
 }
+
+
+# Names that a class has of its metaclass, where super() does not look.
+OF_METACLASS = frozenset(("mro", "register"))
 
 
 def read(ob: Any, name: str, *default: Any) -> Any:
@@ -243,6 +425,21 @@ def read(ob: Any, name: str, *default: Any) -> Any:
         if default:
             return default[0]
         raise
+
+
+def inherited(found: Any, name: str) -> Any:
+    """The special method `name` of `super()`, bound to an instance.
+
+    Of a class it would be the bare function, and a host class's own trusts whatever it is given as `self`.
+    """
+    if name in ("__new__", "__setattr__", "__delattr__"):
+        return DEPENDENT[name](found, name)
+    if isinstance(_SUPER_SELF(found), type) and name != "__init_subclass__":
+        _refuse(name, " of super() in a method of the class; call the class")
+    return getattr(found, name)
+
+
+_SUPER_SELF = vars(super)["__self__"].__get__
 
 
 def has(ob: Any, name: str) -> bool:
@@ -261,7 +458,12 @@ def _vetted(name: str) -> str:
 
 # Writing attributes.
 
-_WRITABLE = frozenset((types.SimpleNamespace, decimal.Context))
+_WRITABLE: set[type] = {types.SimpleNamespace, decimal.Context}
+
+
+def allow_writes(kind: type) -> None:
+    """Let users set the attributes of a `kind`, a class of ours whose public attributes are theirs."""
+    _WRITABLE.add(kind)
 
 
 def is_user_function(ob: object) -> bool:
@@ -287,7 +489,7 @@ def writable(ob: Any) -> Any:
 
 def write(ob: Any, name: str, value: Any) -> None:
     _check_name(name)
-    setattr(writable(ob), _vetted(name), value)
+    setattr(writable(ob), name if name in METHODS else _vetted(name), value)
 
 
 def put(ob: Any, name: str, value: Any) -> None:
@@ -328,6 +530,17 @@ class _Type(_Shown):
         return class_of(args[0])
 
 
+class _ClassMethod(_Shown):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        # Older versions bind any descriptor: a host class's property would be handed a class as self.
+        if len(args) == 1 and hasattr(type(args[0]), "__get__") and not isinstance(args[0], _FUNCTIONS):
+            raise TypeError(f"classmethod() is for a function, not for a {type(args[0]).__name__}")
+        return cls._kind(*args, **kwargs)
+
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type(functools.cache(len)))
+
+
 def _shown(kind: type, meta: type[_Shown] = _Shown) -> type:
     return meta(kind.__name__, (), {"_kind": kind, "__module__": "builtins"})
 
@@ -338,9 +551,15 @@ _SHOWN: dict[type, type] = {
     kind: _shown(kind)
     for kind in (
         *_INTERNALS, types.FunctionType, types.MethodType, types.ModuleType, types.CellType,
-        types.GenericAlias, types.BuiltinFunctionType, classmethod, staticmethod,
+        types.GenericAlias, types.BuiltinFunctionType, staticmethod,
     )
 }  # fmt: skip
+CLASSMETHOD = _SHOWN[classmethod] = _shown(classmethod, _ClassMethod)
+
+
+def shown(kind: type) -> type:
+    """The class that stands for `kind`, which users must not call."""
+    return _SHOWN[kind]
 
 
 def class_of(ob: object) -> Any:
@@ -359,7 +578,7 @@ def matchable(subject: Any, *classes: Any) -> Any:
     Such a pattern reads what `__match_args__` lists, so the class has to be one whose list was vetted.
     """
     for cls in classes:
-        if not (cls in user_classes or cls in _SELF_MATCHING):
+        if not (isinstance(cls, type) and (cls in user_classes or cls in _SELF_MATCHING)):
             raise TypeError(
                 f"positional patterns are for classes of your own, not {cls!r}; name the attributes"
             )
@@ -369,11 +588,12 @@ def matchable(subject: Any, *classes: Any) -> Any:
 _SELF_MATCHING = frozenset((bool, bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple))
 
 
-def user_class(name: str, bases: tuple[type, ...], body: Mapping[str, Any], **options: Any) -> type:
+def user_class(name: str, bases: tuple[type, ...], body: Mapping[str, Any], /, **options: Any) -> type:
     """The class that a class statement makes. Raises TypeError for what a user's class may not be."""
     is_enum = any(isinstance(base, enum.EnumMeta) for base in bases)
     for base in bases:
-        if not (base in user_classes or base in bases_allowed or (is_enum and base is str)):
+        allowed = isinstance(base, type) and (base in user_classes or base in bases_allowed)
+        if not allowed:
             raise TypeError(f"a class in a Runnable cannot derive from {getattr(base, '__name__', base)!r}")
     for base in bases:
         if BUILD in base.__dict__:
@@ -381,22 +601,100 @@ def user_class(name: str, bases: tuple[type, ...], body: Mapping[str, Any], **op
     members = {}
     for key, value in body.items():
         if is_dunder(key):
-            if key not in METHODS and key not in CLASS_NAMES:
+            if key not in METHODS and key not in CLASS_NAMES and key not in HOOKS:
                 raise TypeError(f"{key} cannot be defined in a Runnable")
-            members[key] = value
+            members[key] = _HOOKED[key](value) if key in _HOOKED else value
         elif is_enum and key in _ENUM_HOOKS:
             members[key] = value
+        elif is_enum and key == FIELDS:
+            continue  # it would be a member
         else:
             members[attribute(key)] = value
     members.pop("__orig_bases__", None)
     if "__slots__" in members:
         members["__slots__"] = _slots(name, members["__slots__"])
     if "__match_args__" in members:
-        members["__match_args__"] = _match_args(members["__match_args__"])
-    return register(_metaclass(bases), name, bases, members)
+        members["__match_args__"] = match_args(members["__match_args__"])
+    if issubclass(dict, bases) or any(issubclass(base, dict) for base in bases):
+        options.pop("total", None)  # of a TypedDict
+    if is_enum and options:
+        raise TypeError(f"the class argument {min(options)!r} is not for an Enum in a Runnable")
+    return register(_metaclass(bases), name, bases, members, options)
 
 
-_ENUM_HOOKS = frozenset(("_missing_", "_generate_next_value_", "_ignore_"))
+class _EnumBody(dict[str, Any]):
+    """The names of an Enum's body while it runs: `auto()` is a value at once, so members can be combined."""
+
+    def __init__(self, trial: Any) -> None:
+        super().__init__()
+        self._trial = trial
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not key.startswith("~"):
+            self._trial[key] = value
+            if isinstance(value, (enum.auto, tuple)):
+                value = self._trial[key]
+        super().__setitem__(key, value)
+
+
+def _prepare(name: str, bases: tuple[type, ...], /, **_: Any) -> dict[str, Any]:
+    meta = _metaclass(tuple(base for base in bases if isinstance(base, type)))
+    return _EnumBody(meta.__prepare__(name, bases)) if issubclass(meta, enum.EnumMeta) else {}
+
+
+setattr(user_class, "__prepare__", _prepare)  # noqa: B010 (what a class statement asks its metaclass for)
+
+_ENUM_HOOKS = frozenset(("_missing_", "_generate_next_value_", "_ignore_", "_order_"))
+
+
+def _checked_new(function: Any) -> Any:
+    """`__new__` of the user's, which must give an object of a user's class: copy sets attributes of it."""
+    function = function.__func__ if type(function) is staticmethod else function
+
+    def new(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        made = function(cls, *args, **kwargs)
+        if type(made) not in user_classes:
+            raise TypeError(
+                f"{cls.__name__}.__new__() gives a {type(made).__name__!r}, no object of its class"
+            )
+        return made
+
+    return new
+
+
+def _by_name(function: Any) -> Any:
+    """A hook whose first argument is an attribute's name, which it is told as the user wrote it."""
+
+    def hook(self: Any, name: str, /, *value: Any) -> Any:
+        return function(self, unmangled(name), *value)
+
+    return hook
+
+
+def _set_name(function: Any) -> Any:
+    def hook(self: Any, owner: type, name: str, /) -> None:
+        function(self, owner, unmangled(name))
+
+    return hook
+
+
+_HOOKED: dict[str, Callable[[Any], Any]] = {
+    "__new__": _checked_new,
+    "__getattr__": _by_name,
+    "__setattr__": _by_name,
+    "__delattr__": _by_name,
+    "__set_name__": _set_name,
+}
+
+
+class _Registrar:
+    """The first member of a class: the interpreter tells members of their class before it calls hooks."""
+
+    def __get__(self, ob: Any, owner: Any = None) -> Any:
+        return self  # has a __get__ because an Enum takes what has none for one of its values
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        user_classes.add(owner)
 
 
 def _metaclass(bases: tuple[type, ...]) -> type:
@@ -407,12 +705,16 @@ def _metaclass(bases: tuple[type, ...]) -> type:
     return winner
 
 
-def register(meta: type, name: str, bases: tuple[type, ...], members: dict[str, Any]) -> type:
+def register(
+    meta: type, name: str, bases: tuple[type, ...], members: dict[str, Any], options: Mapping[str, Any] = {}
+) -> type:
     space = meta.__prepare__(name, bases)
+    space[REGISTRAR] = _Registrar()
     for key, value in members.items():
         space[key] = value  # one by one: Enum's mapping takes note of each
-    cls: type = meta(name, bases, space)
+    cls: type = meta(name, bases, space, **options)
     user_classes.add(cls)
+    type.__delattr__(cls, REGISTRAR)
     return cls
 
 
@@ -425,7 +727,8 @@ def _slots(owner: str, value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _match_args(value: Any) -> tuple[str, ...]:
+def match_args(value: Any) -> tuple[str, ...]:
+    """The names that a class's positional patterns read, vetted. Raises TypeError."""
     names = value if type(value) is tuple else ()
     for name in (value,) if names is not value else names:
         if type(name) is not str or is_dunder(name) or name in FORBIDDEN or name in DEPENDENT:

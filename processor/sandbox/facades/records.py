@@ -7,27 +7,30 @@ any name of the user's is.
 
 from __future__ import annotations
 
-import copy
 import functools
 import operator
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
+from processor.sandbox.facades.copies import deepcopied, share
 from processor.sandbox.facades.guards import (
     BUILD,
     CLASS_NAMES,
     DEPENDENT,
     FIELDS,
     FORBIDDEN,
+    INIT,
     METHODS,
     attribute,
     bless,
     is_dunder,
     is_user_class,
+    match_args,
     read,
     register,
     unmangled,
+    user_class,
 )
 
 
@@ -78,6 +81,7 @@ def _namedtuple_class(
         attribute("_asdict"): asdict,
         attribute("_fields"): fields,
         attribute("_field_defaults"): optional,
+        "__getnewargs__": lambda self: tuple(self),
         **{field: property(operator.itemgetter(at)) for at, field in enumerate(fields)},
     }
     return register(type, name, (tuple,), {**own, **members})
@@ -123,13 +127,13 @@ def namedtuple(typename: str, field_names: Any, *, defaults: Iterable[Any] = ())
     values = tuple(defaults or ())
     if len(values) > len(fields):
         raise TypeError("got more default values than field names")
-    if type(typename) is not str or not typename.isidentifier():
+    if type(typename) is not str or not typename.isidentifier() or is_dunder(typename):
         raise ValueError(f"a type's name is an identifier, not {typename!r}")
     return _namedtuple_class(typename, fields, values, {})
 
 
 def _typed_namedtuple(name: str, body: Mapping[str, Any]) -> type:
-    fields = _field_names([field for field, kind in body.get(FIELDS, ()) if kind == "field"])
+    fields = _field_names([field for field, kind, _ in body.get(FIELDS, ()) if kind == "field"])
     defaults = [body[field] for field in fields if field in body]
     if any(field in body for field in fields[: len(fields) - len(defaults)]):
         raise TypeError("a field without a default cannot follow a field with one")
@@ -139,7 +143,7 @@ def _typed_namedtuple(name: str, body: Mapping[str, Any]) -> type:
             continue
         if is_dunder(key) and key not in METHODS and key not in CLASS_NAMES:
             raise TypeError(f"{key} cannot be defined in a Runnable")
-        members[attribute(key)] = value
+        members[attribute(key)] = match_args(value) if key == "__match_args__" else value
     return _namedtuple_class(name, fields, tuple(defaults), members)
 
 
@@ -154,21 +158,26 @@ class _Missing:
 MISSING: Any = _Missing()
 
 
-class _Field:
+class Field:
+    """What dataclasses.fields() gives."""
+
     __slots__ = (
         "compare",
         "default",
         "default_factory",
         "hash",
         "init",
+        "initvar",
         "kw_only",
         "metadata",
         "name",
         "repr",
+        "type",
     )
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         self.name = name
+        self.type: Any = None
         self.default = options.get("default", MISSING)
         self.default_factory = options.get("default_factory", MISSING)
         self.init = options.get("init", True)
@@ -176,6 +185,7 @@ class _Field:
         self.compare = options.get("compare", True)
         self.hash = options.get("hash")
         self.kw_only = options.get("kw_only", MISSING)
+        self.initvar = False
         self.metadata = types.MappingProxyType(dict(options.get("metadata") or {}))
 
     def __repr__(self) -> str:
@@ -201,7 +211,7 @@ def make_field(**options: Any) -> Any:
         raise TypeError(f"field() got an unexpected keyword argument {min(unknown)!r}")
     if "default" in options and "default_factory" in options:
         raise ValueError("cannot specify both default and default_factory")
-    return _Field("", options)
+    return Field("", options)
 
 
 def dataclass(cls: Any = None, /, **options: Any) -> Any:
@@ -213,30 +223,51 @@ def dataclass(cls: Any = None, /, **options: Any) -> Any:
     return _make_dataclass(cls, options)
 
 
+def make_dataclass(
+    cls_name: str,
+    fields: Iterable[Any],
+    *,
+    bases: tuple[type, ...] = (),
+    namespace: Any = None,
+    **options: Any,
+) -> type:
+    """The data class that a class statement with these fields would make."""
+    rows = [(item,) if type(item) is str else tuple(item) for item in fields]
+    _field_names([row[0] for row in rows])
+    body = {**(namespace or {}), **{row[0]: row[2] for row in rows if len(row) > 2}}
+    # Looked at once it is a dict of ours; what is no identifier could be one of the names that we keep.
+    if not all(type(key) is str and key.isidentifier() for key in (cls_name, *body)):
+        raise TypeError("make_dataclass() takes names that are plain str and identifiers")
+    body[FIELDS] = tuple((row[0], "field", row[1] if len(row) > 1 else "typing.Any") for row in rows)
+    made = user_class(cls_name, bases, {"__module__": "runnable", "__qualname__": cls_name, **body})
+    return dataclass(made, **options)  # type: ignore[no-any-return]
+
+
 def _make_dataclass(cls: Any, options: Mapping[str, Any]) -> type:
     if not is_user_class(cls):
         raise TypeError("dataclass() is for a class of your own")
     own = _own_fields(cls, options.get("kw_only", False))
-    fields: dict[str, _Field] = {}
+    fields: dict[str, Field] = {}
     for base in reversed(cls.__mro__[1:]):
         fields.update(base.__dict__.get(_DATACLASS, {}))
     fields.update(own)
     frozen = options.get("frozen", False)
     members: dict[str, Any] = {_DATACLASS: fields}
     if options.get("init", True):
-        members["__init__"] = _dataclass_init(cls, fields, frozen)
+        written = _written_init(cls, fields, own, frozen, options.get("kw_only", False))
+        members["__init__"] = written or _dataclass_init(cls, fields, frozen)
     if options.get("repr", True):
         members["__repr__"] = _dataclass_repr(fields)
-    compared = [_getter(f.name) for f in fields.values() if f.compare]
+    compared = _values_of([f.name for f in fields.values() if f.compare])
     if options.get("eq", True):
         members["__eq__"] = _dataclass_eq(compared)
     if options.get("order", False):
         members.update(_dataclass_order(compared))
     if frozen:
         members["__setattr__"] = members["__delattr__"] = _frozen
-    hashed = [_getter(f.name) for f in fields.values() if (f.compare if f.hash is None else f.hash)]
+    hashed = _values_of([f.name for f in fields.values() if (f.compare if f.hash is None else f.hash)])
     if options.get("unsafe_hash", False) or (options.get("eq", True) and frozen):
-        members["__hash__"] = lambda self: hash(tuple(get(self) for get in hashed))
+        members["__hash__"] = lambda self: hash(hashed(self))
     elif options.get("eq", True) and "__hash__" not in cls.__dict__:
         members["__hash__"] = None
     positional = tuple(attribute(f.name) for f in fields.values() if f.init and not f.kw_only)
@@ -245,10 +276,7 @@ def _make_dataclass(cls: Any, options: Mapping[str, Any]) -> type:
     overwritten = ("__init__", "__repr__", "__eq__", "__hash__", "__match_args__")
     for key, value in members.items():
         if key in cls.__dict__ and key in overwritten and not (key == "__hash__" and value is not None):
-            if key == "__hash__" and cls.__dict__[key] is None:
-                continue
-            if key != "__init__":
-                continue
+            continue
         setattr(cls, key, value)
     return _with_slots(cls, own) if options.get("slots", False) else cls
 
@@ -262,24 +290,26 @@ def _read_field(name: str, ob: Any) -> Any:
     return read(ob, name)
 
 
-def _own_fields(cls: type, kw_only: bool) -> dict[str, _Field]:
+def _own_fields(cls: type, kw_only: bool) -> dict[str, Field]:
     fields = {}
-    for name, kind in cls.__dict__.get(FIELDS, ()):
+    for name, kind, type_ in cls.__dict__.get(FIELDS, ()):
         if is_dunder(name) or name in FORBIDDEN:
             raise TypeError(f"{name!r} cannot be a field's name")
         if kind == "kw_only":
             kw_only = True
-        if kind != "field":
+        if kind not in ("field", "initvar"):
             continue
         key = attribute(name)
         default = cls.__dict__.get(key, MISSING)
         if type(default) is types.MemberDescriptorType:
             default = MISSING
-        field = default if type(default) is _Field else _Field("", {"default": default})
-        field.name = name
+        field = default if type(default) is Field else Field("", {"default": default})
+        field.name, field.type = name, type_
         if field.kw_only is MISSING:
             field.kw_only = kw_only
-        if type(default) is _Field:
+        if kind == "initvar":  # is given to __post_init__ and not kept
+            field.initvar, field.compare, field.repr, field.hash = True, False, False, False
+        if type(default) is Field:
             if field.default is MISSING:
                 delattr(cls, key)
             else:
@@ -293,7 +323,39 @@ def _own_fields(cls: type, kw_only: bool) -> dict[str, _Field]:
     return fields
 
 
-def _dataclass_init(cls: type, fields: Mapping[str, _Field], frozen: bool) -> Callable[..., None]:
+def init_purpose(rows: Iterable[tuple[str, bool]], *flags: bool) -> str:
+    """What an `__init__` was written out for: fields with whether they may be left out; what the class is."""
+    return " ".join([*(f"{name}=" if optional else name for name, optional in rows), str(flags)])
+
+
+def _written_init(
+    cls: type, fields: Mapping[str, Field], own: Mapping[str, Field], frozen: bool, kw_only: bool
+) -> Any:
+    """The `__init__` that the dialect wrote out, where the class is what it was written for."""
+    written = cls.__dict__.get(INIT)
+    if written is None:
+        return None
+    type.__delattr__(cls, INIT)
+    rows = [
+        (name, field.default is not MISSING or field.default_factory is not MISSING)
+        for name, field in fields.items()
+    ]
+    finishes = hasattr(cls, "__post_init__")
+    if len(fields) != len(own) or written.__doc__ != init_purpose(rows, frozen, finishes, kw_only):
+        return None
+    written.__doc__, written.__name__ = None, "__init__"
+    written.__qualname__ = f"{cls.__qualname__}.__init__"
+    return written
+
+
+def fresh(value: Any) -> Any:
+    """The default of a field: what field() was given, or makes anew."""
+    if type(value) is not Field:
+        return value
+    return value.default if value.default_factory is MISSING else value.default_factory()
+
+
+def _dataclass_init(cls: type, fields: Mapping[str, Field], frozen: bool) -> Callable[..., None]:
     positional = tuple(f.name for f in fields.values() if f.init and not f.kw_only)
     keyword = tuple(f.name for f in fields.values() if f.init and f.kw_only)
     names = positional + keyword
@@ -306,9 +368,10 @@ def _dataclass_init(cls: type, fields: Mapping[str, _Field], frozen: bool) -> Ca
             seen_default = name
         elif seen_default:
             raise TypeError(f"non-default argument {name!r} follows default argument {seen_default!r}")
-    slots = [(name, attribute(name)) for name in names]
+    slots = [(name, "" if fields[name].initvar else attribute(name)) for name in names]
+    passed = [at for at, name in enumerate(names) if fields[name].initvar]
     rest = [f.name for f in fields.values() if not f.init and f.name in optional]
-    finish = operator.methodcaller("__post_init__") if hasattr(cls, "__post_init__") else None
+    finish = hasattr(cls, "__post_init__")
     width, what = len(names), f"{cls.__name__}.__init__()"
     put = object.__setattr__ if frozen else setattr
 
@@ -319,16 +382,17 @@ def _dataclass_init(cls: type, fields: Mapping[str, _Field], frozen: bool) -> Ca
             raise TypeError(f"{what} takes {len(positional)} arguments but {len(args)} were given")
         values = args if len(args) == width and not kwargs else _bind(what, names, optional, args, kwargs)
         for (name, key), value in zip(slots, values, strict=True):
-            put(self, key, made[name]() if value is MISSING else value)
+            if key:
+                put(self, key, made[name]() if value is MISSING else value)
         for name in rest:
             put(self, attribute(name), made[name]() if name in made else constant[name])
-        if finish is not None:
-            finish(self)
+        if finish:
+            self.__post_init__(*[values[at] for at in passed])
 
     return init
 
 
-def _dataclass_repr(fields: Mapping[str, _Field]) -> Callable[[Any], str]:
+def _dataclass_repr(fields: Mapping[str, Field]) -> Callable[[Any], str]:
     shown = [(f.name, _getter(f.name)) for f in fields.values() if f.repr]
     running: set[int] = set()
 
@@ -346,21 +410,29 @@ def _dataclass_repr(fields: Mapping[str, _Field]) -> Callable[[Any], str]:
     return text
 
 
-def _dataclass_eq(getters: list[Callable[[Any], Any]]) -> Callable[[Any, Any], Any]:
+def _values_of(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives the tuple of these fields of an object."""
+    if len(names) < 2 or DEPENDENT.keys() & set(names):
+        getters = [_getter(name) for name in names]
+        return lambda ob: tuple([get(ob) for get in getters])
+    return operator.attrgetter(*map(attribute, names))
+
+
+def _dataclass_eq(values: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
     def equal(self: Any, other: Any) -> Any:
         if type(other) is not type(self):
             return NotImplemented
-        return all(get(self) == get(other) for get in getters)
+        return values(self) == values(other)
 
     return equal
 
 
-def _dataclass_order(getters: list[Callable[[Any], Any]]) -> dict[str, Any]:
+def _dataclass_order(values: Callable[[Any], Any]) -> dict[str, Any]:
     def compare(how: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
         def method(self: Any, other: Any) -> Any:
             if type(other) is not type(self):
                 return NotImplemented
-            return how(*(tuple(get(ob) for get in getters) for ob in (self, other)))
+            return how(values(self), values(other))
 
         return method
 
@@ -369,11 +441,11 @@ def _dataclass_order(getters: list[Callable[[Any], Any]]) -> dict[str, Any]:
     }
 
 
-def _frozen(self: Any, name: str, *_: Any) -> NoReturn:
-    raise FrozenInstanceError(f"cannot assign to field {unmangled(name)!r}")
+def _frozen(self: Any, name: str, *value: Any) -> NoReturn:
+    raise FrozenInstanceError(f"cannot {'assign to' if value else 'delete'} field {unmangled(name)!r}")
 
 
-def _with_slots(cls: type, own: Mapping[str, _Field]) -> type:
+def _with_slots(cls: type, own: Mapping[str, Field]) -> type:
     members = {k: v for k, v in cls.__dict__.items() if k not in ("__dict__", "__weakref__")}
     for name in own:
         members.pop(attribute(name), None)
@@ -386,11 +458,11 @@ def is_dataclass(ob: Any) -> bool:
     return hasattr(ob if isinstance(ob, type) else type(ob), _DATACLASS)
 
 
-def fields_of(ob: Any) -> Mapping[str, _Field]:
+def fields_of(ob: Any) -> Mapping[str, Field]:
     fields = getattr((ob if isinstance(ob, type) else type(ob)), _DATACLASS, None)
     if fields is None:
         raise TypeError("that is not a data class or an instance of one")
-    return fields  # type: ignore[no-any-return]
+    return {name: field for name, field in fields.items() if not field.initvar}
 
 
 def _plain(value: Any, make: Callable[[Any], Any]) -> Any:
@@ -400,7 +472,7 @@ def _plain(value: Any, make: Callable[[Any], Any]) -> Any:
         return type(value)(_plain(item, make) for item in value)
     if isinstance(value, dict):
         return {_plain(k, make): _plain(v, make) for k, v in value.items()}
-    return copy.deepcopy(value)
+    return deepcopied(value)
 
 
 def asdict(ob: Any, *, dict_factory: Callable[[Any], Any] = dict) -> Any:
@@ -424,5 +496,6 @@ def replace_fields(ob: Any, /, **changes: Any) -> Any:
 
 
 setattr(NamedTupleBase, BUILD, _typed_namedtuple)
+share(_Missing)
 bless(NamedTupleBase)
 bless(FrozenInstanceError)

@@ -1,9 +1,16 @@
 class Runnable:
     def process(self, queries):
         class Base:
-            size = 0
+            sizes = {}
 
-        class Derived(Base):
-            size = 1
+            def __init_subclass__(cls, /, size=0, **rest):
+                super().__init_subclass__(**rest)
+                Base.sizes[cls.__name__] = size
 
-        return Derived.size
+        class Derived(Base, size=1):
+            pass
+
+        class Other(Base):
+            pass
+
+        return Base.sizes

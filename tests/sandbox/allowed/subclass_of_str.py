@@ -8,6 +8,13 @@ class Runnable:
             def push(self, item):
                 self.append(item)
 
+        class Code(str):
+            def __new__(cls, text):
+                return super().__new__(cls, text.upper())
+
+            def head(self):
+                return self[:2]
+
         stack = Stack()
         stack.push(1)
-        return [Index()["a"], stack, isinstance(stack, list)]
+        return [Index()["a"], stack, isinstance(stack, list), Code("abc").head(), Code("{0.real}").lower().format(3), {Code("k"): 1}["K"]]

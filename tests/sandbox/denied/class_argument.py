@@ -1,8 +1,8 @@
-# E202 the class argument 'size' is not allowed
+# E202 '**' in a class statement is not allowed. Use inheritance or a class decorator.
 class Runnable:
     def process(self, queries):
         class Base:
             pass
 
-        class Derived(Base, size=1):
+        class Derived(Base, **{"metaclass": type}):
             pass

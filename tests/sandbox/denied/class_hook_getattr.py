@@ -1,6 +1,6 @@
-# E202 '__getattr__' as a name is not allowed. Use a dict, or properties.
+# E202 '__getattribute__' as a name is not allowed. Use __getattr__, a dict, or properties.
 class Runnable:
     def process(self, queries):
         class Proxy:
-            def __getattr__(self, name):
+            def __getattribute__(self, name):
                 return 1

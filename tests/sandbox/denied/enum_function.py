@@ -1,6 +1,6 @@
-# TypeError: an Enum is made by a class statement in a Runnable
+# TypeError: a member's name is an identifier that starts with a letter, not '__reduce__'
 class Runnable:
     def process(self, queries):
         import enum
 
-        return enum.Enum("Made", {"mro": 1})
+        return enum.Enum("Made", {"__reduce__": 1})

@@ -1,4 +1,4 @@
-# E202 'except*' is not allowed. Write 'except'.
+# E202 'except*' is not allowed. Write 'except': there are no groups of exceptions here.
 class Runnable:
     def process(self, queries):
         try:

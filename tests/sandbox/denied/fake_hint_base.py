@@ -1,7 +1,7 @@
-# TypeError: a class in a Runnable cannot derive from 'str'
+# TypeError: a class in a Runnable cannot derive from 'slice'
 class Runnable:
     def process(self, queries):
-        class Text(type(List)("hint", str)):
+        class Text(type(Optional)("hint", slice)):
             pass
 
         return Text("a")

@@ -1,4 +1,4 @@
-# AttributeError: '__dict__' is not accessible in a Runnable
+# AttributeError: '__reduce__' is not accessible in a Runnable
 class Runnable:
     def process(self, queries):
-        return list(map(getattr, [self], ["__dict__"]))
+        return list(map(getattr, [self], ["__reduce__"]))

@@ -1,4 +1,4 @@
-# E203 'import os' is not allowed. Importable here: abc,
+# E203 'import os' is not allowed. Settings and secrets come from the configuration
 import os
 
 class Runnable:

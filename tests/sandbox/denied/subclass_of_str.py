@@ -1,7 +1,7 @@
-# TypeError: a class in a Runnable cannot derive from 'str'
+# AttributeError: 'format' is not accessible in a Runnable
 class Runnable:
     def process(self, queries):
         class Text(str):
             pass
 
-        return Text("a")
+        return Text.format("{0.__class__}", 1)

@@ -1,0 +1,66 @@
+"""The circuit breaker of a route: when its guests keep dying, it pauses before it tries again.
+
+The rule: it opens when `deaths` guests in a row died within `window_s`, over more than one message or before
+they had one, and no run ended otherwise in between. After `pause_s` one message is tried: if its guest
+lives, the breaker closes; if it dies, the next pause is twice as long, up to ten times `pause_s`.
+
+So a message that kills its guest at every try does not stop a route whose other messages are sound. Nor
+does the halving of its batch: the runs that die in a row all begin with the same message, because a run
+that begins with another one follows a half that lived.
+
+A pure value but for what it was told: the caller brings the clock. It decides nothing about messages; what
+counts as a try, and what becomes a dead letter, is the same with and without it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+LONGEST_PAUSES = 10
+# Each of these is a guest that died of itself or had to be killed.
+DEATHS = frozenset({"E311", "E312", "E313", "E314", "E315", "E316"})
+
+
+class Breaker:
+    """Closed at first: everything passes. Times are seconds of any clock that does not go back."""
+
+    def __init__(self, deaths: int, window_s: float, pause_s: float) -> None:
+        self._window_s = window_s
+        self._first_pause_s = pause_s
+        self._pause_s = pause_s
+        self._deaths: deque[tuple[float, int | None]] = deque(maxlen=deaths)
+        self._until_s: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has opened and no guest has lived since, be the pause over or not."""
+        return self._until_s is not None
+
+    def wait_s(self, now_s: float) -> float:
+        """How long nothing may run yet; 0 where it is closed, or where its pause is over."""
+        return 0.0 if self._until_s is None else max(0.0, self._until_s - now_s)
+
+    def died(self, now_s: float, message: int | None) -> bool:
+        """A guest died over a run that begins with `message`, or over none; whether that opens it."""
+        if self._until_s is not None:
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSES * self._first_pause_s)
+            self._until_s = now_s + self._pause_s
+            return True
+        self._deaths.append((now_s, message))
+        first_s, _ = self._deaths[0]
+        messages = {message for _, message in self._deaths}
+        if len(self._deaths) < (self._deaths.maxlen or 0):
+            return False
+        # A guest that cannot be started is tried again at once: such a row has no gaps, however slow it is.
+        if None not in messages and (len(messages) == 1 or now_s - first_s > self._window_s):
+            return False
+        self._until_s = now_s + self._pause_s
+        return True
+
+    def lived(self) -> bool:
+        """A run ended without a death; whether that closes the breaker."""
+        was_open = self.is_open
+        self._deaths.clear()
+        self._until_s = None
+        self._pause_s = self._first_pause_s
+        return was_open

@@ -1,0 +1,143 @@
+"""The keys that say what a Runnable may reach outside, and what they come to once they are loaded.
+
+`keys` places these models in the configuration. Hosts and URLs are checked by `address`, which also decides
+with them later on: an entry that loads is an entry that works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from processor.address import Allowed, Binding, Entry, parse_url
+from processor.config.forms import LISTED_SCHEMA, File, Settings, Size, Text, listed
+
+# A Runnable can have texts sent back to it, and reads *** for one that is a secret's value: a short one could
+# be found by trying them all.
+SECRET_CHARS = 8
+
+
+def _domain(text: str) -> str:
+    return Entry.parse(text).text
+
+
+def _binding(text: str) -> str:
+    Binding.parse(text)
+    return text
+
+
+def _base_url(text: str) -> str:
+    if parse_url(text).query:
+        raise ValueError("it must have no query")
+    return text.rstrip("/")
+
+
+class Outbound(Settings):
+    """What `self.requests` may reach. The host makes each request. A plain list is the hosts."""
+
+    short = "allowed_domains"
+
+    allowed_domains: Annotated[
+        tuple[Annotated[Text, AfterValidator(_domain)], ...], BeforeValidator(listed)
+    ] = Field(
+        default=(),
+        description="Hosts that may be asked: a name, *.suffix, an address, a network, or * for every public"
+        " host; with :port for another one than 80 (http) and 443 (https). Private addresses only where"
+        " they are listed themselves.",
+    )
+    timeout_s: float = Field(
+        default=5, gt=0, le=300, description="Seconds that one call may take, with all its redirects."
+    )
+    request_bytes: Size = Field(
+        default=1 << 20, ge=0, le=4 << 20, description="Bytes of one request, headers included (E323)."
+    )
+    response_bytes: Size = Field(
+        default=4 << 20, ge=0, le=64 << 20, description="Bytes of one answer, unpacked (E323)."
+    )
+    redirects: int = Field(default=5, ge=0, le=20, description="Redirects that one call follows at most.")
+
+    @cached_property
+    def allowed(self) -> Allowed:
+        return Allowed.of(self.allowed_domains)
+
+
+class SecretSource(Settings):
+    """Where a secret comes from and which hosts it may be sent to. No guest ever sees its value."""
+
+    env: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds it. One of `env` and `file` is required.",
+        examples=["EXAMPLE_API_KEY"],
+    )
+    file: File | None = Field(
+        default=None,
+        description="File that holds it; a change of the file reloads the routes that use it.",
+        examples=["/run/secrets/example-api-key"],
+    )
+    hosts: Annotated[
+        tuple[Annotated[Text, AfterValidator(_binding)], ...], BeforeValidator(listed), LISTED_SCHEMA
+    ] = Field(
+        min_length=1,
+        description="Hosts that it may be sent to, written as in `allowed_domains` but without *. Over https,"
+        " unless http:// stands in front.",
+        examples=[["api.example.com"]],
+    )
+
+    @cached_property
+    def bindings(self) -> tuple[Binding, ...]:
+        return tuple(map(Binding.parse, self.hosts))
+
+
+@dataclass(frozen=True)
+class BoundSecret:
+    """A secret's value, and where it may go. Never printed."""
+
+    name: str
+    value: str = field(repr=False)
+    bindings: tuple[Binding, ...]
+
+
+class StateApi(Settings):
+    """Where `self.query_state_data` and `self.call_api_query` ask."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        default="https://api.ism.quantumwake.io",
+        description="Server with the state API (`POST /api/v1/query/state/<state_id>`).",
+    )
+    secret: Text | None = Field(
+        default=None,
+        description="Name of the secret that is sent as `Authorization: Bearer`; it must be bound to the"
+        " host.",
+        examples=["state_api_key"],
+    )
+
+
+class Stock(Settings):
+    """Where `self.get_stock_data` and `self.query_stock` ask; the host makes the request, never the guest."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        default="https://www.alphavantage.co",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="Server with the Alpha Vantage API (`/query?function=TIME_SERIES_INTRADAY`).",
+    )
+    api_key_env: str = Field(
+        default="ALPHA_VANTAGE_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds the API key; without it the key `demo` is sent.",
+    )
+
+
+@dataclass(frozen=True)
+class Reach:
+    """All that a route may reach outside. `place` is the key that a denial tells people to change."""
+
+    place: str
+    outbound: Outbound = field(default_factory=Outbound)
+    stock: Stock = field(default_factory=Stock)
+    state_api: StateApi = field(default_factory=StateApi)
+    secrets: tuple[BoundSecret, ...] = ()
+    state_key: BoundSecret | None = None

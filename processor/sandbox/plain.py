@@ -1,0 +1,202 @@
+"""Plain Python as the language of a Runnable: what `dialect` is for the restricted one, without its rules.
+
+The source is compiled as it stands and runs with Python's own builtins. What is there without an import in
+the dialect is there too, so that a Runnable may change its language and go on. Nothing here keeps anybody
+from anything: the jail does, which is why plain Python is refused where the jail cannot be relied on.
+
+Called by the guest, and only there: a namespace takes over `sys.stdout` and the root logger of the process.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import json
+import linecache
+import logging
+import math
+import random
+import re
+import sys
+import time
+import types
+import typing
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from processor.errors import Fault, Faults
+from processor.model import Program
+from processor.sandbox import dialect
+from processor.sandbox.facades import PRELUDE_HINTS, Logger
+
+MODULE = "runnable"
+LINE_CHARS = 4000
+
+
+def compile_program(program: Program) -> types.CodeType:
+    """The program as code. Raises Faults with what Python says about it."""
+    if len(program.source) > dialect.MAX_SOURCE_CHARS:
+        much = f"{len(program.source)} characters, more than {dialect.MAX_SOURCE_CHARS}"
+        raise _faults(program, "E205", f"the source has {much}. Move data out of it.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            code = compile(program.source, program.filename, "exec", dont_inherit=True)
+        except SyntaxError as err:
+            if "too many" in err.msg and "nested" in err.msg:
+                raise _faults(program, "E205", _TOO_DEEP) from err
+            raise _faults(program, "E201", f"{err.msg}.", err.lineno or 1, max(err.offset or 1, 1)) from err
+        except ValueError as err:  # a null byte or a lone surrogate
+            raise _faults(program, "E201", f"{err}.") from err
+        except (RecursionError, MemoryError) as err:
+            raise _faults(program, "E205", _TOO_DEEP) from err
+    # Tracebacks and `inspect` find the source where there is no file.
+    lines = program.source.splitlines(keepends=True)
+    linecache.cache[program.filename] = (len(program.source), None, lines, program.filename)
+    return code
+
+
+_TOO_DEEP = "the source is too deeply nested. Split the expression or the function."
+
+
+def _faults(program: Program, code: str, text: str, line: int = 1, column: int = 1) -> Faults:
+    return Faults([Fault(program.filename, line, column, code, text)])
+
+
+def namespace(runtime: dialect.Runtime) -> dict[str, object]:
+    """The globals to run a compiled program in: those of a module that can be imported by its name."""
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module  # dataclasses, pydantic and pickle look their classes' module up
+    _redirect(runtime.log)
+    space = module.__dict__
+    space.update(
+        __builtins__=__builtins__,
+        BaseSecureRunnable=runtime.base,
+        Reject=dialect.Reject,
+        Retry=dialect.Retry,
+        json=json,
+        math=math,
+        re=re,
+        random=random,
+        hashlib=hashlib,
+        datetime=datetime.datetime,
+        time=_Clock(),
+        logger=Logger(runtime.log),
+        **{name: getattr(typing, name) for name in PRELUDE_HINTS},
+    )
+    if runtime.requests is not None:
+        space["requests"] = runtime.requests
+        module_of_requests = typing.cast(types.ModuleType, runtime.requests)
+        sys.modules["requests"] = module_of_requests  # the library could reach nothing in here
+        sys.modules["requests.exceptions"] = module_of_requests.exceptions
+    return space
+
+
+class _Clock:
+    """The bare name `time`, as in the dialect: the module, and, when called, `datetime.time`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> datetime.time:
+        return datetime.time(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def runnable_class(space: dict[str, object]) -> type:
+    """The class Runnable that a program defined, with the base class among its bases. Raises Faults."""
+    cls: Any = space.get("Runnable")
+    base: Any = space["BaseSecureRunnable"]
+    if not isinstance(cls, type):
+        found = "is not defined" if cls is None else "is not a class"
+        hint = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
+        raise Faults([Fault(MODULE, 1, 1, "E204", f"Runnable {found}. {hint}")])
+    if typing.cast(object, cls.__new__) is not object.__new__:
+        text = (
+            "Runnable derives from a class that makes its own objects. Keep such an object in an attribute."
+        )
+        raise Faults([Fault(MODULE, 1, 1, "E204", text)])
+    if not issubclass(cls, base):
+        inner = {"__module__": MODULE, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        try:
+            cls = types.new_class(cls.__name__, (cls, base), exec_body=lambda body: body.update(inner))
+        except TypeError as err:
+            text = f"Runnable cannot be combined with BaseSecureRunnable: {err}. Derive from it."
+            raise Faults([Fault(MODULE, 1, 1, "E204", text)]) from err
+        space["Runnable"] = cls  # rebound: type(self) is what the source calls Runnable
+    return typing.cast(type, cls)
+
+
+def explained(err: BaseException, text: str, program: Program) -> str:
+    """`text`, which tells `err`, with what a person who wrote an ordinary import may not know."""
+    if not isinstance(err, ModuleNotFoundError):
+        return text
+    return f"{text} (packages of this route: {', '.join(program.packages) or 'none'})"
+
+
+def reseed() -> None:
+    """Give the random functions of packages a seed of their own; for a process that was just forked."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+# What a program prints and logs.
+
+
+class _Lines(io.TextIOBase):
+    """A text stream whose lines go to the route's log."""
+
+    def __init__(self, log: Callable[[str, str], None], level: str) -> None:
+        self._log = log
+        self._level = level
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._log(self._level, line)
+        if len(self._rest) > LINE_CHARS:
+            self.end_line()
+        return len(text)
+
+    def end_line(self) -> None:
+        """Let go of a line that was begun."""
+        if self._rest:
+            rest, self._rest = self._rest, ""
+            self._log(self._level, rest)
+
+
+class _Records(logging.Handler):
+    """What is logged with Python's own `logging`, in the route's log."""
+
+    def __init__(self, log: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        levels = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
+        level = next((name for least, name in levels if record.levelno >= least), "debug")
+        self._log(level, self.format(record))
+
+
+_streams: list[_Lines] = []
+
+
+def _redirect(log: Callable[[str, str], None]) -> None:
+    _streams[:] = [_Lines(log, "info"), _Lines(log, "warning")]
+    for suffix in ("", "__"):
+        for name, stream in zip(("stdout", "stderr", "stdin"), (*_streams, None), strict=True):
+            setattr(sys, f"{suffix}{name}{suffix}", stream)
+    logging.root.handlers[:] = [_Records(log)]
+    logging.root.setLevel(logging.INFO)
+
+
+def end_lines() -> None:
+    """Send what was printed without a line end to the log; a run is over."""
+    for stream in _streams:
+        stream.end_line()

@@ -1,0 +1,182 @@
+"""A route that asks the outside: what it may reach, what becomes of refusals, and where a secret never is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from processor.config import load
+from tests.running import Running, Start
+from tests.web import answer, serving
+
+CANARY = "K3Y-canary-1"
+
+ASK = """
+import requests
+
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            key = self.secrets["key"]
+            said = requests.post(
+                query["url"],
+                headers={"Authorization": f"Bearer {key}"},
+                json={"key": key},
+                params={"key": key},
+            )
+            text = f"{said.text} {said.headers} {said.url} {said.reason}"
+            self.context["said"] = [text, str(key)]
+            self.event("asked", [text, repr(key)])
+            self.logger.info(f"heard {text} with {key!r} {key}")
+            print(text)
+            if query.get("fail"):
+                raise ValueError(f"{text} {key}")
+            if query.get("put") == "output":
+                yield {"key": key}
+            if query.get("put") == "context":
+                self.context["key"] = key
+            if query.get("elsewhere"):
+                requests.get(query["elsewhere"], headers={"key": str(key)})
+            yield {"said": text, "mark": str(key)}
+"""
+ROUTE = """
+r:
+  input: {{subject: "in.*", create: true}}
+  runnable: ask.py
+  output: out
+  events: {{subject: events, level: all}}
+  retry: {{attempts: 1}}
+  secrets: [key]
+  outbound: {{allowed_domains: ["{host}", "{other}"]}}
+"""
+
+
+async def everything(running: Running) -> list[bytes]:
+    """All that the server stores, with its headers."""
+    kept = []
+    for name in (await running.broker.api("STREAM.NAMES"))["streams"]:
+        async for stored in running.broker.history(name, [">"]):
+            kept.append(f"{stored.subject} {stored.headers!r} ".encode() + stored.payload)
+    return kept
+
+
+async def test_a_secret_is_nowhere_but_in_its_request(
+    processor: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No stream, dead letter, event, context, log, metric or live message holds its value."""
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "key").write_text(f"{CANARY}\n")
+    say = lambda asked: answer(asked.raw + asked.body, X_Key=asked.headers["authorization"])  # noqa: E731
+    async with serving(say) as web, serving() as other:
+        top = f'secrets: {{key: {{file: key, hosts: ["{web.host}"]}}}}'
+        routes = ROUTE.format(host=web.host, other=other.host)
+        async with processor(routes, top, ask=ASK) as running:
+            heard = await running.listen(">")
+            await running.publish(
+                "in.a",
+                {"url": web.url},
+                {"url": web.url, "fail": 1},
+                {"url": web.url, "put": "output"},
+                {"url": web.url, "put": "context"},
+                {"url": web.url, "elsewhere": other.url},
+                {"url": other.url},
+                {"url": "http://evil.example/"},
+            )
+            letters = await running.dead_letters("r", 6)
+            [output] = await running.documents("out", 1)
+            assert {letter.headers["x-error-code"] for letter in letters} == {
+                "E304", "E306", "E309", "E326", "E325",
+            }  # fmt: skip
+            assert running.metric("processor_requests_total", route="r", reason="ok") >= 5
+            assert running.metric("processor_requests_total", route="r", reason="E326") >= 1
+            assert running.metric("processor_requests_total", route="r", reason="E325") >= 1
+            contexts = await running.contexts("r")
+            kept = await everything(running)
+            metrics = generate_latest(running.telemetry.registry)
+            mark = output["mark"].encode()
+    assert {CANARY in asked.target and CANARY in asked.body.decode() for asked in web.asked} == {True}
+    assert {asked.headers["authorization"] for asked in web.asked} == {f"Bearer {CANARY}"}
+    assert not [asked for asked in other.asked if CANARY.encode() in asked.raw + asked.body]
+    assert any(mark in message for message in kept)  # the search finds what is there
+    shown = capfd.readouterr()
+    places = [
+        *kept,
+        *(f"{d.headers!r}".encode() + d.payload for d in heard),
+        json.dumps(contexts).encode(),
+        caplog.text.encode(),
+        repr([vars(record) for record in caplog.records]).encode(),
+        metrics,
+        shown.out.encode(),
+        shown.err.encode(),
+        repr(running.telemetry.readiness.blocks).encode(),
+    ]
+    assert not [place[:300] for place in places if b"canary" in place.lower()]
+    assert "***" in output["said"]
+
+
+async def test_a_denial_tells_how_to_allow_it(processor: Start) -> None:
+    """The dead letter of an uncaught denial has its code and the line for the configuration."""
+    source = (
+        "class Runnable:\n    def process(self, queries):\n        self.requests.get(queries[0]['url'])\n"
+    )
+    routes = 'r:\n  input: {subject: "in", create: true}\n  runnable: ask.py\n  retry: {attempts: 1}\n'
+    async with serving() as web, processor(routes, ask=source) as running:
+        await running.publish("in", {"url": web.url})
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E325"
+        line = f"routes.r.outbound.allowed_domains: [{web.host}]"
+        assert line in letter.headers["x-dead-letter-reason"]
+        assert not web.asked
+
+
+async def test_a_new_secret_is_used_after_a_reload(processor: Start, tmp_path: Path) -> None:
+    """A file that changed is read at the reload, and starts the routes anew that use it, and no other."""
+    (tmp_path / "key").write_text("first-value")
+    source = """
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            self.requests.get(query["url"], headers={"key": self.secrets["key"]})
+            yield query
+    """
+    async with serving() as web:
+        top = f'outbound: ["{web.host}"]\nsecrets: {{key: {{file: key, hosts: ["{web.host}"]}}}}'
+        routes = (
+            'r: {input: {subject: "in", create: true}, runnable: ask.py, output: out, secrets: [key]}\n'
+            's: {input: {subject: "in2", create: true}, runnable: ask.py}\n'
+        )
+        async with processor(routes, top, ask=source) as running:
+            await running.publish("in", {"url": web.url})
+            await running.documents("out", 1)
+            (tmp_path / "key").write_text("second-value")
+            assert (tmp_path / "key") in load(running.path, {}).files
+            assert await running.reload() == ["r"]
+            await running.publish("in", {"url": web.url})
+            await running.documents("out", 2)
+    assert [asked.headers["key"] for asked in web.asked] == ["first-value", "second-value"]
+
+
+async def test_limits_and_defaults_of_a_route_are_its_own(processor: Start) -> None:
+    """`outbound` at the top is every route's default, key by key."""
+    source = """
+class Runnable:
+    def process(self, queries):
+        return [self.requests.get(queries[0]["url"]).text]
+    """
+    async with serving(lambda _: answer(b"x" * 100)) as web:
+        top = f'outbound: {{allowed_domains: ["{web.host}"], response_bytes: 1000}}'
+        routes = (
+            'r: {input: {subject: "in", create: true}, runnable: ask.py, output: out}\n'
+            's: {input: {subject: "in2", create: true}, runnable: ask.py, retry: {attempts: 1},\n'
+            "    outbound: {response_bytes: 10}}\n"
+        )
+        async with processor(routes, top, ask=source) as running:
+            await running.publish("in", {"url": web.url})
+            await running.publish("in2", {"url": web.url})
+            assert await running.documents("out", 1) == ["x" * 100]
+            [letter] = await running.dead_letters("s")
+            assert letter.headers["x-error-code"] == "E323"

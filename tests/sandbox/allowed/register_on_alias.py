@@ -1,0 +1,6 @@
+from collections.abc import Mapping
+
+
+class Runnable:
+    def process(self, queries):
+        return [isinstance({}, Mapping), issubclass(dict, Mapping)]

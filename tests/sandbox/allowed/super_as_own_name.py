@@ -1,0 +1,4 @@
+class Runnable:
+    def process(self, queries):
+        superior = 1
+        return [superior]

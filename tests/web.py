@@ -1,0 +1,144 @@
+"""A web server inside the test, which says exactly the bytes that the test wants said.
+
+`serving` starts one; `outside` gives what a route's guests may ask for, with a look-up of names that the
+test decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from processor.address import Binding
+from processor.config import BoundSecret, Outbound, Reach
+from processor.http import HostCalls, RouteCalls
+
+PLACE = "routes.r.outbound.allowed_domains"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it arrived. Header names are in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    raw: bytes
+
+
+Say = Callable[[Asked], bytes | None]
+
+
+def answer(body: bytes = b"", status: int = 200, **headers: str) -> bytes:
+    """The bytes of an answer; `content_type="x"` is the header Content-Type."""
+    lines = {"Content-Length": str(len(body))} | {n.replace("_", "-"): v for n, v in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status} Said\r\n{head}\r\n".encode() + body
+
+
+def to(location: str, status: int = 302) -> bytes:
+    return answer(status=status, Location=location)
+
+
+@dataclass
+class Web:
+    """A server on this machine. `say` makes the answer of a request; None leaves it without one."""
+
+    port: int = 0
+    scheme: str = "http"
+    say: Say = lambda asked: answer(asked.raw + asked.body)
+    asked: list[Asked] = field(default_factory=list)
+    connections: int = 0
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while await self._answer_one(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").strip().split("\r\n")
+        headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        method, target, _ = first.split(" ")
+        asked = Asked(method, target, headers, body, head)
+        self.asked.append(asked)
+        said = self.say(asked)
+        if said is None:
+            await reader.read()  # says nothing until the client goes away
+            return False
+        writer.write(said)
+        await writer.drain()
+        return b"connection: close" not in said.lower()
+
+
+@asynccontextmanager
+async def serving(say: Say | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
+    """A server that answers with `say`, or with the request itself."""
+    web = Web(scheme="https" if tls else "http")
+    if say:
+        web.say = say
+    server = await asyncio.start_server(web._serve, "127.0.0.1", 0, ssl=tls)
+    web.port = server.sockets[0].getsockname()[1]
+    try:
+        yield web
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def outside(
+    *allowed: str,
+    names: Mapping[str, str | Sequence[str]] | Callable[[str], Sequence[str]] | None = None,
+    secrets: Mapping[str, tuple[str, Sequence[str]]] | None = None,
+    observe: Callable[[str, float], None] | None = None,
+    reach: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[RouteCalls]:
+    """The calls of a route that may reach `allowed`.
+
+    `names` says where names are, and without it they are where this machine says. `secrets` are a value and
+    its hosts; `settings` are keys of `outbound`, `reach` other parts of Reach.
+    """
+
+    def look_up(host: str) -> Sequence[str]:
+        found = names(host) if callable(names) else (names or {}).get(host, ())
+        return [found] if isinstance(found, str) else found
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return look_up(host)
+
+    calls = HostCalls() if names is None else HostCalls(resolve)
+    bound = [
+        BoundSecret(name, value, tuple(map(Binding.parse, hosts)))
+        for name, (value, hosts) in (secrets or {}).items()
+    ]
+    whole = Reach(PLACE, Outbound(allowed_domains=allowed, **settings), secrets=tuple(bound), **(reach or {}))
+    try:
+        yield calls.for_route(whole, observe)
+    finally:
+        await calls.close()
+
+
+def call(method: str, url: str, **args: Any) -> dict[str, Any]:
+    """The arguments of a capability call, as guest-side code writes them."""
+    return {"method": method, "url": url, "kind": "raw" if args.get("body") else "none", **args}
