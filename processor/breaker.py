@@ -5,8 +5,7 @@ they had one, and no run ended otherwise in between. After `pause_s` one message
 lives, the breaker closes; if it dies, the next pause is twice as long, up to ten times `pause_s`.
 
 So a message that kills its guest at every try does not stop a route whose other messages are sound. Nor
-does the halving of its batch: the runs that die in a row all begin with the same message, because a run
-that begins with another one follows a half that lived.
+does the halving of its batch: a run of several messages that dies says nothing yet, and is not told.
 
 A pure value but for what it was told: the caller brings the clock. It decides nothing about messages; what
 counts as a try, and what becomes a dead letter, is the same with and without it.
@@ -41,7 +40,7 @@ class Breaker:
         return 0.0 if self._until_s is None else max(0.0, self._until_s - now_s)
 
     def died(self, now_s: float, message: int | None) -> bool:
-        """A guest died over a run that begins with `message`, or over none; whether that opens it."""
+        """A guest died over `message` alone, or before it had one; whether that opens it."""
         if self._until_s is not None:
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSES * self._first_pause_s)
             self._until_s = now_s + self._pause_s

@@ -6,10 +6,14 @@ Nothing else writes these subjects of the app stream `P_<app>`:
     p.<app>.pos.<route>.<partition>              position, fence, and contexts while they are small
     p.<app>.ctx.<route>.<partition>.<key>.=all   the whole context of one key
     p.<app>.ctx.<route>.<partition>.<key>.<item> one top-level item of a context that has grown
+    p.<app>.held.<route>.<partition>.<key>.<seq> a message of a blocked key
+    p.<app>.due.<route>.<partition>.<id>         a message that is to be processed (again) now
 
 What must stay true:
 - The position is the last message of its partition in every commit and carries the sequence of its
   predecessor as a fence, so of two that believe they own a partition only one can commit.
+- A message is done when its sequence is not above the position and it is not among the `open` ones, which
+  wait for another try. Every message at or below a position is done, open, or kept under `held` or `due`.
 - A context moves outwards only (position -> one message -> one message per item), and leaves its old place
   in the commit that writes the new one: reading is the union of what is there, without precedence rules.
 - After a commit returns, it is stored. After it raises Fenced, it is not and never will be.
@@ -21,23 +25,26 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from processor import letters
 from processor.errors import BrokerError, Fenced
 from processor.jetstream import (
     BATCH_MAX,
     EXPECTED,
     Again,
+    ApiError,
     Broker,
     Message,
     Stored,
     Unknown,
     WrongLastSequence,
 )
+from processor.letters import Kept
 from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_token, partition_of
 
 VERSION = 1
@@ -46,6 +53,7 @@ INLINE_MAX_BYTES = WHOLE_BYTES
 # A partition without messages of its own learns this much later that the stream went on without it: it
 # bounds what a restart reads again only to skip it.
 STALE_POSITIONS = 10_000
+_HANDOVER_S = 2.0
 _PATIENCE_S = 5.0  # how long a commit may be refused as premature before somebody is told
 _PAUSE_MAX_S = 2.0
 _LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
@@ -65,11 +73,32 @@ class Input:
 
 
 @dataclass(slots=True)
+class Move:
+    """What a commit does to the position of one partition."""
+
+    sequence: int = 0  # taken up to here; lower than before changes nothing
+    opened: dict[int, int] = field(default_factory=dict)  # sequences that wait, with their tries so far
+    closed: set[int] = field(default_factory=set)  # sequences that waited and are settled now
+    blocked: dict[str, int | None] = field(default_factory=dict)  # keys with their tries; None: goes on
+
+    def add(self, later: Move) -> None:
+        """Make this the move of both, one after the other."""
+        self.sequence = max(self.sequence, later.sequence)
+        self.opened = {k: v for k, v in {**self.opened, **later.opened}.items() if k not in later.closed}
+        self.closed = (self.closed - later.opened.keys()) | later.closed
+        self.blocked.update(later.blocked)
+
+
+@dataclass(slots=True)
 class _Partition:
     number: int
     fence: int = 0  # stream sequence of the position message
-    sequence: int = 0  # last input sequence whose effects are committed
+    sequence: int = 0  # last input sequence that was taken up
     epoch: int = 0
+    owner: str = ""  # who wrote it last; nobody, where it was released
+    claims: int = 0  # times in a row that it was claimed and then nothing was committed
+    open: dict[int, int] = field(default_factory=dict)
+    blocked: dict[str, int] = field(default_factory=dict)
     spread: bool = False  # some context of this partition lives outside the position message
     inline: dict[str, dict[str, bytes]] = field(default_factory=dict)
     inline_bytes: dict[str, int] = field(default_factory=dict)
@@ -97,6 +126,7 @@ class ContextStore:
         route: str,
         partitions: int,
         owner: str,
+        owned: Iterable[int] | None = None,
         refused: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         self._broker = broker
@@ -108,9 +138,14 @@ class ContextStore:
         self._route = route
         self._owner = owner
         self._input = Input("", "")
-        self._partitions = [_Partition(number) for number in range(partitions)]
+        self._of = partitions
+        self._partitions = {n: _Partition(n) for n in (range(partitions) if owned is None else owned)}
+        self._held = f"p.{app}.held.{route}"
+        self._due = f"p.{app}.due.{route}"
         self._outside: dict[str, _Outside] = {}
         self._sizes: dict[str, int] = {}
+        # Up to here this owner has read the input, and settled or opened what was for its partitions. Not
+        # what other owners have: positions that they left may be ahead of where we read.
         self._watermark = 0
         self.unannounced: list[Message] = []
 
@@ -121,50 +156,86 @@ class ContextStore:
 
     def partition(self, key: str) -> int:
         """The partition of `key`."""
-        return partition_of(key, len(self._partitions)) if len(self._partitions) > 1 else 0
+        return partition_of(key, self._of) if self._of > 1 else 0
+
+    @property
+    def owned(self) -> Collection[int]:
+        """The partitions that this store commits for."""
+        return self._partitions.keys()
 
     def is_done(self, partition: int, sequence: int) -> bool:
-        """Whether the effects of this input message are committed."""
-        return sequence <= self._partitions[partition].sequence
+        """Whether this input message is settled, as far as commits are confirmed."""
+        position = self._partitions[partition]
+        return sequence <= position.sequence and sequence not in position.open
 
-    async def claim(self, source: Input, start_after: int) -> int:
-        """Own every partition, and return the first input sequence that may not be done.
+    @property
+    def tries(self) -> dict[int, int]:
+        """The messages that were open at the last commit, with their tries until then."""
+        return {s: tries for p in self._partitions.values() for s, tries in p.open.items()}
+
+    @property
+    def blocked(self) -> dict[str, int]:
+        """The keys that were blocked at the last commit, with the tries of their first message."""
+        return {key: tries for p in self._partitions.values() for key, tries in p.blocked.items()}
+
+    def fruitless_claims(self, partition: int) -> int:
+        """How often that partition was claimed in a row, before this time, without a commit after it."""
+        return self._partitions[partition].claims - 1
+
+    async def claim(
+        self, source: Input, start_after: int, is_there: Callable[[str], bool] = lambda _: False
+    ) -> int:
+        """Own the partitions, and return the first input sequence that may not be done.
 
         `start_after` is where a partition begins that has no position yet. Afterwards `unannounced` holds the
         live messages of the last commit, which may not have been sent. Raises BrokerError E407 when the
         positions belong to another stream, E410 for a changed number of partitions, and Fenced when others
         keep claiming at the same time.
+
+        An owner who `is_there` gets a moment to finish and let go; what it has in hand would be done again.
         """
         self._input = source
+        until_s = time.monotonic() + _HANDOVER_S
         for _ in range(5):
             await self._read_positions(start_after)
-            claims = [self._position_message(p, p.sequence, p.epoch + 1, "claim") for p in self._partitions]
+            while time.monotonic() < until_s and any(is_there(p.owner) for p in self._partitions.values()):
+                await asyncio.sleep(0.02)
+                await self._read_positions(start_after)
+            owned = list(self._partitions.values())
+            for partition in owned:
+                partition.epoch += 1
+                partition.claims += 1
+            claims = [self._position_message(p, "claim") for p in owned]
             try:
                 last = await self._broker.commit(claims)
             except (WrongLastSequence, Unknown, Again):
                 await asyncio.sleep(0.1)
                 continue
-            for index, partition in enumerate(self._partitions):
+            for index, partition in enumerate(owned):
                 partition.fence = last - (len(claims) - 1 - index)
-                partition.epoch += 1
-            self._watermark = max(p.sequence for p in self._partitions)
-            return min(p.sequence for p in self._partitions) + 1
+            self._watermark = min(p.sequence for p in owned)
+            return min(min(p.open, default=p.sequence + 1) for p in owned)
         raise self._fenced()
 
     async def _read_positions(self, start_after: int) -> None:
         stored = await _patiently(self._broker, self._stream, [f"{self._pos}.*"])
         found = {int(s.subject.rsplit(".", 1)[1]): s for s in stored}
         newest = 0
-        for partition in self._partitions:
+        for partition in self._partitions.values():
             position = found.get(partition.number)
             if position is None:
                 partition.sequence, partition.fence = start_after, 0
+                partition.epoch = partition.claims = 0
                 continue
             body = orjson.loads(position.payload)
             self._check_position(body)
             partition.fence = position.sequence
             partition.sequence = body["seq"]
             partition.epoch = body["epoch"]
+            partition.owner = body["owner"]
+            partition.claims = body.get("claims", 0)
+            partition.open = {int(sequence): tries for sequence, tries in body.get("open", {}).items()}
+            partition.blocked = dict(body.get("blocked", {}))
             partition.spread = body.get("spread", False)
             partition.inline = _items_by_key(body.get("ctx", {}))
             partition.inline_bytes = {k: _size(v) for k, v in partition.inline.items()}
@@ -182,11 +253,16 @@ class ContextStore:
                 f"the position of route {self._route} has version {body['v']}, this build reads {VERSION}",
                 remedy="Run the version of Processor that wrote it, or a later one.",
             )
-        if body["of"] != len(self._partitions):
+        if "resetting" in body:
+            raise BrokerError(
+                "E412",
+                f"a reset of route {self._route} is not finished",
+                remedy="Run the same `processor reset` again; until then the route stands still.",
+            )
+        if body["of"] != self._of:
             raise BrokerError(
                 "E410",
-                f"route {self._route} was created with {body['of']} partitions and now has "
-                f"{len(self._partitions)}",
+                f"route {self._route} was created with {body['of']} partitions and now has {self._of}",
                 remedy=f"Set partitions: {body['of']}, or give the route another name.",
             )
         if (body["stream"], body["created"]) != (self._input.stream, self._input.created):
@@ -246,6 +322,30 @@ class ContextStore:
                 assert place.items is not None
                 place.items.add(name)
 
+    async def due(self) -> list[Kept]:
+        """The messages of our partitions that are due, oldest first."""
+        subjects = [f"{self._due}.{number}.*" for number in self._partitions]
+        stored = await _patiently(self._broker, self._stream, subjects)
+        found = [letters.read(message) for message in sorted(stored, key=lambda m: m.sequence)]
+        return [kept for kept in found if kept is not None]
+
+    async def held(self, key: str, limit: int) -> tuple[list[Kept], bool]:
+        """The first messages of a blocked key, at most `limit`, and whether there are more."""
+        subject = f"{self._held}.{self.partition(key)}.{key_token(key)}.*"
+        while True:
+            await self._broker.connected()
+            found: list[Kept] = []
+            try:
+                async for stored in self._broker.history(self._stream, [subject]):
+                    kept = letters.read(stored)
+                    if kept is not None and len(found) == limit:
+                        return found, True
+                    if kept is not None:
+                        found.append(kept)
+                return found, False
+            except (Unknown, Again, ApiError):
+                await asyncio.sleep(0.1)
+
     def forget(self, keys: Iterable[str]) -> None:
         """Drop what is remembered of these keys; they will be loaded when they are needed again."""
         for key in keys:
@@ -256,7 +356,7 @@ class ContextStore:
         self,
         messages: Sequence[Message],
         changes: Mapping[str, ContextChange],
-        positions: Mapping[int, int],
+        moves: Mapping[int, Move],
         *,
         live: Sequence[Message] = (),
     ) -> int:
@@ -269,29 +369,40 @@ class ContextStore:
         """
         commit_id = secrets.token_hex(8)
         batch = [*messages, *self._context_messages(changes)]
-        owned = [self._partitions[number] for number in positions]
-        batch += [
-            self._position_message(p, positions[p.number], p.epoch, commit_id, live if p is owned[-1] else ())
-            for p in owned
-        ]
-        self._watermark = max(self._watermark, *positions.values())
-        stale = self._stale(positions)[: BATCH_MAX - len(batch)]
-        batch += [self._position_message(p, self._watermark, p.epoch, commit_id) for p in stale]
+        owned = [self._move(number, move) for number, move in moves.items()]
+        batch += [self._position_message(p, commit_id, live if p is owned[-1] else ()) for p in owned]
+        self._watermark = max(self._watermark, *(move.sequence for move in moves.values()))
+        stale = self._stale(moves)[: BATCH_MAX - len(batch)]
+        for partition in stale:
+            partition.sequence = self._watermark
+        batch += [self._position_message(p, commit_id) for p in stale]
         last = await self._commit_surely(batch, commit_id, [*owned, *stale])
         for back, partition in enumerate(reversed([*owned, *stale])):
             partition.fence = last - back
-            partition.sequence = positions.get(partition.number, self._watermark)
         return len(batch)
 
-    async def catch_up(self) -> None:
-        """Move partitions without recent messages to where the stream is, so that a restart reads less."""
-        stale = [p for p in self._partitions if p.sequence < self._watermark]
-        if stale:
-            await self.commit((), {}, {p.number: self._watermark for p in stale[:BATCH_MAX]})
+    def _move(self, number: int, move: Move) -> _Partition:
+        partition = self._partitions[number]
+        partition.claims = 0
+        partition.sequence = max(partition.sequence, move.sequence)
+        partition.open = {k: v for k, v in {**partition.open, **move.opened}.items() if k not in move.closed}
+        for key, tries in move.blocked.items():
+            if tries is None:
+                partition.blocked.pop(key, None)
+            else:
+                partition.blocked[key] = tries
+        return partition
 
-    def _stale(self, positions: Mapping[int, int]) -> list[_Partition]:
+    async def release(self) -> None:
+        """Let others have the partitions at once, and move them to where the stream is."""
+        self._owner = ""
+        for partition in self._partitions.values():
+            partition.sequence = max(partition.sequence, self._watermark)
+        await self.commit((), {}, {number: Move() for number in self._partitions})
+
+    def _stale(self, moves: Mapping[int, Move]) -> list[_Partition]:
         line = self._watermark - STALE_POSITIONS
-        return [p for p in self._partitions if p.sequence < line and p.number not in positions]
+        return [p for p in self._partitions.values() if p.sequence < line and p.number not in moves]
 
     async def _commit_surely(
         self, batch: Sequence[Message], commit_id: str, partitions: Sequence[_Partition]
@@ -345,15 +456,15 @@ class ContextStore:
 
     async def _check_owned(self) -> None:
         """Raise Fenced if another owner wrote a position since our last commit."""
-        stored = await _patiently(self._broker, self._stream, [f"{self._pos}.*"])
+        stored = await _patiently(self._broker, self._stream, [f"{self._pos}.{p}" for p in self._partitions])
         if any(orjson.loads(s.payload)["owner"] != self._owner for s in stored):
             raise self._fenced()
 
     def _fenced(self) -> Fenced:
         return Fenced(
             "E405",
-            f"another processor has taken over route {self._route}",
-            remedy="This one stopped without committing; nothing is lost. Run one processor per app.",
+            f"another processor has claimed partitions of route {self._route} that this one had",
+            remedy="What this one had in hand is done there; nothing is lost.",
         )
 
     def _context_messages(self, changes: Mapping[str, ContextChange]) -> list[Message]:
@@ -410,18 +521,24 @@ class ContextStore:
         return f"{self._ctx}.{self.partition(key)}.{key_token(key)}.{item}"
 
     def _position_message(
-        self, partition: _Partition, sequence: int, epoch: int, commit_id: str, live: Sequence[Message] = ()
+        self, partition: _Partition, commit_id: str, live: Sequence[Message] = ()
     ) -> Message:
         body: dict[str, Any] = {
             "v": VERSION,
             "stream": self._input.stream,
             "created": self._input.created,
-            "of": len(self._partitions),
-            "seq": sequence,
-            "epoch": epoch,
+            "of": self._of,
+            "seq": partition.sequence,
+            "epoch": partition.epoch,
             "owner": self._owner,
             "cid": commit_id,
         }
+        if partition.claims:
+            body["claims"] = partition.claims
+        if partition.open:
+            body["open"] = {str(sequence): tries for sequence, tries in partition.open.items()}
+        if partition.blocked:
+            body["blocked"] = partition.blocked
         if partition.spread:
             body["spread"] = True
         if partition.inline:

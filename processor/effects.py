@@ -4,8 +4,8 @@ A worker plans a `Batch`, has a guest run it, and gets the run's `Effects` here,
 to be committed. Nothing here publishes, waits or remembers: the same batch and outcome always have the same
 effects, but for the clock in events and dead letters.
 
-What must stay true: effects are complete. A message that was taken is in `deliveries`, in `positions`, and
-either its run succeeded or its dead letter is among `stored`.
+What must stay true: effects are complete. A message that was taken is behind the position that `moves` sets,
+and its run succeeded, or its dead letter or what keeps it for later is among `stored`, or it is open there.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from datetime import UTC, datetime
 
 import orjson
 
+from processor import letters
 from processor.codec import Codec, Publication
 from processor.config import Route
+from processor.context import Move
 from processor.errors import ProcessorError
-from processor.jetstream import BATCH_MAX, Message, own_headers
+from processor.jetstream import BATCH_MAX, Message
+from processor.letters import REASON_CHARS, Letters
 from processor.model import ContextChange, Delivery, Event, Failed, Failure, Group, Outcome, Output, Ran
 
 log = logging.getLogger("processor")
@@ -28,7 +31,6 @@ log = logging.getLogger("processor")
 # Idle partitions are taken along in what a commit has left.
 COMMIT_BUDGET = BATCH_MAX - 50
 _HEADER_BYTES = 16 << 10  # room that a message keeps for its headers, and a position for its own fields
-_REASON_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,11 @@ class Batch:
     groups: list[Group] = field(default_factory=list)
     members: list[list[Delivery]] = field(default_factory=list)
     rejected: list[tuple[Delivery, Failure]] = field(default_factory=list)
-    positions: dict[int, int] = field(default_factory=dict)
+    partitions: dict[int, int] = field(default_factory=dict)  # by delivery sequence
+    moves: dict[int, Move] = field(default_factory=dict)
+    dropped: list[tuple[Delivery, Failure]] = field(default_factory=list)
+    stored: list[Message] = field(default_factory=list)  # what keeps deliveries for later
+    followers: list[tuple[str, Delivery]] = field(default_factory=list)  # by key, behind one that waits
     done: list[Delivery] = field(default_factory=list)  # settled before a restart; only to be acknowledged
     markers: list[Message] = field(default_factory=list)  # endings of stream-mode runs
 
@@ -68,10 +74,11 @@ class Effects:
     live: list[Message] = field(default_factory=list)
     markers: list[Message] = field(default_factory=list)
     contexts: dict[str, ContextChange] = field(default_factory=dict)
-    positions: dict[int, int] = field(default_factory=dict)
+    moves: dict[int, Move] = field(default_factory=dict)
     outputs: int = 0
     events: int = 0
     dead_letters: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
     def add(self, later: Effects) -> None:
         """Append the effects of a run that came after these."""
@@ -85,22 +92,23 @@ class Effects:
             if earlier is not None and not earlier.whole and not change.whole:
                 change = replace(change, items={**earlier.items, **change.items})
             self.contexts[key] = change
-        for partition, sequence in later.positions.items():
-            self.positions[partition] = max(sequence, self.positions.get(partition, 0))
+        for partition, move in later.moves.items():
+            self.moves.setdefault(partition, Move()).add(move)
         self.outputs += later.outputs
         self.events += later.events
         self.dead_letters += later.dead_letters
+        self.dropped += later.dropped
 
     @property
     def size(self) -> int:
         """At most how many messages a commit of this needs."""
         contexts = sum(1 if c.whole else len(c.items) + 1 for c in self.contexts.values())
-        return len(self.stored) + contexts + len(self.positions)
+        return len(self.stored) + contexts + len(self.moves)
 
     @property
     def weight(self) -> float:
         """Messages of a commit that one input message needs, positions aside."""
-        return (self.size - len(self.positions)) / len(self.deliveries)
+        return (self.size - len(self.moves)) / max(1, len(self.deliveries))
 
 
 class EffectsOf:
@@ -112,17 +120,21 @@ class EffectsOf:
         self._outlets = outlets
         self._max_payload = max_payload
         self._out = f"p.{route.app}.out."
-        self._dead_letters = f"p.{route.app}.dlq.{route.name}"
+        self._letters = Letters(route.app, route.name, max_payload)
         self._events_level = route.events.level if route.events else ""
 
-    def run(self, batch: Batch, outcome: Outcome, attempt: int) -> Effects | Failure:
-        """The effects of a run, or why they cannot be had."""
+    def run(self, batch: Batch, outcome: Outcome, tries: Mapping[int, int]) -> Effects | Failure:
+        """The effects of a run, or why they cannot be had.
+
+        `tries` says, by sequence, how often a delivery failed before.
+        """
         if isinstance(outcome, Failed):
             return outcome.failure
         effects = Effects(
             deliveries=batch.deliveries,
+            stored=[*batch.stored, *(letters.gone(d.kept) for d in batch.deliveries if d.kept)],
             contexts=dict(outcome.contexts),
-            positions=batch.positions,
+            moves=batch.moves,
             live=list(batch.markers),
             markers=batch.markers,
         )
@@ -134,11 +146,15 @@ class EffectsOf:
             self._add_user_event(effects, batch, event)
         rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
         for delivery, failure in [*batch.rejected, *rejected]:
-            self._add_dead_letter(effects, delivery, failure, attempt)
+            attempt = tries.get(delivery.sequence, 0) + 1
+            self._add_dead_letter(effects, batch, delivery, failure, attempt)
+        for delivery, failure in batch.dropped:
+            self._add_dropped(effects, delivery, failure, tries.get(delivery.sequence, 0) + 1)
         if self._events_level == "all":
-            failed = {id(delivery) for delivery, _ in [*batch.rejected, *rejected]}
+            failed = {id(delivery) for delivery, _ in [*batch.rejected, *rejected, *batch.dropped]}
             for delivery in batch.deliveries:
                 if id(delivery) not in failed:
+                    attempt = tries.get(delivery.sequence, 0) + 1
                     self._add_event(effects, "completed", delivery, attempt=attempt)
         return effects
 
@@ -195,20 +211,29 @@ class EffectsOf:
         effects.events += 1
         self._add(effects, Publication(subject, orjson.dumps(body), subject), delivery)
 
-    def _add_dead_letter(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
-        reason = failure.text[:_REASON_CHARS]
+    def _add_dead_letter(
+        self, effects: Effects, batch: Batch, delivery: Delivery, failure: Failure, attempt: int
+    ) -> None:
         effects.dead_letters.append(failure.code)
-        effects.stored += dead_letter(
-            self._dead_letters, self._route.name, delivery, failure, attempt, self._max_payload
-        )
+        partition = batch.partitions[delivery.sequence]
+        effects.stored += self._letters.dead(delivery, partition, failure, attempt, datetime.now(UTC))
         for publication in self._codec.failed(delivery, failure):
             self._add(effects, publication, delivery)
+        self._tell(effects, "dead_lettered", delivery, failure, attempt)
+
+    def _add_dropped(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
+        effects.dropped.append(failure.code)
+        for publication in self._codec.failed(delivery, failure):
+            self._add(effects, publication, delivery)
+        self._tell(effects, "dropped", delivery, failure, attempt)
+
+    def _tell(self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int) -> None:
+        reason = failure.text[:REASON_CHARS]
         if self._events_level in ("failures", "all"):
-            self._add_event(
-                effects, "dead_lettered", delivery, attempt=attempt, code=failure.code, text=reason
-            )
+            self._add_event(effects, what, delivery, attempt=attempt, code=failure.code, text=reason)
         log.warning(
-            "dead letter: %s %s%s",
+            "%s: %s %s%s",
+            {"dead_lettered": "dead letter"}.get(what, what),
             failure.code,
             reason,
             f"\n{failure.traceback}" if failure.traceback else "",
@@ -264,46 +289,5 @@ class EffectsOf:
         return Message(f"{self._out}{subject}", orjson.dumps(body), outlet.ttl)
 
 
-def dead_letter(
-    subject: str, route: str, delivery: Delivery, failure: Failure, attempt: int, max_bytes: int
-) -> list[Message]:
-    """The dead letter of a message: its payload and headers, and in `x-` headers what happened to it.
-
-    More than one message where payload and headers together exceed `max_bytes`: parts of the payload in
-    order, numbered in `x-part` (`1/2`).
-    """
-    headers = {
-        **own_headers(delivery.headers),
-        "x-dead-letter-reason": failure.text[:_REASON_CHARS],
-        "x-error-code": failure.code,
-        "x-original-subject": delivery.subject,
-        "x-original-stream": delivery.stream,
-        "x-original-sequence": str(delivery.sequence),
-        "x-failed-at": _now(),
-        "x-delivery-count": str(attempt),
-        "x-route": route,
-    }
-    if failure.traceback:
-        headers["x-error-traceback"] = orjson.dumps(failure.traceback[-2000:]).decode()
-    room = max_bytes - sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items()) - 512
-    if room < max_bytes // 2:
-        # Headers of that size are the sender's own: keep ours, and move theirs into the payload's parts.
-        theirs = orjson.dumps(own_headers(delivery.headers))
-        headers = {k: v for k, v in headers.items() if k.startswith("x-")}
-        headers["x-original-headers-bytes"] = str(len(theirs))
-        return _in_parts(subject, theirs + delivery.payload, headers, max_bytes // 2)
-    return _in_parts(subject, delivery.payload, headers, room)
-
-
-def _in_parts(subject: str, payload: bytes, headers: dict[str, str], room: int) -> list[Message]:
-    if len(payload) <= room:
-        return [Message(subject, payload, headers)]
-    parts = [payload[start : start + room] for start in range(0, len(payload), room)]
-    return [
-        Message(subject, part, {**headers, "x-part": f"{number}/{len(parts)}"})
-        for number, part in enumerate(parts, 1)
-    ]
-
-
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return letters.timestamp(datetime.now(UTC))

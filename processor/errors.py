@@ -65,6 +65,7 @@ CODES: dict[str, str] = {
     "E409": "messages between the position and the start of the input stream are gone",
     "E410": "an existing app stream does not have the settings that commits need",
     "E411": "the embedded NATS server cannot be started",
+    "E412": "a reset of the route is not finished",
     "E501": "the jail is below the level that the configuration demands",
     "E502": "the guest could not be started",
     "E503": "the guests of a route keep dying, and its circuit breaker is open",

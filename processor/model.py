@@ -68,6 +68,7 @@ class Delivery:
     sequence: int
     timestamp_s: float
     ack: str = ""  # reply subject to acknowledge on; empty where the stream keeps messages by itself
+    kept: str = ""  # our own subject that it is kept under, where it does not come from the input stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,38 @@ Outcome = Ran | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a message that fails is tried, how long it waits before each try, and what comes then.
+
+    The wait after the n-th try is `base * factor**(n-1)` for exponential, `base * n` for linear and `base`
+    for fixed, at most `max_ms`. `_full_jitter` takes a random part of it, `_equal_jitter` half of it and a
+    random part of the other half (M. Brooker, "Exponential Backoff and Jitter").
+    """
+
+    attempts: int = 3
+    strategy: str = "exponential_full_jitter"
+    base_ms: float = 200
+    factor: float = 2
+    max_ms: float = 60_000
+    then: str = "dead_letter"
+
+    def wait_s(self, attempt: int, luck: float) -> float:
+        """Seconds to wait after the `attempt`-th try failed; `luck` is a random number in [0, 1)."""
+        kind, _, jitter = self.strategy.partition("_")
+        longest = self.base_ms
+        if kind == "exponential":
+            try:
+                longest = self.base_ms * self.factor ** (attempt - 1)
+            except OverflowError:
+                longest = self.max_ms
+        elif kind == "linear":
+            longest = self.base_ms * attempt
+        longest = min(longest, self.max_ms)
+        part = {"": 1.0, "full_jitter": luck, "equal_jitter": 0.5 + luck / 2}[jitter]
+        return longest * part / 1000
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """The message is done: its effects are part of the next commit."""
 
@@ -182,7 +215,22 @@ class DeadLetter:
     failure: Failure
 
 
-Decision = Ack | Retry | DeadLetter
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The message is given up and counted; nothing of it is kept."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The message holds its key: it is tried every `after_s` seconds, and the key's later messages wait."""
+
+    failure: Failure
+    after_s: float
+
+
+Decision = Ack | Retry | DeadLetter | Drop | Block
 
 # A second try cannot change these: the message itself, or what the user decided about it, is the reason.
 # A message over a bound (E318 to E320) is rejected before it is tried; an output over one may be shorter the
@@ -190,13 +238,21 @@ Decision = Ack | Retry | DeadLetter
 FINAL = frozenset({"E301", "E302", "E303", "E305"})
 
 
-def decide(failure: Failure | None, attempt: int, attempts: int) -> Decision:
-    """The fate of one message after its `attempt`-th try of `attempts` (counted from 1)."""
+def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: float) -> Decision:
+    """The fate of one message after its `attempt`-th try (counted from 1); `luck` is random in [0, 1)."""
     if failure is None:
         return Ack()
-    if failure.code in FINAL or attempt >= attempts:
+    if failure.code in FINAL:
         return DeadLetter(failure)
-    return Retry(failure.retry_after_s or 0.0)
+    if attempt < policy.attempts:
+        asked_s = failure.retry_after_s
+        return Retry(policy.wait_s(attempt, luck) if asked_s is None else asked_s)
+    if policy.then == "drop":
+        return Drop(failure)
+    if policy.then == "block":
+        asked_s = failure.retry_after_s
+        return Block(failure, max(policy.max_ms / 1000, 0.05) if asked_s is None else asked_s)
+    return DeadLetter(failure)
 
 
 def partition_of(key: str, partitions: int) -> int:

@@ -19,18 +19,23 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from processor import letters
 from processor.codec import Codec, codec_for
 from processor.config import Config, Route, language_fault
 from processor.context import ContextStore, Input, app_stream
+from processor.control import Control, Pause, pause_subject, read_pause
 from processor.effects import Outlet
 from processor.errors import BrokerError, Faults, Fenced, LanguageError, ProcessorError
 from processor.http import HostCalls, RouteCalls
-from processor.jetstream import Again, ApiError, Broker, Reader, Unknown, connect_options
+from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
+from processor.members import Members
+from processor.model import Delivery
 from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
 from processor.subject import matches
@@ -41,6 +46,10 @@ log = logging.getLogger("processor")
 
 _NS = 1_000_000_000
 _RETRY_S = 2.0
+_FIRST_RETRY_S = 0.1
+_FENCED_PAUSE_S = 0.3
+_FENCED_SOON_S = 5.0
+_FENCED_MAX = 10
 _STARTING = "the route is starting"
 _WATCH_S = 1.0
 
@@ -76,12 +85,14 @@ class Service:
         self._config = config
         self._telemetry = telemetry
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._members: Members | None = None
+        self._paused: dict[str, Pause] = {}
         self._calls = HostCalls()
         self._zygote: Zygote | None = None
         self._broker: Broker | None = None
         self._runs: dict[str, _Run] = {}
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         # Two routes may share a stream: changing it is reading it and writing it back.
         self._preparing = asyncio.Lock()
 
@@ -117,18 +128,30 @@ class Service:
         )
         log.info("connected to NATS %s at %s", self._broker.server_version, self._broker.address)
         await self._prepare_app_stream()
+        self._members = Members(self._broker, self._config.app, self._owner, self._share_anew)
+        await self._members.start(list(self._config.routes))
+        self._paused = {
+            route: pause
+            for route, pause in (await Control(self._broker, self._config.app).pauses()).items()
+            if pause.is_paused
+        }
         for route in self._config.routes.values():
             self._start_route(route)
-        self._watching = asyncio.create_task(self._watch(), name="watch-routes")
+        self._watching = [
+            asyncio.create_task(self._watch(), name="watch-routes"),
+            asyncio.create_task(self._watch_due(), name="watch-due"),
+        ]
         self._telemetry.readiness.clear("start")
 
     async def stop(self) -> bool:
         """Stop every route and close everything; whether all that was taken up was settled in time."""
         self._telemetry.readiness.block("stop", "the service is stopping")
         is_clean = await self._stop_routes(list(self._runs))
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        if self._members is not None:
+            await self._members.stop()
         if self._broker is not None:
             await self._broker.close()
         if self._zygote is not None:
@@ -169,6 +192,8 @@ class Service:
         for name in gone:
             self._telemetry.route(name).remove()
         self._config = config
+        assert self._members is not None
+        await self._members.change(list(config.routes))
         for name in changed:
             self._start_route(config.routes[name])
         await self._retain(config)
@@ -223,6 +248,7 @@ class Service:
         runs = [self._runs.pop(name) for name in names]
         for run in runs:
             run.is_stopping = True
+            run.is_outdated.set()
             if run.worker is not None:
                 run.worker.stop()
             elif run.task is not None:
@@ -244,34 +270,74 @@ class Service:
             self._telemetry.readiness.clear(f"route {name}")
         return not late
 
+    def _share_anew(self) -> None:
+        """Somebody came or went: let the workers go whose partitions are not theirs any more."""
+        assert self._members is not None
+        for name, run in self._runs.items():
+            share = self._members.share(name, run.route.partitions, whole=run.is_exclusive)
+            if share != run.share:
+                run.is_outdated.set()
+                if run.worker is not None:
+                    run.worker.stop()
+
     async def _keep(self, run: _Run) -> None:
         """Keep one route running until it is stopped; this is the supervisor's wall."""
         name = run.route.name
+        assert self._members is not None
+        pause_s = _FIRST_RETRY_S
         while not run.is_stopping:
+            run.is_outdated.clear()
+            began_s = time.monotonic()
             try:
-                run.worker = await self._worker(run.route, run.calls)
+                run.is_paused = name in self._paused
+                if run.is_paused:
+                    pause = self._paused[name]
+                    self._route_blocked(name, None)
+                    log.info(
+                        "paused by %s%s", pause.by, f": {pause.reason}" if pause.reason else "",
+                        extra={"route": name},
+                    )  # fmt: skip
+                    await run.is_outdated.wait()
+                    continue
+                source, outlets = await self._prepare(run.route)
+                # Only one may read a stream that deletes what was read.
+                run.is_exclusive = source["config"].get("retention", "limits") != "limits"
+                run.share = self._members.share(name, run.route.partitions, whole=run.is_exclusive)
+                if not run.share:
+                    self._route_blocked(name, None)
+                    log.info("others run all of the route", extra={"route": name})
+                    await run.is_outdated.wait()
+                    continue
+                run.worker = await self._worker(run, source, outlets)
+                if run.is_stopping or run.is_outdated.is_set():
+                    run.worker.stop()
                 self._route_blocked(name, None)
-                log.info("route started", extra={"route": name})
+                part = f"{len(run.share)} of {run.route.partitions} partitions"
+                log.info("route started with %s", part, extra={"route": name})
                 await run.worker.run()
                 log.info("route stopped", extra={"route": name})
-                return
+                pause_s = _FIRST_RETRY_S
+                continue
             except Fenced as err:
-                self._route_blocked(name, str(err))
-                return
+                # Views of who is there differ for a moment; if they do not agree soon, somebody should know.
+                run.fenced = run.fenced + 1 if time.monotonic() - began_s < _FENCED_SOON_S else 1
+                why = str(err) if run.fenced > _FENCED_MAX else None
+                log.debug("%s", err, extra={"route": name})
+                pause_s = _FENCED_PAUSE_S
             except LanguageError as err:
                 run.is_refused = True
                 self._route_blocked(name, str(language_fault(self._config, run.route, err)))
                 return
             except (ProcessorError, Faults, Unknown, Again, ApiError) as err:
-                why = str(err)
+                why, pause_s = str(err), min(2 * pause_s, _RETRY_S)
             except Exception as err:
                 # A fault of ours must stop neither the other routes nor this one for good.
                 log.exception("an unexpected error in route %s; please report it", name)
-                why = f"an unexpected error: {type(err).__name__}"
+                why, pause_s = f"an unexpected error: {type(err).__name__}", _RETRY_S
             finally:
                 run.worker = None
             self._route_blocked(name, why)
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(pause_s)
 
     def _route_blocked(self, name: str, why: str | None) -> None:
         if why != self._blocked.get(name):
@@ -293,25 +359,94 @@ class Service:
                 else:
                     self._telemetry.readiness.clear(f"input {name}")
 
-    async def _worker(self, route: Route, calls: RouteCalls) -> Worker:
+    async def _watch_due(self) -> None:
+        """Hand over to the workers what becomes due in the app stream, for as long as we run."""
+        assert self._broker is not None
+        name, reader = app_stream(self._config.app), None
+        while True:
+            try:
+                info = await self._broker.stream(name)
+                if info is None:
+                    raise Again(f"stream {name} is gone")
+                reader = Reader(
+                    self._broker,
+                    name,
+                    [f"p.{self._config.app}.due.>", pause_subject(self._config.app, "*")],
+                    created=info["created"],
+                    retention="limits",
+                    name=f"{name}-due",
+                    start_sequence=info["state"]["last_seq"] + 1,
+                    prefetch=500,
+                )
+                await reader.open()
+                # What was said, or became due, while nobody watched.
+                for route, pause in (await Control(self._broker, self._config.app).pauses()).items():
+                    self._pause(route, pause)
+                for run in self._runs.values():
+                    if run.worker is not None:
+                        await run.worker.look_for_due()
+                while True:
+                    for delivery in await reader.take(500, 8 << 20, 0):
+                        self._hand_over(delivery)
+            except (ProcessorError, Unknown, Again, ApiError) as err:
+                log.debug("due messages cannot be watched: %s", err)
+            finally:
+                if reader is not None:
+                    await reader.close()
+            await asyncio.sleep(_RETRY_S)
+
+    def _pause(self, route: str, pause: Pause) -> None:
+        run = self._runs.get(route)
+        if pause.is_paused:
+            self._paused[route] = pause
+        else:
+            self._paused.pop(route, None)
+        self._telemetry.route(route).paused(pause.is_paused)
+        if run is not None and (pause.is_paused != run.is_paused or pause.reset != run.reset):
+            run.reset = pause.reset
+            run.is_outdated.set()
+            if run.worker is not None:
+                run.worker.stop()
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        if delivery.subject.split(".", 3)[2] == "ctl":
+            self._pause(delivery.subject.rsplit(".", 1)[1], read_pause(delivery.payload))
+            return
+        stored = Stored(delivery.subject, delivery.sequence, delivery.payload, delivery.headers)
+        kept = letters.read(stored)
+        _, _, _, route, partition, _ = delivery.subject.split(".", 5)
+        run = self._runs.get(route)
+        worker = run.worker if run is not None else None
+        if kept is not None and worker is not None and worker.owns(int(partition)):
+            worker.give(kept)
+
+    async def _prepare(self, route: Route) -> tuple[dict[str, Any], dict[str, Outlet]]:
+        """The stream that the route reads, and how its outputs reach their subjects."""
         assert self._broker is not None
         assert self._zygote is not None
-        broker = self._broker
         await self._zygote.prepare(route.program)
-        await broker.connected()
-        codec = codec_for(route)
+        await self._broker.connected()
         async with self._preparing:
             outlets = {
                 pattern: await self._outlet(route, pattern, is_durable)
-                for pattern, is_durable in _topics(route, codec).items()
+                for pattern, is_durable in _topics(route, codec_for(route)).items()
             }
-            source = await self._input(route)
+            return await self._input(route), outlets
+
+    async def _worker(self, run: _Run, source: dict[str, Any], outlets: dict[str, Outlet]) -> Worker:
+        route, calls = run.route, run.calls
+        assert self._broker is not None
+        assert self._zygote is not None
+        assert self._members is not None
+        broker = self._broker
         blocked = partial(self._route_blocked, route.name)
-        store = ContextStore(broker, route.app, route.name, route.partitions, self._owner, blocked)
+        store = ContextStore(
+            broker, route.app, route.name, route.partitions, self._owner, run.share, refused=blocked
+        )
         state = source["state"]
         start_after = state["last_seq"] if route.input.start == "new" else 0
         name = source["config"]["name"]
-        start = await store.claim(Input(name, source["created"]), start_after)
+        start = await store.claim(Input(name, source["created"]), start_after, self._members.is_there)
         if 1 < start < state["first_seq"] and state["first_seq"] <= state["last_seq"]:
             log.warning(
                 "E409 stream %s begins at %d, after position %d: messages between them were removed before "
@@ -332,7 +467,7 @@ class Service:
         await reader.open()
         return Worker(
             route,
-            codec,
+            codec_for(route),
             broker,
             reader,
             store,
@@ -455,6 +590,12 @@ class _Run:
     task: asyncio.Task[None] | None = None
     worker: Worker | None = None
     is_stopping: bool = False
+    share: list[int] = field(default_factory=list)  # partitions that the worker has, or is to have
+    is_outdated: asyncio.Event = field(default_factory=asyncio.Event)
+    is_paused: bool = False
+    reset: str = ""  # the last one that it was told of
+    is_exclusive: bool = False  # one processor has all partitions, or none
+    fenced: int = 0  # times in a row, shortly after the start
     is_refused: bool = False  # plain Python cannot be had for it
 
 

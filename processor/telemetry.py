@@ -58,6 +58,15 @@ METRICS: dict[str, Metric] = {
         Metric(
             "processor_dead_letters_total", "counter", "Dead letters, by error code.", ("route", "reason")
         ),
+        Metric("processor_retries_total", "counter", "Messages that failed and will be tried again."),
+        Metric(
+            "processor_dropped_messages_total",
+            "counter",
+            "Messages given up by `then: drop`, by error code.",
+            ("route", "reason"),
+        ),
+        Metric("processor_waiting_messages", "gauge", "Messages in memory that wait for a try."),
+        Metric("processor_blocked_keys", "gauge", "Keys held by a message that has to succeed first."),
         Metric("processor_guest_restarts_total", "counter", "Guests replaced, by code.", ("route", "reason")),
         Metric(
             "processor_requests_total",
@@ -79,6 +88,7 @@ METRICS: dict[str, Metric] = {
         Metric("processor_lag_messages", "gauge", "Input messages that wait in the stream."),
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
         Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
+        Metric("processor_route_paused", "gauge", "1 while somebody has paused the route."),
         Metric("processor_route_stopped", "gauge", "1 while the route is stopped and needs a person."),
         Metric("processor_breaker_open", "gauge", "1 while the route pauses because its guests keep dying."),
         Metric("processor_breaker_openings_total", "counter", "Times that the circuit breaker opened."),
@@ -231,6 +241,16 @@ class RouteTelemetry:
     def dead_lettered(self, reason: str, n: int = 1) -> None:
         self._count("processor_dead_letters_total", n, reason)
 
+    def retried(self) -> None:
+        self._count("processor_retries_total", 1)
+
+    def dropped(self, reason: str) -> None:
+        self._count("processor_dropped_messages_total", 1, reason)
+
+    def waiting(self, messages: int, blocked_keys: int) -> None:
+        self._numbers["processor_waiting_messages"][self._labels] = messages
+        self._numbers["processor_blocked_keys"][self._labels] = blocked_keys
+
     def guest_restarted(self, reason: str) -> None:
         self._count("processor_guest_restarts_total", 1, reason)
 
@@ -260,6 +280,9 @@ class RouteTelemetry:
 
     def context(self, bytes_: int) -> None:
         self._numbers["processor_context_bytes"][self._labels] = bytes_
+
+    def paused(self, is_paused: bool) -> None:
+        self._numbers["processor_route_paused"][self._labels] = float(is_paused)
 
     def stopped(self, is_stopped: bool) -> None:
         self._numbers["processor_route_stopped"][self._labels] = float(is_stopped)

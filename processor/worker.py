@@ -8,6 +8,7 @@ What must stay true:
 - Runs are settled in the order in which they ran. A guest that died takes unsettled contexts with it, so
   everything that ran before is committed first and contexts are then loaded from there.
 - A batch that fails is halved until the message that makes it fail is alone; only that one is judged.
+- While a message waits for its next try, no later message of its key runs.
 - While the breaker is open nothing runs, nothing is judged, and what is in hand waits.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -26,14 +28,17 @@ from itertools import chain, repeat
 from processor.breaker import DEATHS, Breaker
 from processor.codec import Codec, Unreadable
 from processor.config import Route
-from processor.context import ContextStore
+from processor.context import ContextStore, Move
 from processor.effects import COMMIT_BUDGET, Batch, Effects, EffectsOf, Outlet
 from processor.errors import BrokerError, Faults, GuestError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Message, Reader, Unknown
+from processor.letters import Kept, Letters, Unfit
 from processor.model import (
     Ack,
+    Block,
     DeadLetter,
     Delivery,
+    Drop,
     Failed,
     Failure,
     Group,
@@ -45,11 +50,18 @@ from processor.model import (
 )
 from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
+from processor.waiting import Waiting
 
 log = logging.getLogger("processor")
 user_log = logging.getLogger("processor.runnable")
 
 _REFUSED_PAUSE_S = 2.0
+# Up to this wait a message stays in memory and its key waits; the server keeps those that wait longer.
+SHORT_WAIT_S = 2.0
+# Messages that were due lately: whoever watches may hand over what was found at the start.
+_GIVEN_MAX = 10_000
+# So many claims without a commit make it likely that a message kills the whole process.
+_SUSPICIOUS_CLAIMS = 2
 _RESPAWN_PAUSES_S = (0.02, 0.1, 0.5)
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -82,6 +94,18 @@ class Worker:
         self._telemetry = telemetry
         self._blocked = blocked  # called with why commits are refused, and with None when they are not
         self._effects_of = EffectsOf(route, codec, outlets, broker.max_payload)
+        self._letters = Letters(route.app, route.name, broker.max_payload)
+        self._policy = route.retry.policy
+        self._waiting = Waiting()
+        self._tries = store.tries  # of messages that failed and are not settled, by sequence
+        # What may have ended the processes before this one: the first message of a partition that was claimed
+        # again and again, and a message that was tried and then not heard of.
+        self._suspects = {p for p in store.owned if store.fruitless_claims(p) >= _SUSPICIOUS_CLAIMS}
+        self._unsure = {sequence for sequence, tries in self._tries.items() if tries}
+        self._unblocking: str | None = None  # the blocked key whose messages are being tried
+        self._due: list[Delivery] = []
+        self._given: OrderedDict[int, None] = OrderedDict()
+        self._has_due = asyncio.Event()
         self._is_alone = (
             codec.alone or route.mode == "stream" or any(outlet.foreign for outlet in outlets.values())
         )
@@ -120,7 +144,7 @@ class Worker:
                 await asyncio.wait({settler, draining}, return_when=asyncio.FIRST_COMPLETED)
             if settler.done():
                 settler.result()
-            await self._store.catch_up()
+            await self._store.release()
             await self._say("stopped")
         finally:
             tasks = [task for task in (puller, settler, draining) if task is not None]
@@ -151,90 +175,294 @@ class Worker:
         """Take no more deliveries; `run` returns when those in hand are settled."""
         self._stop.set()
 
+    async def rest(self) -> None:
+        """Return when all that was taken is settled and no message waits for another try."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: not (self._pending.moves or self._settling or self._waiting or self._due)
+            )
+
+    def give(self, kept: Kept) -> None:
+        """Process a message that is due, beside the input; one that was given before is ignored."""
+        if kept.sequence in self._given:
+            return
+        self._given[kept.sequence] = None
+        if len(self._given) > _GIVEN_MAX:
+            self._given.popitem(last=False)
+        self._tries[kept.delivery.sequence] = kept.tries
+        self._due.append(kept.delivery)
+        self._has_due.set()
+
+    async def look_for_due(self) -> None:
+        """Process the messages that are due by what the app stream holds now."""
+        for kept in await self._store.due():
+            self.give(kept)
+
+    def owns(self, partition: int) -> bool:
+        """Whether this worker processes that partition."""
+        return partition in self._store.owned
+
     async def _pull_all(self) -> None:
-        stopped = asyncio.create_task(self._stop.wait(), name=f"stop-{self._route.name}")
+        now_s = time.monotonic
+        for key in self._store.blocked:
+            self._waiting.block(key, now_s())
+        await self.look_for_due()
+        events = {"stop": self._stop, "due": self._has_due}
+        watching = {asyncio.create_task(event.wait(), name=name) for name, event in events.items()}
         taking: asyncio.Task[list[Delivery]] | None = None
         try:
-            while True:
-                # While a commit is under way, waiting for a fuller batch costs no latency.
-                wait_s = self._route.batch.max_wait_ms / 1000 if self._settling is not None else 0.0
-                taking = asyncio.create_task(
-                    self._reader.take(self._batch_limit(), self._route.batch.max_bytes, wait_s)
-                )
-                await asyncio.wait({taking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            while not self._stop.is_set():
+                await self._work_off(now_s())
+                if taking is None and not self._is_held_up:
+                    # While a commit is under way, waiting for a fuller batch costs no latency.
+                    wait_s = self._route.batch.max_wait_ms / 1000 if self._settling is not None else 0.0
+                    taking = asyncio.create_task(
+                        self._reader.take(self._batch_limit(), self._route.batch.max_bytes, wait_s)
+                    )
+                until_s = self._waiting.next_s()
+                timeout_s = None if until_s is None else max(0.0, until_s - now_s())
+                tasks = watching if taking is None else {*watching, taking}
+                await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if self._stop.is_set():
                     return  # what was taken in this moment is not in hand yet: the next start reads it
-                deliveries = taking.result()
-                self._telemetry.received(len(deliveries))
-                await self._admit(deliveries)
+                if taking is not None and taking.done():
+                    deliveries, taking = taking.result(), None
+                    self._telemetry.received(len(deliveries))
+                    await self._take_up(deliveries)
+                if self._has_due.is_set() and not self._due:
+                    self._has_due.clear()
+                    watching = {task for task in watching if not task.done()}
+                    watching.add(asyncio.create_task(self._has_due.wait(), name="due"))
         except _GivenBack:
             return
         finally:
-            ending = [task for task in (stopped, taking) if task is not None]
+            ending = [*watching, *([taking] if taking is not None else [])]
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _admit(
-        self, deliveries: Sequence[Delivery], attempt: int = 1, *, is_first: bool = True
-    ) -> None:
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether nothing new can be run: the one key waits, or too much is held behind those that do."""
+        return self._waiting.is_full or (self._route.key == "none" and bool(self._waiting))
+
+    async def _work_off(self, now_s: float) -> None:
+        """Run what waited and is due now."""
+        while self._due and not self._is_held_up:
+            await self._admit([self._due.pop(0)])
+        for key in list(self._waiting.due(now_s)):
+            if self._stop.is_set():
+                return
+            if self._waiting.is_blocked(key):
+                await self._try_blocked(key)
+            else:
+                first, *others = self._waiting.take(key)
+                await self._admit([first])
+                if others:
+                    await self._admit(others)
+
+    async def _take_up(self, deliveries: Sequence[Delivery]) -> None:
+        """Process new deliveries; alone, and written down before, those that may end the whole process."""
+        if not self._suspects and not self._unsure:
+            await self._admit(deliveries)
+            return
+        together: list[Delivery] = []
+        for delivery in deliveries:
+            partition = self._store.partition(self._key_of(delivery))
+            if partition in self._suspects or delivery.sequence in self._unsure:
+                await self._admit(together)
+                together = []
+                await self._process_carefully(delivery)
+                self._suspects.discard(partition)
+                self._unsure.discard(delivery.sequence)
+            else:
+                together.append(delivery)
+        await self._admit(together)
+
+    async def _process_carefully(self, delivery: Delivery) -> None:
+        tries = self._tries.get(delivery.sequence, 0)
+        batch = self._plan([delivery])
+        if not batch.groups:
+            await self._admit([delivery])
+        elif tries >= self._policy.attempts:
+            failure = Failure("E314", f"the processor ended {tries} times while it worked on this message")
+            await self._judge(batch, failure, tries)
+        else:
+            partition = batch.partitions[delivery.sequence]
+            self._tries.setdefault(delivery.sequence, tries)
+            moves = {partition: Move(delivery.sequence, opened={delivery.sequence: tries + 1})}
+            await self._submit(Effects(moves=moves))
+            await self._settled()
+            await self._admit([delivery])
+
+    async def _admit(self, deliveries: Sequence[Delivery], *, is_first: bool = True) -> None:
         """Process as many at a time as the breaker lets through: all; none while it is open; then one."""
         while deliveries:
             await self._pause(self._breaker.wait_s(self._now_s()))
             count = 1 if self._breaker.is_open else len(deliveries)
-            await self.process(deliveries[:count], attempt, is_first=is_first)
+            await self.process(deliveries[:count], is_first=is_first)
             deliveries = deliveries[count:]
 
-    async def process(
-        self, deliveries: Sequence[Delivery], attempt: int = 1, *, is_first: bool = True
-    ) -> None:
+    async def process(self, deliveries: Sequence[Delivery], *, is_first: bool = True) -> None:
         """Take deliveries through the guest and hand their effects over to be settled.
 
         This is the path of every message: plan, load contexts, run, decide, settle. A batch that fails is
-        halved; a message that fails alone is tried again or becomes a dead letter.
+        halved; a message that fails alone is judged: tried again, kept for later, given up or dead-lettered.
         """
         batch = self._plan(deliveries)
         await self._reader.ack(batch.done)
-        if not batch.deliveries:
+        if not batch.moves:  # nothing of it is ours, or to be done
             return
         if is_first:
             await self._announce(batch)
-        outcome = await self._run(batch, attempt)
-        effects = self._effects_of.run(batch, outcome, attempt)
+        outcome = await self._run(batch)
+        effects = self._effects_of.run(batch, outcome, self._tries)
         if isinstance(effects, Effects) and (misfit := self._effects_of.misfit(effects)) is not None:
             self._weight = max(self._weight, effects.weight)
             effects = misfit
         if isinstance(outcome, Ran) and isinstance(effects, Failure):
             await self._undo()  # the guest has kept what will not be committed
         if isinstance(effects, Effects):
+            for key, delivery in batch.followers:
+                self._waiting.follow(key, delivery)
             await self._submit(effects)
         elif len(deliveries) > 1:
             middle = len(deliveries) // 2
             await self._admit(deliveries[:middle], is_first=False)
             await self._admit(deliveries[middle:], is_first=False)
         else:
-            await self._judge(batch, effects, attempt)
+            await self._judge(batch, effects, self._tries.get(deliveries[0].sequence, 0) + 1)
 
     async def _judge(self, batch: Batch, failure: Failure, attempt: int) -> None:
+        """Decide about the one message of a batch that failed, and make it so."""
         delivery = batch.deliveries[0]
         self._telemetry.failed(failure.code)
-        match decide(failure, attempt, self._route.retry.attempts):
+        where = self._where(delivery, attempt=attempt, code=failure.code)
+        log.debug("attempt failed: %s %s", failure.code, failure.text, extra=where)
+        match decide(failure, attempt, self._policy, random.random()):
             case Retry(after_s):
-                log.debug(
-                    "attempt failed: %s %s",
-                    failure.code,
-                    failure.text,
-                    extra=self._where(delivery, attempt=attempt, code=failure.code),
-                )
-                await self._pause(after_s)
-                await self._admit(batch.deliveries, attempt + 1, is_first=False)
-            case DeadLetter():
-                alone = Batch(batch.deliveries, rejected=[(delivery, failure)], positions=batch.positions)
-                effects = self._effects_of.run(alone, Ran(), attempt)
-                assert isinstance(effects, Effects)
-                await self._submit(effects)
+                self._tries[delivery.sequence] = attempt
+                self._telemetry.retried()
+                if after_s <= 0:
+                    await self._admit([delivery], is_first=False)
+                elif delivery.kept and self._is_held(delivery):
+                    await self._block(batch, attempt, after_s)
+                elif after_s <= SHORT_WAIT_S:
+                    await self._wait(batch, attempt, after_s)
+                elif self._policy.then == "block":
+                    await self._block(batch, attempt, after_s)
+                else:
+                    await self._schedule(batch, attempt, after_s)
+            case Block(failure, after_s):
+                self._tries[delivery.sequence] = attempt
+                await self._block(batch, attempt, after_s)
+            case DeadLetter(failure):
+                await self._submit_without_run(batch, rejected=[(delivery, failure)])
+            case Drop(failure):
+                await self._submit_without_run(batch, dropped=[(delivery, failure)])
             case Ack():
                 raise AssertionError("a failure is never acknowledged")
+
+    async def _submit_without_run(
+        self,
+        batch: Batch,
+        *,
+        rejected: Sequence[tuple[Delivery, Failure]] = (),
+        dropped: Sequence[tuple[Delivery, Failure]] = (),
+        stored: Sequence[Message] = (),
+    ) -> None:
+        """Settle the message of a batch with what becomes of it instead of its effects."""
+        alone = Batch(
+            batch.deliveries,
+            rejected=list(rejected),
+            dropped=list(dropped),
+            stored=list(stored),
+            partitions=batch.partitions,
+            moves=batch.moves,
+        )
+        effects = self._effects_of.run(alone, Ran(), self._tries)
+        assert isinstance(effects, Effects)
+        await self._submit(effects)
+
+    async def _wait(self, batch: Batch, tries: int, after_s: float) -> None:
+        """Have the message's key wait in memory. That it was tried is committed, for a successor to know."""
+        delivery = batch.deliveries[0]
+        key = self._key_of(delivery)
+        self._waiting.wait(key, delivery, time.monotonic() + after_s)
+        if not delivery.kept:
+            partition = batch.partitions[delivery.sequence]
+            opened = {delivery.sequence: tries}
+            await self._submit(Effects(moves={partition: Move(delivery.sequence, opened=opened)}))
+
+    async def _schedule(self, batch: Batch, tries: int, after_s: float) -> None:
+        """Have the server send the message again when it is due; its key goes on without it."""
+        delivery = batch.deliveries[0]
+        at = datetime.now(UTC) + timedelta(seconds=min(after_s, 1e9))
+        try:
+            later = self._letters.later(delivery, batch.partitions[delivery.sequence], tries, at)
+        except Unfit:
+            await self._wait(batch, tries, after_s)
+        else:
+            await self._submit_without_run(batch, stored=[later])
+
+    async def _block(self, batch: Batch, tries: int, after_s: float) -> None:
+        """Keep the message, and have the later ones of its key kept behind it, until it succeeds."""
+        delivery = batch.deliveries[0]
+        key, partition = self._key_of(delivery), batch.partitions[delivery.sequence]
+        until_s = time.monotonic() + after_s
+        if self._route.key == "none":
+            await self._wait(batch, tries, after_s)  # nothing else can go on, so nothing need be moved
+            return
+        self._unblocking = None
+        if not self._waiting.is_blocked(key):
+            where = self._where(delivery, attempt=tries)
+            log.warning("its key is blocked until this message succeeds", extra=where)
+        self._waiting.block(key, until_s)
+        batch.moves.setdefault(partition, Move()).blocked[key] = tries
+        if delivery.kept and self._is_held(delivery):
+            await self._submit(Effects(moves=batch.moves))
+            return
+        try:
+            held = self._letters.held(delivery, partition, key, tries)
+        except Unfit as err:
+            self._waiting.unblock(key)
+            batch.moves[partition].blocked[key] = None
+            failure = Failure("E307", f"the message cannot be kept until it succeeds: {err}")
+            await self._submit_without_run(batch, rejected=[(delivery, failure)])
+        else:
+            await self._submit_without_run(batch, stored=[held])
+
+    async def _try_blocked(self, key: str) -> None:
+        """Try the messages that are kept for a blocked key, in order, until one fails or none is left."""
+        await self._settled()
+        kept, has_more = await self._store.held(key, self._batch_limit())
+        self._unblocking = key
+        deliveries = [k.delivery for k in kept]
+        for k in kept:
+            self._tries.setdefault(k.delivery.sequence, k.tries)
+        for part in (deliveries[:1], deliveries[1:]):
+            if part and self._unblocking == key:
+                await self._admit(part)
+        if self._unblocking != key:
+            return
+        self._unblocking = None
+        if has_more or len(kept) > 1:
+            self._waiting.block(key, time.monotonic())  # look again: nothing may be left behind
+            return
+        self._waiting.unblock(key)
+        where = self._where()
+        log.info("a blocked key goes on", extra=where)
+        partition = self._store.partition(key)
+        await self._submit(Effects(moves={partition: Move(blocked={key: None})}))
+
+    def _is_held(self, delivery: Delivery) -> bool:
+        return delivery.kept.split(".", 3)[2:3] == ["held"]
+
+    def _key_of(self, delivery: Delivery) -> str:
+        try:
+            return self._codec.key(delivery)
+        except Unreadable:
+            return ""
 
     async def _pause(self, seconds: float) -> None:
         """Let that time pass. Raises _GivenBack as soon as the route is to stop."""
@@ -256,15 +484,23 @@ class Worker:
             key, document, unreadable = "", b"", None
             try:
                 key = self._codec.key(delivery)
-                document = self._codec.read(delivery)
             except Unreadable as err:
                 unreadable = err.failure
             partition = self._store.partition(key)
-            if self._store.is_done(partition, delivery.sequence):
+            if partition not in self._store.owned:
+                continue
+            if unreadable is None:
+                try:
+                    document = self._codec.read(delivery)
+                except Unreadable as err:
+                    unreadable = err.failure
+            if not delivery.kept and self._store.is_done(partition, delivery.sequence):
                 batch.done.append(delivery)
                 continue
+            if self._waiting and self._is_behind(batch, key, partition, delivery):
+                continue
+            self._move(batch, partition, delivery)
             batch.deliveries.append(delivery)
-            batch.positions[partition] = delivery.sequence
             if unreadable is not None:
                 batch.rejected.append((delivery, unreadable))
                 continue
@@ -281,6 +517,40 @@ class Worker:
             batch.members[index].append(delivery)
         return batch
 
+    def _move(self, batch: Batch, partition: int, delivery: Delivery) -> None:
+        """Note where the position goes with a delivery that is settled by this batch."""
+        batch.partitions[delivery.sequence] = partition
+        move = batch.moves.get(partition)
+        if move is None:
+            move = batch.moves[partition] = Move()
+        if not delivery.kept:
+            move.sequence = max(move.sequence, delivery.sequence)
+            if delivery.sequence in self._tries:
+                move.closed.add(delivery.sequence)
+
+    def _is_behind(self, batch: Batch, key: str, partition: int, delivery: Delivery) -> bool:
+        """Whether an earlier message of the key is in the way; then the batch keeps this one behind it."""
+        if self._waiting.waits(key):
+            batch.followers.append((key, delivery))
+            move = batch.moves.setdefault(partition, Move())
+            if not delivery.kept:
+                tries = self._tries.setdefault(delivery.sequence, 0)
+                move.add(Move(delivery.sequence, opened={delivery.sequence: tries}))
+            return True
+        if not self._waiting.is_blocked(key) or key == self._unblocking:
+            return False
+        if not (delivery.kept and self._is_held(delivery)):  # those that are held already stay as they are
+            try:
+                held = self._letters.held(delivery, partition, key, self._tries.get(delivery.sequence, 0))
+            except Unfit as err:
+                failure = Failure("E307", f"the message cannot be kept behind its blocked key: {err}")
+                batch.rejected.append((delivery, failure))
+            else:
+                batch.stored.append(held)
+            self._move(batch, partition, delivery)
+            batch.deliveries.append(delivery)
+        return True
+
     async def _announce(self, batch: Batch) -> None:
         for members in batch.members if self._codec.alone else ():
             for publication in self._codec.started(members[0]):
@@ -290,7 +560,7 @@ class Worker:
 
     # contexts and the guest
 
-    async def _run(self, batch: Batch, attempt: int) -> Outcome:
+    async def _run(self, batch: Batch) -> Outcome:
         if not batch.groups:
             return Ran()
         guest = await self._living_guest()
@@ -304,7 +574,7 @@ class Worker:
         forget = self._evicted(keys)
         started_s = time.perf_counter()
         if self._route.mode == "stream":
-            outcome = await self._stream(guest, batch, groups[0], attempt, forget)
+            outcome = await self._stream(guest, batch, groups[0], forget)
         else:
             template = self._route.output_template
             fields = template.fields if template else ()
@@ -314,7 +584,7 @@ class Worker:
         failure = outcome.failure if isinstance(outcome, Failed) else None
         if failure is None or not failure.lethal:
             await self._lived()
-        elif failure.code in DEATHS:
+        elif failure.code in DEATHS and len(batch.deliveries) == 1:
             await self._died(failure.code, failure.text, batch.deliveries[0].sequence)
         if isinstance(outcome, Failed) and outcome.failure.lethal:
             self._telemetry.guest_restarted(outcome.failure.code)
@@ -355,7 +625,7 @@ class Worker:
     # the breaker
 
     async def _died(self, code: str, text: str, message: int | None) -> None:
-        """A guest died, or did not come to live; `message` is the first of those that it was given."""
+        """A guest died over a message that was alone, or did not come to live."""
         was_open = self._breaker.is_open
         if not self._breaker.died(self._now_s(), message):
             return
@@ -414,16 +684,14 @@ class Worker:
         room = COMMIT_BUDGET - self._route.partitions
         return max(1, min(self._route.batch.max_messages, int(room / self._weight)))
 
-    async def _stream(
-        self, guest: Guest, batch: Batch, group: Group, attempt: int, forget: Sequence[str]
-    ) -> Outcome:
+    async def _stream(self, guest: Guest, batch: Batch, group: Group, forget: Sequence[str]) -> Outcome:
         """Run one message of a stream-mode route; what it yields goes to its listeners at once."""
         delivery = batch.members[0][0]
         try:
             subject = self._codec.chunk_subject(delivery, group.key, group.documents[0])
         except ProcessorError as err:
             return Failed(Failure(err.code, err.what))
-        headers = self._stream_headers(delivery, attempt)
+        headers = self._stream_headers(delivery)
         number = 0
 
         async def emit(chunk: bytes) -> None:
@@ -450,11 +718,11 @@ class Worker:
                 await self._broker.publish(marker)
         return outcome
 
-    def _stream_headers(self, delivery: Delivery, attempt: int) -> dict[str, str]:
+    def _stream_headers(self, delivery: Delivery) -> dict[str, str]:
         return {
             "Processor-Route": self._route.name,
             "Processor-Sequence": str(delivery.sequence),
-            "Processor-Attempt": str(attempt),
+            "Processor-Attempt": str(self._tries.get(delivery.sequence, 0) + 1),
         }
 
     def _log_lines(self, lines: Iterable[LogLine]) -> None:
@@ -474,7 +742,7 @@ class Worker:
         self._weight = max(1.0, effects.weight, 0.98 * self._weight)
         async with self._changed:
             await self._changed.wait_for(
-                lambda: not self._pending.deliveries or self._pending.size + effects.size <= COMMIT_BUDGET
+                lambda: not self._pending.moves or self._pending.size + effects.size <= COMMIT_BUDGET
             )
             self._pending.add(effects)
             self._changed.notify_all()
@@ -482,12 +750,12 @@ class Worker:
     async def _settled(self) -> None:
         """Return when everything that was submitted is settled."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._pending.deliveries and self._settling is None)
+            await self._changed.wait_for(lambda: not self._pending.moves and self._settling is None)
 
     async def _settle_all(self) -> None:
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._pending.deliveries))
+                await self._changed.wait_for(lambda: bool(self._pending.moves))
                 self._settling, self._pending = self._pending, Effects()
                 self._changed.notify_all()
             await self.settle(self._settling)
@@ -509,14 +777,15 @@ class Worker:
         """
         await self._publish_foreign(effects.foreign)
         started_s = time.perf_counter()
-        size = await self._store.commit(
-            effects.stored, effects.contexts, effects.positions, live=effects.markers
-        )
+        size = await self._store.commit(effects.stored, effects.contexts, effects.moves, live=effects.markers)
         self._telemetry.committed(len(effects.deliveries), time.perf_counter() - started_s, size)
         with contextlib.suppress(Unknown):  # nobody can be listening
             for message in effects.live:
                 await self._broker.publish(message)
-        await self._reader.ack(effects.deliveries)
+        await self._reader.ack([d for d in effects.deliveries if not d.kept])
+        if self._tries:
+            for delivery in effects.deliveries:
+                self._tries.pop(delivery.sequence, None)
         self._observe(effects)
 
     async def _publish_foreign(self, messages: Sequence[Message]) -> None:
@@ -541,5 +810,8 @@ class Worker:
         telemetry.events(effects.events)
         for code in effects.dead_letters:
             telemetry.dead_lettered(code)
+        for code in effects.dropped:
+            telemetry.dropped(code)
+        telemetry.waiting(len(self._waiting), self._waiting.blocked)
         telemetry.context(self._store.bytes_held)
         telemetry.lag(self._reader.lag)

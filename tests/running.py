@@ -87,7 +87,7 @@ class Running:
         """The dead letters of a route, as soon as there are `count`."""
 
         async def enough() -> list[Stored] | None:
-            found = await self.stored(f"p.app.dlq.{route}")
+            found = await self.stored(f"p.app.dlq.{route}.>")
             return found if len(found) >= count else None
 
         letters: list[Stored] = await waited(enough, f"{count} dead letters of {route}")

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FULL = (ROOT / "configs" / "full.yaml").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
-SOURCES = "".join((ROOT / "processor" / name).read_text() for name in ("worker.py", "effects.py"))
+SOURCES = "".join(
+    (ROOT / "processor" / name).read_text() for name in ("worker.py", "effects.py", "letters.py")
+)
 
 
 def section(title: str) -> str:

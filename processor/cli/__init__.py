@@ -281,6 +281,128 @@ def context(
     return show_contexts(config, route, key, is_keys_only=keys_only, format=format)
 
 
+def dlq(
+    action: Annotated[
+        Literal["ls", "show", "redrive", "drop"],
+        typer.Argument(metavar="ACTION", help="What to do: ls, show, redrive or drop."),
+    ],
+    config: ConfigArgument,
+    route: Annotated[
+        str | None, typer.Argument(metavar="[ROUTE]", help="Only the dead letters of this route.")
+    ] = None,
+    id: Annotated[str | None, typer.Option(metavar="ID", help="Only this one, as `ls` names it.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only of the last 30s, 10m, 2h or 7d, or since a time.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="CODE", help="Only with this code.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N, oldest first.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before dropping.")] = False,
+    format: FormatOption = None,
+) -> int:
+    """List, show, redrive or drop the messages that were given up.
+
+    `redrive` sends a message back to its route exactly once, with its own subject and headers and its tries
+    counted anew; the route's processor takes it up at once, or when it starts. `drop` lets go of it for good.
+    Both can be run while the route works.
+
+    Examples:
+    processor dlq ls market.yaml
+    processor dlq show market.yaml --id stats.12.4711
+    processor dlq redrive market.yaml stats --reason E304 --since 2h
+    processor dlq drop market.yaml stats --limit 10
+    """
+    from processor.cli.dlq import dead_letters
+
+    return dead_letters(
+        action,
+        config,
+        route=route,
+        id=id,
+        since=since,
+        code=reason,
+        limit=limit,
+        is_sure=yes,
+        format=format,
+    )
+
+
+RouteArgument = Annotated[str, typer.Argument(metavar="ROUTE", help="The route that is meant.")]
+
+
+def status(
+    config: ConfigArgument,
+    route: Annotated[str | None, typer.Argument(metavar="[ROUTE]", help="Only this route.")] = None,
+    format: FormatOption = None,
+) -> int:
+    """Show which processors run the app, and how far its routes are.
+
+    Members, and for each route the input's last sequence, and per partition the owner, epoch and position of
+    the last commit, with what waits and what is blocked. Fails where a partition has no living owner.
+
+    Examples:
+    processor status market.yaml
+    processor status market.yaml stats --format json
+    """
+    from processor.cli.operations import status as show_status
+
+    return show_status(config, route, format)
+
+
+def pause(
+    config: ConfigArgument,
+    route: RouteArgument,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; `status` shows it.")] = "",
+) -> int:
+    """Stop a route on every processor, after what it has in hand, until it is resumed.
+
+    Kept over restarts. Messages wait in the input.
+
+    Examples:
+    processor pause market.yaml stats --reason 'database moves'
+    """
+    from processor.cli.operations import pause as pause_route
+
+    return pause_route(config, route, is_paused=True, reason=reason)
+
+
+def resume(config: ConfigArgument, route: RouteArgument) -> int:
+    """Let a paused route go on where it was.
+
+    Examples:
+    processor resume market.yaml stats
+    """
+    from processor.cli.operations import pause as pause_route
+
+    return pause_route(config, route, is_paused=False, reason="")
+
+
+def reset(
+    config: ConfigArgument,
+    route: RouteArgument,
+    to: Annotated[
+        str, typer.Option(metavar="WHERE", help="`start`, a sequence of the input stream, or a time.")
+    ],
+    keep_context: Annotated[
+        bool, typer.Option("--keep-context", help="Keep what the route remembers; else it begins anew.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> int:
+    """Have a route read its input again from some point on; what it makes of it is published again.
+
+    Works while the route runs: its owners are refused with their next commit and begin there. What waited for
+    another try is given up, for it is read again. A reset that was interrupted leaves the route stopped
+    (E412) until it is run again.
+
+    Examples:
+    processor reset market.yaml stats --to start
+    processor reset market.yaml stats --to 2026-01-31T08:00 --keep-context --yes
+    processor reset market.yaml stats --to 4711
+    """
+    from processor.cli.operations import reset as reset_route
+
+    return reset_route(config, route, to, keep_context=keep_context, is_sure=yes)
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "run": run,
     "dev": dev,
@@ -289,6 +411,11 @@ VERBS: dict[str, Callable[..., int]] = {
     "pub": pub,
     "tail": tail,
     "context": context,
+    "dlq": dlq,
+    "status": status,
+    "pause": pause,
+    "resume": resume,
+    "reset": reset,
 }
 
 _EXAMPLES = "\nExamples:\n"

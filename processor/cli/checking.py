@@ -157,7 +157,9 @@ async def _look(config: Config) -> _Server:
             except BrokerError as err:
                 problems.append(str(err))
         problems += needs.missing("publish", _app_subjects(config), "to commit and to read contexts")
-        problems += needs.missing("subscribe", ["_INBOX.x.y"], "to receive anything at all")
+        members = [f"ctl.{config.app}.members"]
+        problems += needs.missing("publish", members, "to share routes with other processors")
+        problems += needs.missing("subscribe", ["_INBOX.x.y", *members], "to receive anything at all")
         if permissions is None:
             said += "; the server does not say what this user may do, so permissions were not checked"
         routes = {
@@ -177,8 +179,8 @@ def _app_subjects(config: Config) -> Iterator[str]:
     ):
         yield f"$JS.API.{request}"
     for route in config.routes:
-        for kind in ("pos", "ctx", "dlq"):
-            yield f"p.{config.app}.{kind}.{route}" + (".0" if kind != "dlq" else "")
+        for kind in ("pos", "ctx", "dlq", "later", "due", "held"):
+            yield f"p.{config.app}.{kind}.{route}.0" + (".1" if kind != "pos" else "")
 
 
 async def _findings(broker: Broker, config: Config, route: Route, needs: _Needs) -> _Findings:

@@ -379,12 +379,12 @@ class _Tail:
 
     async def _read_route(self, broker: Broker, route: Route) -> None:
         """What the route's commits hold, and what it publishes without a commit."""
-        prefix, dead_letters = f"p.{route.app}.out.", f"p.{route.app}.dlq.{route.name}"
+        prefix, dead_letters = f"p.{route.app}.out.", f"p.{route.app}.dlq.{route.name}."
         events = route.events_subject
         patterns = [*codec_for(route).topics, *([events] if events else [])]
 
         def view(shown: Shown) -> Shown:
-            if shown.subject == dead_letters:
+            if shown.subject.startswith(dead_letters):
                 why = f"{shown.headers.get('x-error-code')} {shown.headers.get('x-dead-letter-reason')}"
                 subject = shown.headers.get("x-original-subject", "")
                 return replace(shown, subject=subject, kind=f"dead letter {printable(why)}")
@@ -396,7 +396,7 @@ class _Tail:
         if self._is_following:
             for subject in dict.fromkeys(live_subjects(route)):
                 await broker.listen(subject, self._receive)
-        subjects = [*(f"{prefix}{pattern}" for pattern in dict.fromkeys(patterns)), dead_letters]
+        subjects = [*(f"{prefix}{pattern}" for pattern in dict.fromkeys(patterns)), f"{dead_letters}>"]
         await self._read_stream(broker, app_stream(route.app), subjects)
 
     async def _read_subject(self, broker: Broker, subject: str) -> None:

@@ -23,11 +23,12 @@ from processor.cli.inputs import Line, lines_of, parse_template, read_all, route
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Runs, Screen, Shown, complain, printable, say
 from processor.codec import codec_for
 from processor.config import Config, Route, language_fault, load
-from processor.context import ContextStore
+from processor.context import ContextStore, Move
 from processor.effects import Outlet
 from processor.errors import ConfigError, Faults, LanguageError
 from processor.http import HostCalls
 from processor.jetstream import Broker, Message, Reader, own_headers
+from processor.letters import Kept
 from processor.model import ContextChange, Delivery
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
@@ -120,6 +121,13 @@ def _payload_of(envelope: Mapping[str, Any]) -> bytes:
 async def _run(
     config: Config, route: Route, deliveries: Sequence[Delivery], places: Sequence[str], screen: Screen
 ) -> int:
+    # Nobody waits for a try here, and no later start would lift a block.
+    at_once = {
+        "base_ms": 0.0,
+        "max_ms": 0.0,
+        "then": "dead_letter" if route.retry.then == "block" else route.retry.then,
+    }
+    route = route.model_copy(update={"retry": route.retry.model_copy(update=at_once)})
     shown = _Display(route, places, screen)
     broker = _NoBroker(shown)
     store = _Memory(broker, route, shown)
@@ -156,6 +164,10 @@ async def _run(
         reading = asyncio.create_task(reader.is_empty.wait())
         await asyncio.wait({working, reading}, return_when=asyncio.FIRST_COMPLETED)
         reading.cancel()
+        await asyncio.wait(
+            {working, resting := asyncio.create_task(worker.rest())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        resting.cancel()
         worker.stop()
         await working
     finally:
@@ -174,13 +186,15 @@ class _Display:
         self._places = places
         self._screen = screen
         self._runs = Runs()
-        self.counts = {"output": 0, "event": 0, "chunk": 0, "dead letter": 0}
+        self.counts = {"output": 0, "event": 0, "chunk": 0, "retry": 0, "dead letter": 0}
 
     def stored(self, messages: Sequence[Message]) -> None:
         """Show messages of one commit."""
         for message in messages:
             kind, subject = message.subject.split(".", 3)[2:]
-            if kind == "dlq":
+            if kind == "later":
+                self._retry(message.headers)
+            elif kind == "dlq":
                 self._dead_letter(message.headers)
             else:
                 kind = "event" if subject == self._route.events_subject else "output"
@@ -214,6 +228,15 @@ class _Display:
         if kind in self.counts:
             self.counts[kind] += 1
         self._screen.message(Shown(message.subject, message.payload, own_headers(message.headers), kind=kind))
+
+    def _retry(self, headers: Mapping[str, str]) -> None:
+        place = self._places[int(headers["x-original-sequence"]) - 1]
+        at = headers["Nats-Schedule"].removeprefix("@at ")
+        self.counts["retry"] += 1
+        if self._screen.is_json:
+            self._screen.document({"kind": "retry", "place": place, "at": at})
+        else:
+            self._screen.problem(f"retry {place} at {at}", "")
 
     def _dead_letter(self, headers: Mapping[str, str]) -> None:
         if headers.get("x-part", "1/").partition("/")[0] != "1":
@@ -295,7 +318,7 @@ class _Memory(ContextStore):
         self,
         messages: Sequence[Message],
         changes: Mapping[str, ContextChange],
-        positions: Mapping[int, int],
+        moves: Mapping[int, Move],
         *,
         live: Sequence[Message] = (),
     ) -> int:
@@ -306,5 +329,8 @@ class _Memory(ContextStore):
         self._shown.stored(messages)
         return len(messages)
 
-    async def catch_up(self) -> None:
-        """There is no stream that went on without us."""
+    async def due(self) -> list[Kept]:
+        return []
+
+    async def release(self) -> None:
+        """There is nobody to go on."""

@@ -44,7 +44,7 @@ from processor.config.forms import (
     sequence,
 )
 from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
-from processor.model import Limits, Program
+from processor.model import Limits, Program, RetryPolicy
 from processor.subject import Template, check_subject
 
 
@@ -315,8 +315,41 @@ class Retry(Settings):
         default=3,
         ge=1,
         le=1000,
-        description="Tries, the first included, before the message goes to the dead letters.",
+        description="Tries, the first included, before `then` decides. They are counted over restarts.",
     )
+    strategy: Literal[
+        "exponential",
+        "exponential_full_jitter",
+        "exponential_equal_jitter",
+        "linear",
+        "linear_full_jitter",
+        "linear_equal_jitter",
+        "fixed",
+        "fixed_full_jitter",
+        "fixed_equal_jitter",
+    ] = Field(
+        default="exponential_full_jitter",
+        description="Wait after the n-th try: base_ms * factor^(n-1), base_ms * n, or base_ms. full_jitter"
+        " takes a random part of it, equal_jitter half of it and a random part of the rest.",
+    )
+    base_ms: float = Field(default=200, ge=0, le=86_400_000, description="Wait after the first try.")
+    factor: float = Field(default=2, ge=1, le=1000, description="Growth of an exponential wait.")
+    max_ms: float = Field(
+        default=60_000,
+        ge=0,
+        le=30 * 86_400_000,
+        description="The longest wait. What waits for more than 2 s is kept by the server, and later messages"
+        " of its key are processed meanwhile, unless `then` is block.",
+    )
+    then: Literal["dead_letter", "block", "drop"] = Field(
+        default="dead_letter",
+        description="After the last try. dead_letter: keep it, go on. block: go on trying every max_ms while"
+        " the later messages of its key wait. drop: count it and keep nothing.",
+    )
+
+    @property
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(self.attempts, self.strategy, self.base_ms, self.factor, self.max_ms, self.then)
 
 
 class BreakerSettings(Settings):

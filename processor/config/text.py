@@ -15,6 +15,12 @@ from ruamel.yaml.scalarstring import LiteralScalarString
 from processor.config.forms import Place, Settings, alias_of, default_text, inner_model
 from processor.config.keys import Config, Ism, Route
 
+_AT_THE_END = {
+    "dead_letter": "becomes a dead letter; none is skipped.",
+    "block": "is tried on, and holds the later messages of its key; none is skipped.",
+    "drop": "is given up and counted: such messages are lost.",
+}
+
 
 def guarantee(route: Route) -> list[str]:
     """What becomes of a message on this route, as far as its configuration alone can say, and why."""
@@ -26,7 +32,7 @@ def guarantee(route: Route) -> list[str]:
     said = [
         "Context, position and dead letters: exactly once; they are one atomic commit.",
         f"Order: {order}.",
-        f"A message that fails {route.retry.attempts} times becomes a dead letter; none is skipped.",
+        f"A message that fails {route.retry.attempts} times {_AT_THE_END[route.retry.then]}",
     ]
     if route.language == "python":
         names = f"with {', '.join(route.packages)}" if route.packages else "without packages"

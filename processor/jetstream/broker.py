@@ -49,6 +49,7 @@ log = logging.getLogger("processor")
 SERVER_MIN = (2, 12)  # atomic batch publish
 BATCH_MAX = 1000  # messages in one atomic batch: the server's default limit
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_ELECTION_S = 10.0
 _REQUEST_TIMEOUT_S = 5.0
 
 _WRONG_LAST_SEQUENCE = 10071
@@ -288,14 +289,24 @@ class Broker:
                 f"the NATS server at {self.address} is version {version}",
                 remedy="Processor needs 2.12 or later: it commits with atomic batches.",
             )
-        try:
-            await self.api("INFO")
-        except (ApiError, Again, Unknown) as err:
+        until_s = time.monotonic() + _ELECTION_S
+        while True:
+            try:
+                await self.api("INFO")
+                return
+            except (Again, Unknown) as err:
+                # A cluster that has just started has nobody to answer yet.
+                if self.client._server_info.get("jetstream") and time.monotonic() < until_s:
+                    await asyncio.sleep(0.2)
+                    continue
+                why: Exception = err
+            except ApiError as err:
+                why = err
             raise BrokerError(
                 "E402",
                 f"the NATS server {version} at {self.address} has JetStream switched off for this account",
                 remedy="Start it with -js, or enable JetStream for the account.",
-            ) from err
+            ) from why
 
     # JetStream API
 

@@ -69,6 +69,8 @@ class Reader:
         self._expected = 1  # next consumer sequence
         self._heard_s = time.monotonic()
         self._broken = ""
+        # Delivered and not settled, with the newest subject to acknowledge on: for streams that wait for it.
+        self._unsettled: dict[int, str] = {}
         self._consumer = ""
         self._succeeding: asyncio.Task[None] | None = None
         self._inbox = ""
@@ -128,7 +130,8 @@ class Reader:
         """Tell a work-queue or interest stream that these are done. One that is lost is skipped later."""
         if self._keeps or not deliveries:
             return
-        frames = [encode(Message(d.ack, b"+ACK"), "") for d in deliveries if d.ack]
+        subjects = [self._unsettled.pop(d.sequence, d.ack) for d in deliveries]
+        frames = [encode(Message(subject, b"+ACK"), "") for subject in subjects if subject]
         with contextlib.suppress(Unknown):
             await self._broker.send(frames)
 
@@ -298,11 +301,17 @@ class Reader:
         self._unanswered = 0
         self._asked = max(0, self._asked - 1)
         if sequence < self._next:
-            # A work queue hands out again what was processed but whose acknowledgement was lost.
-            await self.ack([Delivery("", b"", {}, "", 0, 0.0, message.reply)])
+            # A work queue hands out again what it had out to a consumer before this one. What is settled is
+            # acknowledged again; what is still in hand will be.
+            if sequence in self._unsettled:
+                self._unsettled[sequence] = message.reply
+            else:
+                await self.ack([Delivery("", b"", {}, "", sequence, 0.0, message.reply)])
             await self._ask()
             return
         self._next = sequence + 1
+        if not self._keeps:
+            self._unsettled[sequence] = message.reply
         self._buffer.append(
             Delivery(
                 message.subject,

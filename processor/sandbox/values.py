@@ -560,6 +560,8 @@ class Keeper:
         if value is _ABSENT:
             return TOMBSTONE if key in self._set_by_init else None
         if value is _ENCODED:
+            if key not in self._kept:  # taken from below the context, with dict.get(self.context, ...)
+                _refuse(("context", key), "is an item that was never read: use self.context[...]")
             return self._kept[key]
         if not key.isascii():
             _text(key, ("context", KEY))

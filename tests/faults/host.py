@@ -101,7 +101,7 @@ def install(crash: Crash) -> None:
 
 async def main(path: str, url: str, point: str, nth: int) -> None:
     install(Crash(point, nth))
-    configure_logging("human", "warning")
+    configure_logging("human", os.environ.get("SOAK_LOG") or "warning")
     service = Service(load(path, {"NATS_URL": url}), Telemetry())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

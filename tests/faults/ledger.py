@@ -111,7 +111,7 @@ async def count(broker: Broker, stream: str, subject: str) -> int:
 async def settled(broker: Broker, app: str, total: int) -> bool:
     """Whether every input has become an output or a dead letter."""
     outputs = await count(broker, f"{app}-out-any", "out.>")
-    dead = await count(broker, f"P_{app}", f"p.{app}.dlq.r")
+    dead = await count(broker, f"P_{app}", f"p.{app}.dlq.r.>")
     return outputs + dead >= total
 
 
@@ -131,7 +131,7 @@ async def examine(broker: Broker, app: str, sent: list[dict[str, object]]) -> Le
     ledger.lost = [number for number in expected if not seen[number]]
     ledger.doubled = [number for number, times in seen.items() if times > 1]
     ledger.wrong = [o for o in outputs if expected.get(o["id"]) != (o["key"], o["n"])]
-    for key in KEYS:
+    for key in counts:
         numbers = [o["n"] for o in outputs if o["key"] == key]
         if numbers != sorted(numbers):
             ledger.unordered.append(key)
@@ -141,7 +141,7 @@ async def examine(broker: Broker, app: str, sent: list[dict[str, object]]) -> Le
         found = {name: orjson.loads(value) for name, value in kept.get(str(key), {}).items()}
         if found != {"n": total, "ids": ids}:
             ledger.context.append((key, total, found))
-    dead = [orjson.loads(s.payload)["id"] async for s in broker.history(f"P_{app}", [f"p.{app}.dlq.r"])]
+    dead = [orjson.loads(s.payload)["id"] async for s in broker.history(f"P_{app}", [f"p.{app}.dlq.r.>"])]
     bad = [m["id"] for m in sent if "poison" in m]
     if sorted(dead) != bad:
         ledger.dead_letters.append((bad, dead))

@@ -58,12 +58,12 @@ async def make_input(broker: Broker, retention: str) -> None:
 async def test_a_host_killed_at_any_point_of_a_commit_loses_and_doubles_nothing(
     point: str, retention: str, nats_server_file: EmbeddedServer, tmp_path: Path, wait_until: Any
 ) -> None:
-    """Three lives end at the same point, the fourth goes on: the result is that of one that never died."""
+    """Two lives end at the same point, the third goes on: the result is that of one that never died."""
     config = ledger.write_config(tmp_path, "app")
     async with connected(nats_server_file) as broker:
         await make_input(broker, retention)
         sent = await ledger.feed(broker, 300, poison=3)
-        for life in range(3):
+        for life in range(2):
             with host(config, nats_server_file.url, point, nth=1 + life) as process:
                 await wait_until(lambda: process.poll() is not None, f"the host died {point}", 30)
                 assert process.returncode == -signal.SIGKILL
@@ -79,7 +79,7 @@ async def test_guests_killed_at_any_time_lose_and_double_nothing(
     nats_server_file: EmbeddedServer, tmp_path: Path, wait_until: Any
 ) -> None:
     """Guests die by SIGKILL while they work; their replacements go on from what is committed."""
-    config = ledger.write_config(tmp_path, "app", retry="{attempts: 50}")
+    config = ledger.write_config(tmp_path, "app", retry="{attempts: 50}", breaker="{deaths: 1000}")
     sent: list[dict[str, object]] = []
     async with connected(nats_server_file) as broker:
         await make_input(broker, "limits")

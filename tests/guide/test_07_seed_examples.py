@@ -264,7 +264,7 @@ async def test_a_stream_method_may_have_no_body(processor: Start, stock_url: str
         await wait_until(
             lambda: running.metric("processor_committed_messages_total", route="r") == 1, "it is done"
         )
-        assert await running.stored("p.app.dlq.r") == []
+        assert await running.stored("p.app.dlq.r.>") == []
 
 
 async def test_stock_data_is_asked_for_by_the_host(processor: Start, stock_url: str) -> None:

@@ -320,7 +320,7 @@ def test_check_of_a_server_names_missing_permissions(
         server.kill()
         server.wait()
     assert code(shown) == EXIT_BROKER
-    assert "E403 the user may not publish to p.app.ctx.r.0, p.app.dlq.r (" in shown.err
+    assert "E403 the user may not publish to p.app.ctx.r.0.1, p.app.dlq.r.0.1, " in shown.err
     assert "p.app.pos" not in shown.err
     assert "JS.API" not in shown.err
 

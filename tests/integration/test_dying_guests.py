@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from tests.conftest import processes, waited
+from tests.faults.test_kill import guests_of
 from tests.running import Running, Start
 
 # A guest that runs out of memory dies in milliseconds (E313).
@@ -128,13 +129,14 @@ async def test_a_guest_that_cannot_be_started_opens_it_and_costs_no_message(
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         for pid in zygotes():
             os.kill(pid, signal.SIGKILL)
+        await waited(lambda: not guests_of(os.getpid()), "the guests died with their zygote")
         await running.publish("in.a", *({"i": i} for i in range(5)))
         assert "the last of E502 (" in await opened(running)
-        assert await running.stored("p.app.dlq.r") == []
+        assert await running.stored("p.app.dlq.r.>") == []
         monkeypatch.undo()
         assert await running.documents("out", 5) == [{"i": i} for i in range(5)]
         await running.until_ready()
-        assert await running.stored("p.app.dlq.r") == []
+        assert await running.stored("p.app.dlq.r.>") == []
 
 
 def zygotes() -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processor.context import INLINE_MAX_BYTES, ContextStore, Input, read
+from processor.context import INLINE_MAX_BYTES, ContextStore, Input, Move, read
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fenced
 from processor.jetstream import Broker, Message
@@ -87,8 +87,8 @@ def test_committed_contexts_are_what_a_successor_reads(
                 assert loaded == {key: model.get(key, {}) for key in updates}
                 sequence += 1
                 changes = {key: change_of(model.get(key, {}), after) for key, after in updates.items()}
-                positions = {store.partition(key): sequence for key in updates} or {0: sequence}
-                await store.commit([Message(f"p.{app}.out.x", b"1")], changes, positions)
+                moves = {store.partition(key): Move(sequence) for key in updates} or {0: Move(sequence)}
+                await store.commit([Message(f"p.{app}.out.x", b"1")], changes, moves)
                 model.update({key: dict(items) for key, items in updates.items()})
             successor = ContextStore(broker, app, "r", partitions, "you")
             await successor.claim(SOURCE, 0)
@@ -97,7 +97,7 @@ def test_committed_contexts_are_what_a_successor_reads(
             assert {k: v for k, v in shown.items() if v} == {k: v for k, v in model.items() if v}
             if steps:
                 with pytest.raises(Fenced):
-                    await store.commit([], {}, dict.fromkeys(range(partitions), sequence + 1))
+                    await store.commit([], {}, {p: Move(sequence + 1) for p in range(partitions)})
         finally:
             await broker.close()
 
@@ -113,16 +113,62 @@ async def test_a_successor_starts_behind_the_last_commit(nats_server: EmbeddedSe
     try:
         store = ContextStore(broker, "app", "r", 4, "me")
         assert await store.claim(SOURCE, 100) == 101
-        await store.commit([], {}, {0: 110, 2: 120})
+        await store.commit([], {}, {0: Move(110), 2: Move(120)})
         successor = ContextStore(broker, "app", "r", 4, "you")
         assert await successor.claim(SOURCE, 0) == 101
         assert successor.is_done(2, 120)
         assert not successor.is_done(2, 121)
         assert not successor.is_done(1, 101)
-        await successor.commit([], {}, {1: 120})
-        await successor.catch_up()
+        await successor.commit([], {}, {1: Move(120)})
+        await successor.release()
         third = ContextStore(broker, "app", "r", 4, "they")
         assert await third.claim(SOURCE, 0) == 121
+    finally:
+        await broker.close()
+
+
+async def test_a_position_that_others_left_ahead_moves_nobody_else(nats_server: EmbeddedServer) -> None:
+    """Partitions come from owners who had come differently far: each goes on from where it was."""
+    broker = await open_broker(nats_server, "app")
+    try:
+        behind = ContextStore(broker, "app", "r", 2, "a", [0])
+        await behind.claim(SOURCE, 0)
+        await behind.commit([], {}, {0: Move(100)})
+        ahead = ContextStore(broker, "app", "r", 2, "b", [1])
+        await ahead.claim(SOURCE, 0)
+        await ahead.commit([], {}, {1: Move(50_000)})
+        both = ContextStore(broker, "app", "r", 2, "c")
+        assert await both.claim(SOURCE, 0) == 101
+        await both.commit([], {}, {0: Move(110)})
+        await both.release()
+        successor = ContextStore(broker, "app", "r", 2, "d")
+        assert await successor.claim(SOURCE, 0) == 111
+        assert successor.is_done(1, 50_000)
+    finally:
+        await broker.close()
+
+
+async def test_open_messages_are_read_again_with_their_tries(nats_server: EmbeddedServer) -> None:
+    """The next owner begins at the oldest that waits, knows what is done behind it, and who is blocked."""
+    broker = await open_broker(nats_server, "app")
+    try:
+        first = ContextStore(broker, "app", "r", 2, "a")
+        await first.claim(SOURCE, 0)
+        await first.commit([], {}, {0: Move(9, opened={4: 2, 6: 0}, blocked={"k": 3}), 1: Move(20)})
+        await first.commit([], {}, {0: Move(12, closed={4})})
+        second = ContextStore(broker, "app", "r", 2, "b")
+        assert await second.claim(SOURCE, 0) == 6
+        assert [second.is_done(0, sequence) for sequence in (4, 6, 7, 12, 13)] == [
+            True, False, True, True, False,
+        ]  # fmt: skip
+        assert (second.tries, second.blocked, second.fruitless_claims(0)) == ({6: 0}, {"k": 3}, 0)
+        third = ContextStore(broker, "app", "r", 2, "c")
+        await third.claim(SOURCE, 0)
+        assert (third.fruitless_claims(0), third.fruitless_claims(1)) == (1, 1)
+        await third.commit([], {}, {0: Move(closed={6}, blocked={"k": None})})
+        fourth = ContextStore(broker, "app", "r", 2, "d")
+        assert await fourth.claim(SOURCE, 0) == 13
+        assert (fourth.tries, fourth.blocked, fourth.fruitless_claims(0)) == ({}, {}, 0)
     finally:
         await broker.close()
 
@@ -133,8 +179,8 @@ async def test_partitions_without_messages_follow_from_afar(nats_server: Embedde
     try:
         store = ContextStore(broker, "app", "r", 4, "me")
         await store.claim(SOURCE, 0)
-        await store.commit([], {}, {0: 9_000})
-        await store.commit([], {}, {0: 20_001})
+        await store.commit([], {}, {0: Move(9_000)})
+        await store.commit([], {}, {0: Move(20_001)})
         successor = ContextStore(broker, "app", "r", 4, "you")
         assert await successor.claim(SOURCE, 0) == 20_002
     finally:
@@ -150,10 +196,10 @@ async def test_of_two_owners_only_the_later_can_commit(nats_server: EmbeddedServ
         owner = ContextStore(broker, "app", "r", 1, "owner")
         await owner.claim(SOURCE, 0)
         change = {"": ContextChange({"n": b"666"}, True, 4)}
-        with pytest.raises(Fenced, match="E405 another processor has taken over route r"):
-            await zombie.commit([Message("p.app.out.x", b"ghost")], change, {0: 5})
+        with pytest.raises(Fenced, match="E405 another processor has claimed partitions of route r"):
+            await zombie.commit([Message("p.app.out.x", b"ghost")], change, {0: Move(5)})
         await owner.commit(
-            [Message("p.app.out.x", b"real")], {"": ContextChange({"n": b"1"}, True, 2)}, {0: 5}
+            [Message("p.app.out.x", b"real")], {"": ContextChange({"n": b"1"}, True, 2)}, {0: Move(5)}
         )
         outputs = [s.payload async for s in broker.history("P_app", ["p.app.out.>"])]
         assert outputs == [b"real"]
@@ -198,9 +244,9 @@ async def test_a_commit_whose_answer_was_lost_is_recognised(nats_server: Embedde
         broker.lost = -1
         await store.claim(SOURCE, 0)
         broker.lost = 0
-        await store.commit([Message("p.app.out.x", b"once")], {}, {0: 7, 1: 8})
+        await store.commit([Message("p.app.out.x", b"once")], {}, {0: Move(7), 1: Move(8)})
         assert broker.lost > 0
-        await store.commit([Message("p.app.out.x", b"next")], {}, {0: 9, 1: 9})
+        await store.commit([Message("p.app.out.x", b"next")], {}, {0: Move(9), 1: Move(9)})
         outputs = [s.payload async for s in plain.history("P_app", ["p.app.out.>"])]
         assert outputs == [b"once", b"next"]
     finally:

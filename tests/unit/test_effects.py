@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import orjson
+from datetime import UTC, datetime
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.effects import Effects, dead_letter
+from processor.context import Move
+from processor.effects import Effects
+from processor.jetstream import Stored
+from processor.letters import Letters, joined
 from processor.model import ContextChange, Delivery, Failure
 
 MAX_BYTES = 4096
@@ -27,33 +31,33 @@ def test_a_dead_letter_fits_and_gives_the_message_back(
 ) -> None:
     """Parts stay below the server's limit and, put together, are the payload with the sender's headers."""
     delivery = Delivery("in.a", payload, headers, "IN", 7, 0.0)
-    letters = dead_letter("p.app.dlq.r", "r", delivery, Failure("E304", text), 2, 2 * MAX_BYTES)
+    failure = Failure("E304", text)
+    letters = Letters("app", "r", 2 * MAX_BYTES).dead(delivery, 3, failure, 2, datetime.now(UTC))
     assert all(size(dict(letter.headers), letter.payload) <= 2 * MAX_BYTES for letter in letters)
-    whole = b"".join(letter.payload for letter in letters)
-    moved = int(letters[0].headers.get("x-original-headers-bytes", 0))
-    kept = orjson.loads(whole[:moved]) if moved else dict(letters[0].headers)
-    assert whole[moved:] == payload
-    theirs = {k: v for k, v in headers.items() if not k.startswith(("Nats-", "x-"))}
-    assert {k: v for k, v in kept.items() if k in theirs} == theirs
     first = letters[0].headers
     assert (first["x-error-code"], first["x-route"], first["x-original-sequence"]) == ("E304", "r", "7")
     if len(letters) > 1:
         assert [letter.headers["x-part"] for letter in letters] == [
             f"{number}/{len(letters)}" for number in range(1, len(letters) + 1)
         ]
+    kept = joined([Stored(m.subject, n, m.payload, m.headers) for n, m in enumerate(letters, 1)])
+    assert kept is not None
+    theirs = {k: v for k, v in headers.items() if not k.startswith("Nats-")}
+    assert (kept.delivery.payload, kept.delivery.headers, kept.tries) == (payload, theirs, 2)
 
 
 def test_effects_of_later_runs_win_where_they_must() -> None:
     """Contexts: a whole one replaces, items merge. Positions: the highest counts. Messages: all, in order."""
     first = Effects(
         contexts={"a": ContextChange({"x": b"1", "y": b"1"}, False, 5000), "b": ContextChange({}, True, 0)},
-        positions={0: 5, 1: 6},
+        moves={0: Move(5), 1: Move(6, opened={6: 1})},
     )
     later = Effects(
-        contexts={"a": ContextChange({"x": None, "z": b"2"}, False, 5001)}, positions={0: 9, 1: 4}
+        contexts={"a": ContextChange({"x": None, "z": b"2"}, False, 5001)},
+        moves={0: Move(9), 1: Move(4, closed={6})},
     )
     first.add(later)
     assert first.contexts["a"] == ContextChange({"x": None, "y": b"1", "z": b"2"}, False, 5001)
-    assert first.positions == {0: 9, 1: 6}
+    assert first.moves == {0: Move(9), 1: Move(6, closed={6})}
     first.add(Effects(contexts={"a": ContextChange({"w": b"3"}, True, 2)}))
     assert first.contexts["a"] == ContextChange({"w": b"3"}, True, 2)

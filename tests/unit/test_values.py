@@ -548,6 +548,14 @@ def test_a_value_that_cannot_be_kept_leaves_the_context_to_undo() -> None:
     assert keeper.context == {"n": 1}
 
 
+def test_what_was_taken_from_below_the_context_cannot_be_kept() -> None:
+    """`dict.get` sees the place of an item that nobody has read; storing that is refused with its path."""
+    keeper = _fresh({"a": encode([1, 2])})
+    keeper.context["b"] = dict.get(keeper.context, "a")
+    with pytest.raises(ValueError, match=r"context\['b'\] is an item that was never read"):
+        keeper.changes()
+
+
 def _fresh(committed: Mapping[str, bytes]) -> Keeper:
     """A keeper after an init() that sets `total` and `seen`, and the items that are committed."""
     keeper = Keeper()

@@ -1,0 +1,164 @@
+"""`dlq`: what was given up, and what is to become of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import typer
+
+from processor.cli.connection import connected
+from processor.cli.inputs import route_of
+from processor.cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    Screen,
+    complain,
+    content_of,
+    is_terminal,
+    printable,
+    say,
+)
+from processor.config import Config, load
+from processor.context import app_stream
+from processor.deadletters import DeadLetter, DeadLetters, Filter
+from processor.errors import CODES, BrokerError
+from processor.jetstream import Broker
+from processor.telemetry import configure_logging
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DONE = {"redrive": "sent back to its route", "drop": "dropped"}
+
+
+def dead_letters(
+    action: str,
+    path: Path,
+    *,
+    route: str | None,
+    id: str | None,
+    since: str | None,
+    code: str | None,
+    limit: int | None,
+    is_sure: bool,
+    format: str | None,
+) -> int:
+    """Do `action` with the dead letters that are meant; EXIT_FAILED where one that was named is not there."""
+    if code is not None and code not in CODES:
+        raise typer.BadParameter(f"{code!r} is no error code, such as E304", param_hint="--reason")
+    which = Filter(route or "", id or "", code or "", _moment_s(since) if since else 0.0)
+    config = load(path)
+    if route is not None:
+        route_of(config, route)
+    configure_logging("human", "warning")
+    return asyncio.run(_do(action, config, which, limit, Screen(format), is_sure=is_sure))
+
+
+def _moment_s(text: str) -> float:
+    span = re.fullmatch(r"(\d+)([smhd])", text)
+    if span:
+        return time.time() - int(span[1]) * _UNITS_S[span[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        hint = f"{text!r} is neither a span such as 2h nor a time such as 2026-01-31T08:00"
+        raise typer.BadParameter(hint, param_hint="--since") from None
+
+
+async def _do(
+    action: str, config: Config, which: Filter, limit: int | None, screen: Screen, *, is_sure: bool
+) -> int:
+    async with connected(config.nats, f"processor dlq {config.app}") as broker:
+        letters = await _meant(broker, config.app, which, limit)
+        if not letters:
+            say(f"there is no dead letter {which.id}" if which.id else "there are no such dead letters")
+            return EXIT_FAILED if which.id else EXIT_OK
+        if action in ("ls", "show"):
+            for letter in letters:
+                (_list if action == "ls" else _show)(letter, screen)
+            screen.flush()
+            return EXIT_OK
+        if action == "drop" and not is_sure and not _is_confirmed(len(letters)):
+            say("nothing was dropped")
+            return EXIT_FAILED
+        return await _change(action, DeadLetters(broker, config.app), letters, screen)
+
+
+async def _meant(broker: Broker, app: str, which: Filter, limit: int | None) -> list[DeadLetter]:
+    if await broker.stream(app_stream(app)) is None:
+        raise BrokerError(
+            "E401",
+            f"there is no stream {app_stream(app)} at {broker.address}",
+            remedy=f"The app {app} has not run there yet.",
+        )
+    letters: list[DeadLetter] = []
+    async for letter in DeadLetters(broker, app).find(which):
+        letters.append(letter)
+        if len(letters) == limit:
+            break
+    return letters
+
+
+async def _change(action: str, store: DeadLetters, letters: list[DeadLetter], screen: Screen) -> int:
+    done, code = 0, EXIT_OK
+    for letter in letters:
+        try:
+            is_done = await (store.redrive if action == "redrive" else store.drop)(letter)
+        except BrokerError as err:
+            complain(err)
+            code = EXIT_FAILED
+            continue
+        done += is_done
+        what = _DONE[action] if is_done else "somebody else was faster"
+        if screen.is_json:
+            screen.document({"id": letter.id, "done": is_done, "action": action})
+        else:
+            screen.line(f"{letter.id}  {what}")
+    screen.flush()
+    say(f"{done} of {len(letters)} {_DONE[action] if done == 1 else _DONE[action].replace('its', 'their')}")
+    return code
+
+
+def _is_confirmed(count: int) -> bool:
+    if not is_terminal(sys.stdin):
+        raise typer.BadParameter("dropping is for good; say --yes", param_hint="--yes")
+    return typer.confirm(f"Drop {count} dead letter{'' if count == 1 else 's'} for good?")
+
+
+def _list(letter: DeadLetter, screen: Screen) -> None:
+    if screen.is_json:
+        screen.document(_facts(letter))
+        return
+    screen.line(
+        f"{letter.id}  {letter.failed_at}  {letter.code}  x{letter.tries}  {printable(letter.reason)}"
+    )
+
+
+def _show(letter: DeadLetter, screen: Screen) -> None:
+    if screen.is_json:
+        content = content_of(letter.delivery.payload)
+        screen.document({**_facts(letter), "headers": dict(letter.delivery.headers), **content})
+        return
+    traceback = orjson.loads(letter.traceback) if letter.traceback else ""
+    screen.problem(f"{letter.id} {letter.code} {letter.reason}", traceback)
+    screen.items({**_facts(letter), "headers": dict(letter.delivery.headers)})
+    screen.document(content_of(letter.delivery.payload))
+
+
+def _facts(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "route": letter.route,
+        "code": letter.code,
+        "reason": letter.reason,
+        "failed_at": letter.failed_at,
+        "tries": letter.tries,
+        "subject": letter.delivery.subject,
+        "stream": letter.delivery.stream,
+        "sequence": letter.delivery.sequence,
+    }

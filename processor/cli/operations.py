@@ -1,0 +1,185 @@
+"""`status`, `pause`, `resume` and `reset`: looking at a running app, and telling it what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from processor.cli.connection import connected
+from processor.cli.inputs import route_of
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, is_terminal, say
+from processor.config import Config, Route, load
+from processor.context import app_stream
+from processor.control import Control, Pause
+from processor.errors import BrokerError
+from processor.jetstream import Broker
+from processor.telemetry import configure_logging
+
+
+def status(path: Path, name: str | None, format: str | None) -> int:
+    """Show who runs the app, and how far each route is; EXIT_FAILED where a route has nobody."""
+    config = load(path)
+    routes = [route_of(config, name)] if name is not None else list(config.routes.values())
+    configure_logging("human", "warning")
+    return asyncio.run(_status(config, routes, Screen(format)))
+
+
+async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
+    async with connected(config.nats, f"processor status {config.app}") as broker:
+        await _require_app(broker, config)
+        control = Control(broker, config.app)
+        members = await control.members()
+        pauses = await control.pauses()
+        code = EXIT_OK
+        for member in sorted(members):
+            if screen.is_json:
+                screen.document({"member": member, "routes": members[member]})
+            else:
+                screen.heading(f"processor {member}")
+        if not members:
+            say("no processor of this app answers")
+        for route in routes:
+            shown = await _route_status(broker, control, route, pauses.get(route.name, Pause(False)))
+            orphaned = [p for p in shown["partitions"] if p["owner"] not in members]
+            if orphaned and not shown["paused"]:
+                code = EXIT_FAILED
+            _show_route(screen, shown, len(orphaned))
+        screen.flush()
+        return code
+
+
+async def _route_status(broker: Broker, control: Control, route: Route, pause: Pause) -> dict[str, Any]:
+    stream = await broker.find_stream(route.input_subjects[0])
+    info = await broker.stream(stream) if stream else None
+    last = int(info["state"]["last_seq"]) if info else 0
+    return {
+        "route": route.name,
+        "input": stream,
+        "last_sequence": last,
+        "paused": pause.is_paused,
+        "paused_by": pause.by if pause.is_paused else "",
+        "reason": pause.reason,
+        "partitions": [
+            {
+                "partition": part.partition,
+                "owner": part.owner,
+                "epoch": part.epoch,
+                "position": part.position,
+                "waiting": part.open,
+                "blocked_keys": part.blocked,
+            }
+            for part in await control.parts(route.name)
+        ],
+    }
+
+
+def _show_route(screen: Screen, shown: dict[str, Any], orphaned: int) -> None:
+    if screen.is_json:
+        screen.document(shown)
+        return
+    parts = shown["partitions"]
+    screen.heading(f"route {shown['route']}")
+    if shown["paused"]:
+        screen.problem(f"  paused by {shown['paused_by']}: {shown['reason'] or 'no reason given'}")
+    if not parts:
+        screen.line("  has not run yet")
+        return
+    positions = [part["position"] for part in parts]
+    screen.line(f"  input {shown['input']}, last sequence {shown['last_sequence']}")
+    screen.line(f"  positions {min(positions)} to {max(positions)}")
+    for owner, count in sorted(Counter(part["owner"] for part in parts).items()):
+        screen.line(f"  {count} of {len(parts)} partitions: {owner or 'nobody'}")
+    waiting, blocked = (sum(part[name] for part in parts) for name in ("waiting", "blocked_keys"))
+    if waiting or blocked:
+        screen.line(f"  {waiting} messages wait for another try, {blocked} keys are blocked")
+    if orphaned and not shown["paused"]:
+        screen.problem(f"  {orphaned} partitions have no processor")
+
+
+def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
+    """Pause a route, or let it go on."""
+    config = load(path)
+    route = route_of(config, name)
+    configure_logging("human", "warning")
+
+    async def tell() -> int:
+        async with connected(config.nats, f"processor control {config.app}") as broker:
+            await _require_app(broker, config)
+            await Control(broker, config.app).pause(route.name, is_paused=is_paused, reason=reason)
+        say(f"route {route.name} {'is paused, also over restarts' if is_paused else 'goes on'}")
+        return EXIT_OK
+
+    return asyncio.run(tell())
+
+
+def reset(path: Path, name: str, to: str, *, keep_context: bool, is_sure: bool) -> int:
+    """Have a route read again from `to`: `start`, a sequence, or a time."""
+    config = load(path)
+    route = route_of(config, name)
+    configure_logging("human", "warning")
+    return asyncio.run(_reset(config, route, _target(to), keep_context=keep_context, is_sure=is_sure))
+
+
+def _target(to: str) -> int | datetime:
+    if to == "start":
+        return 1
+    if to.isdecimal() and int(to) > 0:
+        return int(to)
+    try:
+        found = datetime.fromisoformat(to)
+    except ValueError:
+        text = f"{to!r} is neither `start`, nor a sequence, nor a time such as 2026-01-31T08:00"
+        raise typer.BadParameter(text, param_hint="--to") from None
+    return found.astimezone()
+
+
+async def _reset(
+    config: Config, route: Route, to: int | datetime, *, keep_context: bool, is_sure: bool
+) -> int:
+    async with connected(config.nats, f"processor reset {config.app}") as broker:
+        await _require_app(broker, config)
+        control = Control(broker, config.app)
+        subject = route.input_subjects[0]
+        stream = await broker.find_stream(subject)
+        info = await broker.stream(stream) if stream else None
+        if stream is None or info is None:
+            raise BrokerError("E401", f"no stream holds {subject!r}, the input of route {route.name}")
+        if info["config"].get("retention", "limits") != "limits":
+            raise BrokerError(
+                "E407",
+                f"stream {stream} deletes what was processed, so route {route.name} cannot read it again",
+            )
+        sequence = to if isinstance(to, int) else await control.sequence_at(stream, subject, to)
+        parts = await control.parts(route.name)
+        at = f"{min(p.position for p in parts)}" if parts else "nowhere"
+        what = (
+            f"route {route.name}: from position {at} to {sequence - 1} of {stream}, "
+            f"{'with its contexts' if keep_context else 'and its contexts are removed'}"
+        )
+        if not is_sure and not _is_confirmed(what):
+            say("nothing was changed")
+            return EXIT_FAILED
+        moved = await control.reset(route.name, sequence, keep_context=keep_context)
+        say(f"{what} ({moved} partitions)")
+        return EXIT_OK
+
+
+def _is_confirmed(what: str) -> bool:
+    if not is_terminal(sys.stdin):
+        raise typer.BadParameter("outputs will be made again; say --yes", param_hint="--yes")
+    return typer.confirm(f"{what}. Its outputs from there on are made again. Do it?")
+
+
+async def _require_app(broker: Broker, config: Config) -> None:
+    if await broker.stream(app_stream(config.app)) is None:
+        raise BrokerError(
+            "E401",
+            f"there is no stream {app_stream(config.app)} at {broker.address}",
+            remedy=f"The app {config.app} has not run there yet.",
+        )

@@ -1,0 +1,127 @@
+"""Dead letters, for people: list them, send them back to their route, or let go of them.
+
+Each is one message of the app stream (or several parts), written by the commit that gave the message up. To
+redrive one is one atomic write: the message is due for its route again, and its letter is gone. Two who
+redrive the same letter are told apart by the sequence of its subject, so it goes back exactly once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from processor.context import app_stream
+from processor.errors import BrokerError
+from processor.jetstream import EXPECTED, Broker, Message, Stored, WrongLastSequence
+from processor.letters import Letters, Unfit, gone, joined
+from processor.model import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that was given up. `id` is `<route>.<partition>.<sequence>`, and names it."""
+
+    id: str
+    route: str
+    code: str
+    reason: str
+    traceback: str
+    failed_at: str
+    stored_s: float
+    tries: int
+    delivery: Delivery
+    parts: tuple[Stored, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters are meant; what is empty or zero says nothing."""
+
+    route: str = ""
+    id: str = ""
+    code: str = ""
+    since_s: float = 0.0  # stored at this time or later, seconds since 1970
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether a letter is meant."""
+        return (
+            (not self.id or letter.id == self.id)
+            and (not self.code or letter.code == self.code)
+            and letter.stored_s >= self.since_s
+        )
+
+
+class DeadLetters:
+    """The dead letters of an app."""
+
+    def __init__(self, broker: Broker, app: str) -> None:
+        self._broker = broker
+        self._app = app
+
+    async def find(self, which: Filter) -> AsyncIterator[DeadLetter]:
+        """Those that are meant, oldest first, as they are now."""
+        route = which.id.split(".")[0] if which.id else which.route
+        prefix = f"p.{self._app}.dlq."
+        parts: list[Stored] = []
+        async for stored in self._broker.history(app_stream(self._app), [f"{prefix}{route or '*'}.>"]):
+            number, _, count = stored.headers.get("x-part", "1/1").partition("/")
+            parts = [*parts, stored] if number != "1" else [stored]
+            if number == count and len(parts) == int(count):
+                letter = _read(tuple(parts), prefix)
+                if letter is not None and which.takes(letter):
+                    yield letter
+
+    async def redrive(self, letter: DeadLetter) -> bool:
+        """Send it back to its route, with no tries counted; False where somebody else was faster.
+
+        Raises BrokerError E408 for a message that leaves no room for where it came from.
+        """
+        writer = Letters(self._app, letter.route, self._broker.max_payload)
+        partition = int(letter.id.split(".")[1])
+        try:
+            due = writer.due(letter.delivery, partition, f"{letter.delivery.sequence}-{secrets.token_hex(4)}")
+        except Unfit as err:
+            raise BrokerError(
+                "E408",
+                f"dead letter {letter.id} cannot be sent back: {err}",
+                remedy=f"Publish its payload to {letter.delivery.subject}, then drop it.",
+            ) from err
+        return await self._replace(letter, [due])
+
+    async def drop(self, letter: DeadLetter) -> bool:
+        """Let go of it for good; False where somebody else was faster."""
+        return await self._replace(letter, [])
+
+    async def _replace(self, letter: DeadLetter, messages: list[Message]) -> bool:
+        taken = [gone(part.subject) for part in letter.parts]
+        fences = [{EXPECTED: str(part.sequence)} for part in letter.parts]
+        removals = [
+            Message(message.subject, message.payload, {**message.headers, **fence})
+            for message, fence in zip(taken, fences, strict=True)
+        ]
+        try:
+            await self._broker.commit([*messages, *removals])
+        except WrongLastSequence:
+            return False
+        return True
+
+
+def _read(parts: tuple[Stored, ...], prefix: str) -> DeadLetter | None:
+    kept = joined(parts)
+    if kept is None:
+        return None
+    headers = parts[0].headers
+    route, partition, sequence, *_ = parts[0].subject.removeprefix(prefix).split(".")
+    return DeadLetter(
+        f"{route}.{partition}.{sequence}",
+        route,
+        headers.get("x-error-code", ""),
+        headers.get("x-dead-letter-reason", ""),
+        headers.get("x-error-traceback", ""),
+        headers.get("x-failed-at", ""),
+        parts[0].timestamp_s,
+        kept.tries,
+        kept.delivery,
+        parts,
+    )

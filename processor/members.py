@@ -1,0 +1,164 @@
+"""Who else runs this app, and which partitions are whose.
+
+Every processor of an app says on one core NATS subject that it is there, and hears the others. From the same
+members everyone computes the same shares, so nobody has to be asked. Views may differ for a moment; then two
+claim the same partition, and the fence of its position lets only one commit. Nothing here is stored, and
+nothing that is wrong here can lose a message.
+
+    ctl.<app>.members     {"id", "what", "routes"}
+
+`what` is "hello" (everyone answers), "here" (with the routes), "beat" (without), "bye", or "who" (from
+somebody who only asks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from processor.jetstream import Broker, Message, Unknown
+from processor.model import Delivery
+
+log = logging.getLogger("processor")
+
+HEARTBEAT_S = 0.5
+# Four heartbeats: a host under load must not look dead. Until then nobody takes its partitions.
+LOST_S = 2.0
+# How long a newcomer listens before it begins. Who answers later is only known later.
+_HELLO_S = 0.05
+
+
+def share(members: Collection[str], member: str, route: str, partitions: int) -> list[int]:
+    """The partitions of a route that belong to `member`, so that all have the same number, give or take one.
+
+    Rendezvous hashing with a bound on the load: a partition goes to the member that ranks highest for it
+    and has room, so that few move when a member comes or goes (D. Thaler and C. Ravishankar, 1998).
+    """
+    if member not in members:
+        return []
+    room = dict.fromkeys(members, -(-partitions // len(members)))
+    mine = []
+    for partition in range(partitions):
+        place = f"{route}:{partition}".encode()
+        ranked = sorted(members, key=lambda m: hashlib.blake2b(m.encode(), key=place[:64]).digest())
+        owner = next(m for m in ranked if room[m])
+        room[owner] -= 1
+        if owner == member:
+            mine.append(partition)
+    return mine
+
+
+@dataclass(slots=True)
+class _Peer:
+    heard_s: float
+    routes: frozenset[str] = field(default_factory=frozenset)
+
+
+class Members:
+    """This processor among the others of its app. Start it before claiming anything."""
+
+    def __init__(self, broker: Broker, app: str, member: str, changed: Callable[[], None]) -> None:
+        self._broker = broker
+        self._subject = f"ctl.{app}.members"
+        self._member = member
+        self._changed = changed
+        self._routes: Sequence[str] = ()
+        self._peers: dict[str, _Peer] = {}
+        self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def all(self) -> list[str]:
+        """Everyone who is there, in order, this processor included."""
+        return sorted({self._member, *self._peers})
+
+    def share(self, route: str, partitions: int, *, whole: bool = False) -> list[int]:
+        """The partitions of a route that are ours, among the members that have the route.
+
+        With `whole` one member has all of them.
+        """
+        having = [peer for peer, known in self._peers.items() if route in known.routes]
+        members = sorted({self._member, *having})
+        if whole:
+            return list(range(partitions)) if share(members, self._member, route, 1) else []
+        return share(members, self._member, route, partitions)
+
+    def is_there(self, member: str) -> bool:
+        """Whether a member was heard of lately."""
+        return member in self._peers
+
+    async def start(self, routes: Sequence[str]) -> None:
+        """Join with these routes, and return when the others have had time to answer."""
+        self._routes = routes
+        await self._broker.listen(self._subject, self._hear)
+        await self._say("hello")
+        await asyncio.sleep(_HELLO_S)
+        self._beating = asyncio.create_task(self._beat(), name="members")
+
+    async def change(self, routes: Sequence[str]) -> None:
+        """Tell the others that our routes are different now."""
+        self._routes = routes
+        await self._say("here")
+
+    async def stop(self) -> None:
+        """Leave; call it when nothing is owned any more."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+            await self._say("bye")
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self._broker.connected()
+            await self._say("beat")
+            now_s = time.monotonic()
+            lost = [peer for peer, known in self._peers.items() if now_s - known.heard_s > LOST_S]
+            for peer in lost:
+                del self._peers[peer]
+                log.info("processor %s is not heard of any more", peer)
+            if lost:
+                self._changed()
+
+    async def _say(self, what: str) -> None:
+        body = {"id": self._member, "what": what, "routes": [] if what == "beat" else list(self._routes)}
+        try:
+            await self._broker.publish(Message(self._subject, orjson.dumps(body)))
+        except Unknown as err:  # the connection is down, and so is everyone's view of us
+            log.debug("members: %s", err)
+
+    async def _hear(self, delivery: Delivery) -> None:
+        try:
+            body = orjson.loads(delivery.payload)
+            member, what, routes = str(body["id"]), body["what"], frozenset(map(str, body["routes"]))
+        except (ValueError, KeyError, TypeError):
+            log.warning("a message on %s is not from a processor", self._subject)
+            return
+        if member == self._member:
+            return
+        if what == "who":
+            await self._say("here")
+            return
+        if what == "bye":
+            if self._peers.pop(member, None) is not None:
+                log.info("processor %s has left", member)
+                self._changed()
+            return
+        known = self._peers.get(member)
+        if what == "beat":
+            if known is None:
+                await self._say("hello")  # for its routes
+            else:
+                known.heard_s = time.monotonic()
+            return
+        if what == "hello":
+            await self._say("here")
+        self._peers[member] = _Peer(time.monotonic(), routes)
+        if known is None or known.routes != routes:
+            log.info("processor %s is there", member)
+            self._changed()

@@ -1,0 +1,127 @@
+"""Pause, resume and reset: what people do to a route that runs, and what it does then."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from processor.context import app_stream
+from processor.control import Control
+from processor.errors import BrokerError
+from processor.jetstream import Message
+from tests.running import Running, Start
+
+ROUTE = """
+r:
+  input: {subject: "in.*", create: true}
+  runnable: count.py
+  key: subject.2
+  partitions: 4
+  output: out.{key}
+"""
+COUNT = """
+class Runnable:
+    def init(self):
+        self.context["n"] = 0
+
+    def process(self, queries):
+        outputs = []
+        for query in queries:
+            self.context["n"] += 1
+            outputs.append({"i": query["i"], "n": self.context["n"]})
+        return outputs
+"""
+
+
+def control(running: Running) -> Control:
+    return Control(running.broker, "app")
+
+
+async def numbers(running: Running, count: int) -> list[tuple[int, int]]:
+    return [(o["i"], o["n"]) for o in await running.documents("out.*", count)]
+
+
+async def test_a_pause_outlives_a_restart(processor: Start, wait_until: Any) -> None:
+    """What is in hand is settled, nothing new is taken, and going on loses nothing."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await running.documents("out.a", 1)
+        await control(running).pause("r", is_paused=True, reason="maintenance")
+        await wait_until(lambda: running.metric("processor_route_paused") == 1, "the route is paused")
+        await running.publish("in.a", {"i": 1})
+    async with processor(ROUTE, count=COUNT) as running:
+        assert (await control(running).pauses())["r"].reason == "maintenance"
+        assert running.telemetry.readiness.blocks == {}
+        await running.publish("in.a", {"i": 2})
+        assert await numbers(running, 1) == [(0, 1)]
+        await control(running).pause("r", is_paused=False)
+        assert await numbers(running, 3) == [(0, 1), (1, 2), (2, 3)]
+        assert running.metric("processor_route_paused") == 0
+
+
+async def test_a_reset_reads_again_with_or_without_the_context(processor: Start) -> None:
+    """While the route runs: its owner is fenced, claims anew, and goes on from there."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", *({"i": i} for i in range(4)))
+        await numbers(running, 4)
+        assert await control(running).reset("r", 3, keep_context=True) == 4
+        assert (await numbers(running, 6))[4:] == [(2, 5), (3, 6)]
+        assert await control(running).reset("r", 1, keep_context=False) == 4
+        assert (await numbers(running, 10))[6:] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+        await running.publish("in.a", {"i": 4})
+        assert (await numbers(running, 11))[10:] == [(4, 5)]
+        assert await running.contexts("r") == {"a": {"n": 5}}
+
+
+async def test_half_a_reset_is_never_run_on(processor: Start, wait_until: Any) -> None:
+    """The marked position cannot be claimed; finishing the reset lets the route go on by itself."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await numbers(running, 1)
+        await control(running)._move("r", {"resetting": 0}, keep_context=True)
+
+        def is_said() -> bool:
+            return "E412" in running.telemetry.readiness.blocks.get("route r", "")
+
+        await running.publish("in.a", {"i": 1})
+        await wait_until(is_said, "the route says why it stands still")
+        assert await numbers(running, 1) == [(0, 1)]
+        await control(running).reset("r", 1, keep_context=False)
+        assert (await numbers(running, 3))[1:] == [(0, 1), (1, 2)]
+
+
+async def test_a_time_is_found_in_the_input(processor: Start) -> None:
+    """The first message that was stored then or later; the end where there is none."""
+    async with processor(ROUTE, count=COUNT) as running:
+        for i in range(3):
+            await running.broker.publish_stored(Message("in.a", orjson.dumps({"i": i})))
+        stored = await running.stored("in.a")
+        at = [datetime.fromtimestamp(s.timestamp_s, UTC) for s in stored]
+        name = await running.broker.find_stream("in.*")
+        assert name is not None
+        find = control(running).sequence_at
+        assert await find(name, "in.*", at[0]) == 1
+        assert await find(name, "in.*", datetime(2030, 1, 1, tzinfo=UTC)) == 4
+
+
+async def test_a_route_without_a_position_cannot_be_reset(processor: Start) -> None:
+    """There is nothing to move."""
+    async with processor(ROUTE, count=COUNT) as running:
+        with pytest.raises(BrokerError, match="E401 route other has no position"):
+            await control(running).reset("other", 1, keep_context=False)
+
+
+async def test_status_names_members_and_parts(processor: Start, wait_until: Any) -> None:
+    """Who is there, and what each partition's last commit said."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await numbers(running, 1)
+        [member] = await control(running).members()
+        parts = await control(running).parts("r")
+        assert [part.partition for part in parts] == [0, 1, 2, 3]
+        assert {part.owner for part in parts} == {member}
+        assert max(part.position for part in parts) == 1
+        assert await running.broker.stream(app_stream("app")) is not None

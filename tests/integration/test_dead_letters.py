@@ -1,0 +1,106 @@
+"""Dead letters after the fact: found, sent back exactly once, or let go of, while their route works."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from typing import Any
+
+from processor.deadletters import DeadLetter, DeadLetters, Filter
+from tests.running import Running, Start
+
+ROUTE = """
+r:
+  input: {subject: "in.*", create: true}
+  runnable: work.py
+  key: subject.2
+  output: out.{key}
+  retry: {attempts: 2, base_ms: 0}
+"""
+WORK = """
+class Runnable:
+    def init(self):
+        self.context["n"] = 0
+
+    def process(self, queries):
+        outputs = []
+        for query in queries:
+            if query.get("fails") and VERSION == 1:
+                raise ValueError(query["fails"])
+            self.context["n"] += 1
+            outputs.append({"i": query["i"], "n": self.context["n"]})
+        return outputs
+"""
+
+
+def version(number: int) -> str:
+    return f"VERSION = {number}\n" + textwrap.dedent(WORK)
+
+
+async def find(running: Running, **which: Any) -> list[DeadLetter]:
+    letters = DeadLetters(running.broker, "app")
+    return [letter async for letter in letters.find(Filter(**which))]
+
+
+async def test_a_letter_goes_back_once_with_what_it_came_with(processor: Start, wait_until: Any) -> None:
+    """Two people redrive at the same time; the message is processed once, with its subject and headers."""
+    async with processor(ROUTE, work=version(1)) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"}, {"i": 1}, headers={"Trace": "t-1"})
+        await running.documents("out.a", 1)
+        await running.dead_letters("r")
+        [letter] = await find(running, route="r")
+        assert (letter.code, letter.reason, letter.tries) == ("E304", "ValueError: no", 2)
+        assert (letter.delivery.subject, letter.delivery.headers) == ("in.a", {"Trace": "t-1"})
+        await running.reload(work=version(2))
+        letters = DeadLetters(running.broker, "app")
+        done = await asyncio.gather(*(letters.redrive(letter) for _ in range(4)))
+        assert sorted(done) == [False, False, False, True]
+        assert await running.documents("out.a", 2) == [{"i": 1, "n": 1}, {"i": 0, "n": 2}]
+        assert await find(running) == []
+        await running.publish("in.a", {"i": 2})
+        assert (await running.documents("out.a", 3))[-1] == {"i": 2, "n": 3}
+
+
+async def test_a_letter_that_fails_again_is_a_letter_again(processor: Start, wait_until: Any) -> None:
+    """Its tries are counted anew, and where it came from is not forgotten."""
+    async with processor(ROUTE, work=version(1)) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"})
+        await running.dead_letters("r")
+        [first] = await find(running)
+        await DeadLetters(running.broker, "app").redrive(first)
+
+        async def is_back() -> bool:
+            found = await find(running)
+            return len(found) == 1 and found[0].parts[0].sequence > first.parts[0].sequence
+
+        await wait_until(is_back, "the letter is back")
+        [second] = await find(running)
+        assert (second.id, second.tries) == (first.id, 2)
+        assert second.delivery.sequence == first.delivery.sequence == 1
+
+
+async def test_a_letter_is_taken_up_by_the_next_start(processor: Start) -> None:
+    """Nobody runs the route when it is sent back."""
+    async with processor(ROUTE, work=version(1)) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"})
+        await running.dead_letters("r")
+        [letter] = await find(running)
+        assert await running.service.stop()
+        assert await DeadLetters(running.broker, "app").redrive(letter)
+    async with processor(ROUTE, work=version(2)) as running:
+        assert await running.documents("out.a", 1) == [{"i": 0, "n": 1}]
+
+
+async def test_letters_are_told_apart(processor: Start) -> None:
+    """By route, code, id and age; what is dropped is gone."""
+    async with processor(ROUTE, work=version(1)) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"}, b"no json", {"i": 1, "fails": "never"})
+        await running.dead_letters("r", 3)
+        assert [letter.code for letter in await find(running)] == ["E304", "E301", "E304"]
+        [unread] = await find(running, code="E301")
+        assert unread.delivery.payload == b"no json"
+        assert [letter.id for letter in await find(running, id=unread.id)] == [unread.id]
+        assert await find(running, route="other") == []
+        assert await find(running, since_s=unread.stored_s + 3600) == []
+        assert await DeadLetters(running.broker, "app").drop(unread)
+        assert [letter.code for letter in await find(running)] == ["E304", "E304"]
