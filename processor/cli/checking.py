@@ -32,11 +32,13 @@ from processor.config import (
     language_fault,
     load,
     reachable,
+    readable_programs,
 )
 from processor.context import app_stream
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
 from processor.jetstream import Broker
-from processor.sandbox.host import Zygote
+from processor.model import Limits, Program
+from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.service import app_stream_config, check_app_stream, stream_name
 from processor.subject import matches
@@ -54,7 +56,7 @@ def check(path: Path, *, with_server: bool, format: str) -> int:
     screen = Screen(format)
     configure_logging("human", "warning")
     try:
-        config = load(path)
+        config = _loaded(path)
         jail = asyncio.run(_compiled(config))
     except Faults as err:
         if screen.is_json:
@@ -95,14 +97,35 @@ def _fault(fault: Fault) -> dict[str, Any]:
     }
 
 
-async def _compiled(config: Config) -> JailReport:
-    """The jail's report, after every Runnable was loaded in it. Raises Faults with those of all of them."""
+def _loaded(path: Path) -> Config:
+    """The configuration. Raises Faults with its own and, where there are any, those of its Runnables too."""
+    try:
+        return load(path)
+    except Faults as err:
+        try:
+            programs = readable_programs(path)
+        except Faults:  # there is nothing to read them from
+            raise err from None
+        _, results = asyncio.run(_spawned([(program, Limits()) for program in programs]))
+        found = [fault for result in results if isinstance(result, Faults) for fault in result.faults]
+        raise Faults(list(dict.fromkeys([*err.faults, *found]))) from None
+
+
+async def _spawned(
+    programs: Iterable[tuple[Program, Limits]],
+) -> tuple[JailReport, list[Guest | BaseException]]:
+    """The jail's report, and for each program its guest, which has ended, or why it could not start."""
     zygote = await Zygote.start()
     try:
-        spawns = [zygote.spawn(route.program, route.limits) for route in config.routes.values()]
-        results = await asyncio.gather(*spawns, return_exceptions=True)
+        spawns = [zygote.spawn(program, limits) for program, limits in programs]
+        return zygote.report, await asyncio.gather(*spawns, return_exceptions=True)
     finally:
         await zygote.close()
+
+
+async def _compiled(config: Config) -> JailReport:
+    """The jail's report, after every Runnable was loaded in it. Raises Faults with those of all of them."""
+    report, results = await _spawned((route.program, route.limits) for route in config.routes.values())
     faults: list[Fault] = []
     for route, result in zip(config.routes.values(), results, strict=True):
         if isinstance(result, Faults):
@@ -114,7 +137,7 @@ async def _compiled(config: Config) -> JailReport:
     if faults:
         # Two routes may share a Runnable.
         raise Faults(list(dict.fromkeys(faults)))
-    return zygote.report
+    return report
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ are resolved, its keys do not contradict each other, and no secret appears in it
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,8 @@ from processor.config.text import effective_yaml, full_yaml, guarantee, json_sch
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
 
+_OF_PROGRAMS = ("runnable", "code", "language", "packages")
+
 __all__ = [
     "ENVIRONMENT",
     "SECRET_CHARS",
@@ -76,6 +79,7 @@ __all__ = [
     "language_fault",
     "load",
     "reachable",
+    "readable_programs",
     "server_of",
 ]
 
@@ -112,6 +116,22 @@ def load(path: str | Path, env: Mapping[str, str] = os.environ) -> Config:
         route._reach = _reach(name, route, secrets)
     config._path, config._origins = source.path, source.origins
     return config
+
+
+def readable_programs(path: str | Path) -> list[Program]:
+    """The programs of a file that `load` refuses, as far as they can be had, to find their faults as well."""
+    source = Source.read(Path(path))
+    base = source.path.parent
+    raws = source.data.get("routes")
+    programs = []
+    for name, raw in raws.items() if isinstance(raws, dict) else ():
+        given = {key: raw[key] for key in _OF_PROGRAMS if key in raw} if isinstance(raw, dict) else {}
+        with contextlib.suppress(ValidationError):
+            route = Route.model_validate({**given, "input": "any"}, context={"base": base})
+            _complete_route(source, str(name), route, "")
+            if route._program and not route.packages:
+                programs.append(route._program)
+    return programs
 
 
 def language_fault(config: Config, route: Route, error: LanguageError) -> Fault:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Source:
         if kind == "extra_forbidden":
             model = model_at(place[:-1])
             known = [alias_of(name, each) for name, each in model.model_fields.items()] if model else []
-            near = difflib.get_close_matches(str(place[-1]), known, n=1)
+            near = difflib.get_close_matches(str(place[-1]), known, n=1) or _near_below(place, known)
             hint = f"did you mean `{near[0]}`?" if near else f"keys here are {', '.join(known)}."
             return self.fault(place, "E103", f"{key} is not a key; {hint}")
         info = field_at(place)
@@ -257,3 +257,14 @@ def _without_login(url: object) -> object:
     if isinstance(url, list):
         return [_without_login(one) for one in url]
     return re.sub(r"(^|//)[^/@]*@", r"\1", url) if isinstance(url, str) else url
+
+
+def _near_below(place: Place, known: Sequence[str]) -> list[str]:
+    """The key one level further down that is most like the last of `place`, which is not one here."""
+    below = {
+        alias_of(name, each): f"{key}.{alias_of(name, each)}"
+        for key in known
+        if (model := model_at((*place[:-1], key)))
+        for name, each in model.model_fields.items()
+    }
+    return [below[name] for name in difflib.get_close_matches(str(place[-1]), below, n=1)]

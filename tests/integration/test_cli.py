@@ -251,6 +251,20 @@ def test_check_finds_the_faults_of_all_runnables_at_once(tmp_path: Path, route: 
     assert found == [("open.py", 3, "E201"), ("os.py", 1, "E203")]
 
 
+def test_a_faulty_configuration_hides_no_fault_of_its_runnables(
+    tmp_path: Path, route: Path, done: Start
+) -> None:
+    """Both are shown together, also for the route whose keys are wrong."""
+    (tmp_path / "count.py").write_text(
+        "class Runnable:\n    def process(self, queries):\n        open('x')\n"
+    )
+    route.write_text(ROUTE.replace("output: out", "outptu: out"))
+    shown = done("check", route)
+    assert code(shown) == EXIT_CONFIG
+    places = [" ".join(Path(line).name.split()[:2]) for line in shown.err.splitlines()]
+    assert places == ["app.yaml:6:5 E103", "count.py:3:9 E202"], shown.err
+
+
 def plain(route: Path, *packages: str) -> None:
     """Make the route one in plain Python."""
     names = "".join(f"\n      - {name}" for name in packages)
