@@ -102,6 +102,7 @@ class Worker:
         # again and again, and a message that was tried and then not heard of.
         self._suspects = {p for p in store.owned if store.fruitless_claims(p) >= _SUSPICIOUS_CLAIMS}
         self._unsure = {sequence for sequence, tries in self._tries.items() if tries}
+        self._announced: set[int] = set()
         self._unblocking: str | None = None  # the blocked key whose messages are being tried
         self._due: list[Delivery] = []
         self._given: OrderedDict[int, None] = OrderedDict()
@@ -295,15 +296,15 @@ class Worker:
             await self._settled()
             await self._admit([delivery])
 
-    async def _admit(self, deliveries: Sequence[Delivery], *, is_first: bool = True) -> None:
+    async def _admit(self, deliveries: Sequence[Delivery]) -> None:
         """Process as many at a time as the breaker lets through: all; none while it is open; then one."""
         while deliveries:
             await self._pause(self._breaker.wait_s(self._now_s()))
             count = 1 if self._breaker.is_open else len(deliveries)
-            await self.process(deliveries[:count], is_first=is_first)
+            await self.process(deliveries[:count])
             deliveries = deliveries[count:]
 
-    async def process(self, deliveries: Sequence[Delivery], *, is_first: bool = True) -> None:
+    async def process(self, deliveries: Sequence[Delivery]) -> None:
         """Take deliveries through the guest and hand their effects over to be settled.
 
         This is the path of every message: plan, load contexts, run, decide, settle. A batch that fails is
@@ -313,8 +314,7 @@ class Worker:
         await self._reader.ack(batch.done)
         if not batch.moves:  # nothing of it is ours, or to be done
             return
-        if is_first:
-            await self._announce(batch)
+        await self._announce(batch)
         outcome = await self._run(batch)
         effects = self._effects_of.run(batch, outcome, self._tries)
         if isinstance(effects, Effects) and (misfit := self._effects_of.misfit(effects)) is not None:
@@ -328,8 +328,8 @@ class Worker:
             await self._submit(effects)
         elif len(deliveries) > 1:
             middle = len(deliveries) // 2
-            await self._admit(deliveries[:middle], is_first=False)
-            await self._admit(deliveries[middle:], is_first=False)
+            await self._admit(deliveries[:middle])
+            await self._admit(deliveries[middle:])
         else:
             await self._judge(batch, effects, self._tries.get(deliveries[0].sequence, 0) + 1)
 
@@ -344,7 +344,7 @@ class Worker:
                 self._tries[delivery.sequence] = attempt
                 self._telemetry.retried()
                 if after_s <= 0:
-                    await self._admit([delivery], is_first=False)
+                    await self._admit([delivery])
                 elif delivery.kept and self._is_held(delivery):
                     await self._block(batch, attempt, after_s)
                 elif after_s <= SHORT_WAIT_S:
@@ -552,7 +552,11 @@ class Worker:
         return True
 
     async def _announce(self, batch: Batch) -> None:
+        """Say that messages are taken up, once for each, however often it is tried."""
         for members in batch.members if self._codec.alone else ():
+            if members[0].sequence in self._announced:
+                continue
+            self._announced.add(members[0].sequence)
             for publication in self._codec.started(members[0]):
                 await self._broker.publish(
                     Message(publication.subject, publication.payload, publication.headers)
@@ -783,9 +787,10 @@ class Worker:
             for message in effects.live:
                 await self._broker.publish(message)
         await self._reader.ack([d for d in effects.deliveries if not d.kept])
-        if self._tries:
+        if self._tries or self._announced:
             for delivery in effects.deliveries:
                 self._tries.pop(delivery.sequence, None)
+                self._announced.discard(delivery.sequence)
         self._observe(effects)
 
     async def _publish_foreign(self, messages: Sequence[Message]) -> None:

@@ -110,7 +110,9 @@ async def test_a_failure_is_failed_and_never_completed(processor: Start) -> None
         await running.publish(INPUT, message({"a": 0}), message({"a": 1}))
         [letter] = await running.dead_letters("python")
         assert letter.headers["x-error-code"] == "E304"
-        ended = [s for s in await statuses(running, 10) if s[1] in ("FAILED", "COMPLETED")]
+        told = await statuses(running, 10)
+        assert told.count(("s_in:p1", "QUEUED")) == 2
+        ended = [s for s in told if s[1] in ("FAILED", "COMPLETED")]
         assert ended == [
             ("s_out:p1", "FAILED"),
             ("s_in:p1", "FAILED"),
