@@ -36,6 +36,8 @@ from processor.errors import BrokerError, Fenced
 from processor.jetstream import (
     BATCH_MAX,
     EXPECTED,
+    GONE,
+    KEPT,
     Again,
     ApiError,
     Broker,
@@ -57,9 +59,6 @@ _HANDOVER_S = 2.0
 _PATIENCE_S = 5.0  # how long a commit may be refused as premature before somebody is told
 _PAUSE_MAX_S = 2.0
 _LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
-_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
-# A deleted item is an empty message that replaces the item and goes away by itself.
-_DELETED = {"Nats-Rollup": "sub", "Nats-TTL": "1h"}
 _ALL = "=all"  # not a token that key_token makes: `=` is always followed by two hex digits there
 _ITEM_HEADER = "Processor-Item"
 
@@ -490,20 +489,20 @@ class ContextStore:
                 partition.inline[key], partition.inline_bytes[key] = items, size
                 return []
             self._move_out(partition, key, _Outside(None))
-        return [Message(self._subject(key, _ALL), _dump(items), _KEPT)]
+        return [Message(self._subject(key, _ALL), _dump(items), KEPT)]
 
     def _large(self, key: str, items: Mapping[str, bytes | None]) -> list[Message]:
         place = self._outside.get(key)
         messages: list[Message] = []
         if place is None or place.items is None:
             if place is not None:
-                messages.append(Message(self._subject(key, _ALL), b"", _DELETED))
+                messages.append(Message(self._subject(key, _ALL), b"", GONE))
             place = _Outside(set())
             self._move_out(self._partitions[self.partition(key)], key, place)
         assert place.items is not None
         for name, value in items.items():
             token = key_token(name)
-            headers = _KEPT if value is not None else _DELETED
+            headers = KEPT if value is not None else GONE
             if len(token) > 128:
                 token = f"=h{hashlib.sha256(name.encode()).hexdigest()[:32]}"
                 headers = {**headers, _ITEM_HEADER: name}
@@ -546,7 +545,7 @@ class ContextStore:
         if live:
             body["live"] = [[m.subject, dict(m.headers), m.payload.decode()] for m in live]
         return Message(
-            f"{self._pos}.{partition.number}", orjson.dumps(body), {**_KEPT, EXPECTED: str(partition.fence)}
+            f"{self._pos}.{partition.number}", orjson.dumps(body), {**KEPT, EXPECTED: str(partition.fence)}
         )
 
 

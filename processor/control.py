@@ -22,11 +22,10 @@ import orjson
 
 from processor.context import VERSION, app_stream
 from processor.errors import BrokerError
-from processor.jetstream import EXPECTED, Broker, Message, Stored, WrongLastSequence
+from processor.jetstream import EXPECTED, KEPT, Broker, Message, Stored, WrongLastSequence
 from processor.letters import timestamp
 from processor.model import Delivery
 
-_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
 _LISTEN_S = 0.3
 _TRIES = 5
 
@@ -40,6 +39,9 @@ class Pause:
     reason: str = ""
     at: str = ""
     reset: str = ""
+
+
+UNSAID = Pause(False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Control:
 
     async def _say(self, route: str, words: Mapping[str, Any]) -> None:
         body = {**words, "by": _me(), "at": timestamp(datetime.now(UTC))}
-        message = Message(pause_subject(self._app, route), orjson.dumps(body), _KEPT)
+        message = Message(pause_subject(self._app, route), orjson.dumps(body), KEPT)
         await self._broker.publish_stored(message)
 
     async def parts(self, route: str) -> list[Part]:
@@ -131,7 +133,7 @@ class Control:
         await self._purge(route, ("held", "later", "due", *(() if keep_context else ("ctx",))))
         moved = await self._move(route, {"seq": sequence - 1}, keep_context=keep_context)
         # An owner without messages would notice it only with its next commit.
-        before = (await self.pauses()).get(route, Pause(False))
+        before = (await self.pauses()).get(route, UNSAID)
         words = {"paused": before.is_paused, "reason": before.reason, "reset": secrets.token_hex(8)}
         await self._say(route, words)
         return moved
@@ -173,7 +175,7 @@ class Control:
             "owner": "",
             "cid": secrets.token_hex(8),
         }
-        return Message(stored.subject, orjson.dumps(body), {**_KEPT, EXPECTED: str(stored.sequence)})
+        return Message(stored.subject, orjson.dumps(body), {**KEPT, EXPECTED: str(stored.sequence)})
 
     async def _positions(self, route: str) -> list[Stored]:
         return await self._broker.last_of(app_stream(self._app), [f"p.{self._app}.pos.{route}.*"])

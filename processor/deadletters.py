@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from processor.context import app_stream
 from processor.errors import BrokerError
-from processor.jetstream import EXPECTED, Broker, Message, Stored, WrongLastSequence
-from processor.letters import Letters, Unfit, gone, joined
+from processor.jetstream import EXPECTED, GONE, Broker, Message, Stored, WrongLastSequence
+from processor.letters import Letters, Unfit, joined
 from processor.model import Delivery
 
 
@@ -94,11 +94,8 @@ class DeadLetters:
         return await self._replace(letter, [])
 
     async def _replace(self, letter: DeadLetter, messages: list[Message]) -> bool:
-        taken = [gone(part.subject) for part in letter.parts]
-        fences = [{EXPECTED: str(part.sequence)} for part in letter.parts]
         removals = [
-            Message(message.subject, message.payload, {**message.headers, **fence})
-            for message, fence in zip(taken, fences, strict=True)
+            Message(part.subject, b"", {**GONE, EXPECTED: str(part.sequence)}) for part in letter.parts
         ]
         try:
             await self._broker.commit([*messages, *removals])

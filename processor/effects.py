@@ -217,17 +217,16 @@ class EffectsOf:
         effects.dead_letters.append(failure.code)
         partition = batch.partitions[delivery.sequence]
         effects.stored += self._letters.dead(delivery, partition, failure, attempt, datetime.now(UTC))
-        for publication in self._codec.failed(delivery, failure):
-            self._add(effects, publication, delivery)
         self._tell(effects, "dead_lettered", delivery, failure, attempt)
 
     def _add_dropped(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
         effects.dropped.append(failure.code)
-        for publication in self._codec.failed(delivery, failure):
-            self._add(effects, publication, delivery)
         self._tell(effects, "dropped", delivery, failure, attempt)
 
     def _tell(self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int) -> None:
+        """Say to the sender's system, to listeners and in the log that a message was given up."""
+        for publication in self._codec.failed(delivery, failure):
+            self._add(effects, publication, delivery)
         reason = failure.text[:REASON_CHARS]
         if self._events_level in ("failures", "all"):
             self._add_event(effects, what, delivery, attempt=attempt, code=failure.code, text=reason)

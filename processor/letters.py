@@ -20,15 +20,12 @@ from datetime import UTC, datetime
 
 import orjson
 
-from processor.jetstream import Message, Stored, own_headers
+from processor.jetstream import GONE, KEPT, Message, Stored, own_headers
 from processor.model import Delivery, Failure, key_token
 
 REASON_CHARS = 500
 _TRACEBACK_CHARS = 2000
 _SPARE_BYTES = 512
-# What takes a kept message away: it replaces it, and goes away by itself.
-_GONE = {"Nats-Rollup": "sub", "Nats-TTL": "1h"}
-_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
 _OURS = (
     "x-dead-letter-reason", "x-error-code", "x-error-traceback", "x-original-subject", "x-original-stream",
     "x-original-sequence", "x-original-time", "x-original-headers-bytes", "x-failed-at", "x-delivery-count",
@@ -102,7 +99,7 @@ class Letters:
 
     def due(self, delivery: Delivery, partition: int, name: str) -> Message:
         """The message that makes a delivery due now, with no tries counted. Raises Unfit."""
-        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, 0, _KEPT)
+        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, 0, KEPT)
 
     def held(self, delivery: Delivery, partition: int, key: str, tries: int) -> Message:
         """The message that keeps a delivery while its key is blocked. Raises Unfit."""
@@ -110,7 +107,7 @@ class Letters:
             f"p.{self.app}.held.{self.route}.{partition}.{key_token(key)}.{delivery.sequence}",
             delivery,
             tries,
-            _KEPT,
+            KEPT,
         )
 
     def _whole(self, subject: str, delivery: Delivery, tries: int, more: Mapping[str, str]) -> Message:
@@ -136,7 +133,7 @@ class Letters:
 
 def gone(subject: str) -> Message:
     """What takes the kept message of a subject away."""
-    return Message(subject, b"", _GONE)
+    return Message(subject, b"", GONE)
 
 
 def read(stored: Stored) -> Kept | None:

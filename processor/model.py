@@ -244,13 +244,12 @@ def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: flo
         return Ack()
     if failure.code in FINAL:
         return DeadLetter(failure)
+    asked_s = failure.retry_after_s
     if attempt < policy.attempts:
-        asked_s = failure.retry_after_s
         return Retry(policy.wait_s(attempt, luck) if asked_s is None else asked_s)
     if policy.then == "drop":
         return Drop(failure)
     if policy.then == "block":
-        asked_s = failure.retry_after_s
         return Block(failure, max(policy.max_ms / 1000, 0.05) if asked_s is None else asked_s)
     return DeadLetter(failure)
 

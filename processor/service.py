@@ -29,7 +29,7 @@ from processor import letters
 from processor.codec import Codec, codec_for
 from processor.config import Config, Route, language_fault
 from processor.context import ContextStore, Input, app_stream
-from processor.control import Control, Pause, pause_subject, read_pause
+from processor.control import UNSAID, Control, Pause, pause_subject, read_pause
 from processor.effects import Outlet
 from processor.errors import BrokerError, Faults, Fenced, LanguageError, ProcessorError
 from processor.http import HostCalls, RouteCalls
@@ -86,7 +86,7 @@ class Service:
         self._telemetry = telemetry
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._members: Members | None = None
-        self._paused: dict[str, Pause] = {}
+        self._pauses: dict[str, Pause] = {}  # what was said last about each route
         self._calls = HostCalls()
         self._zygote: Zygote | None = None
         self._broker: Broker | None = None
@@ -130,11 +130,7 @@ class Service:
         await self._prepare_app_stream()
         self._members = Members(self._broker, self._config.app, self._owner, self._share_anew)
         await self._members.start(list(self._config.routes))
-        self._paused = {
-            route: pause
-            for route, pause in (await Control(self._broker, self._config.app).pauses()).items()
-            if pause.is_paused
-        }
+        self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
             self._start_route(route)
         self._watching = [
@@ -289,9 +285,8 @@ class Service:
             run.is_outdated.clear()
             began_s = time.monotonic()
             try:
-                run.is_paused = name in self._paused
-                if run.is_paused:
-                    pause = self._paused[name]
+                pause = self._pauses.get(name, UNSAID)
+                if pause.is_paused:
                     self._route_blocked(name, None)
                     log.info(
                         "paused by %s%s", pause.by, f": {pause.reason}" if pause.reason else "",
@@ -396,14 +391,10 @@ class Service:
             await asyncio.sleep(_RETRY_S)
 
     def _pause(self, route: str, pause: Pause) -> None:
-        run = self._runs.get(route)
-        if pause.is_paused:
-            self._paused[route] = pause
-        else:
-            self._paused.pop(route, None)
+        run, before = self._runs.get(route), self._pauses.get(route, UNSAID)
+        self._pauses[route] = pause
         self._telemetry.route(route).paused(pause.is_paused)
-        if run is not None and (pause.is_paused != run.is_paused or pause.reset != run.reset):
-            run.reset = pause.reset
+        if run is not None and (pause.is_paused, pause.reset) != (before.is_paused, before.reset):
             run.is_outdated.set()
             if run.worker is not None:
                 run.worker.stop()
@@ -592,8 +583,6 @@ class _Run:
     is_stopping: bool = False
     share: list[int] = field(default_factory=list)  # partitions that the worker has, or is to have
     is_outdated: asyncio.Event = field(default_factory=asyncio.Event)
-    is_paused: bool = False
-    reset: str = ""  # the last one that it was told of
     is_exclusive: bool = False  # one processor has all partitions, or none
     fenced: int = 0  # times in a row, shortly after the start
     is_refused: bool = False  # plain Python cannot be had for it

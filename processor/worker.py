@@ -345,7 +345,7 @@ class Worker:
                 self._telemetry.retried()
                 if after_s <= 0:
                     await self._admit([delivery])
-                elif delivery.kept and self._is_held(delivery):
+                elif self._is_held(delivery):
                     await self._block(batch, attempt, after_s)
                 elif after_s <= SHORT_WAIT_S:
                     await self._wait(batch, attempt, after_s)
@@ -419,7 +419,7 @@ class Worker:
             log.warning("its key is blocked until this message succeeds", extra=where)
         self._waiting.block(key, until_s)
         batch.moves.setdefault(partition, Move()).blocked[key] = tries
-        if delivery.kept and self._is_held(delivery):
+        if self._is_held(delivery):
             await self._submit(Effects(moves=batch.moves))
             return
         try:
@@ -489,11 +489,6 @@ class Worker:
             partition = self._store.partition(key)
             if partition not in self._store.owned:
                 continue
-            if unreadable is None:
-                try:
-                    document = self._codec.read(delivery)
-                except Unreadable as err:
-                    unreadable = err.failure
             if not delivery.kept and self._store.is_done(partition, delivery.sequence):
                 batch.done.append(delivery)
                 continue
@@ -501,6 +496,11 @@ class Worker:
                 continue
             self._move(batch, partition, delivery)
             batch.deliveries.append(delivery)
+            if unreadable is None:
+                try:
+                    document = self._codec.read(delivery)
+                except Unreadable as err:
+                    unreadable = err.failure
             if unreadable is not None:
                 batch.rejected.append((delivery, unreadable))
                 continue
@@ -539,7 +539,7 @@ class Worker:
             return True
         if not self._waiting.is_blocked(key) or key == self._unblocking:
             return False
-        if not (delivery.kept and self._is_held(delivery)):  # those that are held already stay as they are
+        if not self._is_held(delivery):  # those that are held already stay as they are
             try:
                 held = self._letters.held(delivery, partition, key, self._tries.get(delivery.sequence, 0))
             except Unfit as err:

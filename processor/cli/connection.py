@@ -12,7 +12,8 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from processor.config import Nats
+from processor.config import Config, Nats
+from processor.context import app_stream
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown, connect_options
@@ -58,6 +59,20 @@ async def connected(nats: Nats, name: str) -> AsyncIterator[Broker]:
             raise unanswered(broker, err) from err
         finally:
             await broker.close()
+
+
+@contextlib.asynccontextmanager
+async def connected_to_app(config: Config, verb: str) -> AsyncIterator[Broker]:
+    """As `connected`, for a verb that needs what the app stored. Raises BrokerError E401 if it never ran."""
+    async with connected(config.nats, f"processor {verb} {config.app}") as broker:
+        stream = app_stream(config.app)
+        if await broker.stream(stream) is None:
+            raise BrokerError(
+                "E401",
+                f"there is no stream {stream} at {broker.address}",
+                remedy=f"The app {config.app} has not run there yet.",
+            )
+        yield broker
 
 
 def unanswered(broker: Broker, err: Unknown | Again | ApiError) -> BrokerError:

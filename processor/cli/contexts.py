@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from processor.cli.connection import connected
+from processor.cli.connection import connected_to_app
 from processor.cli.inputs import route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, complain, printable, say
 from processor.config import Config, Route, load
-from processor.context import app_stream, read
-from processor.errors import BrokerError
+from processor.context import read
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.telemetry import configure_logging
 
@@ -25,14 +24,7 @@ def show_contexts(path: Path, name: str, key: str | None, *, is_keys_only: bool,
 
 async def _show(config: Config, route: Route, key: str | None, screen: Screen, *, is_keys_only: bool) -> int:
     found, code = 0, EXIT_OK
-    async with connected(config.nats, f"processor context {config.app}") as broker:
-        stream = app_stream(config.app)
-        if await broker.stream(stream) is None:
-            raise BrokerError(
-                "E401",
-                f"there is no stream {stream} at {broker.address}",
-                remedy=f"The app {config.app} has not run there yet.",
-            )
+    async with connected_to_app(config, "context") as broker:
         async for name, items in read(broker, config.app, route.name, key):
             found += 1
             if is_keys_only:

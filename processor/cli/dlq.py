@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -13,20 +12,18 @@ from typing import Any
 import orjson
 import typer
 
-from processor.cli.connection import connected
-from processor.cli.inputs import route_of
+from processor.cli.connection import connected_to_app
+from processor.cli.inputs import is_confirmed, route_of
 from processor.cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
     Screen,
     complain,
     content_of,
-    is_terminal,
     printable,
     say,
 )
 from processor.config import Config, load
-from processor.context import app_stream
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import CODES, BrokerError
 from processor.jetstream import Broker
@@ -73,7 +70,7 @@ def _moment_s(text: str) -> float:
 async def _do(
     action: str, config: Config, which: Filter, limit: int | None, screen: Screen, *, is_sure: bool
 ) -> int:
-    async with connected(config.nats, f"processor dlq {config.app}") as broker:
+    async with connected_to_app(config, "dlq") as broker:
         letters = await _meant(broker, config.app, which, limit)
         if not letters:
             say(f"there is no dead letter {which.id}" if which.id else "there are no such dead letters")
@@ -83,19 +80,14 @@ async def _do(
                 (_list if action == "ls" else _show)(letter, screen)
             screen.flush()
             return EXIT_OK
-        if action == "drop" and not is_sure and not _is_confirmed(len(letters)):
+        question = f"Drop {len(letters)} dead letter{'' if len(letters) == 1 else 's'} for good?"
+        if action == "drop" and not is_sure and not is_confirmed(question, "dropping is for good"):
             say("nothing was dropped")
             return EXIT_FAILED
         return await _change(action, DeadLetters(broker, config.app), letters, screen)
 
 
 async def _meant(broker: Broker, app: str, which: Filter, limit: int | None) -> list[DeadLetter]:
-    if await broker.stream(app_stream(app)) is None:
-        raise BrokerError(
-            "E401",
-            f"there is no stream {app_stream(app)} at {broker.address}",
-            remedy=f"The app {app} has not run there yet.",
-        )
     letters: list[DeadLetter] = []
     async for letter in DeadLetters(broker, app).find(which):
         letters.append(letter)
@@ -122,12 +114,6 @@ async def _change(action: str, store: DeadLetters, letters: list[DeadLetter], sc
     screen.flush()
     say(f"{done} of {len(letters)} {_DONE[action] if done == 1 else _DONE[action].replace('its', 'their')}")
     return code
-
-
-def _is_confirmed(count: int) -> bool:
-    if not is_terminal(sys.stdin):
-        raise typer.BadParameter("dropping is for good; say --yes", param_hint="--yes")
-    return typer.confirm(f"Drop {count} dead letter{'' if count == 1 else 's'} for good?")
 
 
 def _list(letter: DeadLetter, screen: Screen) -> None:

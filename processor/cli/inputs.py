@@ -1,4 +1,4 @@
-"""What a verb is given: lines of a file as messages, with a subject made from each, and the name of a route.
+"""What a verb is given: lines of a file as messages with a subject made from each, a route's name, and a yes.
 
 The feed of `dev`, `pub` and `try` read their input here, so that a line means the same to each of them. What
 cannot be used is a ConfigError at its place.
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import typer
 
+from processor.cli.terminal import is_terminal
 from processor.config import Config, Route
 from processor.errors import ConfigError, ProcessorError
 from processor.subject import Template
@@ -34,6 +36,13 @@ def route_of(config: Config, name: str) -> Route:
     near = difflib.get_close_matches(name, config.routes, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Its routes are {', '.join(config.routes)}."
     raise ConfigError("E103", f"has no route {name!r}", place=str(config.path), remedy=hint)
+
+
+def is_confirmed(question: str, why: str) -> bool:
+    """What a person answers. Where nobody can be asked, `--yes` has to be given, because of `why`."""
+    if not is_terminal(sys.stdin):
+        raise typer.BadParameter(f"{why}; say --yes", param_hint="--yes")
+    return typer.confirm(question)
 
 
 def read_all(file: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 
 import typer
 
-from processor.cli.connection import connected
-from processor.cli.inputs import route_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, is_terminal, say
+from processor.cli.connection import connected_to_app
+from processor.cli.inputs import is_confirmed, route_of
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
 from processor.config import Config, Route, load
-from processor.context import app_stream
-from processor.control import Control, Pause
+from processor.control import UNSAID, Control, Pause
 from processor.errors import BrokerError
 from processor.jetstream import Broker
 from processor.telemetry import configure_logging
@@ -31,8 +29,7 @@ def status(path: Path, name: str | None, format: str | None) -> int:
 
 
 async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
-    async with connected(config.nats, f"processor status {config.app}") as broker:
-        await _require_app(broker, config)
+    async with connected_to_app(config, "status") as broker:
         control = Control(broker, config.app)
         members = await control.members()
         pauses = await control.pauses()
@@ -45,7 +42,7 @@ async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
         if not members:
             say("no processor of this app answers")
         for route in routes:
-            shown = await _route_status(broker, control, route, pauses.get(route.name, Pause(False)))
+            shown = await _route_status(broker, control, route, pauses.get(route.name, UNSAID))
             orphaned = [p for p in shown["partitions"] if p["owner"] not in members]
             if orphaned and not shown["paused"]:
                 code = EXIT_FAILED
@@ -109,8 +106,7 @@ def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
     configure_logging("human", "warning")
 
     async def tell() -> int:
-        async with connected(config.nats, f"processor control {config.app}") as broker:
-            await _require_app(broker, config)
+        async with connected_to_app(config, "control") as broker:
             await Control(broker, config.app).pause(route.name, is_paused=is_paused, reason=reason)
         say(f"route {route.name} {'is paused, also over restarts' if is_paused else 'goes on'}")
         return EXIT_OK
@@ -142,8 +138,7 @@ def _target(to: str) -> int | datetime:
 async def _reset(
     config: Config, route: Route, to: int | datetime, *, keep_context: bool, is_sure: bool
 ) -> int:
-    async with connected(config.nats, f"processor reset {config.app}") as broker:
-        await _require_app(broker, config)
+    async with connected_to_app(config, "reset") as broker:
         control = Control(broker, config.app)
         subject = route.input_subjects[0]
         stream = await broker.find_stream(subject)
@@ -162,24 +157,11 @@ async def _reset(
             f"route {route.name}: from position {at} to {sequence - 1} of {stream}, "
             f"{'with its contexts' if keep_context else 'and its contexts are removed'}"
         )
-        if not is_sure and not _is_confirmed(what):
+        if not is_sure and not is_confirmed(
+            f"{what}. Its outputs from there on are made again. Do it?", "outputs will be made again"
+        ):
             say("nothing was changed")
             return EXIT_FAILED
         moved = await control.reset(route.name, sequence, keep_context=keep_context)
         say(f"{what} ({moved} partitions)")
         return EXIT_OK
-
-
-def _is_confirmed(what: str) -> bool:
-    if not is_terminal(sys.stdin):
-        raise typer.BadParameter("outputs will be made again; say --yes", param_hint="--yes")
-    return typer.confirm(f"{what}. Its outputs from there on are made again. Do it?")
-
-
-async def _require_app(broker: Broker, config: Config) -> None:
-    if await broker.stream(app_stream(config.app)) is None:
-        raise BrokerError(
-            "E401",
-            f"there is no stream {app_stream(config.app)} at {broker.address}",
-            remedy=f"The app {config.app} has not run there yet.",
-        )

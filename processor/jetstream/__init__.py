@@ -16,7 +16,7 @@ Sources: ADR-50 (atomic batch publish), ADR-31 (direct get), ADR-42/43 (TTL), na
 
 from __future__ import annotations
 
-from processor.jetstream.broker import BATCH_MAX, EXPECTED, Broker, connect_options
+from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker, connect_options
 from processor.jetstream.protocol import (
     Again,
     ApiError,
@@ -32,6 +32,8 @@ from processor.jetstream.reader import Reader
 __all__ = [
     "BATCH_MAX",
     "EXPECTED",
+    "GONE",
+    "KEPT",
     "Again",
     "ApiError",
     "Broker",

@@ -49,6 +49,10 @@ log = logging.getLogger("processor")
 SERVER_MIN = (2, 12)  # atomic batch publish
 BATCH_MAX = 1000  # messages in one atomic batch: the server's default limit
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+# The only message of its subject, for ever.
+KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
+# What takes such a message away: with an empty payload it replaces it, and goes away by itself.
+GONE = {"Nats-Rollup": "sub", "Nats-TTL": "1h"}
 _ELECTION_S = 10.0
 _REQUEST_TIMEOUT_S = 5.0
 

@@ -76,6 +76,23 @@ async def test_a_reset_reads_again_with_or_without_the_context(processor: Start)
         assert await running.contexts("r") == {"a": {"n": 5}}
 
 
+async def test_a_start_after_a_reset_claims_once(processor: Start, wait_until: Any) -> None:
+    """A reset of an earlier life is no news: the route is not stopped and started again for it."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await numbers(running, 1)
+        await control(running).reset("r", 1, keep_context=True)
+        await numbers(running, 2)
+    async with processor(ROUTE, count=COUNT) as running:
+        first = {part.epoch for part in await control(running).parts("r")}
+        await control(running).pause("other", is_paused=True)
+        told = "processor_route_paused"
+        await wait_until(lambda: running.metric(told, route="other") == 1, "what was said is known")
+        await running.publish("in.a", {"i": 1})
+        await numbers(running, 3)
+        assert {part.epoch for part in await control(running).parts("r")} == first
+
+
 async def test_half_a_reset_is_never_run_on(processor: Start, wait_until: Any) -> None:
     """The marked position cannot be claimed; finishing the reset lets the route go on by itself."""
     async with processor(ROUTE, count=COUNT) as running:
