@@ -154,6 +154,24 @@ def processes() -> dict[int, list[tuple[int, str, str]]]:
     return parents
 
 
+def guests_of(pid: int) -> list[int]:
+    """The guests of a host: its zygote forks them, in a PID namespace by the first process there."""
+    children = processes()
+    zygotes = [zygote for zygote, _, _ in children.get(pid, [])]
+    forked = [child for zygote in zygotes for child, _, _ in children.get(zygote, [])]
+    below = [guest for first in forked for guest, _, _ in children.get(first, [])]
+    return [process for process in below + forked if not is_first_in_namespace(process)]
+
+
+def is_first_in_namespace(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it ended just now
+        return True
+    [numbers] = [line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")]
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
 def descendants() -> dict[str, str]:
     """Every living process below ours; a dead child that nobody waits for is reaped on the way."""
     parents = processes()

@@ -25,9 +25,29 @@ from processor.embedded import EmbeddedServer, find_binary
 from processor.jetstream import Broker, Message, Stored
 from processor.model import Delivery
 from processor.sandbox import values
+from processor.sandbox.host import Zygote
+from processor.sandbox.jail import JailReport
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.conftest import waited
+
+# Numbers the documents of each key in its context, and fails for one with `fails`, saying what is there.
+COUNT = """
+class Runnable:
+    def init(self):
+        self.context["n"] = 0
+
+    def process(self, queries):
+        outputs = []
+        for query in queries:
+            if query.get("fails"):
+                raise ValueError(query["fails"])
+            self.context["n"] += 1
+            outputs.append({"i": query["i"], "n": self.context["n"]})
+        return outputs
+"""
+# The next version of it, which fails for none.
+REPAIRED = COUNT.replace('query.get("fails")', "False")
 
 
 class Running:
@@ -120,6 +140,33 @@ class Running:
         return 0.0
 
 
+@asynccontextmanager
+async def connected(urls: str) -> AsyncIterator[Broker]:
+    """A client of the server, or of the servers with commas between them."""
+    broker = await Broker.connect({"servers": urls.split(",")}, name="test", wait=False)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+async def is_empty(broker: Broker, stream: str) -> bool:
+    info = await broker.stream(stream)
+    return info is not None and info["state"]["messages"] == 0
+
+
+def pretend_jail(monkeypatch: pytest.MonkeyPatch, layers: dict[str, str]) -> None:
+    """Processors that start from now on find a jail of these layers on this machine."""
+    start_zygote = Zygote.start
+
+    async def start() -> Zygote:
+        zygote = await start_zygote()
+        zygote.report = JailReport.of(layers)
+        return zygote
+
+    monkeypatch.setattr("processor.service.Zygote.start", start)
+
+
 def write_sources(folder: Path, sources: Mapping[str, str]) -> None:
     for name, source in sources.items():
         (folder / f"{name}.py").write_text(textwrap.dedent(source))
@@ -151,17 +198,16 @@ def starter(folder: Path, url: str) -> Start:
         path.write_text(f"app: {app}\nhttp: off\ndrain_s: 5\n{top}\nroutes:\n{below}")
         telemetry = Telemetry()
         service = Service(load(path, {"NATS_URL": url}), telemetry)
-        broker = await Broker.connect({"servers": url.split(",")}, name="test", wait=False)
-        try:
-            await service.start(wait=False)
-            await waited(
-                lambda: "the route is starting" not in telemetry.readiness.blocks.values(),
-                "routes have started",
-            )
-            yield Running(service, telemetry, broker, path)
-        finally:
-            await service.stop()
-            await broker.close()
+        async with connected(url) as broker:
+            try:
+                await service.start(wait=False)
+                await waited(
+                    lambda: "the route is starting" not in telemetry.readiness.blocks.values(),
+                    "routes have started",
+                )
+                yield Running(service, telemetry, broker, path)
+            finally:
+                await service.stop()
 
     return start
 

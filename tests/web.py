@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from processor.address import Binding
 from processor.config import BoundSecret, Outbound, Reach
+from processor.errors import ProcessorError
 from processor.http import HostCalls, RouteCalls
 
 PLACE = "routes.r.outbound.allowed_domains"
@@ -103,6 +106,14 @@ async def serving(say: Say | None = None, tls: ssl.SSLContext | None = None) -> 
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def refusal(code: str, asking: Awaitable[Any]) -> str:
+    """What is said where a call is refused."""
+    with pytest.raises(ProcessorError) as refused:
+        await asking
+    assert refused.value.code == code, refused.value
+    return str(refused.value)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from processor.embedded import EmbeddedServer, find_binary
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown
 from tests.conftest import waited
+from tests.running import connected
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,18 @@ class Storage:
     @property
     def top(self) -> str:
         return f"nats: {{storage: {self.kind}, replicas: {self.replicas}}}"
+
+    async def create_input(self, broker: Broker, retention: str) -> None:
+        """The stream IN, for `in.*`."""
+        await broker.create_stream(
+            {
+                "name": "IN",
+                "subjects": ["in.*"],
+                "retention": retention,
+                "storage": self.kind,
+                "num_replicas": self.replicas,
+            }
+        )
 
 
 @pytest.fixture(params=["file", "memory", "file, three replicas"])
@@ -51,10 +64,9 @@ def three_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]
 
 
 async def empty(urls: str) -> None:
-    broker = await Broker.connect({"servers": urls.split(",")}, name="cleaner", wait=False)
-    for name in (await broker.api("STREAM.NAMES")).get("streams") or []:
-        await broker.api(f"STREAM.DELETE.{name}")
-    await broker.close()
+    async with connected(urls) as broker:
+        for name in (await broker.api("STREAM.NAMES")).get("streams") or []:
+            await broker.api(f"STREAM.DELETE.{name}")
 
 
 @contextmanager
@@ -84,17 +96,11 @@ def cluster(folder: Path) -> Iterator[Storage]:
 
 async def is_ready(urls: str) -> bool:
     try:
-        broker = await Broker.connect({"servers": urls.split(",")}, name="probe", wait=False)
-    except BrokerError:
-        return False
-    try:
-        await broker.create_stream({"name": "PROBE", "subjects": ["probe"], "num_replicas": 3})
+        async with connected(urls) as broker:
+            await broker.create_stream({"name": "PROBE", "subjects": ["probe"], "num_replicas": 3})
     except (BrokerError, ApiError, Again, Unknown):
         return False
-    else:
-        return True
-    finally:
-        await broker.close()
+    return True
 
 
 def free_ports(count: int) -> list[int]:

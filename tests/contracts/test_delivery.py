@@ -62,15 +62,7 @@ async def test_every_retention_of_the_input_is_read_once(
     processor = starter(tmp_path, storage.urls)
     route = ROUTE.replace(", create: true", "")
     async with processor(route, storage.top, count=COUNT) as running:
-        await running.broker.create_stream(
-            {
-                "name": "IN",
-                "subjects": ["in.*"],
-                "retention": retention,
-                "storage": storage.kind,
-                "num_replicas": storage.replicas,
-            }
-        )
+        await storage.create_input(running.broker, retention)
         await running.until_ready()
         await running.publish("in.k", *({"i": i} for i in range(60)))
         await running.documents("out.k", 60)

@@ -6,11 +6,12 @@ import pytest
 
 from processor.jetstream import Broker, Message, Reader
 from tests.contracts.conftest import Storage
+from tests.running import connected
 
 COUNT = 20
 
 
-async def new_reader(broker: Broker, created: str, retention: str, start: int) -> Reader:
+async def new_reader(broker: Broker, created: str, retention: str) -> Reader:
     reader = Reader(
         broker,
         "IN",
@@ -18,7 +19,7 @@ async def new_reader(broker: Broker, created: str, retention: str, start: int) -
         created=created,
         retention=retention,
         name="r",
-        start_sequence=start,
+        start_sequence=1,
         prefetch=10,
     )
     await reader.open()
@@ -30,26 +31,17 @@ async def test_a_message_that_waits_outlives_every_change_of_consumer(
     storage: Storage, retention: str
 ) -> None:
     """Readers come and go, most of them before they settle anything; each message is read by the last one."""
-    broker = await Broker.connect({"servers": storage.urls.split(",")}, name="test", wait=False)
-    try:
-        await broker.create_stream(
-            {
-                "name": "IN",
-                "subjects": ["in.*"],
-                "retention": retention,
-                "storage": storage.kind,
-                "num_replicas": storage.replicas,
-            }
-        )
+    async with connected(storage.urls) as broker:
+        await storage.create_input(broker, retention)
         info = await broker.stream("IN")
         assert info is not None
-        first = await new_reader(broker, info["created"], retention, 1)
+        first = await new_reader(broker, info["created"], retention)
         for i in range(COUNT):
             await broker.publish_stored(Message("in.a", b"%d" % i))
         await first.close()
         for _ in range(3):
-            await (await new_reader(broker, info["created"], retention, 1)).close()
-        last = await new_reader(broker, info["created"], retention, 1)
+            await (await new_reader(broker, info["created"], retention)).close()
+        last = await new_reader(broker, info["created"], retention)
         taken: list[int] = []
         while len(taken) < COUNT:
             deliveries = await last.take(COUNT, 1 << 20, 0)
@@ -57,5 +49,3 @@ async def test_a_message_that_waits_outlives_every_change_of_consumer(
             await last.ack(deliveries)
         assert taken == list(range(COUNT))
         await last.close()
-    finally:
-        await broker.close()

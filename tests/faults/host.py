@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import processor.service
 from processor.config import load
@@ -97,6 +99,17 @@ def install(crash: Crash) -> None:
 
     processor.service.Broker = CrashingBroker  # type: ignore[misc]
     processor.service.Reader = CrashingReader  # type: ignore[misc]
+
+
+def start(
+    config: Path, url: str, point: str = "none", nth: int = 1, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
+    """This program in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, __file__, str(config), url, point, str(nth)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=stderr,
+    )
 
 
 async def main(path: str, url: str, point: str, nth: int) -> None:

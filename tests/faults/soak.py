@@ -31,12 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Message, Unknown
+from tests.conftest import guests_of
 from tests.contracts.conftest import cluster
-from tests.faults import ledger
-from tests.faults.test_kill import guests_of
+from tests.faults import host, ledger
 
-HOST = Path(__file__).with_name("host.py")
-PROJECT = Path(__file__).parents[2]
 PATIENCE_S = 180
 
 
@@ -111,11 +109,8 @@ class Soak:
             await broker.create_stream({**config, "allow_direct": True})
 
     def _host(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, str(HOST), str(self._config), self._urls, "none", "1"],
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            stderr=None if os.environ.get("SOAK_LOG") else subprocess.DEVNULL,
-        )
+        shown = None if os.environ.get("SOAK_LOG") else subprocess.DEVNULL
+        return host.start(self._config, self._urls, stderr=shown)
 
     async def _feed(self, broker: Broker) -> None:
         bad = set(self._chance.sample(range(self._plan.messages), self._plan.poison))

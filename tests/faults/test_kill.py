@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,21 @@ import pytest
 
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker
-from tests.conftest import processes
+from tests.conftest import guests_of
 from tests.faults import ledger
-from tests.faults.host import POINTS
-
-HOST = Path(__file__).with_name("host.py")
-PROJECT = Path(__file__).parents[2]
+from tests.faults.host import POINTS, start
+from tests.running import connected
 
 
 @contextmanager
 def host(config: Path, url: str, point: str = "none", nth: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, str(HOST), str(config), url, point, str(nth)],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    )
+    process = start(config, url, point, nth)
     try:
         yield process
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
-
-
-@asynccontextmanager
-async def connected(server: EmbeddedServer) -> AsyncIterator[Broker]:
-    broker = await Broker.connect({"servers": [server.url]}, name="ledger", wait=False)
-    try:
-        yield broker
-    finally:
-        await broker.close()
 
 
 async def make_input(broker: Broker, retention: str) -> None:
@@ -60,7 +45,7 @@ async def test_a_host_killed_at_any_point_of_a_commit_loses_and_doubles_nothing(
 ) -> None:
     """Two lives end at the same point, the third goes on: the result is that of one that never died."""
     config = ledger.write_config(tmp_path, "app")
-    async with connected(nats_server_file) as broker:
+    async with connected(nats_server_file.url) as broker:
         await make_input(broker, retention)
         sent = await ledger.feed(broker, 300, poison=3)
         for life in range(2):
@@ -81,7 +66,7 @@ async def test_guests_killed_at_any_time_lose_and_double_nothing(
     """Guests die by SIGKILL while they work; their replacements go on from what is committed."""
     config = ledger.write_config(tmp_path, "app", retry="{attempts: 50}", breaker="{deaths: 1000}")
     sent: list[dict[str, object]] = []
-    async with connected(nats_server_file) as broker:
+    async with connected(nats_server_file.url) as broker:
         await make_input(broker, "limits")
         with host(config, nats_server_file.url) as process:
             for _ in range(10):
@@ -95,30 +80,12 @@ async def test_guests_killed_at_any_time_lose_and_double_nothing(
         assert not await ledger.examine(broker, "app", sent)
 
 
-def guests_of(pid: int) -> list[int]:
-    """The guests of a host: its zygote forks them, in a PID namespace by the first process there."""
-    children = processes()
-    zygotes = [zygote for zygote, _, _ in children.get(pid, [])]
-    forked = [child for zygote in zygotes for child, _, _ in children.get(zygote, [])]
-    below = [guest for first in forked for guest, _, _ in children.get(first, [])]
-    return [process for process in below + forked if not is_first_in_namespace(process)]
-
-
-def is_first_in_namespace(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:  # it ended just now
-        return True
-    [numbers] = [line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")]
-    return len(numbers) > 1 and numbers[-1] == "1"
-
-
 async def test_a_server_killed_at_any_time_loses_and_doubles_nothing(
     nats_server_file: EmbeddedServer, tmp_path: Path, wait_until: Any
 ) -> None:
     """The server dies by SIGKILL while commits are under way, five times; the host waits and goes on."""
     config = ledger.write_config(tmp_path, "app")
-    async with connected(nats_server_file) as broker:
+    async with connected(nats_server_file.url) as broker:
         await make_input(broker, "limits")
         sent = await ledger.feed(broker, 3000, poison=5)
         with host(config, nats_server_file.url) as process:

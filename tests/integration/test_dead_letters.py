@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 from typing import Any
 
 from processor.deadletters import DeadLetter, DeadLetters, Filter
-from tests.running import Running, Start
+from tests.running import COUNT, REPAIRED, Running, Start
 
 ROUTE = """
 r:
@@ -17,24 +16,6 @@ r:
   output: out.{key}
   retry: {attempts: 2, base_ms: 0}
 """
-WORK = """
-class Runnable:
-    def init(self):
-        self.context["n"] = 0
-
-    def process(self, queries):
-        outputs = []
-        for query in queries:
-            if query.get("fails") and VERSION == 1:
-                raise ValueError(query["fails"])
-            self.context["n"] += 1
-            outputs.append({"i": query["i"], "n": self.context["n"]})
-        return outputs
-"""
-
-
-def version(number: int) -> str:
-    return f"VERSION = {number}\n" + textwrap.dedent(WORK)
 
 
 async def find(running: Running, **which: Any) -> list[DeadLetter]:
@@ -42,16 +23,16 @@ async def find(running: Running, **which: Any) -> list[DeadLetter]:
     return [letter async for letter in letters.find(Filter(**which))]
 
 
-async def test_a_letter_goes_back_once_with_what_it_came_with(processor: Start, wait_until: Any) -> None:
+async def test_a_letter_goes_back_once_with_what_it_came_with(processor: Start) -> None:
     """Two people redrive at the same time; the message is processed once, with its subject and headers."""
-    async with processor(ROUTE, work=version(1)) as running:
+    async with processor(ROUTE, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": "no"}, {"i": 1}, headers={"Trace": "t-1"})
         await running.documents("out.a", 1)
         await running.dead_letters("r")
         [letter] = await find(running, route="r")
         assert (letter.code, letter.reason, letter.tries) == ("E304", "ValueError: no", 2)
         assert (letter.delivery.subject, letter.delivery.headers) == ("in.a", {"Trace": "t-1"})
-        await running.reload(work=version(2))
+        await running.reload(work=REPAIRED)
         letters = DeadLetters(running.broker, "app")
         done = await asyncio.gather(*(letters.redrive(letter) for _ in range(4)))
         assert sorted(done) == [False, False, False, True]
@@ -63,7 +44,7 @@ async def test_a_letter_goes_back_once_with_what_it_came_with(processor: Start, 
 
 async def test_a_letter_that_fails_again_is_a_letter_again(processor: Start, wait_until: Any) -> None:
     """Its tries are counted anew, and where it came from is not forgotten."""
-    async with processor(ROUTE, work=version(1)) as running:
+    async with processor(ROUTE, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": "no"})
         await running.dead_letters("r")
         [first] = await find(running)
@@ -81,19 +62,19 @@ async def test_a_letter_that_fails_again_is_a_letter_again(processor: Start, wai
 
 async def test_a_letter_is_taken_up_by_the_next_start(processor: Start) -> None:
     """Nobody runs the route when it is sent back."""
-    async with processor(ROUTE, work=version(1)) as running:
+    async with processor(ROUTE, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": "no"})
         await running.dead_letters("r")
         [letter] = await find(running)
         assert await running.service.stop()
         assert await DeadLetters(running.broker, "app").redrive(letter)
-    async with processor(ROUTE, work=version(2)) as running:
+    async with processor(ROUTE, work=REPAIRED) as running:
         assert await running.documents("out.a", 1) == [{"i": 0, "n": 1}]
 
 
 async def test_letters_are_told_apart(processor: Start) -> None:
     """By route, code, id and age; what is dropped is gone."""
-    async with processor(ROUTE, work=version(1)) as running:
+    async with processor(ROUTE, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": "no"}, b"no json", {"i": 1, "fails": "never"})
         await running.dead_letters("r", 3)
         assert [letter.code for letter in await find(running)] == ["E304", "E301", "E304"]

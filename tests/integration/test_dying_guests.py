@@ -11,8 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.conftest import processes, waited
-from tests.faults.test_kill import guests_of
+from tests.conftest import guests_of, processes, waited
 from tests.running import Running, Start
 
 # A guest that runs out of memory dies in milliseconds (E313).

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -25,15 +23,7 @@ from processor.jetstream import (
     own_headers,
     parse_ack,
 )
-
-
-@asynccontextmanager
-async def connected(server: EmbeddedServer) -> AsyncIterator[Broker]:
-    broker = await Broker.connect({"servers": [server.url]}, name="test", wait=False)
-    try:
-        yield broker
-    finally:
-        await broker.close()
+from tests.running import connected, is_empty
 
 
 async def make_stream(broker: Broker, name: str = "IN", retention: str = "limits", **more: Any) -> None:
@@ -83,7 +73,7 @@ async def take(source: Reader, count: int) -> list[int]:
 
 async def test_a_commit_stores_all_messages_or_none(nats_server: EmbeddedServer) -> None:
     """A stale fence refuses the whole batch; the right one stores it, in order, at consecutive sequences."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         first = await broker.commit([Message("tx.out", b"1"), Message("tx.pos", b"a", {EXPECTED: "0"})])
         with pytest.raises(WrongLastSequence):
@@ -98,7 +88,7 @@ async def test_a_commit_stores_all_messages_or_none(nats_server: EmbeddedServer)
 
 async def test_a_commit_of_one_message_is_fenced_too(nats_server: EmbeddedServer) -> None:
     """A single message needs no batch, and loses against a stale fence all the same."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         assert await broker.commit([Message("tx.pos", b"a", {EXPECTED: "0"})]) == 1
         with pytest.raises(WrongLastSequence):
@@ -109,7 +99,7 @@ async def test_an_oversize_message_is_refused_here_and_the_connection_lives(
     nats_server: EmbeddedServer,
 ) -> None:
     """Headers and payload together above max_payload never reach the server, which would hang up."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         message = Message("tx.out", b"x" * (broker.max_payload - 10), {"Header": "y" * 100})
         with pytest.raises(BrokerError, match=r"E406 a message of .* exceeds the server's max_payload"):
@@ -119,7 +109,7 @@ async def test_an_oversize_message_is_refused_here_and_the_connection_lives(
 
 async def test_a_reader_gives_every_message_once_and_in_order(nats_server: EmbeddedServer) -> None:
     """More messages than fit one request arrive in stream order, with subject, headers, sequence and time."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker)
         await fill(broker, 1000)
         source = await reader(broker)
@@ -133,7 +123,7 @@ async def test_a_reader_gives_every_message_once_and_in_order(nats_server: Embed
 
 async def test_a_reader_takes_no_more_than_asked(nats_server: EmbeddedServer) -> None:
     """Batches are bounded by messages and by bytes; one message may exceed the bytes."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker)
         for _ in range(10):
             await broker.publish(Message("in.a", b"x" * 1000))
@@ -149,7 +139,7 @@ async def test_a_reader_goes_on_where_it_was_after_its_consumer_was_deleted(
     nats_server: EmbeddedServer,
 ) -> None:
     """The consumer is only a means: it is made anew behind the last message that arrived."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker)
         await fill(broker, 250)
         source = await reader(broker)
@@ -166,7 +156,7 @@ async def test_a_reader_notices_a_message_that_was_delivered_but_never_arrived(
     nats_server: EmbeddedServer,
 ) -> None:
     """Somebody else pulls from our consumer: the gap in its sequence is seen, and nothing is lost."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker)
         source = await reader(broker, prefetch=10)
         await fill(broker, 5)
@@ -185,7 +175,7 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
     nats_server: EmbeddedServer, retention: str, wait_until: Any
 ) -> None:
     """On a work-queue or interest stream a new reader gets what the old one had not settled, oldest first."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, retention=retention)
         first = await reader(broker, retention)
         opening = asyncio.create_task(first.take(4, 1 << 20, 0.5))
@@ -213,7 +203,7 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
 
 async def test_a_work_queue_is_emptied_by_acknowledging(nats_server: EmbeddedServer, wait_until: Any) -> None:
     """A settled message that is handed out again, because its acknowledgement was lost, is acknowledged."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, retention="workqueue")
         await fill(broker, 5)
         source = await reader(broker, "workqueue", start=3)
@@ -222,18 +212,13 @@ async def test_a_work_queue_is_emptied_by_acknowledging(nats_server: EmbeddedSer
         while len(deliveries) < 3:
             deliveries += await source.take(10, 1 << 20, 0)
         await source.ack(deliveries)
-
-        async def is_empty() -> bool:
-            info = await broker.stream("IN")
-            return info is not None and info["state"]["messages"] == 0
-
-        await wait_until(is_empty, "the work queue is empty")
+        await wait_until(partial(is_empty, broker, "IN"), "the work queue is empty")
         await source.close()
 
 
 async def test_a_stream_that_was_made_anew_is_not_read_on(nats_server: EmbeddedServer) -> None:
     """Its sequences count from 1 again: reading on would skip its first messages without a word."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker)
         await fill(broker, 5)
         source = await reader(broker)
@@ -250,7 +235,7 @@ async def test_a_killed_server_interrupts_nothing_but_time(
     nats_server_file: EmbeddedServer, wait_until: Any
 ) -> None:
     """A reader waits through kill -9 and restart of the server and then goes on, none missing."""
-    async with connected(nats_server_file) as broker:
+    async with connected(nats_server_file.url) as broker:
         await make_stream(broker)
         await fill(broker, 20)
         source = await reader(broker)
@@ -268,7 +253,7 @@ async def test_a_killed_server_interrupts_nothing_but_time(
 
 async def test_a_commit_without_an_answer_is_unknown(nats_server: EmbeddedServer, monkeypatch: Any) -> None:
     """A frozen server does not answer; whether it stored the batch is not guessed."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 0.2)
         os.kill(nats_server.pid, signal.SIGSTOP)
@@ -283,7 +268,7 @@ async def test_last_of_reads_more_than_the_server_gives_at_once(
     nats_server: EmbeddedServer, wait_until: Any
 ) -> None:
     """Above 1,024 subjects one direct get is refused; the answer is complete all the same."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         for number in range(1500):
             await broker.publish(Message(f"tx.k.{number}", b"old"))
@@ -297,7 +282,7 @@ async def test_last_of_reads_more_than_the_server_gives_at_once(
 
 async def test_a_missing_stream_has_a_name_and_a_number(nats_server: EmbeddedServer) -> None:
     """Errors of the server's API carry its own number; a missing stream is None, not an error."""
-    async with connected(nats_server) as broker:
+    async with connected(nats_server.url) as broker:
         assert await broker.stream("NOPE") is None
         assert await broker.find_stream("nope.>") is None
         with pytest.raises(ApiError) as refused:

@@ -12,7 +12,7 @@ from processor.config import load
 from processor.jetstream import Broker, Message
 from processor.service import Service
 from processor.telemetry import Telemetry
-from tests.running import Serve
+from tests.running import Serve, is_empty
 
 README = Path(__file__).parents[2] / "README.md"
 CONFIG = """
@@ -87,8 +87,3 @@ async def test_the_permissions_in_readme_are_enough(serve: Serve, tmp_path: Path
 async def arrived(broker: Broker, subject: str) -> bool:
     name = await broker.find_stream(subject)
     return bool(name and [stored async for stored in broker.history(name, [subject])])
-
-
-async def is_empty(broker: Broker, stream: str) -> bool:
-    info = await broker.stream(stream)
-    return info is not None and info["state"]["messages"] == 0

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from processor.errors import Faults
-from processor.sandbox.host import Zygote
-from processor.sandbox.jail import JailReport
-from tests.running import Start
+from tests.running import Start, pretend_jail
 
 ROUTES = """
 p:
@@ -68,7 +65,7 @@ async def test_a_reload_changes_the_packages_of_a_route(processor: Start, packag
 
 
 async def test_a_route_without_its_package_does_not_start_and_the_others_do(
-    processor: Start, packages: Path, wait_until: Any
+    processor: Start, packages: Path
 ) -> None:
     """Readiness names the package; a reload tries again, after it was installed."""
     async with processor(
@@ -90,15 +87,7 @@ async def test_a_weak_jail_runs_the_dialect_only(
     processor: Start, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below `confined` the route in plain Python is refused with the layers that are off (E504)."""
-    weak = JailReport.of({"rlimits": "on", "no_new_privs": "on", "seccomp": "off(EPERM)"})
-    start_zygote = Zygote.start
-
-    async def start() -> Zygote:
-        zygote = await start_zygote()
-        zygote.report = weak
-        return zygote
-
-    monkeypatch.setattr("processor.service.Zygote.start", start)
+    pretend_jail(monkeypatch, {"rlimits": "on", "no_new_privs": "on", "seccomp": "off(EPERM)"})
     top = "sandbox: {min_level: process}"
     async with processor(
         ROUTES.format(package="shop"), top, p=PLAIN.format(package="shop"), d=DIALECT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from processor.context import app_stream
 from processor.members import share
 from processor.service import Service
 from processor.telemetry import Telemetry
-from tests.running import Running, Start
+from tests.running import COUNT, Running, Start
 
 ROUTE = """
 r:
@@ -23,18 +24,6 @@ r:
   key: subject.2
   partitions: 16
   output: out.{key}
-"""
-COUNT = """
-class Runnable:
-    def init(self):
-        self.context["n"] = 0
-
-    def process(self, queries):
-        outputs = []
-        for query in queries:
-            self.context["n"] += 1
-            outputs.append({"i": query["i"], "n": self.context["n"]})
-        return outputs
 """
 KEYS = 20
 
@@ -55,9 +44,14 @@ class Replica:
         await self.service.stop()
 
 
-async def owners(running: Running) -> collections.Counter[str]:
-    stored = await running.broker.last_of(app_stream("app"), ["p.app.pos.r.*"])
+async def owners(running: Running, route: str = "r") -> collections.Counter[str]:
+    stored = await running.broker.last_of(app_stream("app"), [f"p.app.pos.{route}.*"])
     return collections.Counter(orjson.loads(s.payload)["owner"] for s in stored)
+
+
+async def has_shares(running: Running, *shares: int) -> bool:
+    """Whether there are as many owners, with so many partitions each."""
+    return sorted((await owners(running)).values()) == list(shares)
 
 
 async def publish(running: Running, first: int, count: int) -> None:
@@ -101,20 +95,12 @@ async def test_a_joiner_takes_its_part_and_a_leaver_hands_over(processor: Start,
     async with processor(ROUTE, count=COUNT) as running:
         await publish(running, 0, 100)
         async with Replica(running):
-
-            async def is_shared() -> bool:
-                return sorted((await owners(running)).values()) == [8, 8]
-
             flow = asyncio.create_task(publish(running, 100, 300))
-            await wait_until(is_shared, "two owners with 8 partitions each")
+            await wait_until(partial(has_shares, running, 8, 8), "two owners with 8 partitions each")
             await flow
             await check(running, 400)
             flow = asyncio.create_task(publish(running, 400, 200))
-
-        async def is_alone() -> bool:
-            return list((await owners(running)).values()) == [16]
-
-        await wait_until(is_alone, "one owner of all")
+        await wait_until(partial(has_shares, running, 16), "one owner of all")
         await flow
         await check(running, 600)
 
@@ -144,10 +130,5 @@ async def test_a_route_that_only_one_processor_has_is_all_its_own(processor: Sta
     async with processor(ROUTE + ROUTE.replace("r:", "s:").replace("out.", "other."), count=COUNT) as running:
         running.path.write_text(running.path.read_text().split("  s:")[0])
         async with Replica(running):
-
-            async def is_shared() -> bool:
-                return sorted((await owners(running)).values()) == [8, 8]
-
-            await wait_until(is_shared, "route r is shared")
-            stored = await running.broker.last_of(app_stream("app"), ["p.app.pos.s.*"])
-            assert len({orjson.loads(s.payload)["owner"] for s in stored}) == 1
+            await wait_until(partial(has_shares, running, 8, 8), "route r is shared")
+            assert len(await owners(running, "s")) == 1

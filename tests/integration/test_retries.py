@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
-from tests.running import Start
+from tests.running import COUNT, REPAIRED, Start
 
 ROUTE = """
 r:
@@ -14,25 +13,6 @@ r:
   key: subject.2
   output: out.{key}
 """
-# Fails for every document that says so, as long as VERSION is 1; counts what it did per key.
-WORK = """
-class Runnable:
-    def init(self):
-        self.context["n"] = 0
-
-    def process(self, queries):
-        outputs = []
-        for query in queries:
-            if query.get("fails") and VERSION == 1:
-                raise ValueError("not yet")
-            self.context["n"] += 1
-            outputs.append({"i": query["i"], "n": self.context["n"]})
-        return outputs
-"""
-
-
-def version(number: int) -> str:
-    return f"VERSION = {number}\n" + textwrap.dedent(WORK)
 
 
 def retry(**keys: object) -> str:
@@ -43,7 +23,7 @@ def retry(**keys: object) -> str:
 async def test_only_the_key_of_a_failed_message_waits(processor: Start, wait_until: Any) -> None:
     """Other keys go on; the messages behind it come after it, in order, however it ends."""
     route = retry(attempts=2, strategy="fixed", base_ms=1500)
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         await running.publish("in.a", {"i": 0}, {"i": 1, "fails": True}, {"i": 2}, {"i": 3})
         await running.publish("in.b", {"i": 4}, {"i": 5})
         assert await running.documents("out.b", 2) == [{"i": 4, "n": 1}, {"i": 5, "n": 2}]
@@ -59,13 +39,13 @@ async def test_only_the_key_of_a_failed_message_waits(processor: Start, wait_unt
 async def test_tries_are_counted_over_a_restart(processor: Start) -> None:
     """One try before it, two after it: with three attempts that is the end, and the order is kept."""
     route = retry(attempts=3, strategy="fixed", base_ms=1000)
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": True}, {"i": 1})
         await running.publish("in.b", {"i": 2})
         await running.documents("out.b", 1)
         assert await running.service.stop()
         assert await running.stored("out.a") == []
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         assert await running.documents("out.a", 1) == [{"i": 1, "n": 1}]
         [letter] = await running.dead_letters("r")
         assert letter.headers["x-delivery-count"] == "3"
@@ -75,11 +55,11 @@ async def test_tries_are_counted_over_a_restart(processor: Start) -> None:
 async def test_a_long_wait_is_kept_by_the_server(processor: Start) -> None:
     """The key goes on without the message; it comes when it is due, also over a restart, and only once."""
     route = retry(attempts=3, strategy="fixed", base_ms=2500)
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": True}, {"i": 1})
         assert await running.documents("out.a", 1) == [{"i": 1, "n": 1}]
         assert [s.subject for s in await running.stored("p.app.later.r.>")]
-    async with processor(route, work=version(2)) as running:
+    async with processor(route, work=REPAIRED) as running:
         assert await running.documents("out.a", 2) == [{"i": 1, "n": 1}, {"i": 0, "n": 2}]
         await running.publish("in.a", {"i": 2})
         assert await running.documents("out.a", 3) == [{"i": i, "n": n} for i, n in ((1, 1), (0, 2), (2, 3))]
@@ -89,7 +69,7 @@ async def test_a_long_wait_is_kept_by_the_server(processor: Start) -> None:
 async def test_a_message_that_is_scheduled_again_and_again_ends(processor: Start) -> None:
     """Its tries travel with it."""
     route = retry(attempts=2, strategy="fixed", base_ms=2100)
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": True}, headers={"Trace": "t-1"})
         [letter] = await running.dead_letters("r")
         found = {name: letter.headers[name] for name in ("Trace", "x-delivery-count", "x-original-subject")}
@@ -99,7 +79,7 @@ async def test_a_message_that_is_scheduled_again_and_again_ends(processor: Start
 
 async def test_a_message_can_be_dropped(processor: Start) -> None:
     """Nothing is kept of it but a count."""
-    async with processor(retry(attempts=1, then="drop"), work=version(1)) as running:
+    async with processor(retry(attempts=1, then="drop"), work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": True}, {"i": 1})
         assert await running.documents("out.a", 1) == [{"i": 1, "n": 1}]
         assert running.metric("processor_dropped_messages_total", reason="E304") == 1
@@ -109,18 +89,18 @@ async def test_a_message_can_be_dropped(processor: Start) -> None:
 async def test_a_blocked_key_keeps_its_order_and_others_go_on(processor: Start, wait_until: Any) -> None:
     """Blocked over a restart, seen in the metrics; once it succeeds, all that came behind it follows."""
     route = retry(attempts=1, max_ms=200, then="block")
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         await running.publish("in.a", {"i": 0}, {"i": 1, "fails": True}, *({"i": i} for i in range(2, 40)))
         await running.publish("in.b", {"i": 100})
         assert await running.documents("out.b", 1) == [{"i": 100, "n": 1}]
         await wait_until(lambda: running.metric("processor_blocked_keys") == 1, "the key is blocked")
         assert await running.documents("out.a", 1) == [{"i": 0, "n": 1}]
-    async with processor(route, work=version(1)) as running:
+    async with processor(route, work=COUNT) as running:
         await running.publish("in.a", *({"i": i} for i in range(40, 50)))
         await running.publish("in.b", {"i": 101})
         await running.documents("out.b", 2)
         await wait_until(lambda: running.metric("processor_blocked_keys") == 1, "the key is still blocked")
-        assert await running.reload(work=version(2)) == ["r"]
+        assert await running.reload(work=REPAIRED) == ["r"]
         assert await running.documents("out.a", 50) == [{"i": i, "n": i + 1} for i in range(50)]
         await wait_until(lambda: running.metric("processor_blocked_keys") == 0, "the key goes on")
         await running.publish("in.a", {"i": 50})
@@ -131,8 +111,8 @@ async def test_a_blocked_key_keeps_its_order_and_others_go_on(processor: Start, 
 async def test_the_one_key_of_a_route_can_block_it(processor: Start, wait_until: Any) -> None:
     """Without `key`, everything waits behind the message that has to succeed."""
     route = retry(attempts=1, max_ms=200, then="block").replace("  key: subject.2\n", "")
-    async with processor(route.replace("out.{key}", "out.all"), work=version(1)) as running:
+    async with processor(route.replace("out.{key}", "out.all"), work=COUNT) as running:
         await running.publish("in.a", {"i": 0, "fails": True}, {"i": 1}, {"i": 2})
         await wait_until(lambda: running.metric("processor_failures_total", reason="E304") > 2, "tried on")
-        await running.reload(work=version(2))
+        await running.reload(work=REPAIRED)
         assert await running.documents("out.all", 3) == [{"i": i, "n": i + 1} for i in range(3)]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
+from functools import partial
 from typing import Any
 
 import orjson
 import pytest
 
-from processor.config import load
 from processor.embedded import EmbeddedServer
 from processor.errors import Faults, ProcessorError
-from processor.jetstream import Broker
-from processor.sandbox.host import Zygote
-from processor.sandbox.jail import JailReport
+from processor.jetstream import Message
 from tests.conftest import waited
-from tests.running import Start
+from tests.running import Start, connected, is_empty, pretend_jail
 
 COUNT = """
 class Runnable:
@@ -308,9 +306,8 @@ async def test_a_stream_of_the_users_own_copies_the_outputs(
     processor: Start, nats_server: EmbeddedServer
 ) -> None:
     """A stream that holds the output's subject already gets the app's stream as a source; its limits stay."""
-    broker = await Broker.connect({"servers": [nats_server.url]}, name="owner", wait=False)
-    await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "max_msgs": 1000})
-    await broker.close()
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "max_msgs": 1000})
     async with processor(ROUTE.replace("output: out", "output: own.out"), count=COUNT) as running:
         await running.publish("in.a", *({"i": i} for i in range(10)))
         outputs = await running.documents("own.out", 10)
@@ -325,17 +322,19 @@ async def test_a_stream_that_cannot_copy_is_published_to_and_deduplicates(
     processor: Start, nats_server: EmbeddedServer
 ) -> None:
     """A stream with schedules takes no sources: outputs go to it before the commit, each with its own id."""
-    broker = await Broker.connect({"servers": [nats_server.url]}, name="owner", wait=False)
-    await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "allow_msg_schedules": True})
-    await broker.close()
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "allow_msg_schedules": True})
     async with processor(ROUTE.replace("output: out", "output: own.out"), count=COUNT) as running:
         await running.publish("in.a", *({"i": i} for i in range(10)))
         assert [o["n"] for o in await running.documents("own.out", 10)] == list(range(1, 11))
-        ids = [s.headers for s in await running.stored("own.out")]
         info = await running.broker.stream("OWN")
         assert info is not None
         assert not info["config"].get("sources")
-        assert len(ids) == 10
+        source = await running.broker.find_stream("in.*")
+        for sequence in range(1, 11):
+            again = {"Nats-Msg-Id": f"r:{source}:{sequence}:0"}
+            await running.broker.publish_stored(Message("own.out", b"again", again))
+        assert len(await running.stored("own.out")) == 10
 
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
@@ -350,12 +349,7 @@ async def test_a_queue_is_acknowledged_after_the_commit(
         await running.publish("in.a", *({"i": i} for i in range(20)), b"not json")
         assert [o["n"] for o in await running.documents("out", 20)] == list(range(1, 21))
         await running.dead_letters("r")
-
-        async def is_empty() -> bool:
-            info = await running.broker.stream("IN")
-            return info is not None and info["state"]["messages"] == 0
-
-        await wait_until(is_empty, "the queue is empty")
+        await wait_until(partial(is_empty, running.broker, "IN"), "the queue is empty")
 
 
 async def test_stream_mode_sends_chunks_as_they_are_made(processor: Start, wait_until: Any) -> None:
@@ -471,11 +465,9 @@ async def test_a_reload_runs_the_new_version_and_keeps_the_context(processor: St
     async with processor(ROUTE, count=COUNT) as running:
         await running.publish("in.a", {"i": 1})
         await running.documents("out", 1)
-        source = running.path.with_name("count.py")
-        source.write_text(COUNT.replace("{**query, ", '{"version": 2, **query, '))
-        config = load(running.path, {"NATS_URL": running.broker.address})
-        assert await running.service.reload(config) == ["r"]
-        assert await running.service.reload(config) == []
+        changed = COUNT.replace("{**query, ", '{"version": 2, **query, ')
+        assert await running.reload(count=changed) == ["r"]
+        assert await running.reload() == []
         await running.publish("in.a", {"i": 2})
         assert (await running.documents("out", 2))[1] == {"version": 2, "i": 2, "n": 2}
 
@@ -483,10 +475,9 @@ async def test_a_reload_runs_the_new_version_and_keeps_the_context(processor: St
 async def test_a_version_that_does_not_compile_leaves_the_old_one_running(processor: Start) -> None:
     """All faults are said with file, line and column; nothing changes."""
     async with processor(ROUTE, count=COUNT) as running:
-        source = running.path.with_name("count.py")
-        source.write_text("import os\nclass Runnable:\n    def process(self, queries):\n        exec('1')\n")
+        source = "import os\nclass Runnable:\n    def process(self, queries):\n        exec('1')\n"
         with pytest.raises(Faults) as refused:
-            await running.service.reload(load(running.path, {"NATS_URL": running.broker.address}))
+            await running.reload(count=source)
         assert [(f.line, f.code) for f in refused.value.faults] == [(1, "E203"), (4, "E202")]
         await running.publish("in.a", {"i": 1})
         assert await running.documents("out", 1) == [{"i": 1, "n": 1}]
@@ -497,7 +488,7 @@ async def test_a_reload_cannot_change_what_needs_a_restart(processor: Start) -> 
     async with processor(ROUTE, count=COUNT) as running:
         running.path.write_text(running.path.read_text().replace("app: app", "app: other"))
         with pytest.raises(ProcessorError, match="E106 app changed, which a reload cannot apply"):
-            await running.service.reload(load(running.path, {"NATS_URL": running.broker.address}))
+            await running.reload()
 
 
 async def test_a_route_without_input_stream_waits_for_it(processor: Start, wait_until: Any) -> None:
@@ -563,15 +554,7 @@ async def test_a_message_of_the_largest_size_survives_as_a_dead_letter(processor
 
 async def test_a_jail_below_the_configured_level_refuses_to_start(processor: Start, monkeypatch: Any) -> None:
     """The error says what level was reached, and which layer is off for which reason."""
-    report = JailReport.of({"rlimits": "on", "seccomp": "off(EPERM)"})
-    start_zygote = Zygote.start
-
-    async def start() -> Zygote:
-        zygote = await start_zygote()
-        zygote.report = report
-        return zygote
-
-    monkeypatch.setattr("processor.service.Zygote.start", start)
+    pretend_jail(monkeypatch, {"rlimits": "on", "seccomp": "off(EPERM)"})
     with pytest.raises(ProcessorError, match=r"E501 .* level process, below .*seccomp: off"):
         async with processor(ROUTE, count=COUNT):
             pass

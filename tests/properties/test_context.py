@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -14,25 +16,28 @@ from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fenced
 from processor.jetstream import Broker, Message
 from processor.model import ContextChange
+from tests.running import connected
 
 SOURCE = Input("IN", "2026-01-01T00:00:00Z")
 Model = dict[str, dict[str, bytes]]
 
 
-async def open_broker(server: EmbeddedServer, app: str) -> Broker:
-    broker = await Broker.connect({"servers": [server.url]}, name="test", wait=False)
-    await broker.create_stream(
-        {
-            "name": f"P_{app}",
-            "subjects": [f"p.{app}.>"],
-            "allow_atomic": True,
-            "allow_rollup_hdrs": True,
-            "allow_msg_ttl": True,
-            "allow_direct": True,
-            "storage": "memory",
-        }
-    )
-    return broker
+@asynccontextmanager
+async def stream_of(app: str, server: EmbeddedServer) -> AsyncIterator[Broker]:
+    """A client of a server that has the stream of an app."""
+    async with connected(server.url) as broker:
+        await broker.create_stream(
+            {
+                "name": f"P_{app}",
+                "subjects": [f"p.{app}.>"],
+                "allow_atomic": True,
+                "allow_rollup_hdrs": True,
+                "allow_msg_ttl": True,
+                "allow_direct": True,
+                "storage": "memory",
+            }
+        )
+        yield broker
 
 
 def change_of(before: dict[str, bytes], after: dict[str, bytes]) -> ContextChange:
@@ -71,8 +76,7 @@ def test_committed_contexts_are_what_a_successor_reads(
 
     async def scenario() -> None:
         app = f"a{next(numbers)}"
-        broker = await open_broker(nats_server, app)
-        try:
+        async with stream_of(app, nats_server) as broker:
             model: Model = {}
             store = ContextStore(broker, app, "r", partitions, "me")
             sequence = await store.claim(SOURCE, 0) - 1
@@ -98,8 +102,6 @@ def test_committed_contexts_are_what_a_successor_reads(
             if steps:
                 with pytest.raises(Fenced):
                     await store.commit([], {}, {p: Move(sequence + 1) for p in range(partitions)})
-        finally:
-            await broker.close()
 
     run_async(scenario())
 
@@ -109,8 +111,7 @@ numbers = iter(range(1_000_000))
 
 async def test_a_successor_starts_behind_the_last_commit(nats_server: EmbeddedServer) -> None:
     """The first sequence that may not be done is behind the lowest position; others are known as done."""
-    broker = await open_broker(nats_server, "app")
-    try:
+    async with stream_of("app", nats_server) as broker:
         store = ContextStore(broker, "app", "r", 4, "me")
         assert await store.claim(SOURCE, 100) == 101
         await store.commit([], {}, {0: Move(110), 2: Move(120)})
@@ -123,14 +124,11 @@ async def test_a_successor_starts_behind_the_last_commit(nats_server: EmbeddedSe
         await successor.release()
         third = ContextStore(broker, "app", "r", 4, "they")
         assert await third.claim(SOURCE, 0) == 121
-    finally:
-        await broker.close()
 
 
 async def test_a_position_that_others_left_ahead_moves_nobody_else(nats_server: EmbeddedServer) -> None:
     """Partitions come from owners who had come differently far: each goes on from where it was."""
-    broker = await open_broker(nats_server, "app")
-    try:
+    async with stream_of("app", nats_server) as broker:
         behind = ContextStore(broker, "app", "r", 2, "a", [0])
         await behind.claim(SOURCE, 0)
         await behind.commit([], {}, {0: Move(100)})
@@ -144,14 +142,11 @@ async def test_a_position_that_others_left_ahead_moves_nobody_else(nats_server: 
         successor = ContextStore(broker, "app", "r", 2, "d")
         assert await successor.claim(SOURCE, 0) == 111
         assert successor.is_done(1, 50_000)
-    finally:
-        await broker.close()
 
 
 async def test_open_messages_are_read_again_with_their_tries(nats_server: EmbeddedServer) -> None:
     """The next owner begins at the oldest that waits, knows what is done behind it, and who is blocked."""
-    broker = await open_broker(nats_server, "app")
-    try:
+    async with stream_of("app", nats_server) as broker:
         first = ContextStore(broker, "app", "r", 2, "a")
         await first.claim(SOURCE, 0)
         await first.commit([], {}, {0: Move(9, opened={4: 2, 6: 0}, blocked={"k": 3}), 1: Move(20)})
@@ -169,28 +164,22 @@ async def test_open_messages_are_read_again_with_their_tries(nats_server: Embedd
         fourth = ContextStore(broker, "app", "r", 2, "d")
         assert await fourth.claim(SOURCE, 0) == 13
         assert (fourth.tries, fourth.blocked, fourth.fruitless_claims(0)) == ({}, {}, 0)
-    finally:
-        await broker.close()
 
 
 async def test_partitions_without_messages_follow_from_afar(nats_server: EmbeddedServer) -> None:
     """Once the stream is 10,000 messages further, a commit takes idle partitions along."""
-    broker = await open_broker(nats_server, "app")
-    try:
+    async with stream_of("app", nats_server) as broker:
         store = ContextStore(broker, "app", "r", 4, "me")
         await store.claim(SOURCE, 0)
         await store.commit([], {}, {0: Move(9_000)})
         await store.commit([], {}, {0: Move(20_001)})
         successor = ContextStore(broker, "app", "r", 4, "you")
         assert await successor.claim(SOURCE, 0) == 20_002
-    finally:
-        await broker.close()
 
 
 async def test_of_two_owners_only_the_later_can_commit(nats_server: EmbeddedServer) -> None:
     """Claiming bumps the fence: whatever the earlier owner still sends is refused as a whole."""
-    broker = await open_broker(nats_server, "app")
-    try:
+    async with stream_of("app", nats_server) as broker:
         zombie = ContextStore(broker, "app", "r", 1, "zombie")
         await zombie.claim(SOURCE, 0)
         owner = ContextStore(broker, "app", "r", 1, "owner")
@@ -204,21 +193,16 @@ async def test_of_two_owners_only_the_later_can_commit(nats_server: EmbeddedServ
         outputs = [s.payload async for s in broker.history("P_app", ["p.app.out.>"])]
         assert outputs == [b"real"]
         assert [items async for _, items in read(broker, "app", "r")] == [{"n": b"1"}]
-    finally:
-        await broker.close()
 
 
 async def test_positions_of_another_stream_are_refused(nats_server: EmbeddedServer) -> None:
     """A stream that was deleted and made again counts anew: its numbers are not the old ones."""
-    broker = await open_broker(nats_server, "app")
-    try:
+    async with stream_of("app", nats_server) as broker:
         await ContextStore(broker, "app", "r", 1, "me").claim(SOURCE, 0)
         with pytest.raises(BrokerError, match=r"E407 .* created at 2026-01-01T00:00:00Z"):
             await ContextStore(broker, "app", "r", 1, "me").claim(Input("IN", "2026-02-02T00:00:00Z"), 0)
         with pytest.raises(BrokerError, match="E410 route r was created with 1 partitions and now has 2"):
             await ContextStore(broker, "app", "r", 2, "me").claim(SOURCE, 0)
-    finally:
-        await broker.close()
 
 
 async def test_a_commit_whose_answer_was_lost_is_recognised(nats_server: EmbeddedServer) -> None:
@@ -237,18 +221,17 @@ async def test_a_commit_whose_answer_was_lost_is_recognised(nats_server: Embedde
                 raise Unknown("the answer is lost")
             return stored
 
-    plain = await open_broker(nats_server, "app")
-    broker = await Forgetful.connect({"servers": [nats_server.url]}, name="test", wait=False)
-    try:
-        store = ContextStore(broker, "app", "r", 2, "me")
-        broker.lost = -1
-        await store.claim(SOURCE, 0)
-        broker.lost = 0
-        await store.commit([Message("p.app.out.x", b"once")], {}, {0: Move(7), 1: Move(8)})
-        assert broker.lost > 0
-        await store.commit([Message("p.app.out.x", b"next")], {}, {0: Move(9), 1: Move(9)})
-        outputs = [s.payload async for s in plain.history("P_app", ["p.app.out.>"])]
-        assert outputs == [b"once", b"next"]
-    finally:
-        await broker.close()
-        await plain.close()
+    async with stream_of("app", nats_server) as plain:
+        broker = await Forgetful.connect({"servers": [nats_server.url]}, name="test", wait=False)
+        try:
+            store = ContextStore(broker, "app", "r", 2, "me")
+            broker.lost = -1
+            await store.claim(SOURCE, 0)
+            broker.lost = 0
+            await store.commit([Message("p.app.out.x", b"once")], {}, {0: Move(7), 1: Move(8)})
+            assert broker.lost > 0
+            await store.commit([Message("p.app.out.x", b"next")], {}, {0: Move(9), 1: Move(9)})
+            outputs = [s.payload async for s in plain.history("P_app", ["p.app.out.>"])]
+            assert outputs == [b"once", b"next"]
+        finally:
+            await broker.close()

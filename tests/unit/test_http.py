@@ -13,9 +13,8 @@ import pytest
 
 from processor.address import Binding
 from processor.config import BoundSecret, StateApi, Stock
-from processor.errors import ProcessorError
 from processor.http import RouteCalls
-from tests.web import Asked, Say, Web, answer, outside, serving, to
+from tests.web import Asked, Say, Web, answer, call, outside, refusal, serving, to
 
 CANARY = "K3Y/canary+1"
 SERIES = {
@@ -64,13 +63,6 @@ def query_of(asked: Asked) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(asked.target).query).items()}
 
 
-async def refusal(calls: RouteCalls, name: str, args: dict[str, object], code: str = "E317") -> str:
-    with pytest.raises(ProcessorError) as refused:
-        await calls.perform(name, args)
-    assert refused.value.code == code
-    return str(refused.value)
-
-
 # Stock prices.
 
 
@@ -102,15 +94,16 @@ async def test_without_a_key_the_public_one_is_sent(monkeypatch: pytest.MonkeyPa
 async def test_what_is_no_ticker_is_not_asked_for(ticker: object) -> None:
     """A ticker comes from user code: anything else than a short symbol is refused before the network."""
     async with service() as (web, calls):
-        assert "is no ticker. A ticker has" in await refusal(calls, "stock", {"ticker": ticker})
-        assert "is no ticker" in await refusal(calls, "stock", {})
+        asking = calls.perform("stock", {"ticker": ticker})
+        assert "is no ticker. A ticker has" in await refusal("E317", asking)
+        assert "is no ticker" in await refusal("E317", calls.perform("stock", {}))
         assert not web.asked
 
 
 async def test_an_unknown_capability_is_refused_by_name() -> None:
     """A guest that asks for something else than a capability is told that there is none."""
     async with service() as (_, calls):
-        assert await refusal(calls, "shell", {}) == "E317 there is no capability 'shell'."
+        assert await refusal("E317", calls.perform("shell", {})) == "E317 there is no capability 'shell'."
 
 
 # The state API.
@@ -142,7 +135,7 @@ async def test_the_rows_of_a_state_come_back_as_the_server_sent_them() -> None:
 async def test_a_state_is_named_by_its_id_alone(args: dict[str, object]) -> None:
     """What a guest says cannot become another path of the server."""
     async with service() as (web, calls):
-        await refusal(calls, "state_data", {"filters": [], **args})
+        await refusal("E317", calls.perform("state_data", {"filters": [], **args}))
         assert not web.asked
 
 
@@ -171,14 +164,14 @@ async def test_an_answer_that_cannot_be_used_is_described(
 ) -> None:
     """Whatever is wrong with the answer, the guest gets one sentence that says what."""
     async with service(lambda _: said, CANARY, response_bytes=10_000) as (_, calls):
-        assert (await refusal(calls, name, args, code)).startswith(f"{name} {code} {sentence}")
+        assert (await refusal(code, calls.perform(name, args))).startswith(f"{name} {code} {sentence}")
 
 
 @CALLS
 async def test_a_silent_server_is_given_up(name: str, args: dict[str, object]) -> None:
     """A call ends at its deadline, whatever the server does."""
     async with service(lambda _: None, timeout_s=0.05) as (_, calls):
-        assert "no complete answer within 0.05 s" in await refusal(calls, name, args)
+        assert "no complete answer within 0.05 s" in await refusal("E317", calls.perform(name, args))
 
 
 @CALLS
@@ -189,15 +182,15 @@ async def test_a_server_that_is_not_there_is_said_to_be_so(name: str, args: dict
         "state_api": StateApi(base_url="http://127.0.0.1:1"),
     }
     async with outside(reach=reach) as calls:
-        assert "127.0.0.1:1: " in await refusal(calls, name, args)
+        assert "127.0.0.1:1: " in await refusal("E317", calls.perform(name, args))
 
 
 async def test_the_server_of_a_service_is_for_that_service_alone() -> None:
     """The configuration names it, wherever it is; for `requests` it is a host like any other."""
     async with service() as (web, calls):
         await calls.perform("stock", {"ticker": "IBM"})
-        args: dict[str, object] = {"method": "GET", "url": web.url, "kind": "none"}
-        assert "is not an allowed host" in await refusal(calls, "requests", args, "E325")
+        asking = calls.perform("requests", call("GET", web.url))
+        assert "is not an allowed host" in await refusal("E325", asking)
 
 
 async def test_the_keys_appear_nowhere(
@@ -218,7 +211,7 @@ async def test_the_keys_appear_nowhere(
                 answer(b"{}", Content_Encoding=CANARY),
             ):
                 web.say = lambda _, broken=broken: broken
-                said.append(await refusal(calls, name, args))
+                said.append(await refusal("E317", calls.perform(name, args)))
         assert all(CANARY in query_of(asked).get("apikey", CANARY) for asked in web.asked)
     said += [caplog.text, *capfd.readouterr()]
     assert not [text for text in said if "canary" in text.lower() or "k3y%2f" in text.lower()]

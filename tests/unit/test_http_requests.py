@@ -10,7 +10,6 @@ import gzip
 import ipaddress
 import ssl
 import zlib
-from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,12 @@ from processor.config import Outbound, Reach
 from processor.errors import ProcessorError
 from processor.http import HostCalls, RouteCalls
 from processor.http.client import Client, resolve
-from tests.web import PLACE, answer, call, outside, serving, to
+from tests.web import PLACE, answer, call, outside, refusal, serving, to
 
 
 async def get(calls: RouteCalls, url: str, **args: Any) -> tuple[dict[str, Any], bytes]:
     said = await calls.perform("requests", call("GET", url, **args))
     return said.value, said.body
-
-
-async def refusal(code: str, asking: Awaitable[Any]) -> str:
-    with pytest.raises(ProcessorError) as refused:
-        await asking
-    assert refused.value.code == code, refused.value
-    return str(refused.value)
 
 
 # Who may be asked.
@@ -148,7 +140,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_dialled() -> None
         assert web.connections == 1
 
 
-async def test_the_next_address_is_tried_where_one_does_not_answer(free_port: int) -> None:
+async def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
     """A name with several allowed addresses works while one of them does."""
     async with serving() as web:
         name = f"two.example:{web.port}"

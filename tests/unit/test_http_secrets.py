@@ -18,7 +18,7 @@ from processor.config import BoundSecret
 from processor.errors import ProcessorError
 from processor.http import RouteCalls
 from processor.http.secrets import STEP_BYTES, Scrubber, Vault
-from tests.web import answer, call, outside, serving, to
+from tests.web import answer, call, outside, refusal, serving, to
 
 CANARY = 'K3Y/canary+1 "ü<&>\\'
 
@@ -30,18 +30,11 @@ async def perform(
     return said.value, said.body
 
 
-async def refusal_of(calls: RouteCalls, url: str) -> str:
-    with pytest.raises(ProcessorError) as refused:
-        await perform(calls, url)
-    return str(refused.value)
-
-
-async def refusal(calls: RouteCalls, url: str, **args: Any) -> str:
-    with pytest.raises(ProcessorError) as refused:
-        await perform(calls, url, **args)
-    assert refused.value.code == "E326", refused.value
-    assert "K3Y" not in str(refused.value)
-    return str(refused.value)
+async def withheld(calls: RouteCalls, url: str, **args: Any) -> str:
+    """What is said where a secret may not be sent (E326), which is never the secret."""
+    text = await refusal("E326", perform(calls, url, **args))
+    assert "K3Y" not in text
+    return text
 
 
 async def test_a_mark_becomes_the_value_where_it_may_stand() -> None:
@@ -86,7 +79,7 @@ async def test_a_host_that_a_secret_is_not_bound_to_never_gets_it() -> None:
                 {"kind": "json", "body": json.dumps([mark]).encode()},
                 {"kind": "form", "body": f"a={mark}".encode()},
             ):
-                text = await refusal(calls, web.url, **args)
+                text = await withheld(calls, web.url, **args)
                 assert f"the secret 'k' may not be sent to {web.url}. To allow it: add the host to" in text
             with pytest.raises(ProcessorError, match="E325"):  # the first thing to be said
                 await perform(calls, "http://evil.example/", headers=[["X", mark]])
@@ -116,7 +109,7 @@ async def test_a_mark_anywhere_else_is_refused(args: dict[str, Any], where: str)
             return value.replace("{mark}", calls.secrets["k"]).replace("{url}", web.url)
 
         whole = {"url": web.url, **{name: filled(value) for name, value in args.items()}}
-        assert f"'k' cannot be used in {where}" in await refusal(calls, **whole)
+        assert f"'k' cannot be used in {where}" in await withheld(calls, **whole)
         assert not web.connections
 
 
@@ -186,7 +179,7 @@ async def test_a_value_in_a_reason_or_a_failure_is_taken_out() -> None:
         assert "CANARY" not in (await perform(calls, web.url))[0]["text"].upper()
         for location in ("http://CANARY-1.evil.example/", "http://a.example:1/CANARY-1"):
             web.say = lambda _, location=location: to(location)
-            assert "canary" not in (await refusal_of(calls, web.url)).lower()
+            assert "canary" not in (await refusal("E326", perform(calls, web.url))).lower()
         web.say = lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCANARY-1: x\r\n\r\n"
         assert ["***", "x"] in (await perform(calls, web.url))[0]["headers"]
         web.say = lambda _: to("ftp://CANARY-1/")
@@ -200,15 +193,14 @@ async def test_secrets_are_left_behind_at_a_redirect_to_another_host() -> None:
         web.say = lambda _: to(f"{other.url}/", 307)
         async with outside(web.host, other.host, secrets={"k": (CANARY, [web.host])}) as calls:
             mark = calls.secrets["k"]
-            value = CANARY.encode("latin-1").decode("latin-1")
             await perform(calls, web.url, headers=[["X-Key", mark], ["X-Other", "o"]])
-            assert web.asked[0].headers["x-key"] == value
+            assert web.asked[0].headers["x-key"] == CANARY
             assert "x-key" not in other.asked[0].headers
             assert other.asked[0].headers["x-other"] == "o"
-            await refusal(calls, web.url, kind="form", body=f"a={mark}".encode())
+            await withheld(calls, web.url, kind="form", body=f"a={mark}".encode())
             assert len(other.asked) == 1
             web.say = lambda asked: to(f"{other.url}{asked.target}")
-            text = await refusal(calls, web.url, method="GET", params=[["key", mark]])
+            text = await withheld(calls, web.url, method="GET", params=[["key", mark]])
             assert "would take a secret with it" in text
             assert len(other.asked) == 1
 
@@ -232,11 +224,9 @@ VALUES = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]
 
 
 @settings(max_examples=150)
-@given(VALUES, st.sampled_from(sorted(ECHOES)), st.text(max_size=5))
+@given(VALUES, st.sampled_from([w for w in ECHOES if not w.endswith("small letters")]), st.text(max_size=5))
 def test_no_value_survives_in_any_writing(value: str, writing: str, around: str) -> None:
     """What is left of a text that held the value in some writing does not hold it in that writing."""
-    if writing.endswith("small letters"):
-        return
     echoed = ECHOES[writing](value)
     around_bytes = around.encode("utf-8", "replace")
     scrubbed = Scrubber([value]).body(around_bytes + echoed + around_bytes)
