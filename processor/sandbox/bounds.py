@@ -111,6 +111,9 @@ class Bounds:
         self.check_length(length, path)
 
 
+UNCONFIGURED = Bounds(Limits())
+
+
 def instead(kind: type) -> str:
     """What to write for a value of a package's type, to end a sentence with; empty where nothing is known."""
     module, name = str(kind.__module__).partition(".")[0], kind.__name__

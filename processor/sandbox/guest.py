@@ -32,7 +32,7 @@ import orjson
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
 from processor.sandbox import capabilities, dialect, jail, plain, requests, values, wire
-from processor.sandbox.bounds import Bounds, Exceeded
+from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
 
 EXIT_BROKEN = 70
 
@@ -366,7 +366,7 @@ class Held:
         self.instance: Any = None
         self._given = given
         self._bounds = bounds
-        self._keeper = values.Keeper(bounds)
+        self._keeper: values.Keeper  # with the instance
         size = sum(len(name.encode()) + len(value) for name, value in given.items())
         self._was_whole = size <= WHOLE_BYTES
 
@@ -417,7 +417,7 @@ class Guest:
         self._memory = memory
         self._tripwire = tripwire
         self._limits = Limits()
-        self._bounds = Bounds(self._limits)
+        self._bounds = UNCONFIGURED
         self._program = Program("", "")
         self._cls: type[capabilities.BaseSecureRunnable] = capabilities.BaseSecureRunnable
         self._logger: Any = None
@@ -736,7 +736,7 @@ class Guest:
             )
         if self._spoiled is not None:
             raise self._spoiled
-        self._brought.events.append((self._group, str(name)))
+        self._brought.events.append((self._group, name))
         self._brought.event_bodies.append(body)
 
     def _call(self, name: str, arguments: dict[str, Any], body: bytes | None = None) -> Any:
@@ -745,10 +745,9 @@ class Guest:
             raise capabilities.CapabilityError(f"{name}: no calls while the program is loaded; use init()")
         self._memory.for_runtime()
         try:
-            if body is None:
-                text = wire.encode_document(arguments, "arguments of", name, bounds=self._bounds)
-            else:  # in a form of our own, and not the user's document
-                text = wire.encode_document(arguments, "arguments of", name)
+            # What goes with a body is in a form of our own, and not the user's document.
+            bounds = self._bounds if body is None else UNCONFIGURED
+            text = wire.encode_document(arguments, "arguments of", name, bounds=bounds)
             if len(text) > wire.CALL_BYTES or len(text) + len(body or b"") > wire.BODY_BYTES:
                 size, most = len(text) + len(body or b""), wire.BODY_BYTES if body else wire.CALL_BYTES
                 raise capabilities.CapabilityError(

@@ -115,20 +115,7 @@ class Zygote:
         installed or cannot be imported, and GuestError E502.
         """
         kind = _kind_of(program)
-        if kind is None:
-            return "the dialect"
-        self._require_confined(self.report)
-        cell = await self._running_cell(kind)
-        self._require_confined(cell.report)
-        return cell.told
-
-    def _require_confined(self, report: JailReport) -> None:
-        if LEVELS.index(report.level) < LEVELS.index("confined"):
-            raise LanguageError(
-                "E504",
-                f"plain Python needs a jail of level confined, and this one is {report.level} ({report.off})",
-                remedy="Allow what the layers need, or remove `language: python`.",
-            )
+        return "the dialect" if kind is None else (await self._running_cell(kind)).told
 
     async def retain(self, programs: Iterable[Program]) -> None:
         """End the processes of plain Python that none of these programs needs, and the guests of them."""
@@ -177,9 +164,13 @@ class Zygote:
             if cell is None or not cell.is_up:
                 if cell is not None:
                     await cell.close()
+                if kind is not None:
+                    _require_confined(self.report)
                 self._cells[kind] = cell = await _Cell.launch(kind)
                 try:
                     await cell.probe()
+                    if kind is not None:
+                        _require_confined(cell.report)
                 except BaseException:
                     await cell.close()
                     raise
@@ -199,6 +190,15 @@ class Zygote:
 
 def _kind_of(program: Program) -> _Kind:
     return tuple(sorted(set(program.packages))) if program.language == "python" else None
+
+
+def _require_confined(report: JailReport) -> None:
+    if LEVELS.index(report.level) < LEVELS.index("confined"):
+        raise LanguageError(
+            "E504",
+            f"plain Python needs a jail of level confined, and this one is {report.level} ({report.off})",
+            remedy="Allow what the layers need, or remove `language: python`.",
+        )
 
 
 def _no_guest(why: str) -> GuestError:
@@ -242,21 +242,21 @@ class _Cell:
             os.close(os.pidfd_open(os.getpid()))
         except (AttributeError, OSError) as err:
             raise _no_guest(f"{sys.platform} has no process descriptors here ({err})") from err
-        ours, theirs = _socketpair(socket.SOCK_SEQPACKET)
-        try:
-            errors = os.fdopen(os.memfd_create("zygote-errors"), "r+b")
-        except OSError as err:
-            ours.close()
+        with contextlib.ExitStack() as opened:
+            try:
+                ours, theirs = map(
+                    opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                )
+                errors = opened.enter_context(os.fdopen(os.memfd_create("zygote-errors"), "r+b"))
+            except OSError as err:
+                raise _no_guest(_out_of_descriptors(err)) from err
+            ours.setblocking(False)
+            try:
+                process = _execute(theirs.fileno(), kind, errors)
+            except OSError as err:
+                raise _no_guest(f"{sys.executable}: {err.strerror}") from err
             theirs.close()
-            raise _no_guest(_out_of_descriptors(err)) from err
-        try:
-            process = _execute(theirs.fileno(), kind, errors)
-        except OSError as err:
-            ours.close()
-            errors.close()
-            raise _no_guest(f"{sys.executable}: {err.strerror}") from err
-        finally:
-            theirs.close()
+            opened.pop_all()  # ours and the errors are the cell's from here on
         cell = cls(process, ours, errors)
         try:
             await asyncio.wait_for(cell._ready, IMPORT_S if kind else START_S)
@@ -433,16 +433,6 @@ def _execute(control_fd: int, kind: _Kind, errors: IO[bytes]) -> subprocess.Pope
         pass_fds=[control_fd],
         start_new_session=True,  # a Ctrl-C at the terminal is the host's to handle
     )
-
-
-def _socketpair(kind: int) -> tuple[socket.socket, socket.socket]:
-    """Our end, which does not block, and theirs. Raises GuestError."""
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    except OSError as err:
-        raise _no_guest(_out_of_descriptors(err)) from err
-    ours.setblocking(False)
-    return ours, theirs
 
 
 def _out_of_descriptors(err: OSError) -> str:

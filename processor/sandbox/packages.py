@@ -33,7 +33,7 @@ from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from importlib.resources.abc import Traversable, TraversableResources
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any
 
 # A guest may not start threads, and those of the zygote do not survive the fork; with more than one of them
@@ -92,8 +92,8 @@ def _bring(names: Sequence[str]) -> tuple[int, list[str]]:
     for root in roots:
         kept.read(root)
     kept.read_standard_library()
-    for distribution in distributions:
-        kept.add_distribution(distribution)
+    for name, distribution in distributions.items():
+        kept.add_distribution(name, distribution)
     if "tzdata" not in roots:
         kept.read_time_zones()
     kept.load_extensions()
@@ -158,8 +158,8 @@ class _Installed:
 
     def with_requirements(
         self, wanted: Mapping[str, Sequence[str]]
-    ) -> tuple[list[str], list[importlib.metadata.Distribution]]:
-        """The top-level modules that these packages bring with them, and the distributions they are from."""
+    ) -> tuple[list[str], dict[str, importlib.metadata.Distribution]]:
+        """The top-level modules that these packages bring with them, and the distributions by normal name."""
         tops = {module.partition(".")[0] for modules in wanted.values() for module in modules}
         waiting = [_normal(name) for top in tops for name in self._providers.get(top, ())]
         # Time zones belong to Python as much as to any package.
@@ -175,7 +175,7 @@ class _Installed:
                 named = _REQUIREMENT.match(requirement)
                 if named and "extra" not in requirement.partition(";")[2]:
                     waiting.append(_normal(named[1]))
-        return sorted(tops - sys.stdlib_module_names), list(found.values())
+        return sorted(tops - sys.stdlib_module_names), found
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,12 @@ class _Files:
             self.names.setdefault(folder, set()).add(name)
             path = folder or "/"
 
+    def read(self, path: str) -> bytes:
+        try:
+            return self.content[path]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
 
 class _Kept(InspectLoader):
     """Finds and loads modules from memory; after `take_over`, Python asks nobody else."""
@@ -212,7 +218,7 @@ class _Kept(InspectLoader):
         self._files = _Files()
         self._data_bytes = 0
         self._extensions: dict[str, str] = {}
-        self._distributions: list[_KeptDistribution] = []
+        self._distributions: dict[str, _KeptDistribution] = {}  # by normal name
 
     # Reading, while there are files.
 
@@ -255,10 +261,10 @@ class _Kept(InspectLoader):
             self._files.add(f"{home}/zones", "\n".join(zones).encode())
             return
 
-    def add_distribution(self, distribution: importlib.metadata.Distribution) -> None:
-        names = ("METADATA", "entry_points.txt", "top_level.txt")
-        texts = {name: distribution.read_text(name) for name in names}
-        self._distributions.append(_KeptDistribution(texts, str(distribution.locate_file(""))))
+    def add_distribution(self, name: str, distribution: importlib.metadata.Distribution) -> None:
+        files = ("METADATA", "entry_points.txt", "top_level.txt")
+        texts = {file: distribution.read_text(file) for file in files}
+        self._distributions[name] = _KeptDistribution(texts, str(distribution.locate_file("")))
 
     def _read_folder(self, home: str, top: str, left_out: Iterable[str], *, keep_data: bool = True) -> None:
         for folder, below, names in os.walk(home):
@@ -351,15 +357,9 @@ class _Kept(InspectLoader):
     def find_distributions(self, context: Any = None) -> Iterator[importlib.metadata.Distribution]:
         """What `importlib.metadata` asks for."""
         name = getattr(context, "name", None)
-        for distribution in self._distributions:
-            if name is None or _normal(distribution.metadata["Name"]) == _normal(name):
+        for known, distribution in self._distributions.items():
+            if name is None or known == _normal(name):
                 yield distribution
-
-    def invalidate_caches(self) -> None:
-        """Nothing that is found here can change."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, fullname: str) -> CodeType:
         module = self.modules.get(fullname)
@@ -380,10 +380,7 @@ class _Kept(InspectLoader):
         return module is not None and module.is_package
 
     def get_data(self, path: str) -> bytes:
-        try:
-            return self._files.content[path]
-        except KeyError:
-            raise FileNotFoundError(path) from None
+        return self._files.read(path)
 
     def get_resource_reader(self, fullname: str) -> _Resources | None:
         """What `importlib.resources` asks for."""
@@ -465,13 +462,8 @@ class _Resource(Traversable):
     def joinpath(self, *descendants: Any) -> _Resource:
         return _Resource(self._files, "/".join([self._path, *map(str, descendants)]))
 
-    __truediv__ = joinpath
-
     def read_bytes(self) -> bytes:
-        try:
-            return self._files.content[self._path]
-        except KeyError:
-            raise FileNotFoundError(self._path) from None
+        return self._files.read(self._path)
 
     def read_text(self, encoding: str | None = None) -> str:
         return self.read_bytes().decode(encoding or "utf-8")

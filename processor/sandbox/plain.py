@@ -29,7 +29,7 @@ from typing import Any
 from processor.errors import Fault, Faults
 from processor.model import Program
 from processor.sandbox import dialect
-from processor.sandbox.facades import PRELUDE_HINTS, Logger
+from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
 
 MODULE = "runnable"
 LINE_CHARS = 4000
@@ -46,19 +46,16 @@ def compile_program(program: Program) -> types.CodeType:
             code = compile(program.source, program.filename, "exec", dont_inherit=True)
         except SyntaxError as err:
             if "too many" in err.msg and "nested" in err.msg:
-                raise _faults(program, "E205", _TOO_DEEP) from err
+                raise _faults(program, "E205", dialect.TOO_DEEP) from err
             raise _faults(program, "E201", f"{err.msg}.", err.lineno or 1, max(err.offset or 1, 1)) from err
         except ValueError as err:  # a null byte or a lone surrogate
             raise _faults(program, "E201", f"{err}.") from err
         except (RecursionError, MemoryError) as err:
-            raise _faults(program, "E205", _TOO_DEEP) from err
+            raise _faults(program, "E205", dialect.TOO_DEEP) from err
     # Tracebacks and `inspect` find the source where there is no file.
     lines = program.source.splitlines(keepends=True)
     linecache.cache[program.filename] = (len(program.source), None, lines, program.filename)
     return code
-
-
-_TOO_DEEP = "the source is too deeply nested. Split the expression or the function."
 
 
 def _faults(program: Program, code: str, text: str, line: int = 1, column: int = 1) -> Faults:
@@ -110,8 +107,7 @@ def runnable_class(space: dict[str, object]) -> type:
     base: Any = space["BaseSecureRunnable"]
     if not isinstance(cls, type):
         found = "is not defined" if cls is None else "is not a class"
-        hint = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
-        raise Faults([Fault(MODULE, 1, 1, "E204", f"Runnable {found}. {hint}")])
+        raise Faults([Fault(MODULE, 1, 1, "E204", f"Runnable {found}. {dialect.NO_RUNNABLE}")])
     if typing.cast(object, cls.__new__) is not object.__new__:
         text = (
             "Runnable derives from a class that makes its own objects. Keep such an object in an attribute."
@@ -179,9 +175,7 @@ class _Records(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        levels = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
-        level = next((name for least, name in levels if record.levelno >= least), "debug")
-        self._log(level, self.format(record))
+        self._log(route_level(record.levelno), self.format(record))
 
 
 _streams: list[_Lines] = []

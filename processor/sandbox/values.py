@@ -30,8 +30,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from processor.model import Limits
-from processor.sandbox.bounds import ELEMENT, KEY, Bounds, Path, described, instead
+from processor.sandbox.bounds import ELEMENT, KEY, UNCONFIGURED, Bounds, Path, described, instead
 
 # Levels of JSON in one kept value, tags included, and the highest that limits.max_depth may be. orjson reads
 # 1024 and writes 254.
@@ -46,15 +45,13 @@ _WRITE = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orj
 _SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
 _SCALARS_AND_FLOAT: frozenset[type] = _SCALARS | {float}
 
-_UNCONFIGURED = Bounds(Limits())
-
 
 # Writing.
 
 
 def encode(value: Any, name: str = "value") -> bytes:
     """The text to keep for `value`. Raises ValueError, which says where in `name` it cannot be kept."""
-    return _encode(value, name, _UNCONFIGURED)
+    return _encode(value, name, UNCONFIGURED)
 
 
 def _encode(value: Any, path: Path, bounds: Bounds) -> bytes:
@@ -507,7 +504,7 @@ class Keeper:
         "_touched", "context",
     )  # fmt: skip
 
-    def __init__(self, bounds: Bounds = _UNCONFIGURED) -> None:
+    def __init__(self, bounds: Bounds = UNCONFIGURED) -> None:
         self._bounds = bounds
         self._kept: dict[str, bytes] = {}  # the values before the run
         self._gone: set[str] = set()  # keys that the host holds as TOMBSTONE

@@ -37,7 +37,7 @@ from processor.model import (
     Program,
     Ran,
 )
-from processor.sandbox.bounds import KEY, Bounds, Exceeded, Path, described, instead
+from processor.sandbox.bounds import KEY, UNCONFIGURED, Bounds, Exceeded, Path, described, instead
 
 HEADER_BYTES = 4 << 20
 TEXT_CHARS = 4000
@@ -189,7 +189,6 @@ def _parse(data: bytes | bytearray, start: int, end: int, max_parts: int) -> Fra
 # The JSON text of documents.
 
 _DUMP = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
-_UNCONFIGURED = Bounds(Limits())
 _ZEROES = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19  # 64 bits hold at most 19 digits
 
@@ -222,7 +221,7 @@ def unreadable(err: ValueError | RecursionError) -> tuple[str, str]:
     return "E301", f"the message is not JSON: {err}"
 
 
-def encode_document(document: Any, *place: object, bounds: Bounds = _UNCONFIGURED) -> bytes:
+def encode_document(document: Any, *place: object, bounds: Bounds = UNCONFIGURED) -> bytes:
     """The JSON text of a document that user code made.
 
     Raises Unwritable, or Exceeded where a part is too long or too deep; both say where under `place`.
@@ -743,12 +742,13 @@ def _contexts(
         kept_names = _names(blobs.take(_integer(kept, 0, MAX_BLOBS)))
         values = blobs.take(kept)
         gone = _names(blobs.take(_integer(deleted, 0, MAX_BLOBS)))
-        if sum(map(len, values)) > limits.context_bytes or (whole and gone):
+        held = sum(map(len, values))
+        if held > limits.context_bytes or (whole and gone):
             raise Violation("a context that is too large, or at odds with itself")
         named: dict[str, bytes | None] = {**dict(zip(kept_names, values, strict=True)), **dict.fromkeys(gone)}
         if len(named) != kept + deleted:
             raise Violation("a context that names an item twice")
-        if whole and sum(map(len, values)) > WHOLE_BYTES:
+        if whole and held > WHOLE_BYTES:
             raise Violation("a context that is too large to come whole")
         # A small context is stored inside of another JSON text, beside those of other keys.
         for value in values if whole else ():

@@ -712,6 +712,28 @@ class TestHooks:
             said = str(err)
         assert text.partition(": ")[2] in said or text in said
 
+    @pytest.mark.parametrize(
+        "text", ["-" * 3000 + "1", "-" * 100_000 + "1", "a" + ".b" * 3000, "\ud800", "\0"]
+    )
+    def test_an_annotation_of_nonsense_is_no_annotation(self, text: str) -> None:
+        """What `register` reads of a text is parsed by us: no text ends the compiler."""
+        source = f"""
+            import functools
+
+            @functools.singledispatch
+            def shown(value):
+                return "any"
+
+            @shown.register
+            def _(value: {text!r}):
+                return "none"
+
+            class Runnable:
+                def process(self, queries): ...
+            """
+        with pytest.raises(TypeError, match="annotation"):
+            Loaded(source)
+
     def test_no_class_of_ours_has_what_may_follow_super(self) -> None:
         """`super().__get__` and the like can only be the user's own."""
         for cls in guards.bases_allowed:

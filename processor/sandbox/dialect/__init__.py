@@ -28,7 +28,7 @@ from RestrictedPython.transformer import RestrictingNodeTransformer
 from processor.errors import Fault, Faults
 from processor.model import Program
 from processor.sandbox import facades
-from processor.sandbox.dialect.holding import Held, held_in
+from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
 from processor.sandbox.dialect.refusals import (
     INSTEAD_OF_ATTRIBUTE,
@@ -53,6 +53,7 @@ __all__ = [
 
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_DEPTH = 400
+MAX_DEPTH_OF_TEXT = 50  # of an annotation, where the text stands: what FRAMES_PER_LEVEL leaves
 FRAMES_PER_LEVEL = 8  # of a visitor; 6 measured
 MAX_FAULTS = 100
 TEXT_CHARS = 2000
@@ -63,7 +64,7 @@ class Reject(BaseException):
     """Raised by user code: the message can never be processed, and `why`."""
 
     def __init__(self, why: object = "") -> None:
-        self.why = str.__str__(str(why))  # exactly a str: a subclass runs code wherever it is read
+        self.why = facades.plain_text(why)  # exactly a str: a subclass runs code wherever it is read
         super().__init__(self.why)
 
 
@@ -100,7 +101,7 @@ def runnable_class(space: dict[str, object]) -> type:
     cls = space.get("Runnable")
     if not isinstance(cls, type) or not facades.is_user_class(cls):
         found = "is not defined" if cls is None else "is not a class of this source"
-        raise Faults([Fault("runnable", 1, 1, "E204", f"Runnable {found}. {_NO_RUNNABLE}")])
+        raise Faults([Fault("runnable", 1, 1, "E204", f"Runnable {found}. {NO_RUNNABLE}")])
     if cast(object, cls.__new__) is not object.__new__:
         text = "Runnable derives from a built-in class. Keep such an object in an attribute instead."
         raise Faults([Fault("runnable", 1, 1, "E204", text)])
@@ -118,7 +119,7 @@ def reseed() -> None:
 
 _Node = TypeVar("_Node", bound=ast.AST)
 
-_NO_RUNNABLE = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
+NO_RUNNABLE = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
 
 
 # Compiling.
@@ -133,7 +134,7 @@ def compile_program(program: Program) -> types.CodeType:
     faults.stop_if_any()
     bound = _bound_names(tree)
     if "Runnable" not in bound:
-        faults.add(None, "E204", f"Runnable is not defined. {_NO_RUNNABLE}")
+        faults.add(None, "E204", f"Runnable is not defined. {NO_RUNNABLE}")
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)
         tree = Transformer(faults, bound, words).visit(_Desugar(faults).visit(tree))
@@ -203,7 +204,7 @@ def _parse(program: Program, faults: _Collector) -> ast.Module:
         try:
             return ast.parse(program.source, program.filename)
         except (RecursionError, MemoryError):
-            faults.add(None, "E205", _TOO_DEEP)
+            faults.add(None, "E205", TOO_DEEP)
         except SyntaxError as err:
             _add_syntax_error(err, faults)
         except ValueError as err:  # a null byte or a lone surrogate
@@ -211,13 +212,13 @@ def _parse(program: Program, faults: _Collector) -> ast.Module:
     return ast.Module([], [])
 
 
-_TOO_DEEP = "the source is too deeply nested. Split the expression or the function."
+TOO_DEEP = "the source is too deeply nested. Split the expression or the function."
 
 
 def _add_syntax_error(err: SyntaxError, faults: _Collector) -> None:
     text = str(err.msg)
     if "too many" in text and "nested" in text:
-        faults.add_at(err.lineno or 1, err.offset or 1, "E205", _TOO_DEEP)
+        faults.add_at(err.lineno or 1, err.offset or 1, "E205", TOO_DEEP)
         return
     if not faults.has_line(err.lineno or 1):  # what was refused there may be the very mistake
         faults.add_at(err.lineno or 1, max(err.offset or 1, 1), "E201", f"{text}.")
@@ -229,7 +230,7 @@ def _compile(source: str | ast.AST, program: Program, faults: _Collector) -> typ
         try:
             return compile(source, program.filename, "exec", dont_inherit=True)  # type: ignore[arg-type]
         except (RecursionError, MemoryError):
-            faults.add(None, "E205", _TOO_DEEP)
+            faults.add(None, "E205", TOO_DEEP)
         except SyntaxError as err:
             _add_syntax_error(err, faults)
         except ValueError as err:
@@ -238,36 +239,23 @@ def _compile(source: str | ast.AST, program: Program, faults: _Collector) -> typ
 
 
 def _check_depth(tree: ast.AST, faults: _Collector) -> None:
-    level: list[ast.AST] = [tree]
-    for _ in range(MAX_DEPTH):
+    level = _below(tree, MAX_DEPTH)
+    if level:
+        faults.add(next((node for node in level if hasattr(node, "lineno")), None), "E205", TOO_DEEP)
+
+
+def _below(tree: ast.AST, levels: int) -> list[ast.AST]:
+    """The nodes that many levels below `tree`."""
+    level = [tree]
+    for _ in range(levels):
         level = [child for node in level for child in ast.iter_child_nodes(node)]
-        if not level:
-            return
-    faults.add(next((node for node in level if hasattr(node, "lineno")), None), "E205", _TOO_DEEP)
+    return level
 
 
 def _bound_names(tree: ast.AST) -> set[str]:
     """Every name that the source binds in any scope."""
-    bound: set[str] = set()
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
-                bound.add(name)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                bound.add(name)
-            case ast.alias(name=name, asname=asname):
-                bound.add(asname or name.partition(".")[0])
-            case (
-                ast.ExceptHandler(name=str(name))
-                | ast.MatchAs(name=str(name))
-                | ast.MatchStar(name=str(name))
-            ):
-                bound.add(name)
-            case ast.MatchMapping(rest=str(name)):
-                bound.add(name)
-            case _:
-                pass
-    return bound
+    names = (node.arg if isinstance(node, ast.arg) else bound_by(node) for node in ast.walk(tree))
+    return {name for name in names if name is not None}
 
 
 class _Desugar(ast.NodeTransformer):
@@ -391,22 +379,27 @@ class _Desugar(ast.NodeTransformer):
 
 def _dispatched_on(node: ast.FunctionDef) -> tuple[ast.arg, ast.expr] | None:
     """The parameter whose annotation `@function.register` reads, as singledispatch does; and what it is."""
-    bare = [
-        item for item in node.decorator_list if isinstance(item, ast.Attribute) and item.attr == "register"
-    ]
-    for parameter in (*node.args.posonlyargs, *node.args.args) if bare else ():
-        if parameter.annotation is not None:
-            annotation = parameter.annotation
-            if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-                try:
-                    parsed = ast.parse(annotation.value, mode="eval").body
-                except SyntaxError:
-                    return None
-                for part in ast.walk(parsed):
-                    ast.copy_location(part, annotation)
-                annotation = parsed
-            return parameter, annotation
+    if not any(isinstance(item, ast.Attribute) and item.attr == "register" for item in node.decorator_list):
+        return None
+    for parameter in (*node.args.posonlyargs, *node.args.args):
+        match parameter.annotation:
+            case None:
+                continue
+            case ast.Constant(value=str(text)) as annotation:
+                parsed = _annotation(text)
+                return None if parsed is None else (parameter, _located_all(parsed, annotation))
+            case annotation:
+                return parameter, annotation
     return None
+
+
+def _annotation(text: str) -> ast.expr | None:
+    """What an annotation that is a text says; None where that is nothing, or nested as no name is."""
+    try:
+        parsed = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # as in _parse
+        return None
+    return None if _below(parsed, MAX_DEPTH_OF_TEXT) else parsed
 
 
 def _catches_import_error(handler: ast.ExceptHandler) -> bool:
@@ -462,10 +455,10 @@ def _subscriptable(node: ast.ClassDef) -> ast.stmt:
     return _located_all(statement, node)
 
 
-def _located_all(statement: ast.stmt, at: ast.AST) -> ast.stmt:
-    for part in ast.walk(statement):
+def _located_all(made: _Node, at: ast.AST) -> _Node:
+    for part in ast.walk(made):
         ast.copy_location(part, at)
-    return statement
+    return made
 
 
 def _fields_statement(node: ast.ClassDef, fields: list[tuple[str, str, ast.expr]]) -> ast.stmt:
@@ -675,27 +668,19 @@ class Transformer(RestrictingNodeTransformer):
         self._held = outer
         return visited
 
-    def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
-        return self._inner_scope(node)
-
-    def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
-        return self._inner_scope(node)
-
-    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
-        return self._inner_scope(node)
-
-    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.AST:
-        return self._inner_scope(node)
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _inner_scope
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.check_name(node, node.name)
+        options = []
         for keyword in node.keywords:
             if keyword.arg == "metaclass" and ast.unparse(keyword.value).rpartition(".")[2] == "ABCMeta":
                 node.bases.append(keyword.value)  # stands for ABC among the bases
             elif keyword.arg in (None, "metaclass"):
                 what = f"the class argument {keyword.arg!r}" if keyword.arg else "'**' in a class statement"
                 self._refuse(keyword, what, "Use inheritance or a class decorator.")
-        options = [keyword for keyword in node.keywords if keyword.arg not in (None, "metaclass")]
+            else:
+                options.append(keyword)
         for part in ("bases", "decorator_list"):
             setattr(node, part, [self.visit(child) for child in getattr(node, part)])
         options = [self.visit(keyword) for keyword in options]
@@ -730,7 +715,7 @@ class Transformer(RestrictingNodeTransformer):
         return cast(ast.AST, node)
 
     def _importable(self, node: ast.AST, module: str) -> bool:
-        if module in facades.MODULES or module in facades.RUNTIME_MODULES:
+        if facades.importable(module):
             return True
         instead = instead_of_module(module)
         if not instead:
@@ -883,8 +868,7 @@ def describe(
 def _line_of(exc: BaseException) -> str:
     name = unmangled(str(type.__dict__["__name__"].__get__(type(exc))))
     try:
-        words = str(exc)
-        words = words if type(words) is str else str.__add__(words, "")
+        words = facades.plain_text(exc)
     except BaseException as err:  # the text is made by user code, which may do anything
         words = f"<its text could not be made: {type.__dict__['__name__'].__get__(type(err))}>"
     text = unmangled(f"{name}: {words}" if words else name)

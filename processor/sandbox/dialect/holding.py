@@ -81,22 +81,27 @@ def _is_bound_again(function: ast.FunctionDef, name: str) -> bool:
     """Whether anything below `function` could bind `name`, in whichever scope: in doubt it does."""
     for node in ast.walk(function):
         match node:
-            case ast.Name(id=bound, ctx=ast.Store() | ast.Del()) if bound == name:
+            case ast.Name(id=bound, ctx=ast.Del()) if bound == name:
                 return True
             case ast.Global(names=names) | ast.Nonlocal(names=names) if name in names:
                 return True
-            case ast.FunctionDef(name=bound) | ast.ClassDef(name=bound) if (
-                bound == name and node is not function
-            ):
-                return True
-            case ast.alias() if (node.asname or node.name.partition(".")[0]) == name:
-                return True
-            case ast.ExceptHandler(name=bound) | ast.MatchAs(name=bound) | ast.MatchStar(name=bound) if (
-                bound == name
-            ):
-                return True
-            case ast.MatchMapping(rest=bound) if bound == name:
+            case _ if node is not function and bound_by(node) == name:
                 return True
             case _:
                 pass
     return False
+
+
+def bound_by(node: ast.AST) -> str | None:
+    """The name that `node` itself binds, other than as a parameter."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.alias(name=name, asname=asname):
+            return asname or name.partition(".")[0]
+        case ast.ExceptHandler(name=bound) | ast.MatchAs(name=bound) | ast.MatchStar(name=bound):
+            return bound
+        case ast.MatchMapping(rest=rest):
+            return rest
+        case _:
+            return None

@@ -42,7 +42,7 @@ def initializer(node: ast.ClassDef, kinds: list[tuple[str, str]]) -> ast.Functio
     is_frozen, finishes = bool(options.get("frozen")), "__post_init__" in defined
     lines = [f"def __init__(self, {'*, ' if is_keyword and kept else ''}{parameters}):"]
     for row in kept:
-        value = "FRESH" + f"({row.name})" if row.may_be_field else row.name
+        value = f"FRESH({row.name})" if row.may_be_field else row.name
         if is_frozen:
             lines.append(f" object.__setattr__(self, {mangled(row.name, node.name)!r}, {value})")
         else:

@@ -65,7 +65,6 @@ _INSTEAD_OF_MODULE = {
     "ast": f"{_CODE} For literals as text use json.loads.",
     "dis": _CODE,
     "code": _CODE,
-    "types.CodeType": _CODE,
     "gc": "Memory is bounded by 'limits.memory_mb'.",
     "weakref": "Keep the object itself, or its id, in a dict of your own.",
     "ctypes": "A Runnable has no native code of its own.",

@@ -176,7 +176,7 @@ class _Verifier:
             level = before[-2] if len(before) > 1 else None
             if level is None or level.opname != "LOAD_CONST" or level.argval != 0:
                 self._complain("importing what is not named from the top is not allowed")
-            if name not in facades.MODULES and name not in facades.RUNTIME_MODULES:
+            if not facades.importable(name):
                 self._complain(f"importing {name!r} is not allowed")
         elif operation == "IMPORT_FROM":
             if name.startswith("_"):

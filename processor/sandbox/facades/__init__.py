@@ -106,8 +106,8 @@ from processor.sandbox.facades.guards import (
     writable,
     write,
 )
-from processor.sandbox.facades.hints import ANY, Hint, typing_names
-from processor.sandbox.facades.logs import Logger, logging_names
+from processor.sandbox.facades.hints import ABSTRACT, ANY, Hint, typing_names
+from processor.sandbox.facades.logs import Logger, logging_names, plain_text, route_level
 from processor.sandbox.facades.records import (
     MISSING,
     Field,
@@ -150,7 +150,7 @@ __all__ = [
     "CLASS_NAMES", "DEPENDENT", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS", "MODULES",
     "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute", "bless",
     "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
-    "preload", "put", "read", "unmangled", "words", "write",
+    "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
 ]  # fmt: skip
 
 
@@ -312,27 +312,29 @@ _BASE_CLASSES = (
     contextlib.AbstractContextManager, contextlib.ContextDecorator, datetime.tzinfo, string.Template,
 )  # fmt: skip
 
-_ABSTRACT = (
-    "Callable Collection Container Generator Hashable ItemsView Iterable Iterator KeysView Mapping "
-    "MappingView MutableMapping MutableSequence MutableSet Reversible Sequence Set Sized ValuesView"
-)
-
 PRELUDE_HINTS = words(
     "Any Callable Dict Generator Iterable Iterator List Mapping Optional Sequence Set Tuple Union"
 )
 
 
 def _build() -> dict[str, types.ModuleType]:
-    abstract = {name: getattr(collections.abc, name) for name in words(_ABSTRACT)}
-    for cls in (*_BASE_CLASSES, *abstract.values()):
+    for cls in (*_BASE_CLASSES, *ABSTRACT.values()):
         bless(cls)
-    collections_abc = _facade("collections.abc", abstract)
+    collections_abc = _facade("collections.abc", ABSTRACT)
     urllib_parse = _facade(
         "urllib.parse",
         _pick(
             urllib.parse,
             "quote quote_plus quote_from_bytes unquote unquote_plus unquote_to_bytes urlencode urlparse "
             "urlsplit urlunparse urlunsplit urljoin urldefrag parse_qs parse_qsl",
+        ),
+    )
+    email_utils = _facade(
+        "email.utils",
+        _pick(
+            email.utils,
+            "formataddr formatdate format_datetime getaddresses mktime_tz parseaddr parsedate "
+            "parsedate_to_datetime parsedate_tz",
         ),
     )
     kinds = "Enum IntEnum Flag IntFlag StrEnum"
@@ -526,16 +528,11 @@ def _build() -> dict[str, types.ModuleType]:
             "available_timezones": available_timezones,
         },
         "urllib": {"parse": urllib_parse},
+        "email": {"utils": email_utils},
     }
-    modules["email.utils"] = _pick(
-        email.utils,
-        "formataddr formatdate format_datetime getaddresses mktime_tz parseaddr parsedate "
-        "parsedate_to_datetime parsedate_tz",
-    )
-    modules["email"] = {"utils": _facade("email.utils", modules.pop("email.utils"))}
     facades = {name: _facade(name, names) for name, names in modules.items()}
     facades["urllib.parse"] = urllib_parse
-    facades["email.utils"] = modules["email"]["utils"]
+    facades["email.utils"] = email_utils
     facades["collections.abc"] = collections_abc
     return facades
 

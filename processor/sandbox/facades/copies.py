@@ -28,7 +28,13 @@ _SAME: tuple[type, ...] = (
     int, float, complex, str, bytes, re.Pattern, re.Match, decimal.Decimal, fractions.Fraction, uuid.UUID,
     datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
 )  # fmt: skip
-_MADE_BY_COPY = (bytearray, decimal.Context)
+# The same for exactly these types, known at once and kept in no memo: most of what a document holds.
+_ATOMS = frozenset((*_SAME, bool))
+# What copies itself as its type says, with no word of the user's in it.
+_MADE_BY_COPY = frozenset((
+    bytearray, decimal.Context, list, dict, set, collections.deque, collections.Counter,
+    collections.OrderedDict, collections.defaultdict, collections.ChainMap,
+))  # fmt: skip
 
 _Copy = Callable[[Any], Any]
 
@@ -43,6 +49,8 @@ def copied(ob: Any) -> Any:
     """A copy of `ob` that holds the same things."""
     if type(ob) in (tuple, frozenset):
         return ob
+    if type(ob) in _MADE_BY_COPY:
+        return ob.copy()
     return _made(ob, _itself, {})
 
 
@@ -79,6 +87,8 @@ class _Memo:
 def _deep(ob: Any, done: dict[int, Any]) -> Any:
     if id(ob) in done:
         return done[id(ob)][0]
+    if type(ob) in _ATOMS:
+        return ob
     made = _made(ob, lambda item: _deep(item, done), done)
     done[id(ob)] = made, ob  # with `ob`, so that nothing else gets its id meanwhile
     return made
@@ -131,13 +141,6 @@ def _deque(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
 def _mapping(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
     made = _begun(ob, type(ob)(), done)
     for key, value in ob.items():
-        dict.__setitem__(made, each(key), each(value))
-    return made
-
-
-def _ordered(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
-    made = _begun(ob, collections.OrderedDict(), done)
-    for key, value in ob.items():
         made[each(key)] = each(value)
     return made
 
@@ -151,7 +154,7 @@ def _defaultdict(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
 
 def _chain(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
     made = _begun(ob, collections.ChainMap(), done)
-    made.maps = [each(ob.maps[0]), *map(each, ob.maps[1:])]
+    made.maps = list(map(each, ob.maps))
     return made
 
 
@@ -171,7 +174,7 @@ _CONTAINERS: dict[type, Callable[[Any, _Copy, dict[int, Any]], Any]] = {
     collections.deque: _deque,
     dict: _mapping,
     collections.Counter: _mapping,
-    collections.OrderedDict: _ordered,
+    collections.OrderedDict: _mapping,
     collections.defaultdict: _defaultdict,
     collections.ChainMap: _chain,
     tuple: _collection,

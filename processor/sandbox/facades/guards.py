@@ -106,6 +106,11 @@ def is_user_class(cls: object) -> bool:
     return isinstance(cls, type) and cls in user_classes
 
 
+def _may_be_base(cls: object) -> bool:
+    """Whether `cls` is a class that a user may derive from."""
+    return isinstance(cls, type) and (cls in user_classes or cls in bases_allowed)
+
+
 def is_dunder(name: str) -> bool:
     return len(name) > 4 and name.startswith("__") and name.endswith("__")
 
@@ -250,7 +255,7 @@ def _method(ob: Any, name: str) -> Any:
 
 def _initializer(ob: Any) -> Callable[..., None]:
     """`Base.__init__` for a call with an instance of `Base`; nothing else can be initialized again."""
-    if not (isinstance(ob, type) and (ob in user_classes or ob in bases_allowed)):
+    if not _may_be_base(ob):
         _refuse("__init__", "; call the class")
 
     def initialize(self: Any, /, *args: Any, **kwargs: Any) -> None:
@@ -264,7 +269,7 @@ def _initializer(ob: Any) -> Callable[..., None]:
 
 def _annotations(ob: Any, name: str) -> dict[str, Any]:
     """What a user's class annotates, as classes or as text."""
-    if not (isinstance(ob, type) and ob in user_classes):
+    if not is_user_class(ob):
         ob = type(ob)
     if ob not in user_classes:
         _refuse(name)
@@ -275,9 +280,9 @@ def _owner(ob: Any, name: str) -> type:
     """The class whose method `name` is asked for: a user's, `object` and the like, or that of super()."""
     if type(ob) is super:
         return ob.__thisclass__  # type: ignore[attr-defined,no-any-return]
-    if not (isinstance(ob, type) and (ob in user_classes or ob in bases_allowed)):
+    if not _may_be_base(ob):
         _refuse(name, "; call the class" if name == "__new__" else "")
-    return ob
+    return ob  # type: ignore[no-any-return]
 
 
 def _maker(ob: Any, name: str) -> Callable[..., Any]:
@@ -285,7 +290,7 @@ def _maker(ob: Any, name: str) -> Callable[..., Any]:
     owner, make = _owner(ob, name), getattr(ob, name)
 
     def new(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if not (isinstance(cls, type) and cls in user_classes and issubclass(cls, owner)):
+        if not (is_user_class(cls) and issubclass(cls, owner)):
             raise TypeError(f"{owner.__name__}.__new__() is for a class derived from it")
         return make(cls, *args, **kwargs)
 
@@ -316,18 +321,13 @@ def _space(ob: Any) -> dict[str, Any]:
     _refuse("__dict__", f" for {_kind(ob).__name__!r} objects")
 
 
-def _attributes(ob: Any, _: str) -> dict[str, Any]:
-    """A copy of the user's attributes of `ob`: the dict itself would take any name."""
-    if isinstance(ob, type) and ob in user_classes:
+def attributes_of(ob: Any) -> dict[str, Any]:
+    """`vars(ob)` of a Runnable: a copy of the user's attributes, as the dict itself would take any name."""
+    if is_user_class(ob):
         items = [(key, value) for key, value in ob.__dict__.items() if not is_dunder(key)]
     else:
         items = list(_space(ob).items())
     return {unmangled(key): value for key, value in items if key[:1] not in "_~" or is_dunder(key)}
-
-
-def attributes_of(ob: Any) -> dict[str, Any]:
-    """`vars(ob)` of a Runnable."""
-    return _attributes(ob, "")
 
 
 class _Attributes(dict[str, Any]):
@@ -335,7 +335,7 @@ class _Attributes(dict[str, Any]):
 
     def __init__(self, ob: Any) -> None:
         self._space = _space(ob)
-        super().__init__(_attributes(ob, ""))
+        super().__init__(attributes_of(ob))
 
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
@@ -403,7 +403,7 @@ DEPENDENT: dict[str, Callable[[object, str], Any]] = {
     "__new__": _maker,
     "__setattr__": _setter,
     "__delattr__": _setter,
-    "__dict__": _attributes,
+    "__dict__": lambda ob, _: attributes_of(ob),
     WRITTEN_DICT: lambda ob, _: _Attributes(ob),
     **dict.fromkeys(METHODS, _method),
 }
@@ -592,8 +592,7 @@ def user_class(name: str, bases: tuple[type, ...], body: Mapping[str, Any], /, *
     """The class that a class statement makes. Raises TypeError for what a user's class may not be."""
     is_enum = any(isinstance(base, enum.EnumMeta) for base in bases)
     for base in bases:
-        allowed = isinstance(base, type) and (base in user_classes or base in bases_allowed)
-        if not allowed:
+        if not _may_be_base(base):
             raise TypeError(f"a class in a Runnable cannot derive from {getattr(base, '__name__', base)!r}")
     for base in bases:
         if BUILD in base.__dict__:

@@ -12,7 +12,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from processor.sandbox.facades.guards import FIELDS, bless, has, is_dunder, is_user_class, unmangled, words
+from processor.sandbox.facades.guards import (
+    CLASS_NAMES,
+    FIELDS,
+    bless,
+    has,
+    is_dunder,
+    is_user_class,
+    unmangled,
+    words,
+)
 from processor.sandbox.facades.records import NamedTupleBase, namedtuple
 
 
@@ -118,12 +127,7 @@ class _ProtocolMeta(abc.ABCMeta):
         return all(has(ob, name) for name in names)
 
 
-_OF_ANY_CLASS = frozenset(
-    words(
-        "__module__ __qualname__ __doc__ __slots__ __class_getitem__ __init__ __match_args__ __dict__ "
-        "__weakref__ __abstractmethods__ __firstlineno__ __static_attributes__ __orig_bases__ __classcell__"
-    )
-)
+_OF_ANY_CLASS = CLASS_NAMES | {"__init__", "__dict__", "__weakref__", "__abstractmethods__"}
 Protocol: Any = None
 Protocol = _ProtocolMeta("Protocol", (_Generic,), {})
 
@@ -139,10 +143,14 @@ def _assert_never(value: Any) -> NoReturn:
     raise AssertionError(f"Expected code to be unreachable, but got: {value!r}")
 
 
-_ABSTRACT = (
-    "Callable Collection Container Generator Hashable ItemsView Iterable Iterator KeysView Mapping "
-    "MappingView MutableMapping MutableSequence MutableSet Reversible Sequence Sized ValuesView"
-)
+# What collections.abc has here; typing has the same, but for a Set that is the class.
+ABSTRACT: dict[str, type] = {
+    name: getattr(collections.abc, name)
+    for name in words(
+        "Callable Collection Container Generator Hashable ItemsView Iterable Iterator KeysView Mapping "
+        "MappingView MutableMapping MutableSequence MutableSet Reversible Sequence Set Sized ValuesView"
+    )
+}
 _CONCRETE: dict[str, type] = {
     "List": list, "Dict": dict, "Set": set, "FrozenSet": frozenset, "Tuple": tuple, "Text": str,
     "DefaultDict": collections.defaultdict, "OrderedDict": collections.OrderedDict,
@@ -162,8 +170,7 @@ def typing_names() -> dict[str, Any]:
         return ob
 
     names: dict[str, Any] = {name: Hint(name) for name in words(_INERT)}
-    names |= {name: Hint(name, getattr(collections.abc, name)) for name in words(_ABSTRACT)}
-    names |= {name: Hint(name, kind) for name, kind in _CONCRETE.items()}
+    names |= {name: Hint(name, kind) for name, kind in (ABSTRACT | _CONCRETE).items()}
     names |= dict.fromkeys(("overload", "final", "override", "no_type_check", "reveal_type"), same)
     return names | {
         "Any": ANY,

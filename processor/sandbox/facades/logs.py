@@ -25,8 +25,7 @@ LEVELS = {
 
 def plain_text(ob: object) -> str:
     """`str(ob)` as a str whose methods are str's own."""
-    text = str(ob)
-    return text if type(text) is str else str.__add__(text, "")
+    return str.__str__(str(ob))
 
 
 def _level(level: object) -> int:
@@ -35,6 +34,11 @@ def _level(level: object) -> int:
             raise ValueError(f"Unknown level: {level!r}")
         return LEVELS[level]
     return int(level)  # type: ignore[call-overload,no-any-return]
+
+
+def route_level(level: int) -> str:
+    """What the route's log calls a level of `logging`."""
+    return "debug" if level < 20 else "info" if level < 30 else "warning" if level < 40 else "error"
 
 
 class Logger:
@@ -95,8 +99,7 @@ class Logger:
         self._line(40, "error", message, args, {"exc_info": True, **options})
 
     def log(self, level: int, message: object, *args: Any, **options: Any) -> None:
-        name = "debug" if level < 20 else "info" if level < 30 else "warning" if level < 40 else "error"
-        self._line(level, name, message, args, options)
+        self._line(level, route_level(level), message, args, options)
 
     def _line(self, level: int, name: str, message: object, args: tuple[Any, ...], options: Any) -> None:
         unknown = options.keys() - {"exc_info", "extra", "stack_info", "stacklevel"}

@@ -20,7 +20,7 @@ import zoneinfo
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from processor.sandbox.facades.guards import is_user_class, is_user_function, read, user_class, words
+from processor.sandbox.facades.guards import PRIVATE, is_user_class, is_user_function, read, user_class, words
 
 Write = Callable[[str, str], None]
 
@@ -268,15 +268,6 @@ class ZoneInfo(zoneinfo.ZoneInfo):
     def clear_cache(cls, *_: Any, **__: Any) -> None:
         """Nothing: other names of a zone would no longer be the same."""
 
-    def __reduce__(self) -> Any:
-        return ZoneInfo, (self.key,)
-
-    def __deepcopy__(self, memo: Any) -> ZoneInfo:
-        return self
-
-    def __copy__(self) -> ZoneInfo:
-        return self
-
     def __repr__(self) -> str:
         return f"zoneinfo.ZoneInfo(key={self.key!r})"
 
@@ -366,19 +357,18 @@ def warnings_names(write: Write) -> dict[str, Any]:
 def traceback_names(write: Write, explain: Callable[[BaseException], tuple[str, str]]) -> dict[str, Any]:
     """The names of traceback, which show the user's own frames."""
 
-    def lines(first: Any, args: tuple[Any, ...]) -> str:
-        exc = next((item for item in (first, *args) if isinstance(item, BaseException)), None)
-        return "NoneType: None\n" if exc is None else explain(exc)[1] + "\n"
+    def told(part: int, *args: Any) -> str:
+        exc = next((item for item in args if isinstance(item, BaseException)), None)
+        return "NoneType: None\n" if exc is None else explain(exc)[part] + "\n"
 
     def format_exc(limit: Any = None, chain: bool = True) -> str:
-        return lines(sys.exception(), ())
+        return told(1, sys.exception())
 
-    def format_exception(exc: Any = None, /, *args: Any, **_: Any) -> list[str]:
-        return lines(exc, args).splitlines(keepends=True)
+    def format_exception(*args: Any, **_: Any) -> list[str]:
+        return told(1, *args).splitlines(keepends=True)
 
-    def format_exception_only(exc: Any = None, /, *args: Any, **_: Any) -> list[str]:
-        found = next((item for item in (exc, *args) if isinstance(item, BaseException)), None)
-        return [explain(found)[0] + "\n"] if found is not None else ["NoneType: None\n"]
+    def format_exception_only(*args: Any, **_: Any) -> list[str]:
+        return [told(0, *args)]
 
     def say(text: str, file: Any) -> None:
         if file is None:
@@ -389,8 +379,8 @@ def traceback_names(write: Write, explain: Callable[[BaseException], tuple[str, 
     def print_exc(limit: Any = None, file: Any = None, chain: bool = True) -> None:
         say(format_exc(), file)
 
-    def print_exception(exc: Any = None, /, *args: Any, file: Any = None, **_: Any) -> None:
-        say(lines(exc, args), file)
+    def print_exception(*args: Any, file: Any = None, **_: Any) -> None:
+        say(told(1, *args), file)
 
     return {
         function.__name__: function
@@ -401,10 +391,10 @@ def traceback_names(write: Write, explain: Callable[[BaseException], tuple[str, 
 def names_of(ob: Any) -> list[str]:
     """`dir(ob)` of a Runnable: the names it might have used itself."""
     if isinstance(ob, type) or not is_user_class(type(ob)):
-        return sorted(name for name in dir(ob) if not name.startswith(("~", "\u01c0")))
+        return sorted(name for name in dir(ob) if not name.startswith(("~", PRIVATE)))
     return sorted(
         {
-            *(name for name in dir(type(ob)) if not name.startswith(("~", "_", "\u01c0"))),
+            *(name for name in dir(type(ob)) if not name.startswith(("~", "_", PRIVATE))),
             *read(ob, "__dict__"),
         }
     )
