@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,13 @@ from typing import Any
 
 import orjson
 
-from processor.context import VERSION, app_stream
+from processor.context import VERSION, Input, app_stream
 from processor.errors import BrokerError
 from processor.jetstream import EXPECTED, KEPT, Broker, Message, Stored, WrongLastSequence
 from processor.letters import timestamp
 from processor.model import Delivery
+
+log = logging.getLogger("processor")
 
 _LISTEN_S = 0.3
 _TRIES = 5
@@ -62,10 +65,14 @@ def pause_subject(app: str, route: str) -> str:
 
 
 def read_pause(payload: bytes) -> Pause:
-    """What a message of `pause_subject` says."""
-    body = orjson.loads(payload)
-    words = (str(body[name]) for name in ("by", "reason", "at", "reset"))
-    return Pause(bool(body["paused"]), *words)
+    """What a message of `pause_subject` says; nothing, where it was not written here."""
+    try:
+        body = orjson.loads(payload)
+        words = [str(body[name]) for name in ("by", "reason", "at", "reset")]
+        return Pause(bool(body["paused"]), *words)
+    except (ValueError, KeyError, TypeError):
+        log.warning("a message that should say whether a route is paused cannot be read: it is ignored")
+        return UNSAID
 
 
 class Control:
@@ -122,16 +129,22 @@ class Control:
         await subscription.unsubscribe()
         return found
 
-    async def reset(self, route: str, sequence: int, *, keep_context: bool) -> int:
+    async def reset(
+        self, route: str, sequence: int, *, keep_context: bool, source: Input | None = None
+    ) -> int:
         """Have the route read from `sequence` on; the number of partitions that were moved.
 
+        `source` is the stream that it counts in from then on, where that is not the one it did before.
         Without `keep_context` its contexts are removed. What waited for another try is given up either way:
         it is read again where it still is in the input. Raises BrokerError E401 where the route has no
         position yet, and E405 where its owners keep committing.
         """
         await self._move(route, {"resetting": sequence - 1}, keep_context=True)
         await self._purge(route, ("held", "later", "due", *(() if keep_context else ("ctx",))))
-        moved = await self._move(route, {"seq": sequence - 1}, keep_context=keep_context)
+        change: dict[str, Any] = {"seq": sequence - 1}
+        if source is not None:
+            change |= {"stream": source.stream, "created": source.created}
+        moved = await self._move(route, change, keep_context=keep_context)
         # An owner without messages would notice it only with its next commit.
         before = (await self.pauses()).get(route, UNSAID)
         words = {"paused": before.is_paused, "reason": before.reason, "reset": secrets.token_hex(8)}

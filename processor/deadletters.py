@@ -46,7 +46,8 @@ class Filter:
     def takes(self, letter: DeadLetter) -> bool:
         """Whether a letter is meant."""
         return (
-            (not self.id or letter.id == self.id)
+            (not self.route or letter.route == self.route)
+            and (not self.id or letter.id == self.id)
             and (not self.code or letter.code == self.code)
             and letter.stored_s >= self.since_s
         )
@@ -61,10 +62,9 @@ class DeadLetters:
 
     async def find(self, which: Filter) -> AsyncIterator[DeadLetter]:
         """Those that are meant, oldest first, as they are now."""
-        route = which.id.split(".")[0] if which.id else which.route
         prefix = f"p.{self._app}.dlq."
         parts: list[Stored] = []
-        async for stored in self._broker.history(app_stream(self._app), [f"{prefix}{route or '*'}.>"]):
+        async for stored in self._broker.history(app_stream(self._app), [f"{prefix}{which.route or '*'}.>"]):
             number, _, count = stored.headers.get("x-part", "1/1").partition("/")
             parts = [*parts, stored] if number != "1" else [stored]
             if number == count and len(parts) == int(count):

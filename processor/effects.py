@@ -69,6 +69,7 @@ class Effects:
     """All that one or several runs leave behind, until it is settled."""
 
     deliveries: list[Delivery] = field(default_factory=list)
+    ended: list[Delivery] = field(default_factory=list)  # but for those that are kept to be tried again
     foreign: list[Message] = field(default_factory=list)
     stored: list[Message] = field(default_factory=list)
     live: list[Message] = field(default_factory=list)
@@ -83,6 +84,7 @@ class Effects:
     def add(self, later: Effects) -> None:
         """Append the effects of a run that came after these."""
         self.deliveries += later.deliveries
+        self.ended += later.ended
         self.foreign += later.foreign
         self.stored += later.stored
         self.live += later.live
@@ -150,9 +152,11 @@ class EffectsOf:
             self._add_dead_letter(effects, batch, delivery, failure, attempt)
         for delivery, failure in batch.dropped:
             self._add_dropped(effects, delivery, failure, tries.get(delivery.sequence, 0) + 1)
+        ran = [delivery for members in batch.members for delivery in members]
+        effects.ended = [*ran, *(delivery for delivery, _ in [*batch.rejected, *batch.dropped])]
         if self._events_level == "all":
-            failed = {id(delivery) for delivery, _ in [*batch.rejected, *rejected, *batch.dropped]}
-            for delivery in batch.deliveries:
+            failed = {id(delivery) for delivery, _ in rejected}
+            for delivery in ran:
                 if id(delivery) not in failed:
                     attempt = tries.get(delivery.sequence, 0) + 1
                     self._add_event(effects, "completed", delivery, attempt=attempt)

@@ -67,6 +67,7 @@ class Letters:
             "x-dead-letter-reason": failure.text[:REASON_CHARS],
             "x-error-code": failure.code,
             "x-failed-at": timestamp(at),
+            **KEPT,  # a message that is read again and given up again has one letter
         }
         if failure.traceback:
             headers["x-error-traceback"] = orjson.dumps(failure.traceback[-_TRACEBACK_CHARS:]).decode()
@@ -75,7 +76,7 @@ class Letters:
         if room < self.max_bytes // 2:
             # Headers of that size are the sender's own: keep ours, and move theirs into the payload's parts.
             theirs = orjson.dumps(_restored(delivery.headers))
-            headers = {name: value for name, value in headers.items() if name in _OURS}
+            headers = {name: value for name, value in headers.items() if name in _OURS or name in KEPT}
             headers["x-original-headers-bytes"] = str(len(theirs))
             payload, room = theirs + payload, self.max_bytes // 2
         subject = f"p.{self.app}.dlq.{self.route}.{partition}.{delivery.sequence}"

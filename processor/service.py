@@ -385,6 +385,8 @@ class Service:
                         self._hand_over(delivery)
             except (ProcessorError, Unknown, Again, ApiError) as err:
                 log.debug("due messages cannot be watched: %s", err)
+            except Exception:  # of ours; whoever pauses or redrives has to be heard again
+                log.exception("an unexpected error while watching for due messages; please report it")
             finally:
                 if reader is not None:
                     await reader.close()

@@ -32,7 +32,7 @@ from processor.context import ContextStore, Move
 from processor.effects import COMMIT_BUDGET, Batch, Effects, EffectsOf, Outlet
 from processor.errors import BrokerError, Faults, GuestError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Message, Reader, Unknown
-from processor.letters import Kept, Letters, Unfit
+from processor.letters import REASON_CHARS, Kept, Letters, Unfit
 from processor.model import (
     Ack,
     Block,
@@ -346,16 +346,17 @@ class Worker:
                 if after_s <= 0:
                     await self._admit([delivery])
                 elif self._is_held(delivery):
-                    await self._block(batch, attempt, after_s)
+                    await self._block(batch, failure, attempt, after_s)
                 elif after_s <= SHORT_WAIT_S:
                     await self._wait(batch, attempt, after_s)
                 elif self._policy.then == "block":
-                    await self._block(batch, attempt, after_s)
+                    await self._block(batch, failure, attempt, after_s)
                 else:
                     await self._schedule(batch, attempt, after_s)
             case Block(failure, after_s):
                 self._tries[delivery.sequence] = attempt
-                await self._block(batch, attempt, after_s)
+                self._telemetry.retried()
+                await self._block(batch, failure, attempt, after_s)
             case DeadLetter(failure):
                 await self._submit_without_run(batch, rejected=[(delivery, failure)])
             case Drop(failure):
@@ -405,7 +406,7 @@ class Worker:
         else:
             await self._submit_without_run(batch, stored=[later])
 
-    async def _block(self, batch: Batch, tries: int, after_s: float) -> None:
+    async def _block(self, batch: Batch, failure: Failure, tries: int, after_s: float) -> None:
         """Keep the message, and have the later ones of its key kept behind it, until it succeeds."""
         delivery = batch.deliveries[0]
         key, partition = self._key_of(delivery), batch.partitions[delivery.sequence]
@@ -415,8 +416,13 @@ class Worker:
             return
         self._unblocking = None
         if not self._waiting.is_blocked(key):
-            where = self._where(delivery, attempt=tries)
-            log.warning("its key is blocked until this message succeeds", extra=where)
+            log.warning(
+                "its key is blocked until this message succeeds: %s %s%s",
+                failure.code,
+                failure.text[:REASON_CHARS],
+                f"\n{failure.traceback}" if failure.traceback else "",
+                extra=self._where(delivery, attempt=tries, code=failure.code),
+            )
         self._waiting.block(key, until_s)
         batch.moves.setdefault(partition, Move()).blocked[key] = tries
         if self._is_held(delivery):
@@ -782,7 +788,7 @@ class Worker:
         await self._publish_foreign(effects.foreign)
         started_s = time.perf_counter()
         size = await self._store.commit(effects.stored, effects.contexts, effects.moves, live=effects.markers)
-        self._telemetry.committed(len(effects.deliveries), time.perf_counter() - started_s, size)
+        self._telemetry.committed(len(effects.ended), time.perf_counter() - started_s, size)
         with contextlib.suppress(Unknown):  # nobody can be listening
             for message in effects.live:
                 await self._broker.publish(message)
@@ -810,7 +816,7 @@ class Worker:
 
     def _observe(self, effects: Effects) -> None:
         telemetry, now_s = self._telemetry, time.time()
-        telemetry.end_to_end([max(0.0, now_s - d.timestamp_s) for d in effects.deliveries])
+        telemetry.end_to_end([max(0.0, now_s - d.timestamp_s) for d in effects.ended])
         telemetry.outputs(effects.outputs)
         telemetry.events(effects.events)
         for code in effects.dead_letters:

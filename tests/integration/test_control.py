@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from processor.context import app_stream
+from processor.context import Input, app_stream
 from processor.control import Control
 from processor.errors import BrokerError
 from processor.jetstream import Message
@@ -79,6 +79,41 @@ async def test_a_start_after_a_reset_claims_once(processor: Start, wait_until: A
         await running.publish("in.a", {"i": 1})
         await numbers(running, 3)
         assert {part.epoch for part in await control(running).parts("r")} == first
+
+
+async def test_a_reset_can_begin_in_another_stream(processor: Start, wait_until: Any) -> None:
+    """The input was deleted and made anew: the position counts in the old one until somebody says so."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0}, {"i": 1})
+        await numbers(running, 2)
+        name = await running.broker.find_stream("in.*")
+        await running.broker.api(f"STREAM.DELETE.{name}")
+
+        def is_said() -> bool:
+            return "E407" in running.telemetry.readiness.blocks.get("route r", "")
+
+        await wait_until(is_said, "the route says that it is another stream")
+        assert name is not None
+        made = await running.broker.stream(name)
+        assert made is not None
+        await control(running).reset("r", 1, keep_context=True, source=Input(name, made["created"]))
+        await running.until_ready()
+        await running.publish("in.a", {"i": 2})
+        assert (await numbers(running, 3))[2:] == [(2, 3)]
+
+
+async def test_nonsense_in_place_of_a_pause_is_ignored(processor: Start, wait_until: Any) -> None:
+    """It pauses nothing, and what is said after it is heard; also by the next start."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.broker.publish_stored(Message("p.app.ctl.r", b"{}"))
+        await control(running).pause("other", is_paused=True)
+        told = "processor_route_paused"
+        await wait_until(lambda: running.metric(told, route="other") == 1, "what was said after it is known")
+        await running.publish("in.a", {"i": 0})
+        assert await numbers(running, 1) == [(0, 1)]
+    async with processor(ROUTE, count=COUNT) as running:
+        await control(running).pause("r", is_paused=True)
+        await wait_until(lambda: running.metric(told, route="r") == 1, "the route is paused")
 
 
 async def test_half_a_reset_is_never_run_on(processor: Start, wait_until: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from processor.control import Control
 from processor.deadletters import DeadLetter, DeadLetters, Filter
+from tests.conftest import waited
 from tests.running import COUNT, REPAIRED, Running, Start
 
 ROUTE = """
@@ -85,3 +87,30 @@ async def test_letters_are_told_apart(processor: Start) -> None:
         assert await find(running, since_s=unread.stored_s + 3600) == []
         assert await DeadLetters(running.broker, "app").drop(unread)
         assert [letter.code for letter in await find(running)] == ["E304", "E304"]
+
+
+async def test_a_message_that_is_read_again_has_one_letter(processor: Start) -> None:
+    """After a reset its letter is written anew in place of the old one, and can be let go of."""
+    async with processor(ROUTE, work=COUNT) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"})
+        await running.dead_letters("r")
+        [before] = await find(running)
+        await Control(running.broker, "app").reset("r", 1, keep_context=True)
+
+        async def is_anew() -> list[DeadLetter]:
+            return [letter for letter in await find(running) if letter.stored_s > before.stored_s]
+
+        [letter] = await waited(is_anew, "it is given up again")
+        assert await find(running) == [letter]
+        assert await DeadLetters(running.broker, "app").drop(letter)
+        assert await find(running) == []
+
+
+async def test_a_letter_of_another_route_is_not_meant(processor: Start) -> None:
+    """An id and a route say two things, and both have to hold."""
+    async with processor(ROUTE, work=COUNT) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"})
+        await running.dead_letters("r")
+        [letter] = await find(running)
+        assert await find(running, route="other", id=letter.id) == []
+        assert await find(running, route="r", id=letter.id) == [letter]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.running import COUNT, REPAIRED, Start
+import orjson
+
+from tests.conftest import waited
+from tests.running import COUNT, REPAIRED, Running, Start
 
 ROUTE = """
 r:
@@ -116,3 +119,43 @@ async def test_the_one_key_of_a_route_can_block_it(processor: Start, wait_until:
         await wait_until(lambda: running.metric("processor_failures_total", reason="E304") > 2, "tried on")
         await running.reload(work=REPAIRED)
         assert await running.documents("out.all", 3) == [{"i": i, "n": i + 1} for i in range(3)]
+
+
+async def ends(running: Running, count: int) -> list[tuple[int, str]]:
+    """How messages ended, by sequence, as soon as there are `count` events that say so."""
+
+    async def enough() -> list[tuple[int, str]] | None:
+        events = [orjson.loads(stored.payload) for stored in await running.stored("events.r")]
+        found = [(event["sequence"], event["event"]) for event in events if "sequence" in event]
+        return found if len(found) >= count else None
+
+    return sorted(await waited(enough, f"{count} messages have ended"))
+
+
+EVENTS = "  events: {subject: events.r, level: all}\n"
+ENDED = "processor_committed_messages_total"
+
+
+async def test_a_message_that_the_server_keeps_ends_once(processor: Start, wait_until: Any) -> None:
+    """It has not ended before its last try: there is one event and one count for it."""
+    route = retry(attempts=2, strategy="fixed", base_ms=2100) + EVENTS
+    async with processor(route, work=COUNT) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"}, {"i": 1})
+        await running.dead_letters("r")
+        assert await ends(running, 2) == [(1, "dead_lettered"), (2, "completed")]
+        await wait_until(lambda: running.metric(ENDED) == 2, "both are counted once")
+
+
+async def test_what_is_held_behind_a_blocked_key_ends_when_it_has_run(
+    processor: Start, wait_until: Any
+) -> None:
+    """Until then it is neither completed nor counted."""
+    route = retry(attempts=1, max_ms=200, then="block") + EVENTS
+    async with processor(route, work=COUNT) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"}, {"i": 1}, {"i": 2})
+        await running.publish("in.b", {"i": 3})
+        await wait_until(lambda: running.metric("processor_retries_total") > 2, "it is tried on")
+        assert await ends(running, 1) == [(4, "completed")]
+        assert running.metric(ENDED) == 1
+        assert await running.reload(work=REPAIRED) == ["r"]
+        assert await ends(running, 4) == [(n, "completed") for n in (1, 2, 3, 4)]
