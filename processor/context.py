@@ -270,7 +270,7 @@ class ContextStore:
                 f"the position of route {self._route} counts in stream {body['stream']} created at "
                 f"{body['created']}, but its input is stream {self._input.stream} created at "
                 f"{self._input.created}",
-                remedy="Restore that stream, or give the route another name to begin anew.",
+                remedy="Restore that stream, or have the route read the new one: `processor reset`.",
             )
 
     async def load(self, keys: Iterable[str]) -> dict[str, dict[str, bytes]]:

@@ -79,7 +79,7 @@ class Effects:
     outputs: int = 0
     events: int = 0
     dead_letters: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
+    dropped: list[tuple[Delivery, Failure, int]] = field(default_factory=list)  # with their tries
 
     def add(self, later: Effects) -> None:
         """Append the effects of a run that came after these."""
@@ -224,7 +224,7 @@ class EffectsOf:
         self._tell(effects, "dead_lettered", delivery, failure, attempt)
 
     def _add_dropped(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
-        effects.dropped.append(failure.code)
+        effects.dropped.append((delivery, failure, attempt))
         self._tell(effects, "dropped", delivery, failure, attempt)
 
     def _tell(self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int) -> None:

@@ -821,8 +821,8 @@ class Worker:
         telemetry.events(effects.events)
         for code in effects.dead_letters:
             telemetry.dead_lettered(code)
-        for code in effects.dropped:
-            telemetry.dropped(code)
+        for _, failure, _ in effects.dropped:
+            telemetry.dropped(failure.code)
         telemetry.waiting(len(self._waiting), self._waiting.blocked)
         telemetry.context(self._store.bytes_held)
         telemetry.lag(self._reader.lag)

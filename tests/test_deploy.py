@@ -139,6 +139,8 @@ FIRING: dict[str, dict[str, str]] = {
     "ProcessorNotReady": {"processor_ready": "0x40", "processor_connected": "1x40"},
     "ProcessorRouteStopped": {'processor_route_stopped{route="stats"}': "0 1x40"},
     "ProcessorBreakerOpen": {'processor_breaker_open{route="stats"}': "0x30 1x10"},
+    "ProcessorKeysBlocked": {'processor_blocked_keys{route="stats"}': "0x20 2x20"},
+    "ProcessorRoutePaused": {'processor_route_paused{route="stats"}': "1x40"},
     "ProcessorRouteStalled": {
         'processor_lag_messages{route="stats"}': "5x40",
         'processor_committed_messages_total{route="stats"}': "7x40",
@@ -167,6 +169,8 @@ QUIET: dict[str, str] = {
     "processor_jail_level": "1x40",
     'processor_route_stopped{route="stats"}': "0x40",
     'processor_breaker_open{route="stats"}': "0x40",
+    'processor_blocked_keys{route="stats"}': "0x40",
+    'processor_route_paused{route="stats"}': "0x40",
     'processor_lag_messages{route="stats"}': "5x40",
     'processor_committed_messages_total{route="stats"}': "0+100x40",
     'processor_processed_messages_total{route="stats"}': "0+100x40",

@@ -162,9 +162,9 @@ def try_(
     """Run a route on the messages of a file, without a NATS server, and show everything that it does.
 
     The Runnable runs in its real guest, with its real limits, batches and retries, and begins without a
-    context. Outputs, events and dead letters are shown as they would be committed, and at the end what has
-    changed in each context. Nothing is published or kept; calls to the outside are made. The exit code is 1
-    if a message failed.
+    context. Outputs, events, dead letters and what `then: drop` gives up are shown as they would be
+    committed, and at the end what has changed in each context. Nothing is published or kept; calls to the
+    outside are made. Neither tries nor the breaker are waited for. The exit code is 1 if a message failed.
 
     Examples:
     processor try configs/quickstart.yaml stats configs/ticks.jsonl
@@ -218,6 +218,7 @@ def pub(
     """
     from processor.cli.traffic import publish
 
+    _only_one_of(config, url)
     return publish(
         subject, file, config=config, url=url, rate=rate, headers=header or [], count=count, is_whole=whole
     )
@@ -251,12 +252,18 @@ def tail(
     """
     from processor.cli.traffic import tail as tail_messages
 
+    _only_one_of(config, url)
     if from_start + (last is not None) + new > 1:
         raise typer.BadParameter("--from-start, --last and --new exclude each other")
     begin = 0 if new else None if from_start else last or 10
     return tail_messages(
         source, config=config, url=url, last=begin, count=count, follow=follow, format=format
     )
+
+
+def _only_one_of(config: Path | None, url: str | None) -> None:
+    if config is not None and url is not None:
+        raise typer.BadParameter("--config and --url exclude each other: both name the server")
 
 
 def context(
@@ -288,7 +295,7 @@ def dlq(
     ],
     config: ConfigArgument,
     route: Annotated[
-        str | None, typer.Argument(metavar="[ROUTE]", help="Only the dead letters of this route.")
+        str | None, typer.Argument(metavar="ROUTE", help="Only the dead letters of this route.")
     ] = None,
     id: Annotated[str | None, typer.Option(metavar="ID", help="Only this one, as `ls` names it.")] = None,
     since: Annotated[
@@ -331,13 +338,14 @@ RouteArgument = Annotated[str, typer.Argument(metavar="ROUTE", help="The route t
 
 def status(
     config: ConfigArgument,
-    route: Annotated[str | None, typer.Argument(metavar="[ROUTE]", help="Only this route.")] = None,
+    route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="Only this route.")] = None,
     format: FormatOption = None,
 ) -> int:
     """Show which processors run the app, and how far its routes are.
 
-    Members, and for each route the input's last sequence, and per partition the owner, epoch and position of
-    the last commit, with what waits and what is blocked. Fails where a partition has no living owner.
+    Members, and for each route how far behind the last message of its input it is, who owns its partitions,
+    what waits and what is blocked; with `--format json` also each partition's owner, epoch and position.
+    Fails where a partition has no living owner.
 
     Examples:
     processor status market.yaml
@@ -380,7 +388,11 @@ def reset(
     config: ConfigArgument,
     route: RouteArgument,
     to: Annotated[
-        str, typer.Option(metavar="WHERE", help="`start`, a sequence of the input stream, or a time.")
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="`start`, a sequence of the input stream, or a time; one without a zone is local.",
+        ),
     ],
     keep_context: Annotated[
         bool, typer.Option("--keep-context", help="Keep what the route remembers; else it begins anew.")
@@ -390,8 +402,8 @@ def reset(
     """Have a route read its input again from some point on; what it makes of it is published again.
 
     Works while the route runs: its owners are refused with their next commit and begin there. What waited for
-    another try is given up, for it is read again. A reset that was interrupted leaves the route stopped
-    (E412) until it is run again.
+    another try is given up: it is read again only where it comes after that point. Dead letters stay. A reset
+    that was interrupted leaves the route stopped (E412) until it is run again.
 
     Examples:
     processor reset market.yaml stats --to start
@@ -431,6 +443,13 @@ processor run market.yaml
 
 class _Verb(TyperCommand):
     """A command whose help ends with its examples, exactly as they are written."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as err:
+            err.message = err.message.removeprefix("Value error, ")  # what some versions of typer add
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _format_help(self, super().format_help, ctx, formatter)

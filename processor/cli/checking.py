@@ -219,10 +219,10 @@ async def _findings(broker: Broker, config: Config, route: Route, needs: _Needs)
 
 async def _look_at_input(broker: Broker, route: Route, needs: _Needs, found: _Findings) -> None:
     subject = route.input_subjects[0]
-    name = await broker.find_stream(subject)
-    info = await broker.stream(name) if name else None
+    info = await broker.stream_of(subject)
     reader = f"{app_stream(route.app)}-{route.name}-x"
     if info is not None:
+        name = info["config"]["name"]
         retention = info["config"].get("retention", "limits")
         found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
     elif route.input.create:
@@ -265,8 +265,8 @@ async def _look_at_outlet(
         found.outlets[pattern] = "live, at most once; no stream keeps them"
         found.problems += needs.missing("publish", direct, why)
         return
-    name = await broker.find_stream(pattern)
-    info = await broker.stream(name) if name else None
+    info = await broker.stream_of(pattern)
+    name = info["config"]["name"] if info else ""
     if info is None:
         created = stream_name(route.app, pattern)
         how = "takes the chunks" if is_chunks else "copies committed outputs: exactly once"
@@ -289,7 +289,7 @@ async def _look_at_outlet(
         found.outlets[pattern] = f"stream {name} will be asked to copy committed outputs: exactly once"
     if is_chunks:
         found.problems += needs.missing("publish", direct, why)
-    elif info is None or name != app_stream(route.app):
+    elif name != app_stream(route.app):
         found.problems += needs.missing("publish", [f"p.{route.app}.out.{direct[0]}"], why)
 
 

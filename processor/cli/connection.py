@@ -45,14 +45,19 @@ def at(nats: Nats, url: str) -> Nats:
     return nats.model_copy(update={"url": (url,)}) if nats.embedded else nats
 
 
+@contextlib.contextmanager
+def server_for(nats: Nats) -> Iterator[tuple[Nats, bool]]:
+    """The server with its address, for one command, and whether it runs for this command alone."""
+    running = _running_url(nats) if nats.embedded else ""
+    with embedded_server(nats) if not running else contextlib.nullcontext() as server:
+        yield at(nats, server.url if server else running), server is not None
+
+
 @contextlib.asynccontextmanager
 async def connected(nats: Nats, name: str) -> AsyncIterator[Broker]:
     """A connection for one command; what goes wrong on it is raised as BrokerError."""
-    running = _running_url(nats) if nats.embedded else ""
-    with embedded_server(nats) if not running else contextlib.nullcontext() as server:
-        if server is not None:
-            running = server.url
-        broker = await Broker.connect(connect_options(at(nats, running)), name=name, wait=False)
+    with server_for(nats) as (server, _):
+        broker = await Broker.connect(connect_options(server), name=name, wait=False)
         try:
             yield broker
         except (Unknown, Again, ApiError) as err:

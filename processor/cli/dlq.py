@@ -84,7 +84,7 @@ async def _do(
         if action == "drop" and not is_sure and not is_confirmed(question, "dropping is for good"):
             say("nothing was dropped")
             return EXIT_FAILED
-        return await _change(action, DeadLetters(broker, config.app), letters, screen)
+        return await _change(action, DeadLetters(broker, config.app), letters, config, screen)
 
 
 async def _meant(broker: Broker, app: str, which: Filter, limit: int | None) -> list[DeadLetter]:
@@ -96,9 +96,15 @@ async def _meant(broker: Broker, app: str, which: Filter, limit: int | None) -> 
     return letters
 
 
-async def _change(action: str, store: DeadLetters, letters: list[DeadLetter], screen: Screen) -> int:
+async def _change(
+    action: str, store: DeadLetters, letters: list[DeadLetter], config: Config, screen: Screen
+) -> int:
     done, code = 0, EXIT_OK
     for letter in letters:
+        if action == "redrive" and letter.route not in config.routes:
+            complain(f"{letter.id} stays: the configuration has no route {letter.route} to take it up")
+            code = EXIT_FAILED
+            continue
         try:
             is_done = await (store.redrive if action == "redrive" else store.drop)(letter)
         except BrokerError as err:

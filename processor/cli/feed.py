@@ -81,8 +81,7 @@ def _marks(lines: Sequence[Line]) -> list[str]:
 async def _stream_of(broker: Broker, pattern: str) -> dict[str, Any]:
     while True:
         try:
-            name = await broker.find_stream(pattern)
-            info = await broker.stream(name) if name else None
+            info = await broker.stream_of(pattern)
             if info is not None:
                 return info
         except (Unknown, Again):

@@ -14,6 +14,7 @@ from processor.cli.connection import connected_to_app
 from processor.cli.inputs import is_confirmed, route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
 from processor.config import Config, Route, load
+from processor.context import Input
 from processor.control import UNSAID, Control, Pause
 from processor.errors import BrokerError
 from processor.jetstream import Broker
@@ -52,13 +53,17 @@ async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
 
 
 async def _route_status(broker: Broker, control: Control, route: Route, pause: Pause) -> dict[str, Any]:
-    stream = await broker.find_stream(route.input_subjects[0])
-    info = await broker.stream(stream) if stream else None
+    info = await broker.stream_of(route.input_subjects[0])
     last = int(info["state"]["last_seq"]) if info else 0
+    parts = await control.parts(route.name)
+    positions = [part.position for part in parts]
     return {
         "route": route.name,
-        "input": stream,
+        "input": info["config"]["name"] if info else None,
         "last_sequence": last,
+        "lowest_position": min(positions, default=0),
+        "highest_position": max(positions, default=0),
+        "behind": max(0, last - max(positions, default=0)),
         "paused": pause.is_paused,
         "paused_by": pause.by if pause.is_paused else "",
         "reason": pause.reason,
@@ -71,7 +76,7 @@ async def _route_status(broker: Broker, control: Control, route: Route, pause: P
                 "waiting": part.open,
                 "blocked_keys": part.blocked,
             }
-            for part in await control.parts(route.name)
+            for part in parts
         ],
     }
 
@@ -87,16 +92,27 @@ def _show_route(screen: Screen, shown: dict[str, Any], orphaned: int) -> None:
     if not parts:
         screen.line("  has not run yet")
         return
-    positions = [part["position"] for part in parts]
-    screen.line(f"  input {shown['input']}, last sequence {shown['last_sequence']}")
-    screen.line(f"  positions {min(positions)} to {max(positions)}")
+    # The stream may hold what the route does not read, and what was deleted leaves gaps.
+    behind = f"at most {_counted(shown['behind'], 'message')} behind" if shown["behind"] else "nothing behind"
+    at = f"at {shown['highest_position']} of {shown['last_sequence']}"
+    screen.line(f"  input {shown['input']}: {at}, {behind}")
     for owner, count in sorted(Counter(part["owner"] for part in parts).items()):
-        screen.line(f"  {count} of {len(parts)} partitions: {owner or 'nobody'}")
+        at = max(part["position"] for part in parts if part["owner"] == owner)
+        screen.line(f"  {count} of {_counted(len(parts), 'partition')}: {owner or 'nobody'}, at {at}")
     waiting, blocked = (sum(part[name] for part in parts) for name in ("waiting", "blocked_keys"))
     if waiting or blocked:
-        screen.line(f"  {waiting} messages wait for another try, {blocked} keys are blocked")
+        wait, are = "waits" if waiting == 1 else "wait", "is" if blocked == 1 else "are"
+        screen.line(
+            f"  {_counted(waiting, 'message')} {wait} for another try,"
+            f" {_counted(blocked, 'key')} {are} blocked"
+        )
     if orphaned and not shown["paused"]:
-        screen.problem(f"  {orphaned} partitions have no processor")
+        have = "has" if orphaned == 1 else "have"
+        screen.problem(f"  {_counted(orphaned, 'partition')} {have} no processor")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
@@ -141,15 +157,19 @@ async def _reset(
     async with connected_to_app(config, "reset") as broker:
         control = Control(broker, config.app)
         subject = route.input_subjects[0]
-        stream = await broker.find_stream(subject)
-        info = await broker.stream(stream) if stream else None
-        if stream is None or info is None:
+        info = await broker.stream_of(subject)
+        if info is None:
             raise BrokerError("E401", f"no stream holds {subject!r}, the input of route {route.name}")
+        stream = info["config"]["name"]
         if info["config"].get("retention", "limits") != "limits":
             raise BrokerError(
                 "E407",
                 f"stream {stream} deletes what was processed, so route {route.name} cannot read it again",
             )
+        end = info["state"]["last_seq"] + 1
+        if isinstance(to, int) and to > end:
+            text = f"{to} is behind the end of stream {stream}: its next message is {end}"
+            raise typer.BadParameter(text, param_hint="--to")
         sequence = to if isinstance(to, int) else await control.sequence_at(stream, subject, to)
         parts = await control.parts(route.name)
         at = f"{min(p.position for p in parts)}" if parts else "nowhere"
@@ -162,6 +182,7 @@ async def _reset(
         ):
             say("nothing was changed")
             return EXIT_FAILED
-        moved = await control.reset(route.name, sequence, keep_context=keep_context)
-        say(f"{what} ({moved} partitions)")
+        source = Input(stream, info["created"])
+        moved = await control.reset(route.name, sequence, keep_context=keep_context, source=source)
+        say(f"{what} ({_counted(moved, 'partition')})")
         return EXIT_OK

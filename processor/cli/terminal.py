@@ -94,7 +94,10 @@ def _painted(text: str, colour: int, stream: TextIO) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One message to show; `kind` is what it is to the person who looks (`output`, `event`, ...)."""
+    """One message to show; `kind` is what it is to the person who looks (`output`, `event`, ...).
+
+    A dead letter also has the code and the reason of its failure.
+    """
 
     subject: str
     payload: bytes
@@ -102,14 +105,16 @@ class Shown:
     time_s: float = 0.0
     sequence: int = 0
     kind: str = ""
+    code: str = ""
+    reason: str = ""
 
 
 class Screen:
     """Standard output as a place for messages and documents, for people or for programs.
 
     For people a message is one line that fits the width of the terminal: time, subject in its own colour,
-    content. For programs it is a JSON object with `subject`, `headers` where it has any, and `data` (a JSON
-    document), `text`, or `base64` for other bytes; `processor try --envelope` reads the same.
+    why it failed, content. For programs it is a JSON object with `subject`, `headers` where it has any, and
+    `data` (a JSON document), `text`, or `base64` for other bytes; `processor try --envelope` reads the same.
     """
 
     def __init__(self, format: str | None) -> None:
@@ -125,13 +130,15 @@ class Screen:
         content = printable(_text(shown.payload))
         if _is_chunk(shown):
             content = repr(content)
-        head = [part for part in (moment, shown.kind, shown.subject) if part]
+        why = printable(f"{shown.code} {shown.reason}".strip())
+        head = [part for part in (moment, shown.kind, shown.subject, why) if part]
         room = self._width() - sum(map(_cells, head)) - len(head)
         colour = _COLOURS[zlib.crc32(shown.subject.encode()) % len(_COLOURS)]
         parts = [
             self._paint(moment, _DIM),
             self._paint(shown.kind, _RED if shown.kind == "dead letter" else _DIM),
             self._paint(printable(shown.subject), colour),
+            self._paint(why, _RED),
             shortened(content, room),
         ]
         self.line(" ".join(part for part in parts if part))
@@ -229,6 +236,8 @@ def _text(payload: bytes) -> str:
 def _envelope(shown: Shown) -> dict[str, Any]:
     envelope: dict[str, Any] = {"kind": shown.kind} if shown.kind else {}
     envelope["subject"] = shown.subject
+    if shown.code:
+        envelope |= {"code": shown.code, "reason": shown.reason}
     if shown.sequence:
         envelope["sequence"] = shown.sequence
     if shown.time_s:

@@ -25,10 +25,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from processor.cli.connection import connected, unanswered
+from processor.cli.connection import connected, server_for, unanswered
 from processor.cli.dev import live_subjects
 from processor.cli.inputs import Line, parse_template, subject_of
-from processor.cli.terminal import EXIT_OK, Screen, Shown, is_terminal, printable, say
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, say
 from processor.codec import codec_for
 from processor.config import Nats, Route, load, server_of
 from processor.context import app_stream
@@ -42,10 +42,6 @@ _WINDOW = 500  # messages that are under way at once
 _PATIENCE_S = 10.0  # how long an answer may be outstanding, a reconnect included
 _PROGRESS_AFTER_S = 0.5
 _READ_BYTES = 1 << 18
-
-
-def _nats_of(config: Path | None, url: str | None) -> Nats:
-    return load(config).nats if config is not None else server_of(url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +62,22 @@ def publish(
     count: int,
     is_whole: bool,
 ) -> int:
-    """Publish the lines of `file`, or all of it as one message, `count` times."""
-    nats = _nats_of(config, url)
+    """Publish the lines of `file`, or all of it as one message, `count` times; EXIT_FAILED if it is lost."""
+    nats = load(config).nats if config is not None else server_of(url)
     how = _Publishing(parse_template(subject), dict(map(_header, headers)), rate)
     configure_logging("human", "warning")
-    with _opened(file) as number:
+    with _opened(file) as number, server_for(nats) as (server, is_own):
         source = _Input(number, "stdin" if file == "-" else file, count=count, is_whole=is_whole)
-        asyncio.run(_publish(nats, how, source))
+        try:
+            asyncio.run(_publish(server, how, source, is_alone=is_own))
+        except _Unheard as err:
+            complain(err)
+            return EXIT_FAILED
     return EXIT_OK
+
+
+class _Unheard(BrokerError):
+    """A message that no stream takes, at a server that nobody else has reached yet."""
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -115,10 +119,12 @@ class _Input:
 
     async def lines(self) -> AsyncIterator[list[Line]]:
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[list[Line] | OSError | None] = asyncio.Queue(4)
+        arrived: asyncio.Queue[list[Line] | OSError | None] = asyncio.Queue()
+        room = threading.Semaphore(4)
 
         def put(item: list[Line] | OSError | None) -> None:
-            asyncio.run_coroutine_threadsafe(arrived.put(item), loop).result()
+            room.acquire()
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         def read() -> None:
             try:
@@ -127,12 +133,13 @@ class _Input:
                 put(None)
             except OSError as err:
                 put(err)
-            except (RuntimeError, asyncio.CancelledError):  # the loop has ended, and nobody wants more
+            except RuntimeError:  # the loop has ended, and nobody wants more
                 pass
 
         threading.Thread(target=read, name="read input", daemon=True).start()
         while True:
             item = await arrived.get()
+            room.release()
             if item is None:
                 return
             if isinstance(item, OSError):
@@ -171,10 +178,10 @@ class _Input:
                 return
 
 
-async def _publish(nats: Nats, how: _Publishing, source: _Input) -> None:
+async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bool) -> None:
     began_s = time.monotonic()
     async with connected(nats, "processor pub") as broker:
-        publisher = _Publisher(broker, how)
+        publisher = _Publisher(broker, how, is_alone=is_alone)
         try:
             await publisher.find_streams()
             with _progress(source.bytes_total) as advance:
@@ -191,11 +198,15 @@ async def _publish(nats: Nats, how: _Publishing, source: _Input) -> None:
 
 
 class _Publisher:
-    """Sends windows of lines, to the streams that hold their subjects or to whoever listens."""
+    """Sends windows of lines, to the streams that hold their subjects or to whoever listens.
 
-    def __init__(self, broker: Broker, how: _Publishing) -> None:
+    Raises _Unheard before a message is lost because it `is_alone` at the server.
+    """
+
+    def __init__(self, broker: Broker, how: _Publishing, *, is_alone: bool) -> None:
         self._broker = broker
         self._how = how
+        self._is_alone = is_alone
         self._held: dict[str, list[str]] = {}  # subjects of each stream that may hold ours
         self._run = secrets.token_hex(6)
         self._began_s = time.monotonic()
@@ -224,6 +235,14 @@ class _Publisher:
             subject = subject_of(self._how.template, line)
             holder = next((n for n, held in self._held.items() if any(matches(p, subject) for p in held)), "")
             message = Message(subject, line.text, self._how.headers)
+            if not holder and self._is_alone:
+                raise _Unheard(
+                    "E401",
+                    f"no stream holds {subject}, and the embedded server runs for this command alone, so "
+                    "nobody would get the message",
+                    place=line.place,
+                    remedy="Start the app first (processor dev CONFIG), or create the stream.",
+                )
             if not holder:
                 await self._checked(line, self._broker.publish(message))
                 live += 1
@@ -314,23 +333,28 @@ def tail(
     format: str | None,
 ) -> int:
     """Show messages of a subject, or what a route publishes; `last` is None for all there are."""
-    nats = _nats_of(config, url)
-    route = load(config).routes.get(source) if config is not None else None
+    app = load(config) if config is not None else None
+    nats = app.nats if app is not None else server_of(url)
+    route = app.routes.get(source) if app is not None else None
     if route is None:
         try:
             check_subject(source)
         except ValueError as err:
             raise ConfigError("E104", f"cannot be shown: {err}") from err
     configure_logging("human", "warning")
-    shown = _Tail(Screen(format), last=last, count=count, is_following=follow)
+    hint = f"The routes of {app.app} are {', '.join(app.routes)}." if app is not None else ""
+    shown = _Tail(Screen(format), last=last, count=count, is_following=follow, hint=hint)
     return asyncio.run(shown.main(nats, route, source))
 
 
 class _Tail:
     """Messages of a subject or a route, from where they are read to the screen."""
 
-    def __init__(self, screen: Screen, *, last: int | None, count: int | None, is_following: bool) -> None:
+    def __init__(
+        self, screen: Screen, *, last: int | None, count: int | None, is_following: bool, hint: str
+    ) -> None:
         self._screen = screen
+        self._hint = hint  # what else could have been meant by a subject that is not there
         self._last = last
         self._left = count
         self._is_following = is_following
@@ -385,9 +409,13 @@ class _Tail:
 
         def view(shown: Shown) -> Shown:
             if shown.subject.startswith(dead_letters):
-                why = f"{shown.headers.get('x-error-code')} {shown.headers.get('x-dead-letter-reason')}"
-                subject = shown.headers.get("x-original-subject", "")
-                return replace(shown, subject=subject, kind=f"dead letter {printable(why)}")
+                return replace(
+                    shown,
+                    subject=shown.headers.get("x-original-subject", ""),
+                    kind="dead letter",
+                    code=shown.headers.get("x-error-code", ""),
+                    reason=shown.headers.get("x-dead-letter-reason", ""),
+                )
             subject = shown.subject.removeprefix(prefix)
             ending = shown.headers.get("Processor-Stream", "")
             return replace(shown, subject=subject, kind="event" if subject == events else ending)
@@ -405,10 +433,10 @@ class _Tail:
             say(f"{subject} in {', '.join(names)}")
             await asyncio.gather(*(self._read_stream(broker, name, [subject]) for name in names))
         elif self._is_following:
-            say(f"no stream holds {subject}; showing messages as they pass")
+            say(f"no stream holds {subject}; showing messages as they pass. {self._hint}".removesuffix(". "))
             await broker.listen(subject, self._receive)
         else:
-            raise BrokerError("E401", f"no stream holds {subject}")
+            raise BrokerError("E401", f"no stream holds {subject}", remedy=self._hint)
 
     async def _read_stream(self, broker: Broker, name: str, subjects: Sequence[str]) -> None:
         info = await broker.stream(name)

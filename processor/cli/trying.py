@@ -2,7 +2,8 @@
 
 Everything that decides about a message is the worker's own: batches, contexts, retries, dead letters, events,
 chunks. Only where it would talk to NATS stand three objects of this module: input comes from the lines,
-contexts are kept in memory, and what would be published or committed is shown.
+contexts are kept in memory, and what would be published or committed is shown. A message that `then: drop`
+gives up leaves nothing there, so it is shown when it is settled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -24,12 +26,12 @@ from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Runs, Screen, Shown, co
 from processor.codec import codec_for
 from processor.config import Config, Route, language_fault, load
 from processor.context import ContextStore, Move
-from processor.effects import Outlet
+from processor.effects import Effects, Outlet
 from processor.errors import ConfigError, Faults, LanguageError
 from processor.http import HostCalls
 from processor.jetstream import Broker, Message, Reader, own_headers
-from processor.letters import Kept
-from processor.model import ContextChange, Delivery
+from processor.letters import REASON_CHARS, Kept
+from processor.model import ContextChange, Delivery, Failure
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import Template, check_subject, overlaps
@@ -121,13 +123,18 @@ def _payload_of(envelope: Mapping[str, Any]) -> bytes:
 async def _run(
     config: Config, route: Route, deliveries: Sequence[Delivery], places: Sequence[str], screen: Screen
 ) -> int:
-    # Nobody waits for a try here, and no later start would lift a block.
+    # Nobody waits here, for another try or for the breaker, and no later start would lift a block.
     at_once = {
         "base_ms": 0.0,
         "max_ms": 0.0,
         "then": "dead_letter" if route.retry.then == "block" else route.retry.then,
     }
-    route = route.model_copy(update={"retry": route.retry.model_copy(update=at_once)})
+    route = route.model_copy(
+        update={
+            "retry": route.retry.model_copy(update=at_once),
+            "breaker": route.breaker.model_copy(update={"deaths": sys.maxsize}),
+        }
+    )
     shown = _Display(route, places, screen)
     broker = _NoBroker(shown)
     store = _Memory(broker, route, shown)
@@ -149,7 +156,8 @@ async def _run(
             await (await spawn()).close()  # faults of the Runnable, before its messages
         except LanguageError as err:
             raise Faults([language_fault(config, route, err)]) from err
-        worker = Worker(
+        worker = _Worker(
+            shown,
             route,
             codec,
             broker,
@@ -175,7 +183,17 @@ async def _run(
         await calls.close()
     shown.contexts(store.kept)
     say(f"{len(deliveries)} message{'' if len(deliveries) == 1 else 's'}: {shown.summary()}")
-    return EXIT_FAILED if shown.counts["dead letter"] else EXIT_OK
+    return EXIT_FAILED if shown.counts["dead letter"] or shown.counts["dropped"] else EXIT_OK
+
+
+_PLURALS = {
+    "output": "outputs",
+    "event": "events",
+    "chunk": "chunks",
+    "retry": "retries",
+    "dead letter": "dead letters",
+    "dropped": "dropped",
+}
 
 
 class _Display:
@@ -186,7 +204,7 @@ class _Display:
         self._places = places
         self._screen = screen
         self._runs = Runs()
-        self.counts = {"output": 0, "event": 0, "chunk": 0, "retry": 0, "dead letter": 0}
+        self.counts = dict.fromkeys(_PLURALS, 0)
 
     def stored(self, messages: Sequence[Message]) -> None:
         """Show messages of one commit."""
@@ -221,7 +239,7 @@ class _Display:
         self._screen.flush()
 
     def summary(self) -> str:
-        words = [f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in self.counts.items() if n]
+        words = [f"{n} {kind if n == 1 else _PLURALS[kind]}" for kind, n in self.counts.items() if n]
         return ", ".join(words) or "nothing came of them"
 
     def _show(self, kind: str, message: Message) -> None:
@@ -241,24 +259,61 @@ class _Display:
     def _dead_letter(self, headers: Mapping[str, str]) -> None:
         if headers.get("x-part", "1/").partition("/")[0] != "1":
             return
-        self.counts["dead letter"] += 1
-        place = self._places[int(headers["x-original-sequence"]) - 1]
-        code, reason = headers["x-error-code"], headers["x-dead-letter-reason"]
-        traceback = orjson.loads(headers.get("x-error-traceback", '""'))
+        self._given_up(
+            "dead letter",
+            headers["x-original-subject"],
+            int(headers["x-original-sequence"]),
+            int(headers["x-delivery-count"]),
+            headers["x-error-code"],
+            headers["x-dead-letter-reason"],
+            orjson.loads(headers.get("x-error-traceback", '""')),
+        )
+
+    def dropped(self, delivery: Delivery, failure: Failure, tries: int) -> None:
+        """Show a message of which nothing is kept."""
+        self._given_up(
+            "dropped",
+            delivery.subject,
+            delivery.sequence,
+            tries,
+            failure.code,
+            failure.text[:REASON_CHARS],
+            failure.traceback,
+        )
+        self._screen.flush()
+
+    def _given_up(
+        self, kind: str, subject: str, number: int, tries: int, code: str, reason: str, traceback: str
+    ) -> None:
+        self.counts[kind] += 1
+        place = self._places[number - 1]
         if self._screen.is_json:
             self._screen.document(
                 {
-                    "kind": "dead letter",
-                    "subject": headers["x-original-subject"],
+                    "kind": kind,
+                    "subject": subject,
                     "place": place,
                     "code": code,
                     "reason": reason,
-                    "attempts": int(headers["x-delivery-count"]),
+                    "attempts": tries,
                     "traceback": traceback,
                 }
             )
             return
-        self._screen.problem(f"dead letter {place} {code} {reason}", traceback)
+        self._screen.problem(f"{kind} {place} {code} {reason}", traceback)
+
+
+class _Worker(Worker):
+    """Shows the messages that it drops, after all that came before them."""
+
+    def __init__(self, shown: _Display, *more: Any) -> None:
+        super().__init__(*more)
+        self._shown = shown
+
+    async def settle(self, effects: Effects) -> None:
+        await super().settle(effects)
+        for delivery, failure, tries in effects.dropped:
+            self._shown.dropped(delivery, failure, tries)
 
 
 class _NoBroker(Broker):

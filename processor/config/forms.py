@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema
 from processor.errors import ConfigError
 
 Place = tuple[str | int, ...]
+T = TypeVar("T")
 
 _SIZE_UNITS = {
     "": 1,
@@ -91,12 +92,7 @@ def sequence(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-LISTED_SCHEMA = WithJsonSchema(
-    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-)
-
-
-def listed(value: object) -> object:
+def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else sequence(value)
 
 
@@ -121,6 +117,19 @@ Time = Annotated[
 ]
 File = Annotated[str, Field(min_length=1), AfterValidator(_resolve)]
 Text = Annotated[str, Field(min_length=1)]
+# One text, or a list of them.
+Listed = Annotated[
+    tuple[T, ...],
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string", "minLength": 1}},
+            ]
+        }
+    ),
+]
 
 
 class Settings(BaseModel):
@@ -169,9 +178,7 @@ def default_text(info: FieldInfo) -> object:
     for serializer in info.metadata:
         if isinstance(serializer, PlainSerializer):
             return serializer.func(info.default)  # type: ignore[call-arg]
-    if info.default == ():
-        return []
-    return ", ".join(info.default) if isinstance(info.default, tuple) else info.default
+    return [] if info.default == () else info.default
 
 
 def inner_model(annotation: Any) -> type[Settings] | None:

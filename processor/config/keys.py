@@ -11,7 +11,7 @@ Invariants: a model is frozen, refuses unknown keys and wrong types, and shows n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -30,8 +30,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from processor.config.forms import (
-    LISTED_SCHEMA,
     File,
+    Listed,
     Place,
     Settings,
     Size,
@@ -39,7 +39,6 @@ from processor.config.forms import (
     Time,
     alias_of,
     inner_model,
-    listed,
     read_secret,
     sequence,
 )
@@ -288,8 +287,9 @@ class Events(Settings):
     )
     level: Literal["user", "failures", "all"] = Field(
         default="failures",
-        description="user: what the Runnable says with `self.event`. failures: also each message that failed."
-        " all: also each message that completed, and each start and stop of the route.",
+        description="user: what the Runnable says with `self.event`. failures: also each message that was"
+        " given up (a dead letter, or dropped), and the breaker. all: also each message that completed, and"
+        " each start and stop of the route.",
     )
 
 
@@ -625,9 +625,7 @@ class Route(Settings):
         default=Outbound(),
         description="As `outbound` at the top; keys that are missing here are taken from there.",
     )
-    secrets: Annotated[tuple[Text, ...], BeforeValidator(listed), LISTED_SCHEMA] = Field(
-        default=(), description="Names of the secrets that the Runnable may use."
-    )
+    secrets: Listed[Text] = Field(default=(), description="Names of the secrets that the Runnable may use.")
     language: Literal["restricted", "python"] = Field(
         default="restricted",
         description="restricted: the reviewed subset of Python. python: all of it, in the same jail; needs"
@@ -678,21 +676,7 @@ class Route(Settings):
 
     @property
     def limits(self) -> Limits:
-        own = self.limit_settings
-        return Limits(
-            memory_mb=own.memory_mb,
-            cpu_s=own.cpu_s,
-            wall_s=own.wall_s,
-            requests=own.requests,
-            output_bytes=own.output_bytes,
-            outputs=own.outputs,
-            context_bytes=own.context_bytes,
-            log_lines=own.log_lines,
-            log_bytes=own.log_bytes,
-            max_string_length=own.max_string_length,
-            max_container_length=own.max_container_length,
-            max_depth=own.max_depth,
-        )
+        return Limits(**{each.name: getattr(self.limit_settings, each.name) for each in fields(Limits)})
 
     @property
     def contexts(self) -> int:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from processor.address import Allowed, Binding, Entry, parse_url
-from processor.config.forms import LISTED_SCHEMA, File, Settings, Size, Text, listed
+from processor.config.forms import File, Listed, Settings, Size, Text
 
 # A Runnable can have texts sent back to it, and reads *** for one that is a secret's value: a short one could
 # be found by trying them all.
@@ -30,8 +30,9 @@ def _binding(text: str) -> str:
 
 
 def _base_url(text: str) -> str:
-    if parse_url(text).query:
-        raise ValueError("it must have no query")
+    parse_url(text)
+    if "?" in text or "#" in text:  # also an empty one: what is asked for stands behind it
+        raise ValueError("it must have no query and no fragment")
     return text.rstrip("/")
 
 
@@ -40,9 +41,7 @@ class Outbound(Settings):
 
     short = "allowed_domains"
 
-    allowed_domains: Annotated[
-        tuple[Annotated[Text, AfterValidator(_domain)], ...], BeforeValidator(listed)
-    ] = Field(
+    allowed_domains: Listed[Annotated[Text, AfterValidator(_domain)]] = Field(
         default=(),
         description="Hosts that may be asked: a name, *.suffix, an address, a network, or * for every public"
         " host; with :port for another one than 80 (http) and 443 (https). Private addresses only where"
@@ -78,9 +77,7 @@ class SecretSource(Settings):
         description="File that holds it; a change of the file reloads the routes that use it.",
         examples=["/run/secrets/example-api-key"],
     )
-    hosts: Annotated[
-        tuple[Annotated[Text, AfterValidator(_binding)], ...], BeforeValidator(listed), LISTED_SCHEMA
-    ] = Field(
+    hosts: Listed[Annotated[Text, AfterValidator(_binding)]] = Field(
         min_length=1,
         description="Hosts that it may be sent to, written as in `allowed_domains` but without *. Over https,"
         " unless http:// stands in front.",

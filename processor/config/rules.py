@@ -6,8 +6,11 @@ exists for every combination in which a key would have no effect, so that none i
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from processor.address import parse_url
 from processor.config.forms import Place, Settings, Text, read_secret
 from processor.config.keys import Config, Nats, Route, Routing, Selector
-from processor.config.outside import SECRET_CHARS, BoundSecret
+from processor.config.outside import SECRET_CHARS, BoundSecret, SecretSource
 from processor.config.source import LOGINS, Source, dotted
 from processor.errors import ConfigError, Faults
 from processor.subject import check_subject, overlaps
@@ -188,6 +191,7 @@ def app_faults(config: Config) -> Iterator[Contradiction]:
     yield from nats_faults(config.nats)
     yield from _file_fault(("dev", "feed"), config.dev.feed if config.dev else None)
     yield from _topic_faults(config)
+    yield from _secret_faults(config)
 
 
 def nats_faults(nats: Nats) -> Iterator[Contradiction]:
@@ -217,10 +221,61 @@ def nats_faults(nats: Nats) -> Iterator[Contradiction]:
             )
         if logins or nats.tls:
             yield ("nats", "url"), "E106", "nats.url is `embedded`, which needs no login and no TLS"
-    for key in ("password_file", "token_file", "nkey_seed_file", "creds_file"):
+    for key in ("password_file", "token_file"):
         yield from _file_fault(("nats", key), getattr(nats, key))
+    yield from _nkey_faults(nats)
     for key in ("ca", "cert", "key"):
         yield from _file_fault(("nats", "tls", key), getattr(nats.tls, key) if nats.tls else None)
+
+
+_NO_SEED = "is no nkey seed of a user: SU and 56 more letters and digits, as `nk -gen user` writes it"
+_NO_CREDENTIALS = (
+    "is no credentials file: a user's JWT and nkey seed between their markers, as `nsc` writes it"
+)
+_CREDENTIALS = re.compile(
+    rb"BEGIN NATS USER JWT[^\n]*\n[\w.-]+\n(?:.*\n)*?.*BEGIN USER NKEY SEED[^\n]*\n(?P<seed>[^\n]*)\n"
+)
+_SEED_PREFIX = bytes([18 << 3 | 20 >> 2, (20 & 3) << 6])  # of a seed, 18, and that of a user, 20; 5 bits each
+
+
+def _nkey_faults(nats: Nats) -> Iterator[Contradiction]:
+    """Seeds and credentials that nobody can log in with, wherever they come from; none is ever shown."""
+    if nats.nkey_seed and not _is_seed(nats.nkey_seed.get_secret_value().strip().encode()):
+        yield ("nats", "nkey_seed"), "E104", f"nats.nkey_seed {_NO_SEED}"
+    content = yield from _content(("nats", "nkey_seed_file"), nats.nkey_seed_file)
+    if content is not None and not _is_seed(content.strip()):
+        text = f"nats.nkey_seed_file is {nats.nkey_seed_file}, and what it holds {_NO_SEED}"
+        yield ("nats", "nkey_seed_file"), "E107", text
+    content = yield from _content(("nats", "creds_file"), nats.creds_file)
+    if content is not None:
+        found = _CREDENTIALS.search(content)
+        if not found or not _is_seed(found["seed"]):
+            text = f"nats.creds_file is {nats.creds_file}, which {_NO_CREDENTIALS}"
+            yield ("nats", "creds_file"), "E107", text
+
+
+def _content(place: Place, file: str | None) -> Generator[Contradiction, None, bytes | None]:
+    """What a file holds; a fault where it cannot be read."""
+    try:
+        return Path(file).read_bytes() if file else None
+    except FileNotFoundError:
+        yield place, "E107", f"{dotted(place)} is {file}, which does not exist"
+    except OSError as err:
+        yield place, "E107", f"{dotted(place)} is {file}, which cannot be read: {err.strerror}"
+    return None
+
+
+def _is_seed(seed: bytes) -> bool:
+    """Whether this is a user's nkey seed: base32 of a prefix, 32 bytes and their checksum (CRC-16/XMODEM)."""
+    try:
+        raw = base64.b32decode(seed + b"=" * (-len(seed) % 8))
+    except binascii.Error:
+        return False
+    return (
+        len(raw) == len(_SEED_PREFIX) + 32 + 2
+        and raw.startswith(_SEED_PREFIX)
+        and binascii.crc_hqx(raw[:-2], 0) == int.from_bytes(raw[-2:], "little")
+    )
 
 
 def _topic_faults(config: Config) -> Iterator[Contradiction]:
@@ -258,46 +313,48 @@ def filled(default: S, own: S) -> S:
 def read_secrets(
     config: Config, env: Mapping[str, str], found: dict[str, BoundSecret]
 ) -> Iterator[Contradiction]:
-    """Put the secrets' values into `found`; what is wrong with them, or with who uses them."""
+    """Put the secrets' values into `found`; what is wrong with them."""
     for name, source in config.secrets.items():
-        here: Place = ("secrets", name)
-        if bool(source.env) == bool(source.file):
-            how = "has both" if source.env else "has neither"
-            yield here, "E106", f"{dotted(here)} {how} env and file; a secret comes from one of them"
-            continue
-        fault = None
-        if source.file:
-            fault = next(_file_fault((*here, "file"), source.file), None)
-            try:
-                value = "" if fault else read_secret(source.file)
-            except ConfigError as err:
-                fault = ((*here, "file"), "E107", f"{dotted((*here, 'file'))}: {err.what} ({err.place})")
-        else:
-            assert source.env
-            value = env.get(source.env, "").strip()
-            if not value:
-                fault = (
-                    (*here, "env"),
-                    "E108",
-                    f"{dotted((*here, 'env'))} is {source.env}, which is not set",
-                )
-        if fault is None and len(value) < SECRET_CHARS:
-            what = f"{dotted(here)} has fewer than {SECRET_CHARS} characters: a Runnable could guess it"
-            fault = (here, "E107" if source.file else "E108", what)
-        if fault is None and not value.isprintable():
-            what = f"{dotted(here)} holds a line break or a control character"
-            fault = (here, "E107" if source.file else "E108", what)
+        value, fault = _secret(("secrets", name), source, env)
         if fault:
             yield fault
         else:
             found[name] = BoundSecret(name, value, source.bindings)
+
+
+def _secret(here: Place, source: SecretSource, env: Mapping[str, str]) -> tuple[str, Contradiction | None]:
+    """The value of the secret at `here`, or what is wrong with it."""
+    place, code = (*here, "file" if source.file else "env"), "E107" if source.file else "E108"
+    if bool(source.env) == bool(source.file):
+        how = "has both" if source.env else "has neither"
+        return "", (here, "E106", f"{dotted(here)} {how} env and file; a secret comes from one of them")
+    if source.file:
+        if fault := next(_file_fault(place, source.file), None):
+            return "", fault
+        try:
+            value = read_secret(source.file)
+        except ConfigError as err:
+            return "", (place, code, f"{dotted(place)}: {err.what} ({err.place})")
+    else:
+        value = env.get(source.env or "", "").strip()
+        if not value:
+            return "", (place, code, f"{dotted(place)} is {source.env}, which is not set")
+    if len(value) < SECRET_CHARS:
+        what = f"{dotted(here)} has fewer than {SECRET_CHARS} characters: a Runnable could guess it"
+        return "", (here, code, what)
+    if not value.isprintable():
+        return "", (here, code, f"{dotted(here)} holds a line break or a control character")
+    return value, None
+
+
+def _secret_faults(config: Config) -> Iterator[Contradiction]:
     for name, route in config.routes.items():
         for used in route.secrets:
             if used not in config.secrets:
                 yield _unknown_secret(("routes", name, "secrets"), used, config)
         api = filled(config.state_api, route.state_api)
-        place: Place = ("routes", name, "state_api") if "secret" in route.state_api.model_fields_set else ()
-        place = (*place, "secret") if place else ("state_api", "secret")
+        above: Place = ("routes", name) if "secret" in route.state_api.model_fields_set else ()
+        place = (*above, "state_api", "secret")
         if api.secret and api.secret not in config.secrets:
             yield _unknown_secret(place, api.secret, config)
         elif api.secret:

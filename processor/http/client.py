@@ -96,7 +96,8 @@ class Client:
     def check(self, url: Url) -> None:
         """Raise ProcessorError E325 unless the host of `url` may be asked, as far as its name says."""
         if not self._allowed.permits(url):
-            raise self._denied(f"{url.authority} is not an allowed host", _line_for(url, None))
+            line = f"'{url.authority}'" if ":" in url.host else url.authority
+            raise self._denied(f"{url.authority} is not an allowed host", line)
 
     async def exchange(
         self, method: str, url: Url, headers: Sequence[tuple[str, str]], body: bytes, max_bytes: int
@@ -140,7 +141,7 @@ class Client:
                 raise self._denied(f"{host} is at {text[:60]!r}, which is no address", "") from None
             if not self._allowed.permits_address(address, port):
                 what = f"{host} is at {address}, which is not a public address"
-                raise self._denied(what, _line_for(None, (host, address, port)))
+                raise self._denied(what, _line_for(host, address, port))
             addresses.append(address)
         return addresses
 
@@ -149,12 +150,8 @@ class Client:
         return ProcessorError("E325", what, place="requests", remedy=remedy)
 
 
-def _line_for(url: Url | None, found: tuple[str, Address, int] | None) -> str:
-    """What to write into a list of hosts, so that it allows the one that was refused."""
-    if url is not None:
-        return f"'{url.authority}'" if ":" in url.host else url.authority
-    assert found is not None
-    host, address, port = found
+def _line_for(host: str, address: Address, port: int) -> str:
+    """What to write into a list of hosts, so that it allows a name at an address that is not public."""
     entry = f"'[{address}]'" if address.version == 6 else str(address)
     if port not in (80, 443):
         host, entry = f"{host}:{port}", f"'[{address}]:{port}'" if address.version == 6 else f"{entry}:{port}"

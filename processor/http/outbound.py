@@ -93,7 +93,7 @@ class Outside:
         started = time.monotonic()
         try:
             async with asyncio.timeout(deadline_s):
-                answer, url = await self._follow(hop, self._settings.redirects if follow else 0, follow)
+                answer, url = await self._follow(hop, follow)
         except TimeoutError:
             return _failed("timeout", f"{hop.url.authority}: no complete answer within {deadline_s:g} s")
         except Unanswered as err:
@@ -111,7 +111,8 @@ class Outside:
             return Attached(head, await asyncio.to_thread(self._scrubber.body, answer.body))
         return Attached(head, self._scrubber.body(answer.body))
 
-    async def _follow(self, hop: _Hop, redirects: int, follow: bool) -> tuple[Answer, Url]:
+    async def _follow(self, hop: _Hop, follow: bool) -> tuple[Answer, Url]:
+        redirects = self._settings.redirects
         while True:
             answer = await self._send(hop)
             location = answer.header("location")
@@ -172,8 +173,9 @@ class Outside:
         if type(body) is not bytes or type(args.get("url")) is not str:
             raise _refused("the call is not in the form that `requests` gives it")
         self._vault.refuse_marks(args["url"].partition("?")[0], "the host or the path of a URL")
+        params = _pairs(args.get("params"))
         try:
-            url = parse_url(args["url"]).with_query(_pairs(args.get("params")))
+            url = parse_url(args["url"]).with_query(params)
         except ValueError as err:
             raise _refused(f"the URL {args['url'][:200]!r}: {err}") from None
         headers = _pairs(args.get("headers"))
@@ -184,7 +186,7 @@ class Outside:
             if name.lower() in _RESERVED:
                 raise _refused(f"the header {name} is for the host to set")
             _header(name, value)
-        for name, _ in _pairs(args.get("params")):
+        for name, _ in params:
             self._vault.refuse_marks(name, "the name of a parameter")
         auth = args.get("auth")
         if auth is not None:

@@ -298,19 +298,17 @@ class Broker:
             try:
                 await self.api("INFO")
                 return
-            except (Again, Unknown) as err:
+            except (ApiError, Again, Unknown) as err:
                 # A cluster that has just started has nobody to answer yet.
-                if self.client._server_info.get("jetstream") and time.monotonic() < until_s:
-                    await asyncio.sleep(0.2)
-                    continue
-                why: Exception = err
-            except ApiError as err:
-                why = err
-            raise BrokerError(
-                "E402",
-                f"the NATS server {version} at {self.address} has JetStream switched off for this account",
-                remedy="Start it with -js, or enable JetStream for the account.",
-            ) from why
+                is_early = not isinstance(err, ApiError) and time.monotonic() < until_s
+                if not is_early or not self.client._server_info.get("jetstream"):
+                    raise BrokerError(
+                        "E402",
+                        f"the NATS server {version} at {self.address} has JetStream switched off for this"
+                        " account",
+                        remedy="Start it with -js, or enable JetStream for the account.",
+                    ) from err
+                await asyncio.sleep(0.2)
 
     # JetStream API
 
@@ -346,6 +344,11 @@ class Broker:
             if err.err_code == STREAM_NOT_FOUND:
                 return None
             raise
+
+    async def stream_of(self, subject: str) -> dict[str, Any] | None:
+        """As `stream`, of the one that `find_stream` names."""
+        name = await self.find_stream(subject)
+        return await self.stream(name) if name else None
 
     async def create_stream(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Create a stream, or return it if it exists with this configuration. Raises BrokerError E408."""

@@ -189,6 +189,50 @@ def test_help_names_every_verb_and_exit_code(done: Start) -> None:
         assert f"{number:3}  {name:16}  {meaning}" in shown
 
 
+@pytest.mark.parametrize("verb", ["dlq", "status"])
+def test_an_argument_that_may_be_left_out_has_one_pair_of_brackets(verb: str, done: Start) -> None:
+    """`[ROUTE]`, as every other such argument."""
+    shown = done(verb, "--help").out
+    assert "[ROUTE]" in shown
+    assert "[[ROUTE" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("dlq", "list", "app.yaml"), "Invalid value for 'ACTION': 'list' is not one of 'ls', 'show',"),
+        (
+            ("check", "--format", "yaml"),
+            "Invalid value for '--format': 'yaml' is not one of 'human', 'json'.",
+        ),
+    ],
+    ids=["argument", "option"],
+)
+def test_a_choice_that_there_is_not_is_named_beside_those_there_are(
+    arguments: tuple[str, ...], said: str, done: Start
+) -> None:
+    """In words for who typed it."""
+    shown = done(*arguments)
+    assert code(shown) == EXIT_CONFIG
+    assert f"│ {said} " in re.sub(r"\s*│\n│ ", " ", shown.err)
+
+
+@pytest.mark.parametrize("verb", ["pub", "tail"])
+def test_a_server_is_named_once(verb: str, route: Path, done: Start) -> None:
+    """`--url` beside a configuration, which names the server too, is refused."""
+    shown = done(verb, "in.a", "-c", route, "--url", "nats://127.0.0.1:1", given="")
+    assert code(shown) == EXIT_CONFIG
+    assert "--config and --url exclude each other" in shown.err
+
+
+def test_help_of_reset_says_what_becomes_of_what_waits(done: Start) -> None:
+    """Which is not always read again; and in which zone a time is."""
+    shown = " ".join(re.sub("[│\n]", " ", done("reset", "--help").out).split())
+    assert "What waited for another try is given up: it is read again only where it comes after" in shown
+    assert "Dead letters stay." in shown
+    assert "one without a zone is local" in shown
+
+
 def test_a_fault_of_ours_asks_for_a_report() -> None:
     """An exception that nobody foresaw shows its traceback and one sentence, and exits 1."""
     program = (
@@ -304,6 +348,18 @@ def test_check_prints_the_schema(done: Start) -> None:
     assert schema["properties"]["routes"]
 
 
+@pytest.mark.parametrize("arguments", [("check", "app.yaml"), ("run", "app.yaml"), ("pub", "x")])
+def test_a_seed_that_nobody_can_log_in_with_is_a_fault_of_the_environment(
+    arguments: tuple[str, ...], route: Path, done: Start
+) -> None:
+    """Said before anything is connected, without the value."""
+    shown = done(*arguments, NATS_NKEY_SEED="c4n4ry", given="")
+    assert code(shown) == EXIT_CONFIG
+    [line] = shown.err.splitlines()
+    assert line.startswith("$NATS_NKEY_SEED:1:1 E108 nats.nkey_seed is no nkey seed of a user")
+    assert "c4n4ry" not in shown.out + shown.err
+
+
 def test_check_of_a_server_names_what_is_missing(
     route: Path, done: Start, nats_server: EmbeddedServer
 ) -> None:
@@ -398,6 +454,42 @@ def test_try_names_the_line_that_fails(route: Path, tmp_path: Path, done: Start)
     assert [d["data"]["n"] for d in shown.documents if d["kind"] == "output"] == [1, 2]
 
 
+def test_try_shows_what_is_dropped(route: Path, tmp_path: Path, done: Start) -> None:
+    """Like a dead letter, in its place among the outputs; only its kind says that nothing is kept."""
+    route.write_text(ROUTE.replace("events: events", "events: events\n    retry: {attempts: 2, then: drop}"))
+    (tmp_path / "in.jsonl").write_text('{"i": 1}\n{"fail": "badly"}\nno json\n{"i": 2}\n')
+    shown = done("try", route, "r", "in.jsonl")
+    assert code(shown) == EXIT_FAILED
+    dropped = next(document for document in shown.documents if document["kind"] == "dropped")
+    assert 'raise ValueError(query["fail"])' in dropped.pop("traceback")
+    assert dropped == {
+        "kind": "dropped",
+        "subject": "in.x",
+        "place": "in.jsonl:2:1",
+        "code": "E304",
+        "reason": "ValueError: badly",
+        "attempts": 2,
+    }
+    events = [document["data"]["event"] for document in shown.documents if document["kind"] == "event"]
+    assert sorted(events) == ["dead_lettered", "dropped"]
+    kinds = [document["kind"] for document in shown.documents if document["kind"] != "event"]
+    assert sorted(kinds) == ["context", "dead letter", "dropped", "output", "output"]
+    assert kinds.index("output") < kinds.index("dropped")
+    assert shown.err.endswith("4 messages: 2 outputs, 2 events, 1 dead letter, 1 dropped\n")
+
+
+def test_try_does_not_wait_for_the_breaker(route: Path, tmp_path: Path, done: Start) -> None:
+    """Guests that die one after the other cost tries, and no pause."""
+    (tmp_path / "count.py").write_text(COUNT.replace("raise ValueError", "self.all = 'x' * (1 << 40)\n#"))
+    route.write_text(ROUTE + "    breaker: {deaths: 2, pause_s: 3600}\n")
+    shown = done("try", route, "r", "-", given='{"fail": 1}\n{"fail": 2}\n{"i": 1}\n')
+    assert code(shown) == EXIT_FAILED
+    letters = [d for d in shown.documents if d["kind"] == "dead letter"]
+    assert [d["code"] for d in letters] == ["E313", "E313"]
+    assert [d["data"] for d in shown.documents if d["kind"] == "output"] == [{"i": 1, "n": 1}]
+    assert "E503" not in shown.err
+
+
 def test_try_takes_envelopes(route: Path, done: Start) -> None:
     """With `--envelope` each line brings its own subject and headers, as `tail` writes them."""
     route.write_text(ROUTE.replace("output: out", "output: 'out.{subject.2}'\n    key: header.who"))
@@ -453,7 +545,12 @@ def test_messages_go_in_and_what_became_of_them_comes_out(
     shown = command("tail", "r", "-c", route, "--from-start", "--count", "4", url=nats_server.url)
     assert shown.ends() == EXIT_OK
     found = {(d.get("kind", "output"), d["subject"]) for d in shown.documents}
-    assert found == {("output", "out"), ("event", "events"), ("dead letter E304 ValueError: no", "in.b")}
+    assert found == {("output", "out"), ("event", "events"), ("dead letter", "in.b")}
+    [letter] = [d for d in shown.documents if d.get("kind") == "dead letter"]
+    assert (letter["code"], letter["reason"]) == ("E304", "ValueError: no")
+    people = command("tail", "r", "-c", route, "--format", "human", "--count", "4", url=nats_server.url)
+    assert people.ends() == EXIT_OK
+    assert " dead letter in.b E304 ValueError: no {" in people.out
 
     assert done("context", route, "r", url=nats_server.url).documents == [{"key": "", "context": {"n": 2}}]
     [inputs] = [done("tail", "in.b", "--no-follow", url=nats_server.url).documents]
@@ -482,6 +579,110 @@ def test_tail_begins_where_it_is_told(
     assert following.ends(signal.SIGINT) == EXIT_OK
 
 
+def test_dead_letters_are_listed_sent_back_and_dropped(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """`dlq` finds the letters that are meant, by each of its options, and changes only these."""
+    route.write_text(ROUTE + "    retry: {attempts: 1}\n")
+
+    def dlq(action: str, *options: str) -> Process:
+        return done("dlq", action, route, *options, url=nats_server.url, given="")
+
+    def ids(*options: str) -> list[str]:
+        return [letter["id"] for letter in dlq("ls", *options).documents]
+
+    run = command("run", route, url=nats_server.url)
+    run.says("route started")
+    lines = '{"fail": "one"}\n{"i": 1}\n{"fail": "two"}\nno JSON\n'
+    done("pub", "in.a", url=nats_server.url, given=lines)
+    waited(lambda: len(ids()) == 3, "three letters", DEADLINE_S)
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+
+    one, two, three = ids("r")
+    assert (one, two, three) == ("r.0.1", "r.0.3", "r.0.4")
+    assert ids("--limit", "1") == [one]
+    assert ids("--id", two) == [two]
+    assert ids("--reason", "E301") == [three]
+    assert ids("--since", "1h") == [one, two, three]
+    assert ids("--since", "2999-01-31") == []
+    [shown] = dlq("show", "--id", two).documents
+    assert (shown["code"], shown["reason"], shown["subject"]) == ("E304", "ValueError: two", "in.a")
+    assert shown["data"] == {"fail": "two"}
+    lines_of_people = dlq("show", "--id", two, "--format", "human").out
+    assert "r.0.3 E304 ValueError: two" in lines_of_people
+    assert "count.py" in lines_of_people
+
+    for options in (["--reason", "E999"], ["--since", "soon"]):
+        assert code(dlq("ls", *options)) == EXIT_CONFIG
+    assert code(dlq("ls", "--id", "r.0.2")) == EXIT_FAILED
+    unasked = dlq("drop", "r")
+    assert (code(unasked), len(ids())) == (EXIT_CONFIG, 3)
+    assert "dropping is for good; say --yes" in " ".join(unasked.err.split())
+
+    assert dlq("drop", "--yes", "--limit", "1").documents == [{"id": one, "done": True, "action": "drop"}]
+    sent = dlq("redrive", "--id", two)
+    assert sent.err == "1 of 1 sent back to its route\n"
+    assert ids() == [three]
+
+    route.write_text(ROUTE.replace("  r:", "  other:"))
+    lost = dlq("redrive")
+    assert (code(lost), ids()) == (EXIT_FAILED, [three])
+    assert "r.0.4 stays: the configuration has no route r to take it up" in lost.err
+
+
+def test_a_route_is_looked_at_paused_resumed_and_reset(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """`status` says what `pause`, `resume` and `reset` have done, and fails where nobody runs a route."""
+
+    def tell(*arguments: object) -> Process:
+        return done(*arguments, url=nats_server.url, given="")
+
+    def counts(n: int) -> None:
+        kept = [{"key": "", "context": {"n": n}}]
+        waited(lambda: tell("context", route, "r").documents == kept, f"{n} are counted", DEADLINE_S)
+
+    never = tell("status", route)
+    assert (code(never), never.err[:5]) == (EXIT_BROKER, "E401 ")
+    run = command("run", route, url=nats_server.url)
+    run.says("route started")
+    done("pub", "in.a", url=nats_server.url, given='{"i": 1}\n{"i": 2}\n{"i": 3}\n')
+    counts(3)
+    shown = tell("status", route, "r")
+    member, state = shown.documents
+    assert (code(shown), member["routes"]) == (EXIT_OK, ["r"])
+    assert (state["input"], state["last_sequence"], state["paused"]) == ("app-in-any", 3, False)
+    assert [(p["owner"], p["position"]) for p in state["partitions"]] == [(member["member"], 3)]
+
+    assert tell("pause", route, "r", "--reason", "moving").err == "route r is paused, also over restarts\n"
+    run.says(": moving")
+    _, state = tell("status", route).documents
+    assert (state["paused"], state["reason"]) == (True, "moving")
+    assert ": moving" in tell("status", route, "--format", "human").out
+    assert tell("resume", route, "r").err == "route r goes on\n"
+    _, state = tell("status", route).documents
+    assert (state["paused"], state["reason"]) == (False, "")
+
+    unasked = tell("reset", route, "r", "--to", "start")
+    assert code(unasked) == EXIT_CONFIG
+    assert "outputs will be made again; say --yes" in " ".join(unasked.err.split())
+    assert code(tell("reset", route, "r", "--to", "0", "--yes")) == EXIT_CONFIG
+    beyond = tell("reset", route, "r", "--to", "5", "--yes")
+    assert code(beyond) == EXIT_CONFIG
+    assert "its next message is 4" in " ".join(re.sub("[│\n]", " ", beyond.err).split())
+    again = tell("reset", route, "r", "--to", "start", "--keep-context", "--yes")
+    assert again.err == "route r: from position 3 to 0 of app-in-any, with its contexts (1 partition)\n"
+    counts(6)
+    assert code(tell("reset", route, "r", "--to", "2", "--yes")) == EXIT_OK
+    counts(2)
+    assert code(tell("reset", route, "r", "--to", "2020-01-31T08:00", "--yes")) == EXIT_OK
+    counts(3)
+
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+    alone = tell("status", route)
+    assert (code(alone), alone.err) == (EXIT_FAILED, "no processor of this app answers\n")
+
+
 def test_a_subject_without_a_stream_is_live(command: Start, done: Start, nats_server: EmbeddedServer) -> None:
     """`pub` says that nobody keeps the messages, and `tail` shows them to whoever looks on."""
     shown = command("tail", "news", "--count", "1", url=nats_server.url)
@@ -496,10 +697,91 @@ def test_a_subject_without_a_stream_is_live(command: Start, done: Start, nats_se
     assert [(d["subject"], d["text"]) for d in shown.documents] == [("news", "hello")]
 
 
+def test_a_route_that_there_is_not_is_answered_with_those_there_are(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """A name that is neither a route of the configuration nor a subject of a stream was meant to be one."""
+    shown = done("tail", "nope", "-c", route, "--no-follow", url=nats_server.url)
+    assert code(shown) == EXIT_BROKER
+    assert shown.err == "E401 no stream holds nope. The routes of app are r.\n"
+    following = command("tail", "nope", "-c", route, url=nats_server.url)
+    following.says("no stream holds nope; showing messages as they pass. The routes of app are r.\n")
+
+
+def test_messages_are_not_lost_at_a_server_of_their_own(route: Path, command: Start, done: Start) -> None:
+    """`pub` fails where nobody can be there to hear; where a stream is left from a start, it keeps them."""
+    route.write_text(ROUTE + "nats: embedded\n")
+    lost = done("pub", "in.a", "-c", route, given='{"i": 1}\n')
+    assert code(lost) == EXIT_FAILED
+    [line] = lost.err.splitlines()
+    assert line.startswith(
+        "stdin:1:1 E401 no stream holds in.a, and the embedded server runs for this command"
+    )
+    assert line.endswith("Start the app first (processor dev CONFIG), or create the stream.")
+    run = command("run", route)
+    run.says("route started")
+    heard = done("pub", "news", "-c", route, given="hello\n")
+    assert (code(heard), heard.err[:40]) == (EXIT_OK, "1 message to news: 1 sent to live subscr")
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+    kept = done("pub", "in.a", "-c", route, given='{"i": 1}\n')
+    assert (code(kept), kept.err) == (EXIT_OK, "1 message to in.a: 1 stored in app-in-any\n")
+
+
+def test_status_says_how_far_a_route_is(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """By the partition that is furthest: others may never have had a message."""
+    route.write_text(ROUTE + "    key: subject.2\n    partitions: 3\n")
+    run = command("run", route, url=nats_server.url)
+    run.says("route started")
+    done("pub", "in.a", given='{"i": 1}\n{"i": 2}\n', url=nats_server.url)
+
+    def caught_up() -> bool:
+        return "nothing behind" in done("status", route, "--format", "human", url=nats_server.url).out
+
+    waited(caught_up, "the route has caught up", DEADLINE_S)
+    shown = done("status", route, "--format", "human", url=nats_server.url).out.splitlines()
+    assert shown[1:3] == ["route r", "  input app-in-any: at 2 of 2, nothing behind"]
+    assert re.fullmatch(r"  3 of 3 partitions: \S+, at 2", shown[3])
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+    done("pub", "in.a", given='{"i": 3}\n', url=nats_server.url)
+    [document] = done("status", route, "--format", "json", url=nats_server.url).documents
+    assert (document["behind"], document["highest_position"], document["last_sequence"]) == (1, 2, 3)
+    assert document["lowest_position"] == min(part["position"] for part in document["partitions"])
+    stopped = done("status", route, "--format", "human", url=nats_server.url)
+    assert code(stopped) == EXIT_FAILED
+    assert "  input app-in-any: at 2 of 3, at most 1 message behind\n" in stopped.out
+
+
+def test_status_counts_one_as_one(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """One partition, one message that waits, and one key that is blocked."""
+    route.write_text(
+        ROUTE
+        + "    key: subject.2\n    retry: {attempts: 1, max_ms: 3600000, then: block}\n    partitions: 1\n"
+    )
+    run = command("run", route, url=nats_server.url)
+    run.says("route started")
+    done("pub", "in.a", given='{"fail": "no"}\n', url=nats_server.url)
+
+    def status() -> str:
+        return done("status", route, "--format", "human", url=nats_server.url).out
+
+    waited(lambda: " 1 key is blocked\n" in status(), "the key is blocked", DEADLINE_S)
+    assert " 1 of 1 partition: " in status()
+    assert run.ends(signal.SIGKILL) != EXIT_OK
+    waited(lambda: "1 partition has no processor" in status(), "the processor is gone", DEADLINE_S)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [("tail", "x"), ("pub", "x"), ("context", "app.yaml", "r"), ("check", "app.yaml", "--server")],
-)
+    [
+        ("tail", "x"), ("pub", "x"), ("context", "app.yaml", "r"), ("check", "app.yaml", "--server"),
+        ("dlq", "ls", "app.yaml"), ("status", "app.yaml"), ("pause", "app.yaml", "r"),
+        ("resume", "app.yaml", "r"), ("reset", "app.yaml", "r", "--to", "start"),
+    ],
+)  # fmt: skip
 def test_a_server_that_is_not_there_is_said_in_one_line(
     arguments: tuple[str, ...], route: Path, done: Start, free_port: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ async def test_after_the_pause_one_message_is_tried(processor: Start) -> None:
         outputs = await running.documents("out", 10)
         assert {o["i"]: o["beside"] for o in outputs}[6] == 1
         assert running.metric("processor_breaker_openings_total", route="r") > 0
+
+
+async def test_deaths_that_are_far_apart_do_not_open_it(processor: Start) -> None:
+    """A guest that dies now and then, over one message after the other, is not one that keeps dying."""
+    route = ROUTE.replace("deaths: 3, window_s: 60", "deaths: 2, window_s: 0.1") % 600
+    async with processor(route + "  retry: {attempts: 1}\n  limits: {wall_s: 0.1}\n", work=DEADLY) as running:
+        for i in range(3):
+            await running.publish("in.a", {"i": i})
+            await running.dead_letters("r", i + 1)
+            died_s = time.monotonic()
+            await waited(lambda since_s=died_s: time.monotonic() > since_s + 0.4, "the window is over")
+        assert running.metric("processor_breaker_openings_total", route="r") == 0
 
 
 async def test_one_poison_message_among_many_does_not_open_it(processor: Start) -> None:

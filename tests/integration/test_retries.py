@@ -32,6 +32,7 @@ async def test_only_the_key_of_a_failed_message_waits(processor: Start, wait_unt
         assert await running.documents("out.b", 2) == [{"i": 4, "n": 1}, {"i": 5, "n": 2}]
         assert await running.documents("out.a", 1) == [{"i": 0, "n": 1}]
         assert running.metric("processor_dead_letters_total", reason="E304") == 0
+        await wait_until(lambda: running.metric("processor_waiting_messages") > 0, "some wait")
         assert await running.documents("out.a", 3) == [{"i": i, "n": n} for i, n in ((0, 1), (2, 2), (3, 3))]
         [letter] = await running.dead_letters("r")
         assert letter.headers["x-delivery-count"] == "2"
@@ -109,6 +110,19 @@ async def test_a_blocked_key_keeps_its_order_and_others_go_on(processor: Start, 
         await running.publish("in.a", {"i": 50})
         assert (await running.documents("out.a", 51))[-1] == {"i": 50, "n": 51}
         assert await running.stored("p.app.dlq.r.>") == []
+
+
+async def test_a_block_ends_when_the_route_gives_messages_up_instead(processor: Start) -> None:
+    """After a reload with `then: dead_letter` the first is a dead letter, and those behind it follow."""
+    route = retry(attempts=1, max_ms=200, then="block")
+    async with processor(route, work=COUNT) as running:
+        await running.publish("in.a", {"i": 0, "fails": "no"}, {"i": 1}, {"i": 2})
+        await waited(lambda: running.metric("processor_blocked_keys") == 1, "the key is blocked")
+        running.path.write_text(running.path.read_text().replace("then: block", "then: dead_letter"))
+        assert await running.reload() == ["r"]
+        await running.dead_letters("r")
+        assert await running.documents("out.a", 2) == [{"i": 1, "n": 1}, {"i": 2, "n": 2}]
+        assert [s for s in await running.stored("p.app.held.r.>") if s.payload] == []
 
 
 async def test_the_one_key_of_a_route_can_block_it(processor: Start, wait_until: Any) -> None:

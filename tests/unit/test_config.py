@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import jsonschema
+import nkeys
 import pytest
 import yaml
 from hypothesis import given
@@ -214,6 +217,22 @@ def test_a_route_takes_the_stock_keys_that_it_lacks_from_the_top(tmp_path: Path)
     )
 
 
+def test_every_key_of_retry_and_limits_reaches_what_it_is_for(tmp_path: Path) -> None:
+    """None of them is left at its default on the way from the file to the worker and the guest."""
+    limits = {each.name: 1 + index for index, each in enumerate(fields(Limits))} | {"memory_mb": 16}
+    retry = {
+        "attempts": 7,
+        "strategy": "linear_equal_jitter",
+        "base_ms": 11,
+        "factor": 3,
+        "max_ms": 500,
+        "then": "drop",
+    }
+    route = stats(read(tmp_path, MINIMAL + f"    limits: {limits}\n    retry: {retry}\n"))
+    assert asdict(route.limits) == limits
+    assert asdict(route.retry.policy) == retry
+
+
 @pytest.mark.parametrize("off", ["off", "false"])
 def test_http_can_be_switched_off(tmp_path: Path, off: str) -> None:
     """`off` is a word here, and the boolean that older YAML takes it for."""
@@ -259,6 +278,17 @@ def test_secrets_are_read_from_files_when_a_connection_needs_them(tmp_path: Path
 
 
 CANARY = "c4n4ry"
+SEED = bytes(nkeys.encode_seed(b"seed" * 8, nkeys.PREFIX_BYTE_USER)).decode()
+CREDENTIALS = f"""\
+-----BEGIN NATS USER JWT-----
+eyJ0eXAi.eyJq-_dGki.AQID
+------END NATS USER JWT------
+
+************************* IMPORTANT *************************
+-----BEGIN USER NKEY SEED-----
+{SEED}
+------END USER NKEY SEED------
+"""
 
 
 @pytest.mark.parametrize(
@@ -266,7 +296,7 @@ CANARY = "c4n4ry"
     [
         f"{{user: me, password: {CANARY}}}",
         f"{{token: {CANARY}}}",
-        f"{{nkey_seed: {CANARY}}}",
+        f"{{nkey_seed: {SEED}}}",
         f"nats://me:{CANARY}@host",
         f"nats://{CANARY}@host",
     ],
@@ -276,6 +306,7 @@ def test_a_secret_is_never_shown(tmp_path: Path, nats: str) -> None:
     config = read(tmp_path, MINIMAL + f"nats: {nats}\n")
     shown = effective_yaml(config) + repr(config) + repr(config.nats.credentials)
     assert CANARY not in shown
+    assert SEED not in shown
     assert "'***'" in shown
 
 
@@ -293,6 +324,7 @@ def test_a_secret_is_never_shown(tmp_path: Path, nats: str) -> None:
         f"{{url: 'nats://me:{CANARY}@[host'}}",
         f"{{url: ['nats://me:{CANARY}@host', 5]}}",
         f"{{url: {{a: 'nats://me:{CANARY}@host'}}}}",
+        f"{{nkey_seed: {CANARY}}}",
     ],
 )
 def test_a_fault_never_shows_a_secret(tmp_path: Path, nats: str) -> None:
@@ -481,6 +513,56 @@ def test_contradictions_about_the_server_are_refused(tmp_path: Path, nats: str, 
     assert code in [fault.code for fault in faults if said in fault.text]
 
 
+OTHER_SEED = bytes(nkeys.encode_seed(b"seed" * 8, nkeys.PREFIX_BYTE_ACCOUNT)).decode()
+
+
+@pytest.mark.parametrize(
+    "seed", ["foo", "SU", SEED[:-1], SEED[:-2] + "AA", SEED.lower(), OTHER_SEED, "ü" * 58]
+)
+def test_what_is_no_nkey_seed_of_a_user_is_refused_at_its_place(tmp_path: Path, seed: str) -> None:
+    """As a value and in a file: nobody could log in with it, and it is not shown."""
+    (tmp_path / "seed.nk").write_text(seed + "\n")
+    (tmp_path / "user.creds").write_text(CREDENTIALS.replace(SEED, seed))
+    for key, value, code in (
+        ("nkey_seed", seed, "E104"),
+        ("nkey_seed_file", "seed.nk", "E107"),
+        ("creds_file", "user.creds", "E107"),
+    ):
+        [fault] = faults_of(tmp_path, MINIMAL + f"nats:\n  {key}: {value}\n")
+        assert (fault.line, fault.column, fault.code) == (MINIMAL.count("\n") + 2, 3, code)
+        assert f"nats.{key} is " in fault.text
+        assert "seed" in fault.text
+        assert seed == "SU" or seed not in str(fault)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        SEED,
+        CREDENTIALS.replace("NATS USER JWT", "JWT"),
+        CREDENTIALS.replace("USER NKEY SEED", "SEED"),
+        CREDENTIALS.replace("\n", "\r\n"),
+        CREDENTIALS.partition("\n------END USER")[0],
+        CREDENTIALS.replace("eyJ0eXAi", "\n"),
+    ],
+)
+def test_a_file_that_holds_no_credentials_is_refused(tmp_path: Path, content: str) -> None:
+    """E107 where it is named, before anything is connected, and nothing of it is shown."""
+    (tmp_path / "user.creds").write_bytes(content.encode())
+    [fault] = faults_of(tmp_path, MINIMAL + "nats: {creds_file: user.creds}\n")
+    assert fault.code == "E107"
+    assert "user.creds, which is no credentials file" in fault.text
+    assert SEED not in str(fault)
+
+
+@pytest.mark.parametrize("key", ["nkey_seed_file", "creds_file"])
+def test_a_folder_is_no_file_with_a_login(tmp_path: Path, key: str) -> None:
+    """What cannot be read is said as the machine says it."""
+    [fault] = faults_of(tmp_path, MINIMAL + f"nats: {{{key}: .}}\n")
+    assert (fault.code, fault.text.rpartition(", ")[2]) == ("E107", "which cannot be read: Is a directory")
+
+
 def test_routes_that_share_a_subject_agree_about_its_stream(tmp_path: Path) -> None:
     """One subject cannot be kept for two different times."""
     faults = faults_of(
@@ -501,14 +583,15 @@ def test_routes_that_share_a_subject_agree_about_its_stream(tmp_path: Path) -> N
 
 def test_every_variable_replaces_its_key(tmp_path: Path) -> None:
     """The table is the whole list, and every entry in it works."""
-    for name in ("ca", "cert", "key", "creds"):
+    for name in ("ca", "cert", "key"):
         (tmp_path / name).touch()
+    (tmp_path / "creds").write_text(CREDENTIALS)
     values = {
         "NATS_URL": "tls://a:1,tls://b:2",
         "NATS_USER": "me",
         "NATS_PASSWORD": "secret",
         "NATS_TOKEN": "token",
-        "NATS_NKEY_SEED": "SUA",
+        "NATS_NKEY_SEED": SEED,
         "NATS_CREDS": str(tmp_path / "creds"),
         "NATS_CA": str(tmp_path / "ca"),
         "NATS_CERT": str(tmp_path / "cert"),
@@ -556,6 +639,11 @@ def test_a_login_from_the_environment_replaces_every_login_of_the_file(tmp_path:
         ({"PROCESSOR_LOG_LEVEL": "loud"}, "$PROCESSOR_LOG_LEVEL:1:1 E108 logs.level is 'loud'"),
         ({"NATS_URL": "http://x"}, "$NATS_URL:1:1 E108"),
         ({"NATS_CREDS": "none.creds"}, "$NATS_CREDS:1:1 E108"),
+        (
+            {"NATS_CREDS": os.devnull},
+            "$NATS_CREDS:1:1 E108 nats.creds_file is /dev/null, which is no credent",
+        ),
+        ({"NATS_NKEY_SEED": "foo"}, "$NATS_NKEY_SEED:1:1 E108 nats.nkey_seed is no nkey seed of a user: SU"),
         ({"NATS_USER": "a", "NATS_TOKEN": "b"}, "E108 nats has user and token"),
     ],
 )
@@ -779,6 +867,8 @@ def test_the_schema_is_generated_and_accepts_what_load_accepts() -> None:
         full_yaml(),
         MINIMAL,
         MINIMAL + "nats: embedded\nhttp: off\n",
+        MINIMAL + "    outbound: a.example\n    secrets: k\nsecrets: {k: {env: K, hosts: a.example}}\n",
+        MINIMAL + "outbound: {allowed_domains: a.example}\n",
         (CONFIGS / "quickstart.yaml").read_text(),
     ):
         assert not list(check.iter_errors(yaml.safe_load(text))), text

@@ -113,6 +113,8 @@ secrets:
             "6:13 E106 state_api.secret is k, which is not bound to https://api.ism.quantumwake.io",
         ),
         ("state_api: {base_url: 'http://127.1/'}", "6:13 E104 state_api.base_url"),
+        ("state_api: {base_url: 'http://a.example/?'}", "6:13 E104 state_api.base_url"),
+        ("state_api: {base_url: 'http://a.example/#v'}", "6:13 E104 state_api.base_url"),
         ("outbound: {timeout_s: 0}", "6:12 E104 outbound.timeout_s"),
         ("outbound: {request_bytes: 5MiB}", "6:12 E104 outbound.request_bytes"),
         ("outbound: {proxy: x}", "6:12 E103 outbound.proxy is not a key"),

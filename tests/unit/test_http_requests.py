@@ -496,14 +496,16 @@ def test_no_call_breaks_the_host(args: dict[str, Any]) -> None:
 
 
 async def test_calls_are_counted_with_their_result() -> None:
-    """Each call is reported once: `ok`, or the code that stood in its way."""
-    heard: list[str] = []
+    """Each call is reported once, with its time: `ok`, or the code that stood in its way."""
+    heard: list[tuple[str, bool]] = []
     async with (
         serving() as web,
-        outside(web.host, "127.0.0.1:1", observe=lambda result, _: heard.append(result)) as calls,
+        outside(
+            web.host, "127.0.0.1:1", observe=lambda result, seconds: heard.append((result, seconds > 0))
+        ) as calls,
     ):
         await get(calls, web.url)
         await refusal("E325", get(calls, "http://evil.example/"))
         await get(calls, "http://127.0.0.1:1/")
         await refusal("E317", calls.perform("shell", {}))
-    assert heard == ["ok", "E325", "E317", "E317"]
+    assert heard == [(result, True) for result in ("ok", "E325", "E317", "E317")]
