@@ -26,8 +26,8 @@ import orjson
 
 from processor.config import Ism, Route
 from processor.errors import ProcessorError
-from processor.model import Delivery, Failure, Output
-from processor.subject import Template
+from processor.model import Delivery, Emit, Failure, Output
+from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
 _SHOWN_CHARS = 80
@@ -66,7 +66,8 @@ class Codec:
     def topics(self) -> dict[str, bool]:
         """The patterns of all subjects that are published to, and whether a stream is to keep them."""
         output, template = self._route.output, self._route.output_template
-        return {template.pattern: output.durable} if output and template else {}
+        outputs = {template.pattern: output.durable} if output and template else {}
+        return {**outputs, **dict.fromkeys(self._route.emits, True)}
 
     def key(self, delivery: Delivery) -> str:
         """The key that the message belongs to, empty where the route has none. Raises Unreadable."""
@@ -107,9 +108,20 @@ class Codec:
         made = []
         for index, output in enumerate(outputs):
             subject = template.render(key=key, subject=deliveries[0].subject, fields=output.fields)
-            payload, headers = self._written(output.body, deliveries[0], index)
+            payload, headers = self._written(output.body, deliveries[0], str(index))
             made.append(Publication(subject, payload, template.pattern, headers))
         return made
+
+    def emitted(self, delivery: Delivery, index: int, emit: Emit) -> Publication:
+        """What to publish for the message that a group emitted as number `index`, counted from 0.
+
+        It is written as an output is. Raises ProcessorError E306 where it cannot be.
+        """
+        pattern = next(pattern for pattern in self._route.emits if matches(pattern, emit.subject))
+        payload, headers = self._written(emit.body, delivery, f"emit-{index}")
+        own = {name.lower() for name in emit.headers}
+        kept = {name: value for name, value in headers.items() if name not in own}
+        return Publication(emit.subject, payload, pattern, {**kept, **emit.headers})
 
     def started(self, delivery: Delivery) -> list[Publication]:
         """What to publish when a readable message is taken up."""
@@ -139,7 +151,7 @@ class Codec:
         """Payload of the message after the last chunk, which says how the run ended."""
         return b""
 
-    def _written(self, body: bytes, delivery: Delivery, index: int) -> tuple[bytes, dict[str, str]]:
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
         return body, {}
 
 
@@ -154,7 +166,7 @@ class _Raw(Codec):
             document["base64"] = base64.b64encode(delivery.payload).decode()
         return orjson.dumps(document)
 
-    def _written(self, body: bytes, delivery: Delivery, index: int) -> tuple[bytes, dict[str, str]]:
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
         document = _output_document(body)
         if isinstance(document, str):
             return document.encode(), {}
@@ -200,13 +212,13 @@ class _CloudEvents(Codec):
             del event["datacontenttype"]
         return orjson.dumps({**event, **_event_data(delivery.payload, content_type)})
 
-    def _written(self, body: bytes, delivery: Delivery, index: int) -> tuple[bytes, dict[str, str]]:
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
         route, own = self._route, self._route.cloudevents
         source = (own and own.source) or f"/processor/{route.app}/{route.name}"
         kind = (own and own.type) or f"processor.{route.name}.output"
         headers = {
             "ce-specversion": "1.0",
-            "ce-id": f"{route.name}-{_header_text(delivery.stream)}-{delivery.sequence}-{index}",
+            "ce-id": f"{route.name}-{_header_text(delivery.stream)}-{delivery.sequence}-{name}",
             "ce-source": _header_text(source),
             "ce-type": _header_text(kind),
             "ce-datacontenttype": "application/json",
@@ -291,7 +303,7 @@ class IsmCodec(Codec):
         if self._route.mode == "batch":
             used += [routing.sync] if any(output.sync for output in outputs) else []
             used += [routing.router] if any(output.next for output in outputs) else []
-        return {entry.subject: entry.jetstream for entry in used}
+        return {**{entry.subject: entry.jetstream for entry in used}, **super().topics}
 
     def envelope(self, payload: bytes) -> Envelope:
         """The message's parts; raises Unreadable with what exactly is wrong with it."""
@@ -542,3 +554,17 @@ def _show(value: Any) -> str:
         return _kind(value)
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
+
+
+def content_of(payload: bytes) -> dict[str, Any]:
+    """The payload as `data` where it is JSON, as `text` where it is text, else as `base64`."""
+    try:
+        orjson.loads(payload)
+        # A fragment keeps numbers as they were written; it must not break the line.
+        return {"data": orjson.Fragment(payload) if b"\n" not in payload else json.loads(payload)}
+    except (orjson.JSONDecodeError, RecursionError):
+        pass
+    try:
+        return {"text": payload.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(payload).decode()}

@@ -1,13 +1,15 @@
 """What a route keeps and how far it has read, as messages in its app's stream.
 
-A route's worker calls `claim` once, `load` before a run and `commit` after it; the CLI calls `read`.
-Nothing else writes these subjects of the app stream `P_<app>`:
+A route's worker calls `claim` once, `load` before a run and `commit` after it. Whoever changes a context from
+outside (`edits`) calls `visit` and commits what `rewrite` makes; who only looks calls `read`. Nothing else
+writes these subjects of the app stream `P_<app>`:
 
     p.<app>.pos.<route>.<partition>              position, fence, and contexts while they are small
     p.<app>.ctx.<route>.<partition>.<key>.=all   the whole context of one key
     p.<app>.ctx.<route>.<partition>.<key>.<item> one top-level item of a context that has grown
     p.<app>.held.<route>.<partition>.<key>.<seq> a message of a blocked key
     p.<app>.due.<route>.<partition>.<id>         a message that is to be processed (again) now
+    p.<app>.hist.<route>.<partition>.<key>       what commits changed in a context, where that is recorded
 
 What must stay true:
 - The position is the last message of its partition in every commit and carries the sequence of its
@@ -17,22 +19,28 @@ What must stay true:
 - A context moves outwards only (position -> one message -> one message per item), and leaves its old place
   in the commit that writes the new one: reading is the union of what is there, without precedence rules.
 - After a commit returns, it is stored. After it raises Fenced, it is not and never will be.
+- An edit changes the contexts in a position, its epoch and its fence, and leaves all else as it is: the
+  owner's next commit is refused, and it goes on from there with the edit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
+import json
+import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from processor import letters
-from processor.errors import BrokerError, Fenced
+from processor.errors import BrokerError, Edited, Fenced
+from processor.history import History, Record, now
 from processor.jetstream import (
     BATCH_MAX,
     EXPECTED,
@@ -48,6 +56,7 @@ from processor.jetstream import (
 )
 from processor.letters import Kept
 from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_token, partition_of
+from processor.sandbox.values import TOMBSTONE
 
 VERSION = 1
 # Up to this size contexts ride in the position message, which every commit writes anyway.
@@ -56,9 +65,11 @@ INLINE_MAX_BYTES = WHOLE_BYTES
 # bounds what a restart reads again only to skip it.
 STALE_POSITIONS = 10_000
 _HANDOVER_S = 2.0
+_CLAIMS = 10
 _PATIENCE_S = 5.0  # how long a commit may be refused as premature before somebody is told
 _PAUSE_MAX_S = 2.0
 _LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
+_READ_KEYS = 50  # contexts outside of positions that somebody who looks at all of them holds in memory
 _ALL = "=all"  # not a token that key_token makes: `=` is always followed by two hex digits there
 _ITEM_HEADER = "Processor-Item"
 
@@ -101,6 +112,7 @@ class _Partition:
     spread: bool = False  # some context of this partition lives outside the position message
     inline: dict[str, dict[str, bytes]] = field(default_factory=dict)
     inline_bytes: dict[str, int] = field(default_factory=dict)
+    body: dict[str, Any] = field(default_factory=dict)  # as it was read
 
 
 @dataclass(slots=True)
@@ -127,15 +139,20 @@ class ContextStore:
         owner: str,
         owned: Iterable[int] | None = None,
         refused: Callable[[str | None], None] = lambda _: None,
+        history_s: float = 0.0,
+        *,
+        kind: str = "pos",
     ) -> None:
         self._broker = broker
         self._refused = refused  # called with why the server stores no commits, and with None when it does
-
+        self._history_s = history_s  # how long records of what commits changed are kept; 0: none are made
+        self._app = app
         self._stream = app_stream(app)
-        self._pos = f"p.{app}.pos.{route}"
+        self._pos = f"p.{app}.{kind}.{route}"
         self._ctx = f"p.{app}.ctx.{route}"
         self._route = route
-        self._owner = owner
+        self._owner = self._name = owner
+        self._lane = 0
         self._input = Input("", "")
         self._of = partitions
         self._partitions = {n: _Partition(n) for n in (range(partitions) if owned is None else owned)}
@@ -156,6 +173,24 @@ class ContextStore:
     def partition(self, key: str) -> int:
         """The partition of `key`."""
         return partition_of(key, self._of) if self._of > 1 else 0
+
+    def part(self, lane: int, owned: Iterable[int], refused: Callable[[str | None], None]) -> ContextStore:
+        """A store that commits for some of the partitions that this one has claimed, as lane `lane`.
+
+        This one must not commit for them any more.
+        """
+        part = copy.copy(self)
+        part._lane = lane
+        part._refused = refused
+        part._partitions = {number: self._partitions[number] for number in owned}
+        part._outside, part._sizes = {}, {}
+        part._watermark = min(p.sequence for p in part._partitions.values())
+        return part
+
+    @property
+    def watermark(self) -> int:
+        """Up to here the input was read for these partitions, by what was handed over to `commit`."""
+        return self._watermark
 
     @property
     def owned(self) -> Collection[int]:
@@ -182,7 +217,12 @@ class ContextStore:
         return self._partitions[partition].claims - 1
 
     async def claim(
-        self, source: Input, start_after: int, is_there: Callable[[str], bool] = lambda _: False
+        self,
+        source: Input,
+        start_after: int,
+        is_there: Callable[[str], bool] = lambda _: False,
+        *,
+        holds: Collection[int] = (),
     ) -> int:
         """Own the partitions, and return the first input sequence that may not be done.
 
@@ -192,10 +232,11 @@ class ContextStore:
         keep claiming at the same time.
 
         An owner who `is_there` gets a moment to finish and let go; what it has in hand would be done again.
+        In the partitions `holds` edits are asked to wait for our next commit: one of them has cost us work.
         """
         self._input = source
         until_s = time.monotonic() + _HANDOVER_S
-        for _ in range(5):
+        for _ in range(_CLAIMS):
             await self._read_positions(start_after)
             while time.monotonic() < until_s and any(is_there(p.owner) for p in self._partitions.values()):
                 await asyncio.sleep(0.02)
@@ -203,12 +244,14 @@ class ContextStore:
             owned = list(self._partitions.values())
             for partition in owned:
                 partition.epoch += 1
-                partition.claims += 1
-            claims = [self._position_message(p, "claim") for p in owned]
+                # What was claimed by a process that still lives has not ended it.
+                partition.claims += partition.owner != self._owner
+            claims = [self._position_message(p, "claim", holds=p.number in holds) for p in owned]
             try:
                 last = await self._broker.commit(claims)
-            except (WrongLastSequence, Unknown, Again):
-                await asyncio.sleep(0.1)
+            except (WrongLastSequence, Unknown, Again) as err:
+                # Of those who claim or edit at the same time, each has to get through.
+                await asyncio.sleep(random.random() / 25 if isinstance(err, WrongLastSequence) else 0.1)
                 continue
             for index, partition in enumerate(owned):
                 partition.fence = last - (len(claims) - 1 - index)
@@ -219,7 +262,7 @@ class ContextStore:
     async def _read_positions(self, start_after: int) -> None:
         stored = await _patiently(self._broker, self._stream, [f"{self._pos}.*"])
         found = {int(s.subject.rsplit(".", 1)[1]): s for s in stored}
-        newest = 0
+        self.unannounced = [live for number, live in _unannounced(found) if number in self._partitions]
         for partition in self._partitions.values():
             position = found.get(partition.number)
             if position is None:
@@ -228,6 +271,7 @@ class ContextStore:
                 continue
             body = orjson.loads(position.payload)
             self._check_position(body)
+            self._check_input(body)
             partition.fence = position.sequence
             partition.sequence = body["seq"]
             partition.epoch = body["epoch"]
@@ -235,15 +279,7 @@ class ContextStore:
             partition.claims = body.get("claims", 0)
             partition.open = {int(sequence): tries for sequence, tries in body.get("open", {}).items()}
             partition.blocked = dict(body.get("blocked", {}))
-            partition.spread = body.get("spread", False)
-            partition.inline = _items_by_key(body.get("ctx", {}))
-            partition.inline_bytes = {k: _size(v) for k, v in partition.inline.items()}
-            if partition.fence > newest:
-                newest = partition.fence
-                self.unannounced = [
-                    Message(subject, payload.encode(), headers)
-                    for subject, headers, payload in body.get("live", [])
-                ]
+            _take_inline(partition, body)
 
     def _check_position(self, body: Mapping[str, Any]) -> None:
         if body["v"] != VERSION:
@@ -264,6 +300,8 @@ class ContextStore:
                 f"route {self._route} was created with {body['of']} partitions and now has {self._of}",
                 remedy=f"Set partitions: {body['of']}, or give the route another name.",
             )
+
+    def _check_input(self, body: Mapping[str, Any]) -> None:
         if (body["stream"], body["created"]) != (self._input.stream, self._input.created):
             raise BrokerError(
                 "E407",
@@ -291,8 +329,67 @@ class ContextStore:
             self._sizes[key] = _size(items)
         return loaded
 
+    async def visit(self, keys: Collection[str]) -> dict[str, dict[str, bytes]]:
+        """The contexts of `keys` from one view of the stream, to be changed by `rewrite`; owns nothing.
+
+        Afterwards the partitions of this store are those of `keys`. Raises BrokerError E401 where one has no
+        position yet, and E410 or E412 where it cannot be changed.
+        """
+        by_subject = self._by_subject(keys)
+        self._partitions = {n: _Partition(n) for n in sorted({self.partition(key) for key in keys})}
+        self._outside.clear()
+        subjects = [f"{prefix}.*" for prefix in by_subject] + [f"{self._pos}.{n}" for n in self._partitions]
+        stored = await _patiently(self._broker, self._stream, subjects)
+        for message in stored:
+            prefix, number = message.subject.rsplit(".", 1)
+            if prefix != self._pos:
+                continue
+            partition = self._partitions[int(number)]
+            partition.body = orjson.loads(message.payload)
+            self._check_position(partition.body)
+            partition.fence, partition.epoch = message.sequence, partition.body["epoch"]
+            _take_inline(partition, partition.body)
+        missing = [number for number, partition in self._partitions.items() if not partition.body]
+        if missing:
+            for position in await _patiently(self._broker, self._stream, [f"{self._pos}.*"]):
+                self._check_position(orjson.loads(position.payload))
+            raise BrokerError(
+                "E401",
+                f"partition {missing[0]} of route {self._route} has no position in {self._stream}",
+                remedy="It has not run yet: start the route once.",
+            )
+        contexts = {key: dict(self._partitions[self.partition(key)].inline.get(key, {})) for key in keys}
+        self._take_outside(stored, by_subject, contexts)
+        return contexts
+
+    def rewrite(self, changes: Mapping[str, ContextChange | None], commit_id: str) -> list[Message]:
+        """The messages that change contexts as they were visited (None: that remove one), for one commit.
+
+        The positions are the last of them; their fences refuse the commit where anything was committed since.
+        """
+        messages: list[Message] = []
+        for key, change in changes.items():
+            messages += self._removed(key) if change is None else self._context_messages({key: change})
+        changed = {self.partition(key) for key in changes}
+        for partition in (self._partitions[number] for number in sorted(changed)):
+            partition.epoch += 1
+            kept = {k: v for k, v in partition.body.items() if k not in ("ctx", "spread", "holds")}
+            body = {**kept, "epoch": partition.epoch, "cid": commit_id, **_contexts_of(partition)}
+            messages.append(self._fenced_message(partition, body))
+        return messages
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an owner of a visited position asks edits to wait for its next commit."""
+        return any(partition.body.get("holds") for partition in self._partitions.values())
+
+    @property
+    def epochs(self) -> dict[int, int]:
+        """The epoch of each partition, as it was claimed or rewritten last; an edit or a claim raises it."""
+        return {partition.number: partition.epoch for partition in self._partitions.values()}
+
     async def _load_outside(self, keys: Sequence[str], loaded: dict[str, dict[str, bytes]]) -> None:
-        by_subject = {f"{self._ctx}.{self.partition(k)}.{key_token(k)}": k for k in keys}
+        by_subject = self._by_subject(keys)
         partitions = {self.partition(k) for k in keys}
         subjects = [f"{prefix}.*" for prefix in by_subject] + [f"{self._pos}.{p}" for p in partitions]
         while True:
@@ -304,8 +401,16 @@ class ContextStore:
             if all(self._partitions[p].fence == fence for p, fence in fences.items()):
                 break
             if any(fence > self._partitions[p].fence for p, fence in fences.items()):
-                await self._check_owned()
-            await asyncio.sleep(0.02)
+                await self._check_owned(partitions)
+            await self._wait_for_replica(self._partitions[min(partitions)])
+        self._take_outside(stored, by_subject, loaded)
+
+    def _by_subject(self, keys: Iterable[str]) -> dict[str, str]:
+        return {f"{self._ctx}.{self.partition(k)}.{key_token(k)}": k for k in keys}
+
+    def _take_outside(
+        self, stored: Iterable[Stored], by_subject: Mapping[str, str], loaded: dict[str, dict[str, bytes]]
+    ) -> None:
         for message in stored:
             prefix, item = message.subject.rsplit(".", 1)
             key = by_subject.get(prefix)
@@ -315,35 +420,63 @@ class ContextStore:
                 loaded[key] = _items(orjson.loads(message.payload))
                 self._outside[key] = _Outside(None)
             else:
-                name = message.headers.get(_ITEM_HEADER) or key_from_token(item)
+                name = _item_name(item, message.headers)
                 loaded[key][name] = message.payload
                 place = self._outside.setdefault(key, _Outside(set()))
                 assert place.items is not None
                 place.items.add(name)
 
+    def scattered(self, changes: Mapping[str, ContextChange]) -> int:
+        """How many messages write those of the changed contexts that come whole and are kept by item.
+
+        A context that is kept by item stays so when it is small again; what it has no more is removed.
+        """
+        places = {key: self._outside.get(key) for key, change in changes.items() if change.whole}
+        return sum(
+            len(place.items | changes[key].items.keys())
+            for key, place in places.items()
+            if place is not None and place.items is not None
+        )
+
     async def due(self) -> list[Kept]:
-        """The messages of our partitions that are due, oldest first."""
+        """The messages of our partitions that are due, oldest first. Raises Fenced."""
         subjects = [f"{self._due}.{number}.*" for number in self._partitions]
-        stored = await _patiently(self._broker, self._stream, subjects)
+        fences = {f"{self._pos}.{number}": p.fence for number, p in self._partitions.items()}
+        while True:
+            stored = await _patiently(self._broker, self._stream, [*subjects, *fences])
+            if _is_recent(stored, fences):
+                break
+            await self._wait_for_replica(next(iter(self._partitions.values())))
         found = [letters.read(message) for message in sorted(stored, key=lambda m: m.sequence)]
         return [kept for kept in found if kept is not None]
 
     async def held(self, key: str, limit: int) -> tuple[list[Kept], bool]:
-        """The first messages of a blocked key, at most `limit`, and whether there are more."""
-        subject = f"{self._held}.{self.partition(key)}.{key_token(key)}.*"
+        """The first messages of a blocked key, at most `limit`, and whether there are more. Raises Fenced."""
+        number = self.partition(key)
+        subject, position = f"{self._held}.{number}.{key_token(key)}.*", f"{self._pos}.{number}"
         while True:
             await self._broker.connected()
             found: list[Kept] = []
+            seen: list[Stored] = []
             try:
-                async for stored in self._broker.history(self._stream, [subject]):
+                async for stored in self._broker.history(self._stream, [subject, position]):
                     kept = letters.read(stored)
                     if kept is not None and len(found) == limit:
                         return found, True
                     if kept is not None:
                         found.append(kept)
-                return found, False
+                    seen = [stored]  # the position is the last of what we committed
+                if _is_recent(seen, {position: self._partitions[number].fence}):
+                    return found, False
+                await self._wait_for_replica(self._partitions[number])
             except (Unknown, Again, ApiError):
                 await asyncio.sleep(0.1)
+
+    async def _wait_for_replica(self, partition: _Partition) -> None:
+        """Give a replica that lags a moment. Raises Fenced where the position is gone, and so the stream."""
+        if await self._newest(partition) is None:
+            raise self._fenced()
+        await asyncio.sleep(0.02)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop what is remembered of these keys; they will be loaded when they are needed again."""
@@ -367,7 +500,8 @@ class ContextStore:
         owns a partition by now; then nothing was stored.
         """
         commit_id = secrets.token_hex(8)
-        batch = [*messages, *self._context_messages(changes)]
+        records = self._records(changes, moves, commit_id) if self._history_s else []
+        batch = [*messages, *records, *self._context_messages(changes)]
         owned = [self._move(number, move) for number, move in moves.items()]
         batch += [self._position_message(p, commit_id, live if p is owned[-1] else ()) for p in owned]
         self._watermark = max(self._watermark, *(move.sequence for move in moves.values()))
@@ -375,7 +509,8 @@ class ContextStore:
         for partition in stale:
             partition.sequence = self._watermark
         batch += [self._position_message(p, commit_id) for p in stale]
-        last = await self._commit_surely(batch, commit_id, [*owned, *stale])
+        in_hand = {number for number, move in moves.items() if move != Move()}
+        last = await self._commit_surely(batch, commit_id, [*owned, *stale], in_hand)
         for back, partition in enumerate(reversed([*owned, *stale])):
             partition.fence = last - back
         return len(batch)
@@ -404,26 +539,34 @@ class ContextStore:
         return [p for p in self._partitions.values() if p.sequence < line and p.number not in moves]
 
     async def _commit_surely(
-        self, batch: Sequence[Message], commit_id: str, partitions: Sequence[_Partition]
+        self,
+        batch: Sequence[Message],
+        commit_id: str,
+        partitions: Sequence[_Partition],
+        in_hand: Collection[int],
     ) -> int:
         pause_s, given_up = 0.05, ""
         began_s = time.monotonic()
         while True:
             await self._broker.connected()
+            attempt = secrets.token_hex(12)
             try:
-                last = await self._broker.commit(batch)
+                last = await self._broker.commit(batch, batch=attempt)
                 break
             except WrongLastSequence:
                 # Ours, when an earlier try was stored and only its answer was lost.
-                last = await self._fence_of(commit_id, partitions[-1])
-                if not last:
-                    raise self._fenced() from None
+                position = await self._newest(partitions[-1])
+                if position is None or orjson.loads(position.payload)["cid"] != commit_id:
+                    raise self._fenced(await self._overtakers(), in_hand) from None
+                last = position.sequence
                 break
             except Unknown:
                 await self._broker.connected()
-                last = await self._fence_of(commit_id, partitions[-1])
-                if last:
+                position = await self._newest(partitions[-1])
+                if position is not None and orjson.loads(position.payload)["cid"] == commit_id:
+                    last = position.sequence
                     break
+                batch = await self._not_stored(batch, attempt)
             except Again as err:
                 # A member that is refused for good looks like this too: the server only says "incomplete".
                 if time.monotonic() - began_s > _PATIENCE_S:
@@ -432,6 +575,7 @@ class ContextStore:
                     )
             except BrokerError as err:
                 given_up = str(err)
+                batch = await self._not_stored(batch, attempt)
             if given_up:
                 self._refused(given_up)
             await asyncio.sleep(pause_s)
@@ -440,37 +584,97 @@ class ContextStore:
             self._refused(None)
         return last
 
-    async def _fence_of(self, commit_id: str, partition: _Partition) -> int:
-        """The sequence of the partition's position if `commit_id` wrote it, else 0; asks the leader."""
+    async def _not_stored(self, batch: Sequence[Message], attempt: str) -> Sequence[Message]:
+        """What is left to be stored of a batch that was refused.
+
+        nats-server 2.15 looks at limits (account, server, disk) message by message while it stores a batch:
+        one that comes to a limit in the middle keeps what went before. The position is last, so it is never
+        among that.
+        """
+        if len(batch) == 1:
+            return batch
+        start = max(partition.fence for partition in self._partitions.values()) + 1
         while True:
             try:
-                stored = await self._broker.last_from_leader(self._stream, f"{self._pos}.{partition.number}")
+                stored = await self._broker.stored_of_batch(self._stream, attempt, batch, start)
                 break
+            except (Unknown, Again, ApiError):
+                await self._broker.connected()
+                await asyncio.sleep(0.1)
+            except BrokerError:  # without permission to look, nothing can be known
+                return batch
+        return [message for number, message in enumerate(batch, 1) if number not in stored]
+
+    async def _newest(self, partition: _Partition) -> Stored | None:
+        """The position message of a partition as the stream's leader has it."""
+        while True:
+            try:
+                return await self._broker.last_from_leader(self._stream, f"{self._pos}.{partition.number}")
             except (Unknown, Again):
                 await self._broker.connected()
                 await asyncio.sleep(0.05)
-        if stored is None or orjson.loads(stored.payload)["cid"] != commit_id:
-            return 0
-        return stored.sequence
 
-    async def _check_owned(self) -> None:
-        """Raise Fenced if another owner wrote a position since our last commit."""
+    async def _check_owned(self, in_hand: Collection[int]) -> None:
+        """Raise Fenced if somebody else wrote a position since our last commit."""
+        if newer := await self._overtakers():
+            raise self._fenced(newer, in_hand)
+
+    async def _overtakers(self) -> list[str]:
+        """The owners of positions that were claimed, edited or reset since we claimed them."""
         stored = await _patiently(self._broker, self._stream, [f"{self._pos}.{p}" for p in self._partitions])
-        if any(orjson.loads(s.payload)["owner"] != self._owner for s in stored):
-            raise self._fenced()
+        bodies = {int(s.subject.rsplit(".", 1)[1]): orjson.loads(s.payload) for s in stored}
+        return [body["owner"] for p, body in bodies.items() if body["epoch"] > self._partitions[p].epoch]
 
-    def _fenced(self) -> Fenced:
+    def _fenced(self, overtakers: Sequence[str] = (), in_hand: Collection[int] = ()) -> Fenced:
+        if overtakers and all(owner == self._name for owner in overtakers):
+            return Edited(self._route, in_hand)
         return Fenced(
             "E405",
             f"another processor has claimed partitions of route {self._route} that this one had",
             remedy="What this one had in hand is done there; nothing is lost.",
         )
 
+    def _records(
+        self, changes: Mapping[str, ContextChange], moves: Mapping[int, Move], commit_id: str
+    ) -> list[Message]:
+        """What a commit changes, written down; to be made before anything of it is applied here."""
+        history, at = History(self._app, self._route, self._broker.max_payload), now()
+        messages: list[Message] = []
+        for key, change in changes.items():
+            partition = self._partitions[self.partition(key)]
+            # What the position does not have, nobody here has: then all of a small context is written down.
+            is_known = key in partition.inline or not partition.spread
+            before = partition.inline.get(key, {})
+            after = dict.fromkeys(before, None) if change.whole else {}
+            news = {k: v for k, v in {**after, **change.items}.items() if not is_known or before.get(k) != v}
+            if not news:
+                continue
+            items = {name: value for name, value in news.items() if value not in (None, TOMBSTONE)}
+            removed = () if change.whole and not is_known else news.keys() - items.keys()
+            move = moves.get(partition.number, Move())
+            is_new = move.sequence > partition.sequence
+            record = Record(
+                key,
+                commit_id,
+                at,
+                items,
+                tuple(sorted(removed)),
+                is_whole=change.whole and not is_known,
+                bytes=change.size,
+                first=partition.sequence + 1 if is_new else 0,
+                last=move.sequence if is_new else 0,
+            )
+            messages.append(history.message(partition.number, record, self._history_s))
+        return messages
+
     def _context_messages(self, changes: Mapping[str, ContextChange]) -> list[Message]:
         messages: list[Message] = []
         for key, change in changes.items():
             self._sizes[key] = change.size
-            if change.whole:
+            place = self._outside.get(key)
+            if change.whole and place is not None and place.items is not None:
+                messages += self._large(key, {**dict.fromkeys(place.items), **change.items})
+            elif change.is_small:
                 messages += self._small(key, {k: v for k, v in change.items.items() if v is not None})
             else:
                 messages += self._large(key, change.items)
@@ -478,11 +682,7 @@ class ContextStore:
 
     def _small(self, key: str, items: dict[str, bytes]) -> list[Message]:
         partition = self._partitions[self.partition(key)]
-        place = self._outside.get(key)
-        if place is not None and place.items is not None:
-            gone = dict.fromkeys(place.items - items.keys())
-            return self._large(key, {**items, **gone})
-        if place is None:
+        if key not in self._outside:
             others = sum(partition.inline_bytes.values()) - partition.inline_bytes.get(key, 0)
             size = _size(items)
             if others + size <= INLINE_MAX_BYTES and not (partition.spread and key not in partition.inline):
@@ -501,14 +701,23 @@ class ContextStore:
             self._move_out(self._partitions[self.partition(key)], key, place)
         assert place.items is not None
         for name, value in items.items():
-            token = key_token(name)
+            token, named = _item_token(name)
             headers = KEPT if value is not None else GONE
-            if len(token) > 128:
-                token = f"=h{hashlib.sha256(name.encode()).hexdigest()[:32]}"
-                headers = {**headers, _ITEM_HEADER: name}
+            # Members of a commit that share one mapping of headers are written faster.
+            headers = {**headers, **named} if named else headers
             messages.append(Message(self._subject(key, token), value or b"", headers))
             (place.items.discard if value is None else place.items.add)(name)
         return messages
+
+    def _removed(self, key: str) -> list[Message]:
+        partition = self._partitions[self.partition(key)]
+        partition.inline.pop(key, None)
+        partition.inline_bytes.pop(key, None)
+        place = self._outside.pop(key, None)
+        if place is None:
+            return []
+        items = [_ALL] if place.items is None else [_item_token(name)[0] for name in place.items]
+        return [Message(self._subject(key, item), b"", GONE) for item in items]
 
     def _move_out(self, partition: _Partition, key: str, place: _Outside) -> None:
         partition.inline.pop(key, None)
@@ -520,7 +729,7 @@ class ContextStore:
         return f"{self._ctx}.{self.partition(key)}.{key_token(key)}.{item}"
 
     def _position_message(
-        self, partition: _Partition, commit_id: str, live: Sequence[Message] = ()
+        self, partition: _Partition, commit_id: str, live: Sequence[Message] = (), *, holds: bool = False
     ) -> Message:
         body: dict[str, Any] = {
             "v": VERSION,
@@ -532,44 +741,90 @@ class ContextStore:
             "owner": self._owner,
             "cid": commit_id,
         }
+        if self._lane:
+            body["lane"] = self._lane
+        if holds:
+            body["holds"] = True
         if partition.claims:
             body["claims"] = partition.claims
         if partition.open:
             body["open"] = {str(sequence): tries for sequence, tries in partition.open.items()}
         if partition.blocked:
             body["blocked"] = partition.blocked
-        if partition.spread:
-            body["spread"] = True
-        if partition.inline:
-            body["ctx"] = {k: orjson.Fragment(_dump(v)) for k, v in partition.inline.items()}
+        body |= _contexts_of(partition)
         if live:
             body["live"] = [[m.subject, dict(m.headers), m.payload.decode()] for m in live]
-        return Message(
-            f"{self._pos}.{partition.number}", orjson.dumps(body), {**KEPT, EXPECTED: str(partition.fence)}
-        )
+        return self._fenced_message(partition, body)
+
+    def _fenced_message(self, partition: _Partition, body: Mapping[str, Any]) -> Message:
+        headers = {**KEPT, EXPECTED: str(partition.fence)}
+        return Message(f"{self._pos}.{partition.number}", orjson.dumps(body), headers)
 
 
 async def read(
     broker: Broker, app: str, route: str, key: str | None = None
 ) -> AsyncIterator[tuple[str, dict[str, bytes]]]:
-    """Every committed context of a route (or that of `key`), by key, as encoded items; owns nothing."""
+    """Every committed context of a route (or that of `key`), as encoded items; owns nothing.
+
+    Each is as one commit left it. Those that are in positions come first, by key, then the others by
+    partition and key; a few of these are in memory at a time.
+    """
+    stream, pos, ctx = app_stream(app), f"p.{app}.pos.{route}", f"p.{app}.ctx.{route}"
+    if key is not None:
+        subjects = [f"{pos}.*", f"{ctx}.*.{key_token(key)}.*"]
+        contexts = _contexts_in(await _patiently(broker, stream, subjects))
+        if key in contexts:
+            yield key, contexts[key]
+        return
+    positions = await _patiently(broker, stream, [f"{pos}.*"])
+    inline = _contexts_in(positions)
+    for name in sorted(inline):
+        yield name, inline[name]
+    spread = [int(s.subject.rsplit(".", 1)[1]) for s in positions if orjson.loads(s.payload).get("spread")]
+    for partition in sorted(spread):
+        prefixes = sorted(await _prefixes(broker, stream, f"{ctx}.{partition}.>"))
+        for start in range(0, len(prefixes), _READ_KEYS):
+            some = prefixes[start : start + _READ_KEYS]
+            subjects = [f"{pos}.{partition}", *(f"{prefix}.*" for prefix in some)]
+            contexts = _contexts_in(await _patiently(broker, stream, subjects))
+            wanted = {key_from_token(prefix.rsplit(".", 1)[1]) for prefix in some} - inline.keys()
+            for name in sorted(wanted & contexts.keys()):
+                yield name, contexts[name]
+
+
+async def _prefixes(broker: Broker, stream: str, pattern: str) -> set[str]:
+    """The subjects that match, without their last token and without their messages."""
+    found: set[str] = set()
+    seen = 0
+    while True:
+        await broker.connected()
+        try:
+            asked = {"subjects_filter": pattern, "offset": seen}
+            info = await broker.api(f"STREAM.INFO.{stream}", asked)
+        except (Unknown, Again):
+            await asyncio.sleep(0.1)
+            continue
+        subjects = info["state"].get("subjects") or {}
+        found |= {subject.rsplit(".", 1)[0] for subject in subjects}
+        seen += len(subjects)
+        if not subjects or seen >= info.get("total", 0):
+            return found
+
+
+def _contexts_in(stored: Iterable[Stored]) -> dict[str, dict[str, bytes]]:
     contexts: dict[str, dict[str, bytes]] = {}
-    item = f"*.{key_token(key)}.*" if key is not None else ">"
-    subjects = [f"p.{app}.pos.{route}.*", f"p.{app}.ctx.{route}.{item}"]
-    for stored in await _patiently(broker, app_stream(app), subjects):
-        tokens = stored.subject.split(".")
+    for message in stored:
+        tokens = message.subject.split(".")
         if tokens[2] == "pos":
-            for name, items in _items_by_key(orjson.loads(stored.payload).get("ctx", {})).items():
+            for name, items in _items_by_key(orjson.loads(message.payload).get("ctx", {})).items():
                 contexts.setdefault(name, {}).update(items)
-        elif stored.payload:
+        elif message.payload:
             items = contexts.setdefault(key_from_token(tokens[5]), {})
             if tokens[6] == _ALL:
-                items.update(_items(orjson.loads(stored.payload)))
+                items.update(_items(orjson.loads(message.payload)))
             else:
-                items[stored.headers.get(_ITEM_HEADER) or key_from_token(tokens[6])] = stored.payload
-    for name in sorted(contexts):
-        if key is None or name == key:
-            yield name, contexts[name]
+                items[_item_name(tokens[6], message.headers)] = message.payload
+    return contexts
 
 
 async def _patiently(broker: Broker, stream: str, subjects: Sequence[str]) -> list[Stored]:
@@ -580,6 +835,54 @@ async def _patiently(broker: Broker, stream: str, subjects: Sequence[str]) -> li
             return await broker.last_of(stream, subjects)
         except (Unknown, Again):
             await asyncio.sleep(0.1)
+
+
+def _unannounced(positions: Mapping[int, Stored]) -> Iterator[tuple[int, Message]]:
+    """The live messages of the last commit of every owner and lane, with the partition that has them.
+
+    Each lane commits one after the other: whatever came before its last commit was sent.
+    """
+    last: dict[tuple[str, int], tuple[int, int, list[Any]]] = {}
+    for number, stored in positions.items():
+        body = orjson.loads(stored.payload)
+        writer = body.get("owner", ""), body.get("lane", 0)
+        last[writer] = max(last.get(writer, (0, 0, [])), (stored.sequence, number, body.get("live", [])))
+    for _, number, live in last.values():
+        for subject, headers, payload in live:
+            yield number, Message(subject, payload.encode(), headers)
+
+
+def _take_inline(partition: _Partition, body: Mapping[str, Any]) -> None:
+    partition.spread = body.get("spread", False)
+    partition.inline = _items_by_key(body.get("ctx", {}))
+    partition.inline_bytes = {key: _size(items) for key, items in partition.inline.items()}
+
+
+def _contexts_of(partition: _Partition) -> dict[str, Any]:
+    """What a position says about contexts."""
+    said: dict[str, Any] = {"spread": True} if partition.spread else {}
+    if partition.inline:
+        said["ctx"] = {k: orjson.Fragment(_dump(v)) for k, v in partition.inline.items()}
+    return said
+
+
+def _item_token(name: str) -> tuple[str, dict[str, str]]:
+    """The subject token of an item, and the header that has its name where that is too long for one."""
+    token = key_token(name)
+    if len(token) <= 128:
+        return token, {}
+    # As JSON: a header as it is would come back without spaces at its ends, and without line breaks.
+    return f"=h{hashlib.sha256(name.encode()).hexdigest()[:32]}", {_ITEM_HEADER: json.dumps(name)}
+
+
+def _item_name(token: str, headers: Mapping[str, str]) -> str:
+    return str(json.loads(headers[_ITEM_HEADER])) if _ITEM_HEADER in headers else key_from_token(token)
+
+
+def _is_recent(stored: Iterable[Stored], fences: Mapping[str, int]) -> bool:
+    """Whether the replica that answered has every commit up to these sequences of positions, by subject."""
+    seen = {message.subject: message.sequence for message in stored}
+    return all(seen.get(subject, 0) >= fence for subject, fence in fences.items())
 
 
 def _size(items: Mapping[str, bytes]) -> int:

@@ -7,15 +7,22 @@ redrive the same letter are told apart by the sequence of its subject, so it goe
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from processor.context import app_stream
 from processor.errors import BrokerError
-from processor.jetstream import EXPECTED, GONE, Broker, Message, Stored, WrongLastSequence
+from processor.jetstream import EXPECTED, GONE, Again, Broker, Message, Stored, Unknown, WrongLastSequence
 from processor.letters import Letters, Unfit, joined
 from processor.model import Delivery
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\.\d{1,9}\.\d{1,20}\Z")
+_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,25 @@ class DeadLetter:
     delivery: Delivery
     parts: tuple[Stored, ...]
 
+    @property
+    def sequence(self) -> int:
+        """Its place in the app's stream: letters are found in this order."""
+        return self.parts[-1].sequence
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of it apart from its content."""
+        return {
+            "id": self.id,
+            "route": self.route,
+            "code": self.code,
+            "reason": self.reason,
+            "failed_at": self.failed_at,
+            "tries": self.tries,
+            "subject": self.delivery.subject,
+            "stream": self.delivery.stream,
+            "sequence": self.delivery.sequence,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -42,6 +68,7 @@ class Filter:
     id: str = ""
     code: str = ""
     since_s: float = 0.0  # stored at this time or later, seconds since 1970
+    after: int = 0  # behind this place in the app's stream
 
     def takes(self, letter: DeadLetter) -> bool:
         """Whether a letter is meant."""
@@ -60,17 +87,24 @@ class DeadLetters:
         self._broker = broker
         self._app = app
 
-    async def find(self, which: Filter) -> AsyncIterator[DeadLetter]:
+    async def find(self, which: Filter) -> AsyncGenerator[DeadLetter, None]:
         """Those that are meant, oldest first, as they are now."""
         prefix = f"p.{self._app}.dlq."
         parts: list[Stored] = []
-        async for stored in self._broker.history(app_stream(self._app), [f"{prefix}{which.route or '*'}.>"]):
-            number, _, count = stored.headers.get("x-part", "1/1").partition("/")
-            parts = [*parts, stored] if number != "1" else [stored]
-            if number == count and len(parts) == int(count):
-                letter = _read(tuple(parts), prefix)
-                if letter is not None and which.takes(letter):
-                    yield letter
+        subjects = [f"{prefix}{which.route or '*'}.>"]
+        if which.id:
+            if not _ID.match(which.id):
+                return
+            subjects = [f"{prefix}{which.id}", f"{prefix}{which.id}.*"]
+        history = self._broker.history(app_stream(self._app), subjects, start_sequence=which.after + 1)
+        async with aclosing(history):
+            async for stored in history:
+                number, _, count = stored.headers.get("x-part", "1/1").partition("/")
+                parts = [*parts, stored] if number != "1" else [stored]
+                if number == count and len(parts) == int(count):
+                    letter = _read(tuple(parts), prefix)
+                    if letter is not None and which.takes(letter):
+                        yield letter
 
     async def redrive(self, letter: DeadLetter) -> bool:
         """Send it back to its route, with no tries counted; False where somebody else was faster.
@@ -97,11 +131,32 @@ class DeadLetters:
         removals = [
             Message(part.subject, b"", {**GONE, EXPECTED: str(part.sequence)}) for part in letter.parts
         ]
-        try:
-            await self._broker.commit([*messages, *removals])
-        except WrongLastSequence:
-            return False
-        return True
+        is_in_doubt = False
+        while True:
+            try:
+                await self._broker.commit([*messages, *removals])
+            except Again:  # in a cluster, while somebody else's write to the letter is under way
+                await asyncio.sleep(_AGAIN_S)
+            except Unknown:
+                is_in_doubt = True
+                await self._broker.connected()
+            except WrongLastSequence:
+                return is_in_doubt and await self._are_stored(messages)
+            else:
+                return True
+
+    async def _are_stored(self, messages: Sequence[Message]) -> bool:
+        """Whether a commit without an answer was ours; its messages have subjects that nobody else has."""
+        while True:
+            try:
+                found = [
+                    await self._broker.last_from_leader(app_stream(self._app), m.subject) for m in messages
+                ]
+            except (Again, Unknown):
+                await self._broker.connected()
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return None not in found
 
 
 def _read(parts: tuple[Stored, ...], prefix: str) -> DeadLetter | None:

@@ -2,7 +2,7 @@
 
 A worker plans a `Batch`, has a guest run it, and gets the run's `Effects` here, as messages that are ready
 to be committed. Nothing here publishes, waits or remembers: the same batch and outcome always have the same
-effects, but for the clock in events and dead letters.
+effects, but for the clock in events, dead letters and delays, and the names of delayed messages.
 
 What must stay true: effects are complete. A message that was taken is behind the position that `moves` sets,
 and its run succeeded, or its dead letter or what keeps it for later is among `stored`, or it is open there.
@@ -11,9 +11,10 @@ and its run succeeded, or its dead letter or what keeps it for later is among `s
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import orjson
 
@@ -24,7 +25,18 @@ from processor.context import Move
 from processor.errors import ProcessorError
 from processor.jetstream import BATCH_MAX, Message
 from processor.letters import REASON_CHARS, Letters
-from processor.model import ContextChange, Delivery, Event, Failed, Failure, Group, Outcome, Output, Ran
+from processor.model import (
+    ContextChange,
+    Delivery,
+    Emit,
+    Event,
+    Failed,
+    Failure,
+    Group,
+    Outcome,
+    Output,
+    Ran,
+)
 
 log = logging.getLogger("processor")
 
@@ -80,6 +92,8 @@ class Effects:
     events: int = 0
     dead_letters: list[str] = field(default_factory=list)
     dropped: list[tuple[Delivery, Failure, int]] = field(default_factory=list)  # with their tries
+    scattered: int = 0  # messages of contexts that come whole and are kept by item
+    is_recorded: bool = False  # the commit has a record of each context that it changes
 
     def add(self, later: Effects) -> None:
         """Append the effects of a run that came after these."""
@@ -91,8 +105,11 @@ class Effects:
         self.markers += later.markers
         for key, change in later.contexts.items():
             earlier = self.contexts.get(key)
-            if earlier is not None and not earlier.whole and not change.whole:
-                change = replace(change, items={**earlier.items, **change.items})
+            if earlier is not None and not change.whole:
+                items = {**earlier.items, **change.items}
+                if earlier.whole:  # it stays so, without what is gone
+                    items = {name: value for name, value in items.items() if value is not None}
+                change = replace(change, items=items, whole=earlier.whole)
             self.contexts[key] = change
         for partition, move in later.moves.items():
             self.moves.setdefault(partition, Move()).add(move)
@@ -100,12 +117,15 @@ class Effects:
         self.events += later.events
         self.dead_letters += later.dead_letters
         self.dropped += later.dropped
+        self.scattered += later.scattered
+        self.is_recorded |= later.is_recorded
 
     @property
     def size(self) -> int:
         """At most how many messages a commit of this needs."""
-        contexts = sum(1 if c.whole else len(c.items) + 1 for c in self.contexts.values())
-        return len(self.stored) + contexts + len(self.moves)
+        items = sum(1 if c.is_small else len(c.items) + 1 for c in self.contexts.values())
+        records = len(self.contexts) if self.is_recorded else 0
+        return len(self.stored) + items + self.scattered + records + len(self.moves)
 
     @property
     def weight(self) -> float:
@@ -122,6 +142,7 @@ class EffectsOf:
         self._outlets = outlets
         self._max_payload = max_payload
         self._out = f"p.{route.app}.out."
+        self._emit = f"p.{route.app}.emit.{route.name}."
         self._letters = Letters(route.app, route.name, max_payload)
         self._events_level = route.events.level if route.events else ""
 
@@ -134,11 +155,12 @@ class EffectsOf:
             return outcome.failure
         effects = Effects(
             deliveries=batch.deliveries,
-            stored=[*batch.stored, *(letters.gone(d.kept) for d in batch.deliveries if d.kept)],
+            stored=[*batch.stored, *(letters.gone(d) for d in batch.deliveries if d.kept)],
             contexts=dict(outcome.contexts),
             moves=batch.moves,
             live=list(batch.markers),
             markers=batch.markers,
+            is_recorded=self._route.history.keep > 0,
         )
         try:
             self._add_outputs(effects, batch, outcome)
@@ -163,14 +185,22 @@ class EffectsOf:
         return effects
 
     def _add_outputs(self, effects: Effects, batch: Batch, outcome: Ran) -> None:
-        by_group: dict[int, list[Output]] = {}
+        emits: dict[int, list[Emit]] = {}
+        for emit in outcome.emits:
+            emits.setdefault(emit.group, []).append(emit)
+        outputs: dict[int, list[Output]] = {}
         for output in outcome.outputs:
-            by_group.setdefault(output.group, []).append(output)
-        for index, outputs in by_group.items():
-            made = self._codec.outputs(batch.members[index], batch.groups[index].key, outputs)
+            outputs.setdefault(output.group, []).append(output)
+        for index in sorted({*emits, *outputs}):
+            members = batch.members[index]
+            for number, emit in enumerate(emits.get(index, ())):  # made before `process` returned
+                publication = self._codec.emitted(members[0], number, emit)
+                effects.outputs += 1
+                self._add(effects, publication, members[0], emit.delay_s)
+            made = self._codec.outputs(members, batch.groups[index].key, outputs.get(index, ()))
             effects.outputs += len(made)
             for publication in made:
-                self._add(effects, publication, batch.members[index][0])
+                self._add(effects, publication, members[0])
         if self._codec.alone:
             unread = {group for group, _, _ in outcome.rejected}
             for index, members in enumerate(batch.members):
@@ -178,9 +208,13 @@ class EffectsOf:
                     for publication in self._codec.completed(members[0]):
                         self._add(effects, publication, members[0])
 
-    def _add(self, effects: Effects, publication: Publication, origin: Delivery) -> None:
+    def _add(
+        self, effects: Effects, publication: Publication, origin: Delivery, delay_s: float = 0.0
+    ) -> None:
         outlet = self._outlets[publication.pattern]
-        if outlet.live:
+        if delay_s:
+            effects.stored.append(self._delayed(publication, outlet, delay_s))
+        elif outlet.live:
             effects.live.append(Message(publication.subject, publication.payload, publication.headers))
         elif outlet.foreign:
             # Such routes run message by message, so a second try makes the same ids.
@@ -192,6 +226,25 @@ class EffectsOf:
             subject = f"{self._out}{publication.subject}"
             kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl
             effects.stored.append(Message(subject, publication.payload, kept))
+
+    def _delayed(self, publication: Publication, outlet: Outlet, delay_s: float) -> Message:
+        """What has the server send a message to its place among the outputs when it is due."""
+        if outlet.live or outlet.foreign:
+            raise ProcessorError(
+                "E327",
+                f"a message for {publication.subject} cannot be delayed: the stream of that subject does not "
+                "copy from the app's",
+            )
+        schedule = {
+            "Nats-Schedule": f"@at {letters.timestamp(datetime.now(UTC) + timedelta(seconds=delay_s))}",
+            "Nats-Schedule-Target": f"{self._out}{publication.subject}",
+            "Nats-Schedule-TTL": outlet.ttl["Nats-TTL"],
+            "Nats-TTL": "never",
+        }
+        # Not named after its origin: a stream that is made anew counts its messages from 1 again, and what is
+        # still to come of the old one must not be replaced.
+        subject = f"{self._emit}{secrets.token_hex(12)}"
+        return Message(subject, publication.payload, {**publication.headers, **schedule})
 
     def _add_user_event(self, effects: Effects, batch: Batch, event: Event) -> None:
         delivery = batch.members[event.group][0]
@@ -257,8 +310,10 @@ class EffectsOf:
                 f"which takes {COMMIT_BUDGET}",
             )
         room = self._max_payload - _HEADER_BYTES
-        for message in (*effects.stored, *effects.foreign, *effects.live):
-            if len(message.payload) > room and "x-error-code" not in message.headers:
+        # Letters have seen to their size themselves.
+        made = [m for m in effects.stored if m.subject.startswith((self._out, self._emit))]
+        for message in (*made, *effects.foreign, *effects.live):
+            if len(message.payload) > room:
                 return Failure(
                     "E307",
                     f"an output or event has {len(message.payload)} bytes; a message takes {room}",

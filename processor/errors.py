@@ -5,11 +5,12 @@ The same code is printed by the CLI, logged by the service, put in dead-letter h
 is checked against it.
 
 Numbers: E1xx configuration, E2xx the language of a Runnable, E3xx a message's run, E4xx the broker,
-E5xx the jail.
+E5xx the jail, E6xx a request to a running app.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 CODES: dict[str, str] = {
@@ -22,6 +23,7 @@ CODES: dict[str, str] = {
     "E107": "a file named in the configuration does not exist",
     "E108": "an environment variable has a value that cannot be used",
     "E109": "an address cannot be listened on",
+    "E110": "there is no route of that name",
     "E201": "the Runnable's source is not Python",
     "E202": "a construct is not part of the language of a Runnable",
     "E203": "a module cannot be imported by a Runnable",
@@ -33,7 +35,7 @@ CODES: dict[str, str] = {
     "E303": "the message has no key, or one that cannot be used",
     "E304": "the Runnable raised an exception",
     "E305": "the Runnable rejected the message",
-    "E306": "an output cannot be written as JSON",
+    "E306": "an output, an emit or an event cannot be written as JSON",
     "E307": "the outputs of one message exceed a limit",
     "E308": "an output's subject cannot be made from its template",
     "E309": "a context value cannot be kept",
@@ -54,6 +56,8 @@ CODES: dict[str, str] = {
     "E324": "the Runnable made more outputs in one run than its limit",
     "E325": "a host or an address is not among the allowed ones",
     "E326": "a secret cannot be used there",
+    "E327": "a message cannot be emitted to that subject",
+    "E328": "a path leads to nothing in the context, or to something of another kind",
     "E401": "no stream holds the input subject",
     "E402": "the NATS server is too old or has JetStream switched off",
     "E403": "the NATS server refused the credentials or a permission is missing",
@@ -66,11 +70,18 @@ CODES: dict[str, str] = {
     "E410": "an existing app stream does not have the settings that commits need",
     "E411": "the embedded NATS server cannot be started",
     "E412": "a reset of the route is not finished",
+    "E413": "the stream deletes what was processed, so it cannot be read again",
     "E501": "the jail is below the level that the configuration demands",
     "E502": "the guest could not be started",
     "E503": "the guests of a route keep dying, and its circuit breaker is open",
     "E504": "plain Python needs a jail of level confined",
     "E505": "a package of a route is not installed, or cannot be imported in the jail",
+    "E601": "a control request cannot be understood",
+    "E602": "what a control request names is not there",
+    "E603": "more control requests wait than are taken",
+    "E604": "a control request ran into an error of Processor's own",
+    "E605": "a control request was not done in time",
+    "E606": "the answer to a control request does not fit into a message",
 }
 
 
@@ -122,7 +133,16 @@ class BrokerError(ProcessorError):
 
 
 class Fenced(BrokerError):
-    """Another processor committed to this partition: whatever is in hand here must be dropped."""
+    """Somebody else committed to this partition: whatever is in hand here must be dropped."""
+
+
+class Edited(Fenced):
+    """Somebody changed a context of this partition from outside; it may be claimed again at once."""
+
+    def __init__(self, route: str, partitions: Collection[int]) -> None:
+        self.partitions = partitions  # that had something in hand
+        what = f"a context of route {route} was changed from outside"
+        super().__init__("E405", what, remedy="What was in hand is done again, with the change.")
 
 
 class GuestError(ProcessorError):

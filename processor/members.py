@@ -5,10 +5,10 @@ members everyone computes the same shares, so nobody has to be asked. Views may 
 claim the same partition, and the fence of its position lets only one commit. Nothing here is stored, and
 nothing that is wrong here can lose a message.
 
-    ctl.<app>.members     {"id", "what", "routes"}
+    ctl.<app>.members     {"id", "what", "routes", "blocks"}
 
 `what` is "hello" (everyone answers), "here" (with the routes), "beat" (without), "bye", or "who" (from
-somebody who only asks).
+somebody who only asks; the "here" that answers it has `blocks`: what stops this processor, as /readyz says).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -32,6 +33,10 @@ HEARTBEAT_S = 0.5
 LOST_S = 2.0
 # How long a newcomer listens before it begins. Who answers later is only known later.
 _HELLO_S = 0.05
+_LISTEN_S = 0.3
+# A thousand routes that are stopped must still fit into one message.
+_BLOCKS_MAX = 500
+_WHY_CHARS = 400
 
 
 def share(members: Collection[str], member: str, route: str, partitions: int) -> list[int]:
@@ -54,6 +59,50 @@ def share(members: Collection[str], member: str, route: str, partitions: int) ->
     return mine
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What stops a processor or one of its routes: a sentence, and since when (RFC 3339)."""
+
+    why: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A processor as it describes itself; `blocks` by what they are about, such as `route stats`."""
+
+    routes: tuple[str, ...]
+    blocks: Mapping[str, Block]
+
+
+async def ask(broker: Broker, app: str) -> dict[str, Member]:
+    """The processors of an app that answer now, by id."""
+    found: dict[str, Member] = {}
+
+    async def hear(delivery: Delivery) -> None:
+        try:
+            body = orjson.loads(delivery.payload)
+            if body["what"] == "here":
+                blocks = {
+                    str(name): Block(*map(str, block)) for name, block in body.get("blocks", {}).items()
+                }
+                routes = tuple(map(str, body["routes"]))
+                # One that only introduces itself to a newcomer says nothing of what stops it.
+                known = found.get(body["id"])
+                found[str(body["id"])] = Member(routes, blocks or (known.blocks if known else {}))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.debug("a message on %s is not from a processor", delivery.subject)
+
+    subject = f"ctl.{app}.members"
+    ear = await broker.listen(subject, hear)
+    try:
+        await broker.publish(Message(subject, b'{"id":"","what":"who","routes":[]}'))
+        await asyncio.sleep(_LISTEN_S)
+    finally:
+        await ear.unsubscribe()
+    return found
+
+
 @dataclass(slots=True)
 class _Peer:
     heard_s: float
@@ -63,8 +112,16 @@ class _Peer:
 class Members:
     """This processor among the others of its app. Start it before claiming anything."""
 
-    def __init__(self, broker: Broker, app: str, member: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        app: str,
+        member: str,
+        changed: Callable[[], None],
+        blocks: Callable[[], Mapping[str, Block]] = dict,
+    ) -> None:
         self._broker = broker
+        self._blocks = blocks
         self._subject = f"ctl.{app}.members"
         self._member = member
         self._changed = changed
@@ -87,6 +144,10 @@ class Members:
         if whole:
             return list(range(partitions)) if share(members, self._member, route, 1) else []
         return share(members, self._member, route, partitions)
+
+    def has_others(self, route: str) -> bool:
+        """Whether another member has the route."""
+        return any(route in known.routes for known in self._peers.values())
 
     def is_there(self, member: str) -> bool:
         """Whether a member was heard of lately."""
@@ -125,8 +186,12 @@ class Members:
             if lost:
                 self._changed()
 
-    async def _say(self, what: str) -> None:
-        body = {"id": self._member, "what": what, "routes": [] if what == "beat" else list(self._routes)}
+    async def _say(self, what: str, blocks: Mapping[str, Block] | None = None) -> None:
+        body: dict[str, Any] = {"id": self._member, "what": what}
+        body["routes"] = [] if what == "beat" else list(self._routes)
+        if blocks is not None:
+            first = list(blocks.items())[:_BLOCKS_MAX]
+            body["blocks"] = {name: (block.why[:_WHY_CHARS], block.since) for name, block in first}
         try:
             await self._broker.publish(Message(self._subject, orjson.dumps(body)))
         except Unknown as err:  # the connection is down, and so is everyone's view of us
@@ -142,7 +207,7 @@ class Members:
         if member == self._member:
             return
         if what == "who":
-            await self._say("here")
+            await self._say("here", self._blocks())
             return
         if what == "bye":
             if self._peers.pop(member, None) is not None:

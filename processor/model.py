@@ -69,6 +69,8 @@ class Delivery:
     timestamp_s: float
     ack: str = ""  # reply subject to acknowledge on; empty where the stream keeps messages by itself
     kept: str = ""  # our own subject that it is kept under, where it does not come from the input stream
+    dealt: int | None = None  # the partition that it was given to; None where its key says so
+    kept_at: int = 0  # the sequence of that message in our own stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,20 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Emit:
+    """What a Runnable sent to a subject of its own choice with `self.emit`; `body` is JSON text.
+
+    It is to be sent on `delay_s` seconds after the run.
+    """
+
+    group: int
+    subject: str
+    body: bytes
+    delay_s: float = 0.0
+    headers: Headers = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """What a Runnable said with `self.event(name, data)`; `body` is JSON text."""
 
@@ -116,13 +132,18 @@ class ContextChange:
     """What a run did to one key's context.
 
     `items` maps a top-level key to its new encoded value, or None where it was deleted. `whole` says that
-    `items` is the entire context (it is small) and not just what changed. `size` is the context's size in
-    bytes after the change.
+    `items` is the entire context and not just what changed, as it is for one that is small, or was before the
+    change. `size` is the context's size in bytes after the change.
     """
 
     items: Mapping[str, bytes | None]
     whole: bool
     size: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the context is here as a whole, and can be kept in one message."""
+        return self.whole and self.size <= WHOLE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +166,7 @@ class Ran:
     """A run that succeeded, apart from the messages in `rejected` (group, index in group, why)."""
 
     outputs: Sequence[Output] = ()
+    emits: Sequence[Emit] = ()
     events: Sequence[Event] = ()
     contexts: Mapping[str, ContextChange] = field(default_factory=dict)
     rejected: Sequence[tuple[int, int, Failure]] = ()

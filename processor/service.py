@@ -1,4 +1,4 @@
-"""A running processor: one connection, one zygote, and a supervised worker for every route.
+"""A running processor: one connection, one zygote, and supervised workers for every route.
 
 `cli` makes one from a configuration and runs it until it is told to stop. It prepares what routes need on
 the server (the app's stream, streams for their outputs), keeps each route running, and replaces routes when
@@ -17,30 +17,36 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from processor import letters
-from processor.codec import Codec, codec_for
 from processor.config import Config, Route, language_fault
 from processor.context import ContextStore, Input, app_stream
 from processor.control import UNSAID, Control, Pause, pause_subject, read_pause
+from processor.desk import Desk
 from processor.effects import Outlet
-from processor.errors import BrokerError, Faults, Fenced, LanguageError, ProcessorError
+from processor.errors import Edited, Faults, Fenced, LanguageError, ProcessorError
 from processor.http import HostCalls, RouteCalls
+from processor.inbox import Inboxes
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
-from processor.members import Members
+from processor.lanes import Lanes
+from processor.letters import in_subject, timestamp
+from processor.members import Block, Members
 from processor.model import Delivery
 from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
-from processor.subject import matches
+from processor.status import behind
+from processor.streams import Streams, warn_of_gap
 from processor.telemetry import Telemetry
-from processor.worker import Worker
+from processor.worker import Shared
 
 log = logging.getLogger("processor")
 
@@ -52,30 +58,16 @@ _FENCED_SOON_S = 5.0
 _FENCED_MAX = 10
 _STARTING = "the route is starting"
 _WATCH_S = 1.0
-
-
-def app_stream_config(config: Config) -> dict[str, Any]:
-    """The stream of an app: it holds all that its commits write.
-
-    It has no limits of its own: what a stream with limits drops first is the oldest message, and that may be
-    a context. Outputs carry a time to live instead. What is committed for a public subject is also sent to
-    `live.<app>.<subject>` for whoever looks on.
-    """
-    return {
-        "name": app_stream(config.app),
-        "subjects": [f"p.{config.app}.>"],
-        "storage": config.nats.storage,
-        "num_replicas": config.nats.replicas,
-        "retention": "limits",
-        "discard": "old",
-        "allow_atomic": True,
-        "allow_rollup_hdrs": True,
-        "allow_msg_ttl": True,
-        "allow_msg_schedules": True,
-        "allow_direct": True,
-        "republish": {"src": f"p.{config.app}.out.>", "dest": f"live.{config.app}.>"},
-        "metadata": {"processor.app": config.app},
-    }
+_LAG_S = 3.0
+_LOOK_AGAIN_S = 0.5
+# What is denied is tried again sooner than this, so that a permission that was given is noticed.
+_DENIED_S = 30.0
+_DENIED_SAID_MAX = 20
+# A route that may not run here, whoever else runs it: the others have its partitions meanwhile.
+_NOT_HERE = frozenset({"E407", "E410"})
+# Without the first, outputs are published to the stream instead; without the others nobody can ask us over
+# NATS. That is said where it is found out, and routes run on.
+_DISPENSABLE = ("publish to $js.api.stream.update.", "publish to _inbox.", "subscribe to $srv.")
 
 
 class Service:
@@ -84,17 +76,20 @@ class Service:
     def __init__(self, config: Config, telemetry: Telemetry) -> None:
         self._config = config
         self._telemetry = telemetry
-        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())  # the name is a subject's token, too
+        self._owner = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._desk: Desk | None = None
         self._members: Members | None = None
         self._pauses: dict[str, Pause] = {}  # what was said last about each route
         self._calls = HostCalls()
         self._zygote: Zygote | None = None
         self._broker: Broker | None = None
+        self._streams: Streams | None = None
+        self._inboxes: Inboxes | None = None
         self._runs: dict[str, _Run] = {}
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
+        self._denied: dict[str, float] = {}  # what the server does not let us do, and when it said so last
         self._watching: list[asyncio.Task[None]] = []
-        # Two routes may share a stream: changing it is reading it and writing it back.
-        self._preparing = asyncio.Lock()
 
     async def start(self, *, wait: bool = True) -> None:
         """Build the jail, connect, and start every route.
@@ -124,11 +119,14 @@ class Service:
             connect_options(self._config.nats),
             name=f"processor {self._config.app}",
             on_connected=self._connected,
+            on_denied=self._note_denial,
             wait=wait,
         )
         log.info("connected to NATS %s at %s", self._broker.server_version, self._broker.address)
-        await self._prepare_app_stream()
-        self._members = Members(self._broker, self._config.app, self._owner, self._share_anew)
+        self._streams = Streams(self._broker, self._config)
+        await self._streams.prepare()
+        self._members = Members(self._broker, self._config.app, self._owner, self._share_anew, self._blocks)
+        self._inboxes = Inboxes(self._broker, self._streams, self._members, self._owner, self._telemetry)
         await self._members.start(list(self._config.routes))
         self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
@@ -136,12 +134,19 @@ class Service:
         self._watching = [
             asyncio.create_task(self._watch(), name="watch-routes"),
             asyncio.create_task(self._watch_due(), name="watch-due"),
+            asyncio.create_task(self._watch_lag(), name="watch-lag"),
+            asyncio.create_task(self._inboxes.watch_schedules(self._config.app), name="watch-schedules"),
         ]
+        if self._config.control == "on":
+            self._desk = Desk(self._broker, self._config, self._owner)
+            await self._desk.start()
         self._telemetry.readiness.clear("start")
 
     async def stop(self) -> bool:
         """Stop every route and close everything; whether all that was taken up was settled in time."""
         self._telemetry.readiness.block("stop", "the service is stopping")
+        if self._desk is not None:
+            await self._desk.stop()
         is_clean = await self._stop_routes(list(self._runs))
         for task in self._watching:
             task.cancel()
@@ -161,7 +166,7 @@ class Service:
         Raises Faults for a Runnable that does not compile, and ProcessorError E106 for changes that need a
         restart; then everything runs on as it was.
         """
-        fixed = ("app", "nats", "sandbox", "http")
+        fixed = ("app", "nats", "sandbox", "http", "control")
         moved = [name for name in fixed if getattr(config, name) != getattr(self._config, name)]
         if moved:
             raise ProcessorError(
@@ -188,8 +193,11 @@ class Service:
         for name in gone:
             self._telemetry.route(name).remove()
         self._config = config
-        assert self._members is not None
-        await self._members.change(list(config.routes))
+        if self._desk is not None:
+            self._desk.config = config
+        await self._say_routes()
+        assert self._inboxes is not None
+        self._inboxes.forget(gone)
         for name in changed:
             self._start_route(config.routes[name])
         await self._retain(config)
@@ -199,8 +207,46 @@ class Service:
         self._telemetry.connected(is_connected)
         if is_connected:
             self._telemetry.readiness.clear("nats")
+            self._denied.clear()
+            self._show_denials()
         else:
             self._telemetry.readiness.block("nats", "the NATS server cannot be reached")
+
+    def _note_denial(self, action: str) -> None:
+        """Say it: much that may be denied is never answered, and would only stand still."""
+        desk = f"subscribe to ctl.{self._config.app}.api."
+        if action.lower().startswith((*_DISPENSABLE, desk.lower())):
+            return
+        # One line for all partitions, keys and messages.
+        tokens = action.split(".")
+        count = 5 if "$JS.API." in action else 4
+        action = ".".join([*tokens[:count], ">"] if len(tokens) > count else tokens)
+        if action not in self._denied and len(self._denied) < _DENIED_SAID_MAX:
+            log.error("E403 the NATS server does not let this user %s", action, extra={"code": "E403"})
+        self._denied[action] = time.monotonic()
+        self._show_denials()
+
+    def _show_denials(self) -> None:
+        if not self._denied:
+            self._telemetry.readiness.clear("permissions")
+            return
+        shown = " nor ".join(list(self._denied)[:3])
+        more = f" nor {len(self._denied) - 3} more" if len(self._denied) > 3 else ""
+        self._telemetry.readiness.block(
+            "permissions", f"E403 the NATS server does not let this user {shown}{more}"
+        )
+
+    def _forget_denials(self) -> None:
+        """A subscription that was denied stays dead until the next connection; all else is tried again."""
+        since_s = time.monotonic() - _DENIED_S
+        kept = {
+            action: at_s
+            for action, at_s in self._denied.items()
+            if at_s > since_s or action.startswith("subscribe")
+        }
+        if len(kept) < len(self._denied):
+            self._denied = kept
+            self._show_denials()
 
     async def _compile(self, route: Route) -> None:
         assert self._zygote is not None
@@ -215,22 +261,6 @@ class Service:
         assert self._zygote is not None
         await self._zygote.retain(route.program for route in config.routes.values())
 
-    async def _prepare_app_stream(self) -> None:
-        assert self._broker is not None
-        wanted = app_stream_config(self._config)
-        while True:
-            try:
-                info = await self._broker.stream(wanted["name"])
-                if info is None:
-                    await self._broker.create_stream(wanted)
-                    log.info("created stream %s", wanted["name"])
-                else:
-                    check_app_stream(info["config"], wanted)
-                return
-            except (Unknown, Again, ApiError) as err:
-                log.warning("E404 stream %s cannot be prepared yet: %s", wanted["name"], err)
-                await asyncio.sleep(_RETRY_S)
-
     # routes
 
     def _start_route(self, route: Route) -> None:
@@ -239,17 +269,20 @@ class Service:
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
         self._runs[route.name] = run
+        assert self._inboxes is not None
+        self._inboxes.start(route, is_paused=self._pauses.get(route.name, UNSAID).is_paused)
 
     async def _stop_routes(self, names: list[str]) -> bool:
         runs = [self._runs.pop(name) for name in names]
         for run in runs:
             run.is_stopping = True
             run.is_outdated.set()
-            if run.worker is not None:
-                run.worker.stop()
+            if run.lanes is not None:
+                run.lanes.stop()
             elif run.task is not None:
                 run.task.cancel()
-        tasks = {run.task for run in runs if run.task is not None}
+        filling = self._inboxes.stop(names) if self._inboxes is not None else set()
+        tasks = {run.task for run in runs if run.task is not None} | filling
         if not tasks:
             return True
         _, late = await asyncio.wait(tasks, timeout=self._config.drain_s)
@@ -269,12 +302,14 @@ class Service:
     def _share_anew(self) -> None:
         """Somebody came or went: let the workers go whose partitions are not theirs any more."""
         assert self._members is not None
+        assert self._inboxes is not None
+        self._inboxes.share_anew()
         for name, run in self._runs.items():
             share = self._members.share(name, run.route.partitions, whole=run.is_exclusive)
             if share != run.share:
                 run.is_outdated.set()
-                if run.worker is not None:
-                    run.worker.stop()
+                if run.lanes is not None:
+                    run.lanes.stop()
 
     async def _keep(self, run: _Run) -> None:
         """Keep one route running until it is stopped; this is the supervisor's wall."""
@@ -303,15 +338,21 @@ class Service:
                     log.info("others run all of the route", extra={"route": name})
                     await run.is_outdated.wait()
                     continue
-                run.worker = await self._worker(run, source, outlets)
+                run.lanes = await self._lanes(run, source, outlets)
+                await self._take_part(run, is_in=True)
                 if run.is_stopping or run.is_outdated.is_set():
-                    run.worker.stop()
+                    run.lanes.stop()
                 self._route_blocked(name, None)
                 part = f"{len(run.share)} of {run.route.partitions} partitions"
+                part += f", {len(run.lanes)} at a time" if len(run.lanes) > 1 else ""
                 log.info("route started with %s", part, extra={"route": name})
-                await run.worker.run()
+                await run.lanes.run()
                 log.info("route stopped", extra={"route": name})
                 pause_s = _FIRST_RETRY_S
+                continue
+            except Edited as err:
+                log.debug("%s", err, extra={"route": name})
+                run.holds = err.partitions
                 continue
             except Fenced as err:
                 # Views of who is there differ for a moment; if they do not agree soon, somebody should know.
@@ -321,18 +362,32 @@ class Service:
                 pause_s = _FENCED_PAUSE_S
             except LanguageError as err:
                 run.is_refused = True
+                await self._take_part(run, is_in=False)
                 self._route_blocked(name, str(language_fault(self._config, run.route, err)))
                 return
             except (ProcessorError, Faults, Unknown, Again, ApiError) as err:
                 why, pause_s = str(err), min(2 * pause_s, _RETRY_S)
+                if isinstance(err, ProcessorError) and err.code in _NOT_HERE:
+                    await self._take_part(run, is_in=False)
             except Exception as err:
                 # A fault of ours must stop neither the other routes nor this one for good.
                 log.exception("an unexpected error in route %s; please report it", name)
                 why, pause_s = f"an unexpected error: {type(err).__name__}", _RETRY_S
             finally:
-                run.worker = None
+                run.lanes = None
             self._route_blocked(name, why)
             await asyncio.sleep(pause_s)
+
+    async def _take_part(self, run: _Run, *, is_in: bool) -> None:
+        """Let the others know whether a route can run here at all, so that none waits for us."""
+        if run.is_in != is_in:
+            run.is_in = is_in
+            await self._say_routes()
+
+    async def _say_routes(self) -> None:
+        assert self._members is not None
+        runs = self._runs
+        await self._members.change([n for n in self._config.routes if n not in runs or runs[n].is_in])
 
     def _route_blocked(self, name: str, why: str | None) -> None:
         if why != self._blocked.get(name):
@@ -348,21 +403,52 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
+            self._forget_denials()
             for name, run in self._runs.items():
-                if run.worker is not None and run.worker.is_silent:
+                is_silent = run.lanes is not None and run.lanes.is_silent
+                if is_silent or (self._inboxes is not None and self._inboxes.is_silent(name)):
                     self._telemetry.readiness.block(f"input {name}", "the input stream is silent")
                 else:
                     self._telemetry.readiness.clear(f"input {name}")
 
+    def _blocks(self) -> dict[str, Block]:
+        """What stops this processor and its routes, for those who ask."""
+        readiness = self._telemetry.readiness
+        return {
+            reason: Block(why, timestamp(datetime.fromtimestamp(readiness.since_s[reason], UTC)))
+            for reason, why in readiness.blocks.items()
+        }
+
+    async def _watch_lag(self) -> None:
+        """Count what waits for routes that do not run: those that do count it with each commit."""
+        assert self._broker is not None
+        while True:
+            await asyncio.sleep(_LAG_S)
+            for name, run in list(self._runs.items()):
+                if run.lanes is not None:
+                    continue
+                try:
+                    info = await self._broker.stream_of(run.route.input_subjects[0])
+                    _, waiting = await behind(self._broker, run.route, info)
+                except (ProcessorError, Unknown, Again, ApiError) as err:
+                    log.debug("what waits cannot be counted: %s", err, extra={"route": name})
+                else:
+                    if name in self._runs and run.lanes is None:
+                        self._telemetry.route(name).lag(waiting)
+
     async def _watch_due(self) -> None:
         """Hand over to the workers what becomes due in the app stream, for as long as we run."""
         assert self._broker is not None
-        name, reader = app_stream(self._config.app), None
+        name, reader, created = app_stream(self._config.app), None, ""
         while True:
             try:
                 info = await self._broker.stream(name)
-                if info is None:
-                    raise Again(f"stream {name} is gone")
+                if info is None:  # one answer is not enough: a cluster that starts may not know yet
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    info = await self._broker.stream(name)
+                if info is None or created not in ("", info["created"]):
+                    info = await self._begin_anew()
+                created = info["created"]
                 reader = Reader(
                     self._broker,
                     name,
@@ -378,8 +464,8 @@ class Service:
                 for route, pause in (await Control(self._broker, self._config.app).pauses()).items():
                     self._pause(route, pause)
                 for run in self._runs.values():
-                    if run.worker is not None:
-                        await run.worker.look_for_due()
+                    if run.lanes is not None:
+                        await run.lanes.look_for_due()
                 while True:
                     for delivery in await reader.take(500, 8 << 20, 0):
                         self._hand_over(delivery)
@@ -392,14 +478,45 @@ class Service:
                     await reader.close()
             await asyncio.sleep(_RETRY_S)
 
+    async def _begin_anew(self) -> dict[str, Any]:
+        """Go on with an empty stream in place of the app's, which somebody deleted; the new one.
+
+        Every owner is fenced by it: there is no position that its next commit could follow. Raises what makes
+        it impossible for now.
+        """
+        assert self._broker is not None
+        assert self._streams is not None
+        name = app_stream(self._config.app)
+        gone = f"E406 stream {name} was deleted, and positions, contexts, dead letters and retries with it"
+        if "app" not in self._telemetry.readiness.blocks:
+            log.error("%s", gone, extra={"code": "E406"})
+        self._telemetry.readiness.block("app", f"{gone}; it cannot be made anew yet")
+        await self._streams.prepare(is_known=True)
+        info = await self._broker.stream(name)
+        if info is None:
+            raise Again(f"stream {name} is gone again")
+        paused = {route: pause for route, pause in self._pauses.items() if pause.is_paused}
+        await Control(self._broker, self._config.app).repeat(paused)
+        for run in self._runs.values():
+            run.is_outdated.set()
+            if run.lanes is not None:
+                run.lanes.stop()
+        log.warning("stream %s is there anew: every route reads again what its input still holds", name)
+        self._telemetry.readiness.clear("app")
+        return info
+
     def _pause(self, route: str, pause: Pause) -> None:
         run, before = self._runs.get(route), self._pauses.get(route, UNSAID)
         self._pauses[route] = pause
         self._telemetry.route(route).paused(pause.is_paused)
         if run is not None and (pause.is_paused, pause.reset) != (before.is_paused, before.reset):
             run.is_outdated.set()
-            if run.worker is not None:
-                run.worker.stop()
+            if run.lanes is not None:
+                run.lanes.stop()
+            assert self._inboxes is not None
+            self._inboxes.change(route, is_paused=pause.is_paused)
+        elif run is not None and run.lanes is not None and run.lanes.is_overtaken(pause.edited):
+            run.lanes.stop()
 
     def _hand_over(self, delivery: Delivery) -> None:
         if delivery.subject.split(".", 3)[2] == "ctl":
@@ -409,24 +526,19 @@ class Service:
         kept = letters.read(stored)
         _, _, _, route, partition, _ = delivery.subject.split(".", 5)
         run = self._runs.get(route)
-        worker = run.worker if run is not None else None
-        if kept is not None and worker is not None and worker.owns(int(partition)):
-            worker.give(kept)
+        if kept is not None and run is not None and run.lanes is not None:
+            run.lanes.give(kept, int(partition))
 
     async def _prepare(self, route: Route) -> tuple[dict[str, Any], dict[str, Outlet]]:
         """The stream that the route reads, and how its outputs reach their subjects."""
         assert self._broker is not None
+        assert self._streams is not None
         assert self._zygote is not None
         await self._zygote.prepare(route.program)
         await self._broker.connected()
-        async with self._preparing:
-            outlets = {
-                pattern: await self._outlet(route, pattern, is_durable)
-                for pattern, is_durable in _topics(route, codec_for(route)).items()
-            }
-            return await self._input(route), outlets
+        return await self._streams.source(route), await self._streams.outlets(route)
 
-    async def _worker(self, run: _Run, source: dict[str, Any], outlets: dict[str, Outlet]) -> Worker:
+    async def _lanes(self, run: _Run, source: dict[str, Any], outlets: dict[str, Outlet]) -> Lanes:
         route, calls = run.route, run.calls
         assert self._broker is not None
         assert self._zygote is not None
@@ -434,144 +546,48 @@ class Service:
         broker = self._broker
         blocked = partial(self._route_blocked, route.name)
         store = ContextStore(
-            broker, route.app, route.name, route.partitions, self._owner, run.share, refused=blocked
+            broker,
+            route.app,
+            route.name,
+            route.partitions,
+            self._owner,
+            run.share,
+            refused=blocked,
+            history_s=route.history.keep,
         )
         state = source["state"]
-        start_after = state["last_seq"] if route.input.start == "new" else 0
+        is_own = route.input.is_own  # then the hop begins where `start` says
+        start_after = state["last_seq"] if route.input.start == "new" and not is_own else 0
         name = source["config"]["name"]
-        start = await store.claim(Input(name, source["created"]), start_after, self._members.is_there)
-        if 1 < start < state["first_seq"] and state["first_seq"] <= state["last_seq"]:
-            log.warning(
-                "E409 stream %s begins at %d, after position %d: messages between them were removed before "
-                "they were processed, unless they were of other subjects",
-                name, state["first_seq"], start - 1,
-                extra={"route": route.name, "code": "E409"},
-            )  # fmt: skip
+        start = await store.claim(
+            Input(name, source["created"]), start_after, self._members.is_there, holds=run.holds
+        )
+        run.holds = ()
+        if not is_own:
+            warn_of_gap(source, start, route.name)
         reader = Reader(
             broker,
             name,
-            route.input_subjects,
+            route.input_subjects if not is_own else [in_subject(route.app, route.name, p) for p in run.share],
             created=source["created"],
             retention=source["config"].get("retention", "limits"),
             name=f"{app_stream(route.app)}-{route.name}",
             start_sequence=start,
-            prefetch=2 * min(route.batch.max_messages, 1000),
+            prefetch=min(2 * route.batch.max_messages * route.concurrency, 2000),
+            read=letters.arrived if is_own else None,
         )
         await reader.open()
-        return Worker(
-            route,
-            codec_for(route),
-            broker,
-            reader,
-            store,
-            partial(
-                self._zygote.spawn,
-                route.program,
-                route.limits,
-                perform=calls.perform,
-                secrets=calls.secrets,
-            ),
-            outlets,
-            self._telemetry.route(route.name),
-            blocked,
+        spawn = partial(
+            self._zygote.spawn,
+            route.program,
+            route.limits,
+            perform=calls.perform,
+            secrets=calls.secrets,
+            emits=route.emits,
         )
-
-    async def _input(self, route: Route) -> dict[str, Any]:
-        assert self._broker is not None
-        subjects = route.input_subjects
-        name = await self._broker.find_stream(subjects[0])
-        if name is None:
-            if not route.input.create:
-                raise BrokerError(
-                    "E401",
-                    f"no stream holds {subjects[0]!r}, the input of route {route.name}",
-                    remedy=f"Create it, or set routes.{route.name}.input.create: true.",
-                )
-            name = stream_name(route.app, subjects[0])
-            config: dict[str, Any] = {}
-            if route.ism is not None:
-                # As the routers and processors of that system make it themselves.
-                name, config = route.ism.routing.input.name, {"retention": "workqueue"}
-            await self._broker.create_stream(
-                {
-                    "name": name,
-                    "subjects": list(subjects),
-                    "storage": self._config.nats.storage,
-                    "num_replicas": self._config.nats.replicas,
-                    "allow_direct": True,
-                    "metadata": {"processor.app": route.app},
-                    **config,
-                }
-            )
-            log.info("created stream %s for %s", name, subjects[0], extra={"route": route.name})
-        info = await self._broker.stream(name)
-        if info is None:
-            raise BrokerError("E401", f"stream {name} is gone", remedy="Create it again.")
-        return info
-
-    async def _outlet(self, route: Route, pattern: str, is_durable: bool) -> Outlet:
-        """How to reach a public subject; creates or extends the stream that keeps it."""
-        assert self._broker is not None
-        is_chunks = route.mode == "stream" and route.output is not None and pattern == _pattern(route)
-        if not is_durable:
-            return Outlet(live=True)
-        ttl_s = int(route.output.ttl) if route.output else 86_400
-        outlet = Outlet(live=True) if is_chunks else Outlet(ttl={"Nats-TTL": f"{ttl_s}s"})
-        name = await self._broker.find_stream(pattern)
-        if name == app_stream(route.app):
-            raise BrokerError(
-                "E408",
-                f"the subject {pattern} of route {route.name} belongs to the app's own stream {name}",
-                remedy="Give the output or the events another subject.",
-            )
-        source = {"name": app_stream(route.app), "subject_transforms": [_transform(route.app, pattern)]}
-        if name is None:
-            max_age_s = route.output.max_age if route.output else 7 * 86_400
-            created = {
-                "name": stream_name(route.app, pattern),
-                "subjects": [pattern],
-                "storage": self._config.nats.storage,
-                "num_replicas": self._config.nats.replicas,
-                "max_age": int(max_age_s * _NS),
-                "allow_direct": True,
-                "metadata": {"processor.app": route.app},
-            }
-            # Chunks are published as they are made, straight to their subject.
-            await self._broker.create_stream(created if is_chunks else {**created, "sources": [source]})
-            log.info("created stream %s for %s", created["name"], pattern, extra={"route": route.name})
-            return outlet
-        if is_chunks or await self._copies(name, source):
-            return outlet
-        log.warning(
-            "stream %s cannot copy from %s: outputs of route %s are published to it at least once, and "
-            "deduplicated within its duplicate window",
-            name, source["name"], route.name,
-            extra={"route": route.name},
-        )  # fmt: skip
-        return Outlet(foreign=True)
-
-    async def _copies(self, name: str, source: dict[str, Any]) -> bool:
-        """Whether stream `name` copies from ours, after asking it to where it does not."""
-        assert self._broker is not None
-        info = await self._broker.stream(name)
-        if info is None:
-            raise Again(f"stream {name} is gone")
-        config = info["config"]
-        sources = list(config.get("sources") or [])
-        [wanted] = source["subject_transforms"]
-        ours = next((s for s in sources if s["name"] == source["name"]), None)
-        transforms = list(ours.get("subject_transforms") or []) if ours else []
-        if any(matches(t["src"], wanted["src"]) for t in transforms):
-            return True
-        others = [s for s in sources if s is not ours]
-        merged = {**(ours or {}), "name": source["name"], "subject_transforms": [*transforms, wanted]}
-        try:
-            await self._broker.update_stream({**config, "sources": [*others, merged]})
-        except (ApiError, Unknown) as err:
-            log.debug("stream %s: %s", name, err)
-            return False
-        log.info("stream %s now copies %s from %s", name, wanted["dest"], source["name"])
-        return True
+        telemetry = self._telemetry.route(route.name)
+        shared = Shared.of(route, run.survived)
+        return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
 
 
 @dataclass(slots=True)
@@ -581,47 +597,13 @@ class _Run:
     route: Route
     calls: RouteCalls
     task: asyncio.Task[None] | None = None
-    worker: Worker | None = None
+    lanes: Lanes | None = None
     is_stopping: bool = False
-    share: list[int] = field(default_factory=list)  # partitions that the worker has, or is to have
+    share: list[int] = field(default_factory=list)  # partitions that it has here, or is to have
     is_outdated: asyncio.Event = field(default_factory=asyncio.Event)
     is_exclusive: bool = False  # one processor has all partitions, or none
     fenced: int = 0  # times in a row, shortly after the start
+    survived: dict[int, int] = field(default_factory=dict)  # see Shared
+    holds: Collection[int] = ()  # partitions where edits wait for our next commit: one has cost us work
+    is_in: bool = True  # the others count with us for it
     is_refused: bool = False  # plain Python cannot be had for it
-
-
-def stream_name(app: str, pattern: str) -> str:
-    """The name of a stream that is created for a subject: `market-stats-any` for `stats.*` of app market."""
-    words = {"*": "any", ">": "all"}
-    return "-".join([app, *(words.get(token, token) for token in pattern.split("."))])
-
-
-def _topics(route: Route, codec: Codec) -> dict[str, bool]:
-    events = {route.events_subject: True} if route.events_subject else {}
-    return {**codec.topics, **events}
-
-
-def _pattern(route: Route) -> str:
-    template = route.output_template
-    return template.pattern if template else ""
-
-
-def _transform(app: str, pattern: str) -> dict[str, str]:
-    numbers = iter(range(1, len(pattern)))
-    tokens = [f"{{{{wildcard({next(numbers)})}}}}" if t == "*" else t for t in pattern.split(".")]
-    return {"src": f"p.{app}.out.{pattern}", "dest": ".".join(tokens)}
-
-
-def check_app_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise BrokerError E410 where an existing app stream (its configuration) cannot take commits."""
-    needed = ("allow_atomic", "allow_rollup_hdrs", "allow_msg_ttl", "allow_direct")
-    missing = [name for name in needed if not found.get(name)]
-    limited = [name for name in ("max_msgs", "max_bytes") if found.get(name, -1) > 0]
-    limited += ["max_age"] if found.get("max_age", 0) > 0 else []
-    if missing or limited:
-        what = [f"without {name}" for name in missing] + [f"with {name}" for name in limited]
-        raise BrokerError(
-            "E410",
-            f"stream {wanted['name']} exists {', '.join(what)}",
-            remedy="Change it with `nats stream edit`: a limit would drop contexts, oldest first.",
-        )

@@ -55,6 +55,16 @@ def check_subject(text: str, *, wildcards: bool = True) -> str:
     return text
 
 
+def check_target(text: str) -> str:
+    """Return `text` if messages may be sent to that subject or pattern; else ValueError says why not."""
+    check_subject(text)
+    if text.split(".", 1)[0] in ("*", ">"):
+        raise ValueError(f"{_show(text)} starts with a wildcard; its first token must be fixed")
+    if _SERVED.match(text):
+        raise ValueError(f"{_show(text)} belongs to the NATS server; outputs cannot be sent there")
+    return text
+
+
 def matches(pattern: str, subject: str) -> bool:
     """Whether `subject` (without wildcards) is one of the subjects that `pattern` stands for."""
     wanted, found = pattern.split("."), subject.split(".")

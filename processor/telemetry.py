@@ -12,10 +12,12 @@ here sees a payload. Reports come from one thread, the event loop's; a scrape ma
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import os
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +46,9 @@ class Metric:
     bounds: tuple[float, ...] = ()
 
 
+_LAG = "processor_lag_messages"
+_STOPPED = "processor_route_stopped"
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -52,7 +57,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "processor_committed_messages_total", "counter", "Input messages whose effects are committed."
         ),
-        Metric("processor_outputs_total", "counter", "Outputs committed, or sent in stream mode."),
+        Metric("processor_outputs_total", "counter", "Outputs, and what was emitted, committed."),
         Metric("processor_events_total", "counter", "Events committed."),
         Metric("processor_failures_total", "counter", "Failed runs, by error code.", ("route", "reason")),
         Metric(
@@ -85,7 +90,11 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("processor_batch_messages", "histogram", "Input messages of one run.", bounds=MESSAGES),
         Metric("processor_commit_messages", "histogram", "Messages of one atomic commit.", bounds=MESSAGES),
-        Metric("processor_lag_messages", "gauge", "Input messages that wait in the stream."),
+        Metric(
+            "processor_lag_messages",
+            "gauge",
+            "Input messages that wait, where they are dealt also in the input.",
+        ),
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
         Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
         Metric("processor_route_paused", "gauge", "1 while somebody has paused the route."),
@@ -130,13 +139,21 @@ class Readiness:
 
     def __init__(self) -> None:
         self._blocks: dict[str, str] = {}
+        self._since_s: dict[str, float] = {}
 
     def block(self, reason: str, sentence: str) -> None:
         """Not ready until `clear(reason)`; `sentence` tells an operator what happened and what to do."""
         self._blocks[reason] = sentence
+        self._since_s.setdefault(reason, time.time())
 
     def clear(self, reason: str) -> None:
         self._blocks.pop(reason, None)
+        self._since_s.pop(reason, None)
+
+    @property
+    def since_s(self) -> dict[str, float]:
+        """When each reason began, seconds since 1970; its sentence may have changed meanwhile."""
+        return dict(self._since_s)
 
     @property
     def blocks(self) -> dict[str, str]:
@@ -149,6 +166,8 @@ class Telemetry(Collector):
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self.readiness = Readiness()
+        # What the inbox of a route adds to what its lanes say.
+        self.inboxes: dict[str, dict[tuple[str, ...], float]] = {_LAG: {}, _STOPPED: {}}
         self.jail_level = ""
         self.jail_layers: dict[str, str] = {}
         self.numbers: dict[str, dict[tuple[str, ...], float]] = {
@@ -190,24 +209,43 @@ class Telemetry(Collector):
                 for labels, distribution in list(self.distributions[metric.name].items()):
                     samples.add_metric(labels, distribution.cumulated(), distribution.total)
             else:
-                for labels, number in list(self.numbers[metric.name].items()):
+                numbers = dict(self.numbers[metric.name])
+                for labels, more in self.inboxes.get(metric.name, {}).items():
+                    both = numbers.get(labels, 0) + more
+                    numbers[labels] = both if metric.name == _LAG else min(both, 1.0)
+                for labels, number in numbers.items():
                     samples.add_metric(labels, number)
             yield samples
 
 
 class RouteTelemetry:
-    """The facts of one route."""
+    """The facts of one route, or of one of its lanes: those are counted together and their gauges summed."""
 
     def __init__(self, telemetry: Telemetry, route: str) -> None:
         self._labels = (route,)
+        self._lane = 0
+        self._parts: dict[str, dict[int, float]] = {}  # of the gauges, by lane; shared by the route's lanes
         self._numbers = telemetry.numbers
         self._readiness = telemetry.readiness
         self._distributions = telemetry.distributions
+        self._inboxes = telemetry.inboxes
         for metric in METRICS.values():
             if metric.kind == "counter" and metric.labels == ("route",):
                 self._numbers[metric.name].setdefault(self._labels, 0)
         for gauge in ("processor_route_stopped", "processor_breaker_open"):
             self._numbers[gauge].setdefault(self._labels, 0)
+
+    def lane(self, number: int) -> RouteTelemetry:
+        """Where one lane of the route reports. Its part of the gauges is gone after `ended`."""
+        lane = copy.copy(self)
+        lane._lane = number
+        return lane
+
+    def ended(self) -> None:
+        """This lane runs no more. A gauge to which no lane adds is absent: nobody knows its value."""
+        for name, parts in self._parts.items():
+            if parts.pop(self._lane, None) is not None:
+                self._sum(name, parts)
 
     def received(self, n: int) -> None:
         self._count("processor_received_messages_total", n)
@@ -248,8 +286,8 @@ class RouteTelemetry:
         self._count("processor_dropped_messages_total", 1, reason)
 
     def waiting(self, messages: int, blocked_keys: int) -> None:
-        self._numbers["processor_waiting_messages"][self._labels] = messages
-        self._numbers["processor_blocked_keys"][self._labels] = blocked_keys
+        self._add("processor_waiting_messages", messages)
+        self._add("processor_blocked_keys", blocked_keys)
 
     def guest_restarted(self, reason: str) -> None:
         self._count("processor_guest_restarts_total", 1, reason)
@@ -273,13 +311,29 @@ class RouteTelemetry:
         self._observe("processor_request_seconds", seconds)
 
     def lag(self, n: int) -> None:
-        self._numbers["processor_lag_messages"][self._labels] = n
+        """How many messages wait for the whole route, whichever lane says so."""
+        self._parts[_LAG] = {}
+        self._add(_LAG, n)
+
+    def hop_lag(self, n: int) -> None:
+        """Messages that wait in an input until they are dealt to the route's partitions; part of its lag."""
+        if n:
+            self._inboxes[_LAG][self._labels] = n
+        else:
+            self._inboxes[_LAG].pop(self._labels, None)
+
+    def hop_stopped(self, is_stopped: bool) -> None:
+        """Whether something keeps messages from the route's partitions; the route is stopped then, too."""
+        if is_stopped:
+            self._inboxes[_STOPPED][self._labels] = 1
+        else:
+            self._inboxes[_STOPPED].pop(self._labels, None)
 
     def guest_memory(self, bytes_: int) -> None:
-        self._numbers["processor_guest_memory_bytes"][self._labels] = bytes_
+        self._add("processor_guest_memory_bytes", bytes_)
 
     def context(self, bytes_: int) -> None:
-        self._numbers["processor_context_bytes"][self._labels] = bytes_
+        self._add("processor_context_bytes", bytes_)
 
     def paused(self, is_paused: bool) -> None:
         self._numbers["processor_route_paused"][self._labels] = float(is_paused)
@@ -289,6 +343,8 @@ class RouteTelemetry:
 
     def remove(self) -> None:
         """The route is gone from the configuration, and so are its series."""
+        for added in self._inboxes.values():
+            added.pop(self._labels, None)
         all_series: list[dict[tuple[str, ...], float] | dict[tuple[str, ...], Distribution]] = [
             *(self._numbers[name] for name in self._numbers if METRICS[name].labels[:1] == ("route",)),
             *self._distributions.values(),
@@ -296,6 +352,17 @@ class RouteTelemetry:
         for series in all_series:
             for labels in [labels for labels in series if labels[:1] == self._labels]:
                 del series[labels]
+
+    def _add(self, name: str, n: float) -> None:
+        parts = self._parts.setdefault(name, {})
+        parts[self._lane] = n
+        self._sum(name, parts)
+
+    def _sum(self, name: str, parts: Mapping[int, float]) -> None:
+        if parts:
+            self._numbers[name][self._labels] = sum(parts.values())
+        else:
+            self._numbers[name].pop(self._labels, None)
 
     def _count(self, name: str, n: float, *reason: str) -> None:
         series = self._numbers[name]
@@ -408,7 +475,7 @@ class Health:
                 return "404 Not Found", "text/plain", b"try /metrics, /livez or /readyz\n"
 
 
-FIELDS = ("route", "seq", "key", "attempt", "code", "ms")
+FIELDS = ("route", "seq", "attempt", "code")
 COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
 # User text and keys reach the log: nothing in them may start a line of its own or steer a terminal.
 UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {

@@ -1,7 +1,7 @@
 """The life of a message: pull, load the context, run the guest, decide, commit, observe.
 
-A worker owns one route. `service` starts it and stops it; it never decides how user code is confined
-(`sandbox`), how bytes move (`jetstream`) or where contexts lie (`context`).
+A worker owns some partitions of one route, mostly all; `lanes` starts it and stops it. It never decides how
+user code is confined (`sandbox`), how bytes move (`jetstream`) or where contexts lie (`context`).
 
 What must stay true:
 - A delivery is settled exactly once, in `settle`, and nothing of a run is visible before its position is.
@@ -17,21 +17,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
+from typing import Protocol
 
 from processor.breaker import DEATHS, Breaker
 from processor.codec import Codec, Unreadable
 from processor.config import Route
-from processor.context import ContextStore, Move
+from processor.context import STALE_POSITIONS, ContextStore, Move
 from processor.effects import COMMIT_BUDGET, Batch, Effects, EffectsOf, Outlet
 from processor.errors import BrokerError, Faults, GuestError, ProcessorError
-from processor.jetstream import Again, ApiError, Broker, Message, Reader, Unknown
+from processor.jetstream import Again, ApiError, Broker, Message, Unknown
 from processor.letters import REASON_CHARS, Kept, Letters, Unfit
 from processor.model import (
     Ack,
@@ -60,6 +62,7 @@ _REFUSED_PAUSE_S = 2.0
 SHORT_WAIT_S = 2.0
 # Messages that were due lately: whoever watches may hand over what was found at the start.
 _GIVEN_MAX = 10_000
+_LOOK_AGAIN_S = 2.0
 # So many claims without a commit make it likely that a message kills the whole process.
 _SUSPICIOUS_CLAIMS = 2
 _RESPAWN_PAUSES_S = (0.02, 0.1, 0.5)
@@ -70,25 +73,64 @@ class _GivenBack(Exception):
     """A message that waits, for its next try or the breaker, is left to the next start: the route stops."""
 
 
+class Source(Protocol):
+    """Where deliveries come from: a `Reader`, or a `Lane` of one that several workers share."""
+
+    @property
+    def lag(self) -> int:
+        """Messages of the route that wait, in the stream and here."""
+
+    @property
+    def taken(self) -> int:
+        """Up to this sequence of the stream everything that is for this worker was taken."""
+
+    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
+        """The next messages, as `Reader.take`; none where only `taken` went on, far."""
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """As `Reader.ack`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the workers of one route in one process have in common."""
+
+    breaker: Breaker
+    # By sequence, the tries that a message had before it was written down. It outlives the workers: what this
+    # process has survived did not end it.
+    survived: dict[int, int]
+    # Held while a message runs that may end the process: only one can then be blamed for it.
+    carefully: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def of(cls, route: Route, survived: dict[int, int]) -> Shared:
+        """For workers that have not run yet."""
+        limits, breaker = route.limits, route.breaker
+        # Guests that use up their time die slowly; a window too short for that would never see them all.
+        window_s = max(breaker.window_s, 1.2 * breaker.deaths * limits.wall_s)
+        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived)
+
+
 class Worker:
-    """Runs one route until it is stopped, fenced, or cannot go on."""
+    """Runs its partitions of a route until it is stopped, fenced, or cannot go on."""
 
     def __init__(
         self,
         route: Route,
         codec: Codec,
         broker: Broker,
-        reader: Reader,
+        source: Source,
         store: ContextStore,
         spawn: Callable[[], Awaitable[Guest]],
         outlets: Mapping[str, Outlet],
         telemetry: RouteTelemetry,
         blocked: Callable[[str | None], None],
+        shared: Shared,
     ) -> None:
         self._route = route
         self._codec = codec
         self._broker = broker
-        self._reader = reader
+        self._source = source
         self._store = store
         self._spawn = spawn
         self._telemetry = telemetry
@@ -102,6 +144,8 @@ class Worker:
         # again and again, and a message that was tried and then not heard of.
         self._suspects = {p for p in store.owned if store.fruitless_claims(p) >= _SUSPICIOUS_CLAIMS}
         self._unsure = {sequence for sequence, tries in self._tries.items() if tries}
+        self._survived = shared.survived
+        self._tries |= {s: tries for s, tries in shared.survived.items() if s in self._tries}
         self._announced: set[int] = set()
         self._unblocking: str | None = None  # the blocked key whose messages are being tried
         self._due: list[Delivery] = []
@@ -110,30 +154,23 @@ class Worker:
         self._is_alone = (
             codec.alone or route.mode == "stream" or any(outlet.foreign for outlet in outlets.values())
         )
-        limits, breaker = route.limits, route.breaker
-        self._breaker = Breaker(
-            breaker.deaths,
-            # Guests that use up their time die slowly; a window too short for that would never see them all.
-            max(breaker.window_s, 1.2 * breaker.deaths * limits.wall_s),
-            breaker.pause_s,
-        )
+        self._breaker = shared.breaker
+        self._carefully = shared.carefully
         self._guest: Guest | None = None
         self._resident: OrderedDict[str, None] = OrderedDict()  # keys whose contexts the guest holds
         self._pending = Effects()
         self._settling: Effects | None = None
         self._changed = asyncio.Condition()
         self._stop = asyncio.Event()
+        self._submitted = store.watermark  # up to here the input was read by what was submitted
         self._weight = 1.0  # messages of a commit that one input message needs, as seen lately
 
     async def run(self) -> None:
         """Process deliveries until `stop` is called and all that was taken is settled.
 
-        Raises Fenced when another processor owns the route, and what else makes it impossible to go on; then
-        nothing that was not settled has had an effect.
+        Raises Fenced when another processor owns one of the partitions, and what else makes it impossible to
+        go on; then nothing that was not settled has had an effect.
         """
-        for marker in self._store.unannounced:
-            await self._broker.publish(marker)
-        await self._say("started")
         settler = asyncio.create_task(self._settle_all(), name=f"settle-{self._route.name}")
         puller = asyncio.create_task(self._pull_all(), name=f"pull-{self._route.name}")
         draining: asyncio.Task[None] | None = None
@@ -146,27 +183,17 @@ class Worker:
             if settler.done():
                 settler.result()
             await self._store.release()
-            await self._say("stopped")
         finally:
             tasks = [task for task in (puller, settler, draining) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._telemetry.breaker_closed()
-            await self._reader.close()
+            self._telemetry.ended()
             if self._guest is not None:
                 await self._guest.close()
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether the input stream has not been heard of for longer than its heartbeats allow.
-
-        Not so while the breaker is open: a reader that is full asks for nothing.
-        """
-        return self._reader.is_silent and not self._breaker.is_open
-
-    async def _say(self, what: str, **more: str) -> None:
-        """Tell listeners what becomes of the route; no message's fate depends on it."""
+    async def say(self, what: str, **more: str) -> None:
+        """Tell listeners what becomes of the whole route; no message's fate depends on it."""
         milestone = self._effects_of.milestone(what, more)
         if milestone is not None:
             with contextlib.suppress(Unknown, Again, ApiError):
@@ -199,6 +226,11 @@ class Worker:
         for kept in await self._store.due():
             self.give(kept)
 
+    def is_overtaken(self, epochs: Mapping[int, int]) -> bool:
+        """Whether one of our partitions has one of these epochs by now: what we hold of it is old."""
+        ours = self._store.epochs
+        return any(epoch > ours.get(partition, epoch) for partition, epoch in epochs.items())
+
     def owns(self, partition: int) -> bool:
         """Whether this worker processes that partition."""
         return partition in self._store.owned
@@ -208,20 +240,27 @@ class Worker:
         for key in self._store.blocked:
             self._waiting.block(key, now_s())
         await self.look_for_due()
+        # What fell due between the claim and our start was handed to nobody, and a replica of the stream may
+        # not have had it yet at the first look.
+        look_again_s = now_s() + _LOOK_AGAIN_S
         events = {"stop": self._stop, "due": self._has_due}
         watching = {asyncio.create_task(event.wait(), name=name) for name, event in events.items()}
         taking: asyncio.Task[list[Delivery]] | None = None
         try:
             while not self._stop.is_set():
                 await self._work_off(now_s())
+                if now_s() >= look_again_s:
+                    look_again_s = math.inf
+                    await self.look_for_due()
                 if taking is None and not self._is_held_up:
                     # While a commit is under way, waiting for a fuller batch costs no latency.
                     wait_s = self._route.batch.max_wait_ms / 1000 if self._settling is not None else 0.0
                     taking = asyncio.create_task(
-                        self._reader.take(self._batch_limit(), self._route.batch.max_bytes, wait_s)
+                        self._source.take(self._batch_limit(), self._route.batch.max_bytes, wait_s)
                     )
-                until_s = self._waiting.next_s()
-                timeout_s = None if until_s is None else max(0.0, until_s - now_s())
+                waits_s = self._waiting.next_s()
+                until_s = look_again_s if waits_s is None else min(waits_s, look_again_s)
+                timeout_s = None if until_s == math.inf else max(0.0, until_s - now_s())
                 tasks = watching if taking is None else {*watching, taking}
                 await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if self._stop.is_set():
@@ -230,6 +269,7 @@ class Worker:
                     deliveries, taking = taking.result(), None
                     self._telemetry.received(len(deliveries))
                     await self._take_up(deliveries)
+                    await self._keep_up()
                 if self._has_due.is_set() and not self._due:
                     self._has_due.clear()
                     watching = {task for task in watching if not task.done()}
@@ -269,18 +309,27 @@ class Worker:
             return
         together: list[Delivery] = []
         for delivery in deliveries:
-            partition = self._store.partition(self._key_of(delivery))
+            partition = place_of(delivery, key_of(delivery, self._codec), self._store)
             if partition in self._suspects or delivery.sequence in self._unsure:
                 await self._admit(together)
                 together = []
-                await self._process_carefully(delivery)
+                async with self._carefully:
+                    await self._process_carefully(delivery)
                 self._suspects.discard(partition)
                 self._unsure.discard(delivery.sequence)
             else:
                 together.append(delivery)
         await self._admit(together)
 
+    async def _keep_up(self) -> None:
+        """Move positions on that the stream has left far behind, because what it brought was for others."""
+        taken = self._source.taken
+        if taken - self._submitted > STALE_POSITIONS:
+            await self._submit(Effects(moves={min(self._store.owned): Move(taken)}))
+
     async def _process_carefully(self, delivery: Delivery) -> None:
+        if self._stop.is_set():
+            raise _GivenBack  # it has waited for another lane's message to end
         tries = self._tries.get(delivery.sequence, 0)
         batch = self._plan([delivery])
         if not batch.groups:
@@ -291,17 +340,21 @@ class Worker:
         else:
             partition = batch.partitions[delivery.sequence]
             self._tries.setdefault(delivery.sequence, tries)
+            self._survived[delivery.sequence] = tries
             moves = {partition: Move(delivery.sequence, opened={delivery.sequence: tries + 1})}
             await self._submit(Effects(moves=moves))
             await self._settled()
             await self._admit([delivery])
+            await self._settled()
+            self._survived.pop(delivery.sequence, None)
 
     async def _admit(self, deliveries: Sequence[Delivery]) -> None:
         """Process as many at a time as the breaker lets through: all; none while it is open; then one."""
         while deliveries:
-            await self._pause(self._breaker.wait_s(self._now_s()))
+            await self._let_through()
             count = 1 if self._breaker.is_open else len(deliveries)
             await self.process(deliveries[:count])
+            self._breaker.tried(self)
             deliveries = deliveries[count:]
 
     async def process(self, deliveries: Sequence[Delivery]) -> None:
@@ -311,15 +364,17 @@ class Worker:
         halved; a message that fails alone is judged: tried again, kept for later, given up or dead-lettered.
         """
         batch = self._plan(deliveries)
-        await self._reader.ack(batch.done)
+        await self._source.ack(batch.done)
         if not batch.moves:  # nothing of it is ours, or to be done
             return
         await self._announce(batch)
         outcome = await self._run(batch)
         effects = self._effects_of.run(batch, outcome, self._tries)
-        if isinstance(effects, Effects) and (misfit := self._effects_of.misfit(effects)) is not None:
-            self._weight = max(self._weight, effects.weight)
-            effects = misfit
+        if isinstance(effects, Effects):
+            effects.scattered = self._store.scattered(effects.contexts)
+            if (misfit := self._effects_of.misfit(effects)) is not None:
+                self._weight = max(self._weight, effects.weight)
+                effects = misfit
         if isinstance(outcome, Ran) and isinstance(effects, Failure):
             await self._undo()  # the guest has kept what will not be committed
         if isinstance(effects, Effects):
@@ -388,7 +443,7 @@ class Worker:
     async def _wait(self, batch: Batch, tries: int, after_s: float) -> None:
         """Have the message's key wait in memory. That it was tried is committed, for a successor to know."""
         delivery = batch.deliveries[0]
-        key = self._key_of(delivery)
+        key = key_of(delivery, self._codec)
         self._waiting.wait(key, delivery, time.monotonic() + after_s)
         if not delivery.kept:
             partition = batch.partitions[delivery.sequence]
@@ -409,7 +464,7 @@ class Worker:
     async def _block(self, batch: Batch, failure: Failure, tries: int, after_s: float) -> None:
         """Keep the message, and have the later ones of its key kept behind it, until it succeeds."""
         delivery = batch.deliveries[0]
-        key, partition = self._key_of(delivery), batch.partitions[delivery.sequence]
+        key, partition = key_of(delivery, self._codec), batch.partitions[delivery.sequence]
         until_s = time.monotonic() + after_s
         if self._route.key == "none":
             await self._wait(batch, tries, after_s)  # nothing else can go on, so nothing need be moved
@@ -464,18 +519,13 @@ class Worker:
     def _is_held(self, delivery: Delivery) -> bool:
         return delivery.kept.split(".", 3)[2:3] == ["held"]
 
-    def _key_of(self, delivery: Delivery) -> str:
-        try:
-            return self._codec.key(delivery)
-        except Unreadable:
-            return ""
-
     async def _pause(self, seconds: float) -> None:
         """Let that time pass. Raises _GivenBack as soon as the route is to stop."""
         if seconds <= 0:
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
             raise _GivenBack
 
     # decode, key, group
@@ -492,11 +542,14 @@ class Worker:
                 key = self._codec.key(delivery)
             except Unreadable as err:
                 unreadable = err.failure
-            partition = self._store.partition(key)
+            partition = place_of(delivery, key, self._store)
             if partition not in self._store.owned:
                 continue
             if not delivery.kept and self._store.is_done(partition, delivery.sequence):
                 batch.done.append(delivery)
+                continue
+            if partition != self._store.partition(key):
+                self._deal_anew(batch, key, partition, delivery)
                 continue
             if self._waiting and self._is_behind(batch, key, partition, delivery):
                 continue
@@ -522,6 +575,16 @@ class Worker:
             documents[index].append(document)
             batch.members[index].append(delivery)
         return batch
+
+    def _deal_anew(self, batch: Batch, key: str, partition: int, delivery: Delivery) -> None:
+        """Give a delivery that was dealt by another `key` to the partition of the present one."""
+        self._move(batch, partition, delivery)
+        batch.deliveries.append(delivery)
+        try:
+            batch.stored.append(self._letters.dealt(delivery, self._store.partition(key)))
+        except Unfit as err:
+            failure = Failure("E307", f"the message cannot be given to its partition: {err}")
+            batch.rejected.append((delivery, failure))
 
     def _move(self, batch: Batch, partition: int, delivery: Delivery) -> None:
         """Note where the position goes with a delivery that is settled by this batch."""
@@ -630,9 +693,16 @@ class Worker:
                 # The program was loaded before, so this is the machine: memory is short, or somebody kills.
                 log.debug("a guest could not be started: %s", err, extra=self._where())
                 await self._died("E502", str(err), None)
-            await self._pause(max(next(pauses_s), self._breaker.wait_s(self._now_s())))
+            await self._pause(next(pauses_s))
+            await self._let_through()
 
     # the breaker
+
+    async def _let_through(self) -> None:
+        """Return when this worker may run something: at once, or once the breaker's pause is over."""
+        while (wait_s := self._breaker.wait_s(self._now_s(), self)) > 0:
+            await self._pause(wait_s)
+        self._breaker.tries(self)
 
     async def _died(self, code: str, text: str, message: int | None) -> None:
         """A guest died over a message that was alone, or did not come to live."""
@@ -648,13 +718,13 @@ class Worker:
         self._telemetry.breaker_opened(why)
         if not was_open:
             log.error("%s", why, extra=self._where(code="E503"))
-            await self._say("breaker_opened", code=code, text=text)
+            await self.say("breaker_opened", code=code, text=text)
 
     async def _lived(self) -> None:
         if self._breaker.lived():
             self._telemetry.breaker_closed()
             log.info("a guest lives again: the breaker is closed", extra=self._where())
-            await self._say("breaker_closed")
+            await self.say("breaker_closed")
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -750,6 +820,7 @@ class Worker:
     async def _submit(self, effects: Effects) -> None:
         """Hand effects over to be settled; waits while two commits' worth is under way already."""
         self._weight = max(1.0, effects.weight, 0.98 * self._weight)
+        self._submitted = max([self._submitted, *(move.sequence for move in effects.moves.values())])
         async with self._changed:
             await self._changed.wait_for(
                 lambda: not self._pending.moves or self._pending.size + effects.size <= COMMIT_BUDGET
@@ -792,7 +863,7 @@ class Worker:
         with contextlib.suppress(Unknown):  # nobody can be listening
             for message in effects.live:
                 await self._broker.publish(message)
-        await self._reader.ack([d for d in effects.deliveries if not d.kept])
+        await self._source.ack([d for d in effects.deliveries if not d.kept])
         if self._tries or self._announced:
             for delivery in effects.deliveries:
                 self._tries.pop(delivery.sequence, None)
@@ -808,8 +879,9 @@ class Worker:
                     break
                 except (Unknown, Again):
                     await asyncio.sleep(0.1)
-                except ApiError as err:
-                    self._blocked(f"E406 {message.subject} is not stored: {err.description}")
+                except (ApiError, BrokerError) as err:
+                    is_api = isinstance(err, ApiError)
+                    self._blocked(f"E406 {message.subject} is not stored: {err}" if is_api else str(err))
                     await asyncio.sleep(_REFUSED_PAUSE_S)
         if messages:
             self._blocked(None)
@@ -825,4 +897,17 @@ class Worker:
             telemetry.dropped(failure.code)
         telemetry.waiting(len(self._waiting), self._waiting.blocked)
         telemetry.context(self._store.bytes_held)
-        telemetry.lag(self._reader.lag)
+        telemetry.lag(self._source.lag)
+
+
+def place_of(delivery: Delivery, key: str, store: ContextStore) -> int:
+    """The partition whose position counts a message: the one that it was given to, or that of its key."""
+    return store.partition(key) if delivery.dealt is None else delivery.dealt
+
+
+def key_of(delivery: Delivery, codec: Codec) -> str:
+    """The key that decides which partition a message belongs to: also for one that has none to be used."""
+    try:
+        return codec.key(delivery)
+    except Unreadable:
+        return ""

@@ -153,6 +153,7 @@ FIRING: dict[str, dict[str, str]] = {
         "processor_commit_seconds", {"1": "0x40", "5": "0+9x40", "+Inf": "0+9x40"}
     ),
     "ProcessorDeadLetters": {'processor_dead_letters_total{route="stats",reason="E304"}': "_x34 1x6"},
+    "ProcessorDropsMessages": {'processor_dropped_messages_total{route="stats",reason="E304"}': "_x34 1x6"},
     "ProcessorFailing": {
         'processor_failures_total{route="stats",reason="E304"}': "0+20x40",
         'processor_processed_messages_total{route="stats"}': "0+100x40",
@@ -176,6 +177,7 @@ QUIET: dict[str, str] = {
     'processor_processed_messages_total{route="stats"}': "0+100x40",
     'processor_failures_total{route="stats",reason="E304"}': "0+1x40",
     'processor_dead_letters_total{route="stats",reason="E304"}': "3x40",
+    'processor_dropped_messages_total{route="stats",reason="E304"}': "3x40",
     'processor_guest_restarts_total{route="stats",reason="E313"}': "2x40",
     'processor_reloads_total{reason="applied"}': "0+1x40",
     **histogram("processor_end_to_end_seconds", {"10": "0+60x40", "30": "0+60x40", "+Inf": "0+60x40"}),

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from processor import desk
 from processor.cli import VERBS
 from processor.cli.terminal import EXITS
 from processor.codec import codec_for
 from processor.config import ENVIRONMENT, Config, load
 from processor.config.forms import Settings, alias_of, inner_model
 from processor.errors import CODES
+from processor.model import FINAL, DeadLetter, Decision, Failure, RetryPolicy, decide
 from processor.sandbox.capabilities import BaseSecureRunnable
 from processor.sandbox.facades import MODULES, RUNTIME_MODULES
 from processor.sandbox.library import SecureRunnableBuilder
-from processor.telemetry import METRICS
+from processor.sandbox.wire import UNREADABLE_CODES
+from processor.telemetry import FIELDS, METRICS
 from processor.worker import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -228,6 +233,23 @@ def test_every_error_is_documented() -> None:
     assert all(row[2] for row in table)
 
 
+def test_every_request_is_documented() -> None:
+    """Each verb of the desk: its fields, those in bold that have to be there, and an example that is one."""
+    text = section("Operating")
+    table = {verb: row[1] for row in rows(text) for verb in re.findall(r"`([a-z.]+)`", row[0])}
+    examples = dict(re.findall(r"^\$ nats request ctl\.market\.api\.(\S+) '(.*)'$", text, re.MULTILINE))
+    for verb in desk.VERBS:
+        cell = table[verb.name]
+        if cell == "the same":
+            cell = table["context.set"]
+        bold = re.findall(r"\*\*`(\w+)`\*\*", cell)
+        known = {each.name: each for each in fields(verb.request)}
+        assert set(re.findall(r"`(\w+)`", cell)) == known.keys(), verb.name
+        assert bold == [name for name in bold if known[name].default is MISSING], verb.name
+        assert len(bold) == sum(each.default is MISSING for each in known.values()), verb.name
+        desk.read_request(verb.request, examples[verb.name].encode())
+
+
 def test_every_metric_is_documented() -> None:
     """Name, kind, labels and meaning of each, in the order of telemetry.METRICS."""
     expected = [[f"`{m.name}`", m.kind, ", ".join(m.labels), m.help] for m in METRICS.values()]
@@ -263,7 +285,33 @@ def test_every_module_that_can_be_imported_is_listed() -> None:
 def test_the_headers_of_a_dead_letter_are_listed() -> None:
     """Every `x-` header that is written, and no other."""
     written = set(re.findall(r'"(x-[\w-]+)"', SOURCES))
-    assert {row[0].strip("`") for row in rows(section("Dead letters"))} == written
+    listed = {row[0].strip("`") for row in rows(section("Dead letters")) if len(row) == 2}
+    assert listed == written
+
+
+def test_every_way_to_fail_has_its_end() -> None:
+    """Each code that a dead letter can have is in README's table, and ends there as it does in the code."""
+    table = [row for row in rows(section("Dead letters")) if row[1].startswith("E")]
+    ends = {
+        code: [row for row in table if code in row[1].split(", ")]
+        for row in table
+        for code in row[1].split(", ")
+    }
+    of_runs = {code for code in CODES if code.startswith("E3")} - {
+        "E321",
+        "E328",
+    }  # no message ends with these
+    assert set(ends) == of_runs
+    at_once = {code for code, found in ends.items() if any("at once" in row[2] for row in found)}
+    after_tries = {code for code, found in ends.items() if any("attempts" in row[2] for row in found)}
+    assert {code for code in of_runs if isinstance(fate(code, 1), DeadLetter)} == FINAL
+    assert at_once == FINAL | UNREADABLE_CODES | {"E307"}
+    assert after_tries == of_runs - FINAL
+    assert all(isinstance(fate(code, 3), DeadLetter) for code in of_runs)
+
+
+def fate(code: str, attempt: int) -> Decision:
+    return decide(Failure(code, "why"), attempt, RetryPolicy(attempts=3), 0.5)
 
 
 def test_the_headers_of_stream_mode_are_listed() -> None:
@@ -311,3 +359,24 @@ def test_internal_links_have_their_heading() -> None:
         for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
     }
     assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= headings
+
+
+def test_every_field_of_a_log_line_is_documented_and_set() -> None:
+    """README lists the fields of a JSON line; each is given to the log somewhere."""
+    [said] = re.findall(r"JSON lines with (.*?)\.", section("Operating"), re.DOTALL)
+    always = ["time", "level", "logger", "message"]
+    assert re.findall(r"`(\w+)`", said) == [*always, *FIELDS, "traceback"]
+    given: set[str] = set()
+    for path in (ROOT / "processor").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_extra = isinstance(node, ast.keyword) and node.arg == "extra"
+            if is_extra or (isinstance(node, ast.FunctionDef) and node.name == "_where"):
+                given |= texts_in(node)
+    assert set(FIELDS) <= given
+
+
+def texts_in(node: ast.AST) -> set[str]:
+    """The texts in a piece of source, and the names of arguments that are given there."""
+    inner = list(ast.walk(node))
+    texts = {each.value for each in inner if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+    return texts | {each.arg for each in inner if isinstance(each, ast.keyword) and each.arg}

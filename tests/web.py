@@ -34,7 +34,7 @@ class Asked:
     raw: bytes
 
 
-Say = Callable[[Asked], bytes | None]
+Say = Callable[[Asked], bytes | Awaitable[bytes] | None]
 
 
 def answer(body: bytes = b"", status: int = 200, **headers: str) -> bytes:
@@ -85,6 +85,8 @@ class Web:
         asked = Asked(method, target, headers, body, head)
         self.asked.append(asked)
         said = self.say(asked)
+        if isinstance(said, Awaitable):
+            said = await said
         if said is None:
             await reader.read()  # says nothing until the client goes away
             return False

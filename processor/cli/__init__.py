@@ -267,25 +267,76 @@ def _only_one_of(config: Path | None, url: str | None) -> None:
 
 
 def context(
-    config: ConfigArgument,
-    route: Annotated[str, typer.Argument(metavar="ROUTE", help="The route whose contexts are shown.")],
-    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Only the context of this key.")] = None,
-    keys_only: Annotated[bool, typer.Option("--keys-only", help="Only list the keys, one per line.")] = False,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[ACTION] CONFIG ROUTE [KEY] [PATH] [VALUE]",
+            help="get, full, set, append, pop, delete, history, export or import, and what it is about.",
+        ),
+    ],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the history shows it.")] = "",
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", help="full: only the keys, one per line.")
+    ] = False,
+    typed: Annotated[
+        bool, typer.Option("--typed", help="Write values that JSON lacks as `import` reads them.")
+    ] = False,
+    first: Annotated[bool, typer.Option("--first", help="pop: the first element, not the last.")] = False,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="history: the last N records.", show_default=False)
+    ] = 1_000_000,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="history: of the last 30s, 10m, 2h or 7d, or since a time."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="import: a context becomes its line, and nothing else.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="import: only say what would change.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     format: FormatOption = None,
 ) -> int:
-    """Show what a route has kept: the committed context of each key, as a JSON object.
+    """Look at what a route has kept, and change it while the route runs.
 
-    Values that JSON does not have are shown as the nearest that it has: a set as a list, bytes as base64. A
-    route with `key: none` has one context, with an empty key.
+    `get` shows the context of a key, or the value at PATH; `full` all of them. `set` puts VALUE, which is
+    JSON or - for standard input, to PATH; `append` adds it to the list there; `pop` takes the last element
+    out and shows it; `delete` removes what is at PATH, or the whole context. `history` shows what was
+    changed, by whom. `export` writes a line for each context, which `import` brings in. Without an action it
+    is `get` or `full`.
+
+    PATH is the name of an item, or a JSON pointer: /totals/0. A change is one commit: the route goes on with
+    it, and runs again what it had in hand. Values that JSON lacks are shown as the nearest that it has; with
+    --typed, in VALUE and in exports a set is {"$set": [1, 2]}, a Decimal {"$decimal": "1.50"}. A route with
+    `key: none` has one context, with an empty key.
 
     Examples:
     processor context configs/quickstart.yaml stats IBM
-    processor context configs/quickstart.yaml counter
-    processor context configs/quickstart.yaml stats --keys-only
+    processor context full configs/quickstart.yaml stats --keys-only
+    processor context set market.yaml stats IBM /limits/0 12.5 --reason 'ticket 4711'
+    processor context append market.yaml stats IBM notes '"checked"'
+    processor context pop market.yaml stats IBM notes --first
+    processor context delete market.yaml counter '' counter
+    processor context history market.yaml stats IBM --since 2h
+    processor context export market.yaml stats > stats.jsonl
+    processor context import market.yaml stats stats.jsonl --replace --yes
     """
-    from processor.cli.contexts import show_contexts
+    from processor.cli.contexts import Options, contexts
 
-    return show_contexts(config, route, key, is_keys_only=keys_only, format=format)
+    return contexts(
+        words,
+        Options(
+            format=format,
+            is_keys_only=keys_only,
+            is_typed=typed,
+            is_first=first,
+            reason=reason,
+            limit=limit,
+            since=since,
+            is_whole=replace,
+            is_dry=dry_run,
+            is_sure=yes,
+        ),
+    )
 
 
 def dlq(
@@ -415,6 +466,46 @@ def reset(
     return reset_route(config, route, to, keep_context=keep_context, is_sure=yes)
 
 
+def bench(
+    cases: Annotated[
+        list[str] | None, typer.Argument(metavar="[CASE]...", help="Cases to measure; without one, all.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; every case runs once in each.")] = 3,
+    scale: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="Factor on the number of messages of each case.")
+    ] = 1.0,
+    latency: Annotated[
+        float,
+        typer.Option(
+            "--latency-seconds", min=0, max=3600, help="Seconds of each level of load; 0 measures no latency."
+        ),
+    ] = 2.0,
+    format: Annotated[
+        Literal["human", "json", "markdown"],
+        typer.Option(help="A report, one JSON object, or a page."),
+    ] = "human",
+    is_listing: Annotated[bool, typer.Option("--list", help="List the cases and measure nothing.")] = False,
+) -> int:
+    """Measure this machine: routes beside hand-written programs, on servers that it starts for itself.
+
+    Every round runs every case once, in turn; a figure is the median of the rounds with the lowest and the
+    highest, and ratios are made within a round. Needs the extra `embedded`, and for the case `faststream` the
+    extra `bench`. All cases take about half an hour; nothing else should run meanwhile. Ends with EXIT_FAILED
+    where a promise was measured and not reached.
+
+    Examples:
+    processor bench --list
+    processor bench pipelined counter --rounds 5
+    processor bench --scale 0.1 --latency-seconds 0.5
+    processor bench --format markdown > RESULTS.md
+    """
+    from processor.cli.benching import measure
+
+    return measure(
+        cases or [], rounds=rounds, scale=scale, latency_s=latency, format=format, is_listing=is_listing
+    )
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "run": run,
     "dev": dev,
@@ -428,6 +519,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "pause": pause,
     "resume": resume,
     "reset": reset,
+    "bench": bench,
 }
 
 _EXAMPLES = "\nExamples:\n"
@@ -504,7 +596,9 @@ def _program() -> Any:
     for name, verb in VERBS.items():
         text = inspect.cleandoc(verb.__doc__ or "")
         short = text.partition("\n")[0]
-        app.command(name, cls=_Verb, help=text, short_help=short)(_ending(verb))
+        # A value may begin with a minus: it is for the verb to say which words are no options.
+        lenient = {"ignore_unknown_options": name == "context"}
+        app.command(name, cls=_Verb, help=text, short_help=short, context_settings=lenient)(_ending(verb))
     return typer.main.get_command(app)
 
 

@@ -35,12 +35,15 @@ from processor.config import (
     readable_programs,
 )
 from processor.context import app_stream
+from processor.desk import VERBS, api_subject
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
+from processor.inbox import check_server
 from processor.jetstream import Broker
+from processor.letters import in_subject
 from processor.model import Limits, Program
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
-from processor.service import app_stream_config, check_app_stream, stream_name
+from processor.streams import app_stream_config, check_app_stream, stream_name
 from processor.subject import matches
 from processor.telemetry import configure_logging
 
@@ -183,6 +186,15 @@ async def _look(config: Config) -> _Server:
         members = [f"ctl.{config.app}.members"]
         problems += needs.missing("publish", members, "to share routes with other processors")
         problems += needs.missing("subscribe", ["_INBOX.x.y", *members], "to receive anything at all")
+        if config.control == "on":
+            service = f"processor-{config.app}"
+            asked = [f"$SRV.{verb}.{service}.x" for verb in ("PING", "INFO", "STATS")]
+            asked += [api_subject(config.app, verb.name) for verb in VERBS]
+            why = "to take control requests; or set `control: off`"
+            problems += needs.missing("subscribe", asked, why)
+            if not (permissions or {}).get("responses"):
+                why = "to answer control requests; or set `allow_responses` for the user"
+                problems += needs.missing("publish", ["_INBOX.x.y"], why)
         if permissions is None:
             said += "; the server does not say what this user may do, so permissions were not checked"
         routes = {
@@ -199,16 +211,21 @@ def _app_subjects(config: Config) -> Iterator[str]:
         f"STREAM.INFO.{name}",
         f"STREAM.MSG.GET.{name}",
         f"DIRECT.GET.{name}",
+        f"CONSUMER.CREATE.{name}",
+        f"CONSUMER.CREATE.{name}.{name}-due-x",
+        f"CONSUMER.MSG.NEXT.{name}.{name}-due-x",
+        f"CONSUMER.DELETE.{name}.{name}-due-x",
     ):
         yield f"$JS.API.{request}"
     for route in config.routes:
-        for kind in ("pos", "ctx", "dlq", "later", "due", "held"):
+        for kind in ("pos", "ctx", "dlq", "later", "due", "held", "emit"):
             yield f"p.{config.app}.{kind}.{route}.0" + (".1" if kind != "pos" else "")
+        yield f"p.{config.app}.ctl.{route}"
 
 
 async def _findings(broker: Broker, config: Config, route: Route, needs: _Needs) -> _Findings:
     found = _Findings()
-    await _look_at_input(broker, route, needs, found)
+    await _look_at_input(broker, config, route, needs, found)
     topics = dict(codec_for(route).topics)
     if route.events_subject:
         topics[route.events_subject] = True
@@ -217,16 +234,24 @@ async def _findings(broker: Broker, config: Config, route: Route, needs: _Needs)
     return found
 
 
-async def _look_at_input(broker: Broker, route: Route, needs: _Needs, found: _Findings) -> None:
+async def _look_at_input(
+    broker: Broker, config: Config, route: Route, needs: _Needs, found: _Findings
+) -> None:
+    if route.input.is_own:
+        _look_at_inbox(broker, route, needs, found)
+    if route.input.schedule:
+        return
     subject = route.input_subjects[0]
     info = await broker.stream_of(subject)
+    # A route's stream serves every route that reads a subject of it.
+    creators = [r for r in config.routes.values() if r.input.create and matches(r.input_subjects[0], subject)]
     reader = f"{app_stream(route.app)}-{route.name}-x"
     if info is not None:
         name = info["config"]["name"]
         retention = info["config"].get("retention", "limits")
         found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
-    elif route.input.create:
-        name = stream_name(route.app, subject)
+    elif creators:
+        name = stream_name(route.app, creators[0].input_subjects[0])
         found.input = f"{subject} from stream {name}, which will be created"
         found.problems += needs.missing(
             "publish", [f"$JS.API.STREAM.CREATE.{name}"], f"for route {route.name}"
@@ -251,6 +276,23 @@ async def _look_at_input(broker: Broker, route: Route, needs: _Needs, found: _Fi
         wanted += [f"$JS.API.CONSUMER.LIST.{name}", f"$JS.API.CONSUMER.INFO.{name}.{reader}"]
         wanted += [f"$JS.ACK.{name}.{reader}.1.1.1.1.1"]
     found.problems += needs.missing("publish", wanted, f"for route {route.name} to read {name}")
+
+
+def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings) -> None:
+    own = app_stream(route.app)
+    reader = f"{own}-{route.name}-x"
+    kinds = ("hop",) if route.input.repartition else ("sched", "plan")
+    wanted = [f"p.{route.app}.{kind}.{route.name}{'.0' if kind == 'hop' else ''}" for kind in kinds]
+    wanted += [in_subject(route.app, route.name, 0)] if route.input.repartition else []
+    requests = (f"CONSUMER.CREATE.{own}.{reader}", f"CONSUMER.MSG.NEXT.{own}.{reader}", f"STREAM.PURGE.{own}")
+    wanted += [f"$JS.API.{request}" for request in requests]
+    found.problems += needs.missing("publish", wanted, f"for route {route.name} to be given its messages")
+    if route.input.schedule:
+        found.input = f"{route.input.schedule}, a schedule that {own} keeps"
+        try:
+            check_server(route, broker)
+        except BrokerError as err:
+            found.problems.append(str(err))
 
 
 async def _look_at_outlet(

@@ -54,10 +54,11 @@ def server_for(nats: Nats) -> Iterator[tuple[Nats, bool]]:
 
 
 @contextlib.asynccontextmanager
-async def connected(nats: Nats, name: str) -> AsyncIterator[Broker]:
+async def connected(nats: Nats, name: str, *, needs_jetstream: bool = True) -> AsyncIterator[Broker]:
     """A connection for one command; what goes wrong on it is raised as BrokerError."""
     with server_for(nats) as (server, _):
-        broker = await Broker.connect(connect_options(server), name=name, wait=False)
+        options = connect_options(server)
+        broker = await Broker.connect(options, name=name, wait=False, needs_jetstream=needs_jetstream)
         try:
             yield broker
         except (Unknown, Again, ApiError) as err:
@@ -84,10 +85,10 @@ def unanswered(broker: Broker, err: Unknown | Again | ApiError) -> BrokerError:
     """What a request without a good answer means to a person."""
     if isinstance(err, ApiError):
         return BrokerError("E406", f"the NATS server refused: {err}")
-    if broker.denials:
+    if broker.last_denial:
         return BrokerError(
             "E403",
-            f"the NATS server denied {broker.denials[-1]}",
+            f"the NATS server does not let this user {broker.last_denial}",
             remedy="Give the user that permission.",
         )
     return BrokerError("E404", f"the NATS server at {broker.address} did not answer: {err}")

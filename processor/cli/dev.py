@@ -2,14 +2,17 @@
 
 The view listens where committed outputs and events appear live, and on the subjects that messages reach
 without a stream, from before the service starts. It shows them in the order of arrival and never holds the
-service back.
+service back. What comes faster than a person reads is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from processor.cli.feed import check_feed, feed
 from processor.cli.terminal import Runs, Screen, Shown, say
@@ -18,6 +21,10 @@ from processor.config import Config, Route
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, connect_options
 from processor.model import Delivery
+from processor.subject import matches
+
+_LINES = 20  # of one topic in a second
+_SECOND_S = 1.0
 
 
 def with_streams(config: Config) -> Config:
@@ -31,9 +38,61 @@ def with_streams(config: Config) -> Config:
 
 def live_subjects(route: Route) -> Iterator[str]:
     """Where those who are subscribed see what a route publishes without a stream in between."""
-    yield from codec_for(route).topics
+    template = route.output_template
+    outputs = {template.pattern} if template else set()
+    # What is emitted is for a stream, and may go to an input, where others publish too.
+    yield from (topic for topic in codec_for(route).topics if topic in outputs or topic not in route.emits)
     if route.ism and route.mode == "stream":
         yield f"{route.ism.routing.state.subject.partition('{state_id}')[0]}>"
+
+
+class Pace:
+    """Lets so many messages of each topic through in a second, and counts the others.
+
+    A topic's second begins with a message; `ended` gives the last one of those that were counted, so that
+    what a person sees in the end is how things stand.
+    """
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._topics = topics
+        self._seconds: dict[str, _Second] = {}  # those that have not ended, in the order of their beginning
+
+    def admits(self, shown: Shown, now_s: float) -> bool:
+        """Whether to show a message; it is counted otherwise. `ended` comes first."""
+        second = self._seconds.setdefault(self._topic_of(shown.subject), _Second(now_s + _SECOND_S))
+        if second.shown < _LINES:
+            second.shown += 1
+            return True
+        second.hidden += 1
+        second.last = shown
+        return False
+
+    def _topic_of(self, subject: str) -> str:
+        return next((topic for topic in self._topics if matches(topic, subject)), subject)
+
+    def ended(self, now_s: float) -> Iterator[Shown]:
+        """Of each topic whose second is over: the last message that was not shown, and how many were not."""
+        for topic, second in list(self._seconds.items()):
+            if second.until_s > now_s:
+                return
+            del self._seconds[topic]
+            if second.last is not None:
+                kind = f"... {second.hidden} more, the last: {second.last.kind}".rstrip()
+                yield replace(second.last, kind=kind)
+
+    def next_s(self) -> float | None:
+        """When a second ends next."""
+        return next((second.until_s for second in self._seconds.values()), None)
+
+
+@dataclass(slots=True)
+class _Second:
+    """What one topic had in one second."""
+
+    until_s: float
+    shown: int = 0
+    hidden: int = 0
+    last: Shown | None = None
 
 
 class View:
@@ -47,6 +106,7 @@ class View:
         self._broker: Broker | None = None
         self._events: set[str] = set()
         self._runs = Runs()
+        self._pace = Pace(())
 
     async def open(self, config: Config, server: EmbeddedServer | None, metrics_url: str) -> None:
         check_feed(config)
@@ -58,7 +118,10 @@ class View:
         say(f"NATS     {broker.address}{data}")
         say(f"metrics  {metrics_url}/metrics" if metrics_url else "metrics  off")
         say("Ctrl-C stops; the next start goes on from there.")
+        say(f"Busy subjects show {_LINES} lines a second, and the rest is counted; processor tail shows all.")
         self._events = {route.events_subject for route in config.routes.values() if route.events_subject}
+        codecs = map(codec_for, config.routes.values())
+        self._pace = Pace(tuple(dict.fromkeys(topic for codec in codecs for topic in codec.topics)))
         subjects = [f"live.{config.app}.>"]
         subjects += [subject for route in config.routes.values() for subject in live_subjects(route)]
         for subject in dict.fromkeys(subjects):
@@ -84,7 +147,8 @@ class View:
     async def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             while not self._arrived.empty():
-                self._screen.message(self._arrived.get_nowait())
+                self._take(self._arrived.get_nowait())
+            self._end_seconds(math.inf)
             self._screen.flush()
         if self._broker is not None:
             await self._broker.close()
@@ -100,6 +164,23 @@ class View:
 
     async def _show(self) -> None:
         while True:
-            self._screen.message(await self._arrived.get())
+            until_s = self._pace.next_s()
+            wait_s = None if until_s is None else max(0.0, until_s - time.monotonic())
+            try:
+                async with asyncio.timeout(wait_s):
+                    shown = await self._arrived.get()
+                self._take(shown)
+            except TimeoutError:
+                self._end_seconds(time.monotonic())
             if self._arrived.empty():
                 self._screen.flush()
+
+    def _take(self, shown: Shown) -> None:
+        now_s = time.monotonic()
+        self._end_seconds(now_s)
+        if self._pace.admits(shown, now_s):
+            self._screen.message(shown)
+
+    def _end_seconds(self, now_s: float) -> None:
+        for last in self._pace.ended(now_s):
+            self._screen.message(last)

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import time
-from datetime import datetime
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import orjson
 import typer
 
 from processor.cli.connection import connected_to_app
-from processor.cli.inputs import is_confirmed, route_of
+from processor.cli.inputs import is_confirmed, moment_s, route_of
 from processor.cli.terminal import (
     EXIT_FAILED,
     EXIT_OK,
     Screen,
     complain,
-    content_of,
     printable,
     say,
 )
+from processor.codec import content_of
 from processor.config import Config, load
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import CODES, BrokerError
 from processor.jetstream import Broker
 from processor.telemetry import configure_logging
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DONE = {"redrive": "sent back to its route", "drop": "dropped"}
 
 
@@ -48,23 +44,12 @@ def dead_letters(
     """Do `action` with the dead letters that are meant; EXIT_FAILED where one that was named is not there."""
     if code is not None and code not in CODES:
         raise typer.BadParameter(f"{code!r} is no error code, such as E304", param_hint="--reason")
-    which = Filter(route or "", id or "", code or "", _moment_s(since) if since else 0.0)
+    which = Filter(route or "", id or "", code or "", moment_s(since) if since else 0.0)
     config = load(path)
     if route is not None:
         route_of(config, route)
     configure_logging("human", "warning")
     return asyncio.run(_do(action, config, which, limit, Screen(format), is_sure=is_sure))
-
-
-def _moment_s(text: str) -> float:
-    span = re.fullmatch(r"(\d+)([smhd])", text)
-    if span:
-        return time.time() - int(span[1]) * _UNITS_S[span[2]]
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        hint = f"{text!r} is neither a span such as 2h nor a time such as 2026-01-31T08:00"
-        raise typer.BadParameter(hint, param_hint="--since") from None
 
 
 async def _do(
@@ -89,10 +74,11 @@ async def _do(
 
 async def _meant(broker: Broker, app: str, which: Filter, limit: int | None) -> list[DeadLetter]:
     letters: list[DeadLetter] = []
-    async for letter in DeadLetters(broker, app).find(which):
-        letters.append(letter)
-        if len(letters) == limit:
-            break
+    async with aclosing(DeadLetters(broker, app).find(which)) as found:
+        async for letter in found:
+            letters.append(letter)
+            if len(letters) == limit:
+                break
     return letters
 
 
@@ -124,7 +110,7 @@ async def _change(
 
 def _list(letter: DeadLetter, screen: Screen) -> None:
     if screen.is_json:
-        screen.document(_facts(letter))
+        screen.document(letter.facts())
         return
     screen.line(
         f"{letter.id}  {letter.failed_at}  {letter.code}  x{letter.tries}  {printable(letter.reason)}"
@@ -134,23 +120,9 @@ def _list(letter: DeadLetter, screen: Screen) -> None:
 def _show(letter: DeadLetter, screen: Screen) -> None:
     if screen.is_json:
         content = content_of(letter.delivery.payload)
-        screen.document({**_facts(letter), "headers": dict(letter.delivery.headers), **content})
+        screen.document({**letter.facts(), "headers": dict(letter.delivery.headers), **content})
         return
     traceback = orjson.loads(letter.traceback) if letter.traceback else ""
     screen.problem(f"{letter.id} {letter.code} {letter.reason}", traceback)
-    screen.items({**_facts(letter), "headers": dict(letter.delivery.headers)})
+    screen.items({**letter.facts(), "headers": dict(letter.delivery.headers)})
     screen.document(content_of(letter.delivery.payload))
-
-
-def _facts(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "route": letter.route,
-        "code": letter.code,
-        "reason": letter.reason,
-        "failed_at": letter.failed_at,
-        "tries": letter.tries,
-        "subject": letter.delivery.subject,
-        "stream": letter.delivery.stream,
-        "sequence": letter.delivery.sequence,
-    }

@@ -18,6 +18,7 @@ import typer
 from processor.cli.terminal import is_terminal
 from processor.config import Config, Route
 from processor.errors import ConfigError, ProcessorError
+from processor.letters import moment
 from processor.subject import Template
 
 
@@ -30,19 +31,28 @@ class Line:
 
 
 def route_of(config: Config, name: str) -> Route:
-    """The route of that name. Raises ConfigError E103 with the nearest one there is."""
+    """The route of that name. Raises ConfigError E110 with the nearest one there is."""
     if name in config.routes:
         return config.routes[name]
     near = difflib.get_close_matches(name, config.routes, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Its routes are {', '.join(config.routes)}."
-    raise ConfigError("E103", f"has no route {name!r}", place=str(config.path), remedy=hint)
+    raise ConfigError("E110", f"has no route {name!r}", place=str(config.path), remedy=hint)
 
 
 def is_confirmed(question: str, why: str) -> bool:
     """What a person answers. Where nobody can be asked, `--yes` has to be given, because of `why`."""
     if not is_terminal(sys.stdin):
         raise typer.BadParameter(f"{why}; say --yes", param_hint="--yes")
-    return typer.confirm(question)
+    return typer.confirm(question, err=True)
+
+
+def moment_s(text: str) -> float:
+    """What `--since` says, as seconds since 1970: so long ago (30s, 10m, 2h, 7d), or a time."""
+    try:
+        return moment(text).timestamp()
+    except (ValueError, OverflowError):
+        hint = f"{text!r} is neither a span such as 2h nor a time such as 2026-01-31T08:00"
+        raise typer.BadParameter(hint, param_hint="--since") from None
 
 
 def read_all(file: str) -> bytes:

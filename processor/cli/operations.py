@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ import typer
 
 from processor.cli.connection import connected_to_app
 from processor.cli.inputs import is_confirmed, route_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, printable, say
 from processor.config import Config, Route, load
-from processor.context import Input
-from processor.control import UNSAID, Control, Pause
-from processor.errors import BrokerError
-from processor.jetstream import Broker
+from processor.control import Control
+from processor.status import COUNTED_MAX, Survey
 from processor.telemetry import configure_logging
 
 
@@ -31,84 +30,91 @@ def status(path: Path, name: str | None, format: str | None) -> int:
 
 async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
     async with connected_to_app(config, "status") as broker:
-        control = Control(broker, config.app)
-        members = await control.members()
-        pauses = await control.pauses()
+        survey = await Survey.take(broker, config.app)
         code = EXIT_OK
-        for member in sorted(members):
-            if screen.is_json:
-                screen.document({"member": member, "routes": members[member]})
-            else:
-                screen.heading(f"processor {member}")
+        members = survey.members()
+        for member in members:
+            _show_member(screen, member)
         if not members:
             say("no processor of this app answers")
         for route in routes:
-            shown = await _route_status(broker, control, route, pauses.get(route.name, UNSAID))
-            orphaned = [p for p in shown["partitions"] if p["owner"] not in members]
-            if orphaned and not shown["paused"]:
+            shown = await survey.route(route)
+            if shown["orphaned"] and not shown["paused"]:
                 code = EXIT_FAILED
-            _show_route(screen, shown, len(orphaned))
+            _show_route(screen, shown)
         screen.flush()
         return code
 
 
-async def _route_status(broker: Broker, control: Control, route: Route, pause: Pause) -> dict[str, Any]:
-    info = await broker.stream_of(route.input_subjects[0])
-    last = int(info["state"]["last_seq"]) if info else 0
-    parts = await control.parts(route.name)
-    positions = [part.position for part in parts]
-    return {
-        "route": route.name,
-        "input": info["config"]["name"] if info else None,
-        "last_sequence": last,
-        "lowest_position": min(positions, default=0),
-        "highest_position": max(positions, default=0),
-        "behind": max(0, last - max(positions, default=0)),
-        "paused": pause.is_paused,
-        "paused_by": pause.by if pause.is_paused else "",
-        "reason": pause.reason,
-        "partitions": [
-            {
-                "partition": part.partition,
-                "owner": part.owner,
-                "epoch": part.epoch,
-                "position": part.position,
-                "waiting": part.open,
-                "blocked_keys": part.blocked,
-            }
-            for part in parts
-        ],
-    }
+def _show_member(screen: Screen, member: dict[str, Any]) -> None:
+    if screen.is_json:
+        screen.document(member)
+        return
+    screen.heading(f"processor {member['member']}")
+    for stop in member["stops"]:
+        if not stop["what"].startswith(("route ", "input ", "breaker ")):  # those stand with their route
+            screen.problem(f"  since {stop['since']}: {stop['why']}")
 
 
-def _show_route(screen: Screen, shown: dict[str, Any], orphaned: int) -> None:
+def _show_route(screen: Screen, shown: dict[str, Any]) -> None:
     if screen.is_json:
         screen.document(shown)
         return
     parts = shown["partitions"]
     screen.heading(f"route {shown['route']}")
     if shown["paused"]:
-        screen.problem(f"  paused by {shown['paused_by']}: {shown['reason'] or 'no reason given'}")
-    if not parts:
+        why = shown["reason"] or "no reason given"
+        screen.problem(f"  paused by {shown['paused_by']} since {shown['paused_at']}: {why}")
+    by_why: dict[str, list[dict[str, str]]] = {}
+    for stop in shown["stops"]:
+        by_why.setdefault(stop["why"], []).append(stop)
+    for why, stops in by_why.items():
+        where = ", ".join(stop["member"] for stop in stops)
+        screen.problem(f"  since {min(stop['since'] for stop in stops)}: {why} ({where})")
+    if parts:
+        least, most = shown["behind"], shown["behind_at_most"]
+        behind = f"{_counted(most, 'message')} behind" if most else "nothing behind"
+        if least != most:
+            behind = f"{least} to {behind}"
+        if shown["last_sequence"] is None:
+            screen.line(f"  schedule: {behind}")
+        else:
+            at = f"at {shown['highest_position']}" if shown["dealt"] is None else f"dealt to {shown['dealt']}"
+            screen.line(f"  input {shown['input'] or 'is gone'}: {at} of {shown['last_sequence']}, {behind}")
+    else:
         screen.line("  has not run yet")
-        return
-    # The stream may hold what the route does not read, and what was deleted leaves gaps.
-    behind = f"at most {_counted(shown['behind'], 'message')} behind" if shown["behind"] else "nothing behind"
-    at = f"at {shown['highest_position']} of {shown['last_sequence']}"
-    screen.line(f"  input {shown['input']}: {at}, {behind}")
     for owner, count in sorted(Counter(part["owner"] for part in parts).items()):
         at = max(part["position"] for part in parts if part["owner"] == owner)
         screen.line(f"  {count} of {_counted(len(parts), 'partition')}: {owner or 'nobody'}, at {at}")
-    waiting, blocked = (sum(part[name] for part in parts) for name in ("waiting", "blocked_keys"))
-    if waiting or blocked:
-        wait, are = "waits" if waiting == 1 else "wait", "is" if blocked == 1 else "are"
-        screen.line(
-            f"  {_counted(waiting, 'message')} {wait} for another try,"
-            f" {_counted(blocked, 'key')} {are} blocked"
+    for sentence in _aside(shown):
+        screen.line(f"  {printable(sentence)}")
+    if shown["orphaned"] and not shown["paused"]:
+        have = "has" if shown["orphaned"] == 1 else "have"
+        screen.problem(f"  {_counted(shown['orphaned'], 'partition')} {have} no processor")
+
+
+def _aside(shown: dict[str, Any]) -> Iterator[str]:
+    """What a route has beside its input."""
+    waiting, blocked = (sum(part[n] for part in shown["partitions"]) for n in ("waiting", "blocked_keys"))
+    if waiting:
+        yield f"{_counted(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for another try"
+    later = shown["later"]
+    if later["messages"]:
+        next_due = f", the next at {later['next']}" if later["next"] else ""
+        yield f"{_counted(later['messages'], 'message')} for later with the server{next_due}"
+    if shown["due"]:
+        yield f"{_counted(shown['due'], 'message')} due"
+    held = shown["held"]
+    if blocked or held["messages"]:
+        keys = ", ".join(f"{each['key']!r} ({each['messages']})" for each in held["keys"])
+        yield (
+            f"{_counted(blocked, 'key')} blocked, with {_counted(held['messages'], 'message')} held:"
+            f" {keys}{', ...' if blocked > len(held['keys']) else ''}"
         )
-    if orphaned and not shown["paused"]:
-        have = "has" if orphaned == 1 else "have"
-        screen.problem(f"  {_counted(orphaned, 'partition')} {have} no processor")
+    if shown["dead_letters"]:
+        yield _counted(shown["dead_letters"], "dead letter")
+    if not shown["counted_all"]:
+        yield f"there are more of these: counted were the first {COUNTED_MAX} messages"
 
 
 def _counted(number: int, what: str) -> str:
@@ -156,25 +162,13 @@ async def _reset(
 ) -> int:
     async with connected_to_app(config, "reset") as broker:
         control = Control(broker, config.app)
-        subject = route.input_subjects[0]
-        info = await broker.stream_of(subject)
-        if info is None:
-            raise BrokerError("E401", f"no stream holds {subject!r}, the input of route {route.name}")
-        stream = info["config"]["name"]
-        if info["config"].get("retention", "limits") != "limits":
-            raise BrokerError(
-                "E407",
-                f"stream {stream} deletes what was processed, so route {route.name} cannot read it again",
-            )
-        end = info["state"]["last_seq"] + 1
-        if isinstance(to, int) and to > end:
-            text = f"{to} is behind the end of stream {stream}: its next message is {end}"
-            raise typer.BadParameter(text, param_hint="--to")
-        sequence = to if isinstance(to, int) else await control.sequence_at(stream, subject, to)
-        parts = await control.parts(route.name)
-        at = f"{min(p.position for p in parts)}" if parts else "nowhere"
+        try:
+            target = await control.target(route, to)
+        except ValueError as err:
+            raise typer.BadParameter(str(err), param_hint="--to") from err
+        at = "nowhere" if target.lowest is None else f"{target.lowest}"
         what = (
-            f"route {route.name}: from position {at} to {sequence - 1} of {stream}, "
+            f"route {route.name}: from position {at} to {target.sequence - 1} of {target.source.stream}, "
             f"{'with its contexts' if keep_context else 'and its contexts are removed'}"
         )
         if not is_sure and not is_confirmed(
@@ -182,7 +176,6 @@ async def _reset(
         ):
             say("nothing was changed")
             return EXIT_FAILED
-        source = Input(stream, info["created"])
-        moved = await control.reset(route.name, sequence, keep_context=keep_context, source=source)
+        moved = await control.reset_to(target, keep_context=keep_context)
         say(f"{what} ({_counted(moved, 'partition')})")
         return EXIT_OK

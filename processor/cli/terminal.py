@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import orjson
 
+from processor.codec import content_of
 from processor.errors import Faults, ProcessorError
 
 EXIT_OK = 0
@@ -124,7 +125,7 @@ class Screen:
     def message(self, shown: Shown) -> None:
         """Show a message; see `flush`."""
         if self.is_json:
-            self.document(_envelope(shown))
+            self.document(envelope(shown))
             return
         moment = datetime.fromtimestamp(shown.time_s).strftime("%H:%M:%S.%f")[:-3] if shown.time_s else ""
         content = printable(_text(shown.payload))
@@ -143,8 +144,8 @@ class Screen:
         ]
         self.line(" ".join(part for part in parts if part))
 
-    def document(self, document: Mapping[str, Any]) -> None:
-        """A JSON object: on one line for programs, indented for people."""
+    def document(self, document: Any) -> None:
+        """A JSON document: on one line for programs, indented for people."""
         options = orjson.OPT_NON_STR_KEYS | (0 if self.is_json else orjson.OPT_INDENT_2)
         try:
             text = orjson.dumps(document, default=plain, option=options).decode()
@@ -233,7 +234,8 @@ def _text(payload: bytes) -> str:
         return f"base64 {base64.b64encode(payload).decode()}"
 
 
-def _envelope(shown: Shown) -> dict[str, Any]:
+def envelope(shown: Shown) -> dict[str, Any]:
+    """A message as programs see it, but for its line."""
     envelope: dict[str, Any] = {"kind": shown.kind} if shown.kind else {}
     envelope["subject"] = shown.subject
     if shown.code:
@@ -247,20 +249,6 @@ def _envelope(shown: Shown) -> dict[str, Any]:
     if shown.headers:
         envelope["headers"] = dict(shown.headers)
     return envelope | content_of(shown.payload)
-
-
-def content_of(payload: bytes) -> dict[str, Any]:
-    """The payload as `data` where it is JSON, as `text` where it is text, else as `base64`."""
-    try:
-        orjson.loads(payload)
-        # A fragment keeps numbers as they were written; it must not break the line.
-        return {"data": orjson.Fragment(payload) if b"\n" not in payload else json.loads(payload)}
-    except (orjson.JSONDecodeError, RecursionError):
-        pass
-    try:
-        return {"text": payload.decode()}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(payload).decode()}
 
 
 def plain(value: Any) -> Any:

@@ -180,7 +180,7 @@ class _Input:
 
 async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bool) -> None:
     began_s = time.monotonic()
-    async with connected(nats, "processor pub") as broker:
+    async with connected(nats, "processor pub", needs_jetstream=False) as broker:
         publisher = _Publisher(broker, how, is_alone=is_alone)
         try:
             await publisher.find_streams()
@@ -221,6 +221,12 @@ class _Publisher:
 
     async def find_streams(self) -> None:
         """Learn which streams hold subjects of ours."""
+        if not await self._broker.has_jetstream():
+            say(
+                f"the NATS server at {self._broker.address} has no JetStream for this account: messages reach"
+                " only those who are subscribed now"
+            )
+            return
         pattern = self._how.template.pattern
         found = await self._broker.api("STREAM.NAMES", {"subject": pattern})
         for name in found.get("streams") or []:
@@ -254,8 +260,8 @@ class _Publisher:
             await self._broker.flush()
             self._live += live
         await self._store(stored)
-        if self._broker.denials:
-            raise BrokerError("E403", f"the NATS server denied {self._broker.denials[-1]}")
+        if self._broker.last_denial:
+            raise BrokerError("E403", f"the NATS server does not let this user {self._broker.last_denial}")
         if self._how.rate is not None:
             due_s = self._began_s + self.sent / self._how.rate
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
@@ -278,7 +284,7 @@ class _Publisher:
             again: list[tuple[str, Message, Line]] = []
             for item, answer in zip(waiting, answers, strict=True):
                 if isinstance(answer, Unknown | Again):
-                    if time.monotonic() > deadline_s or self._broker.denials:
+                    if time.monotonic() > deadline_s or self._broker.last_denial:
                         raise unanswered(self._broker, answer) from answer
                     again.append(item)
                 elif isinstance(answer, BaseException):
@@ -369,7 +375,8 @@ class _Tail:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:
-            async with connected(nats, "processor tail") as broker:
+            needs_jetstream = route is not None
+            async with connected(nats, "processor tail", needs_jetstream=needs_jetstream) as broker:
                 reading = asyncio.create_task(self._read(broker, route, subject))
                 try:
                     await self._show()
@@ -428,7 +435,9 @@ class _Tail:
         await self._read_stream(broker, app_stream(route.app), subjects)
 
     async def _read_subject(self, broker: Broker, subject: str) -> None:
-        names = (await broker.api("STREAM.NAMES", {"subject": subject})).get("streams") or []
+        names: list[str] = []
+        if await broker.has_jetstream():
+            names = (await broker.api("STREAM.NAMES", {"subject": subject})).get("streams") or []
         if names:
             say(f"{subject} in {', '.join(names)}")
             await asyncio.gather(*(self._read_stream(broker, name, [subject]) for name in names))

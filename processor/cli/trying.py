@@ -15,6 +15,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,17 @@ from typing import Any
 import orjson
 
 from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Runs, Screen, Shown, complain, printable, say
+from processor.cli.terminal import (
+    EXIT_FAILED,
+    EXIT_OK,
+    Runs,
+    Screen,
+    Shown,
+    complain,
+    envelope,
+    printable,
+    say,
+)
 from processor.codec import codec_for
 from processor.config import Config, Route, language_fault, load
 from processor.context import ContextStore, Move
@@ -34,9 +45,9 @@ from processor.letters import REASON_CHARS, Kept
 from processor.model import ContextChange, Delivery, Failure
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
-from processor.subject import Template, check_subject, overlaps
+from processor.subject import Template, check_subject, matches, overlaps
 from processor.telemetry import Telemetry, configure_logging
-from processor.worker import Worker
+from processor.worker import Shared, Worker
 
 _MAX_PAYLOAD = 1 << 20  # what a NATS server takes unless it is told otherwise
 
@@ -151,6 +162,7 @@ async def _run(
             route.limits,
             perform=outside.perform,
             secrets=outside.secrets,
+            emits=route.emits,
         )
         try:
             await (await spawn()).close()  # faults of the Runnable, before its messages
@@ -167,7 +179,9 @@ async def _run(
             dict.fromkeys([*codec.topics, *events], Outlet()),
             Telemetry().route(route.name),
             lambda why: complain(why) if why else None,
+            Shared.of(route, {}),
         )
+        await worker.say("started")
         working = asyncio.create_task(worker.run())
         reading = asyncio.create_task(reader.is_empty.wait())
         await asyncio.wait({working, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -178,6 +192,7 @@ async def _run(
         resting.cancel()
         worker.stop()
         await working
+        await worker.say("stopped")
     finally:
         await zygote.close()
         await calls.close()
@@ -188,6 +203,7 @@ async def _run(
 
 _PLURALS = {
     "output": "outputs",
+    "emit": "emits",
     "event": "events",
     "chunk": "chunks",
     "retry": "retries",
@@ -214,10 +230,20 @@ class _Display:
                 self._retry(message.headers)
             elif kind == "dlq":
                 self._dead_letter(message.headers)
+            elif kind == "emit":
+                self._emit(message)
             else:
-                kind = "event" if subject == self._route.events_subject else "output"
+                kind = self._kind_of(subject)
                 self._show(kind, Message(subject, message.payload, message.headers))
         self._screen.flush()
+
+    def _kind_of(self, subject: str) -> str:
+        if subject == self._route.events_subject:
+            return "event"
+        template = self._route.output_template
+        is_output = template is not None and matches(template.pattern, subject)
+        is_emit = any(matches(pattern, subject) for pattern in self._route.emits)
+        return "emit" if is_emit and not is_output else "output"
 
     def live(self, message: Message) -> None:
         """Show a message to those who are subscribed."""
@@ -246,6 +272,17 @@ class _Display:
         if kind in self.counts:
             self.counts[kind] += 1
         self._screen.message(Shown(message.subject, message.payload, own_headers(message.headers), kind=kind))
+
+    def _emit(self, message: Message) -> None:
+        """Show what the server would send later, at its subject then."""
+        subject = message.headers["Nats-Schedule-Target"].split(".", 3)[3]
+        at = message.headers["Nats-Schedule"].removeprefix("@at ")
+        self.counts["emit"] += 1
+        shown = Shown(subject, message.payload, own_headers(message.headers))
+        if self._screen.is_json:
+            self._screen.document({"kind": "emit", "at": at, **envelope(shown)})
+        else:
+            self._screen.message(replace(shown, kind=f"emit at {at}"))
 
     def _retry(self, headers: Mapping[str, str]) -> None:
         place = self._places[int(headers["x-original-sequence"]) - 1]

@@ -41,6 +41,7 @@ from processor.config.rules import (
     app_faults,
     filled,
     nats_faults,
+    read_login,
     read_routing,
     read_secrets,
     route_faults,
@@ -79,6 +80,7 @@ __all__ = [
     "language_fault",
     "load",
     "reachable",
+    "read_login",
     "readable_programs",
     "server_of",
 ]

@@ -79,7 +79,7 @@ def _show_time(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         if seconds and seconds % _TIME_UNITS[unit] == 0:
             return f"{int(seconds / _TIME_UNITS[unit])}{unit}"
-    return f"{round(seconds * 1000)}ms"
+    return f"{round(seconds * 1000)}ms" if seconds else "0s"
 
 
 def _resolve(value: str, info: ValidationInfo) -> str:

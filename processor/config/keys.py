@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import unquote, urlsplit
 
+import orjson
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    JsonValue,
     PlainSerializer,
     PrivateAttr,
     SecretStr,
@@ -44,15 +46,28 @@ from processor.config.forms import (
 )
 from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
 from processor.model import Limits, Program, RetryPolicy
-from processor.subject import Template, check_subject
+from processor.schedule import check_schedule, check_time_zone
+from processor.subject import Template, check_subject, check_target
 
 
 def _subject_pattern(value: str) -> str:
     return check_subject(value)
 
 
+def _target(value: str) -> str:
+    return check_target(value)
+
+
 def _template(value: str) -> str:
     return Template.parse(value).text
+
+
+def _sendable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError as err:
+        raise ValueError(f"it cannot be written as JSON: {err}") from err
+    return value
 
 
 def _fixed_subject(value: str) -> str:
@@ -232,7 +247,7 @@ class Input(Settings):
     subject: Annotated[Text, AfterValidator(_subject_pattern)] | None = Field(
         default=None,
         description="Subject or pattern; the stream that holds it is found by it. Required, but for `codec:"
-        " ism`.",
+        " ism` and for a `schedule`.",
         examples=["ticks.*"],
     )
     create: bool = Field(default=False, description="Create a stream for the subject where there is none.")
@@ -247,6 +262,40 @@ class Input(Settings):
         " raw: any bytes. cloudevents: CloudEvents 1.0 in binary or structured mode. ism: the envelope of the"
         " Alethic ISM processors.",
     )
+    repartition: bool = Field(
+        default=False,
+        description="One processor reads the subject and deals its messages to the partitions, through the"
+        " app's own stream: so several processors share a work-queue or interest stream too, in order per"
+        " key. Needs `key`.",
+    )
+    schedule: Annotated[Text, AfterValidator(check_schedule)] | None = Field(
+        default=None,
+        description="Instead of a subject: when the NATS server sends the route its `document`. `@every"
+        " 30s`, `@at 2026-12-01T08:00:00Z`, `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`, or cron"
+        " with six fields, the first for seconds.",
+        examples=["@every 30s"],
+    )
+    time_zone: Annotated[Text, AfterValidator(check_time_zone)] | None = Field(
+        default=None,
+        description="Time zone of a `schedule` with times of day. Without it: UTC.",
+        examples=["Europe/Berlin"],
+    )
+    document: Annotated[dict[str, JsonValue], AfterValidator(_sendable)] | None = Field(
+        default=None,
+        description="What a `schedule` sends; without it {time: '{time}'}. A text that is {time} and nothing"
+        " else becomes the time at which it was due, in UTC.",
+        examples=[{"time": "{time}"}],
+    )
+    catch_up: bool = Field(
+        default=True,
+        description="Whether what was due while the route did not run waits for it. false: only the newest"
+        " does.",
+    )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the route reads the app's own stream, where a schedule or a hop puts its messages."""
+        return self.schedule is not None or self.repartition
 
 
 class Output(Settings):
@@ -352,6 +401,30 @@ class Retry(Settings):
         return RetryPolicy(self.attempts, self.strategy, self.base_ms, self.factor, self.max_ms, self.then)
 
 
+def _kept_time(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("it must be 0 or at least 1s")
+    return value
+
+
+class History(Settings):
+    """How long the app's stream keeps what has changed in the contexts. A plain time is `keep`."""
+
+    short = "keep"
+
+    keep: Annotated[Time, AfterValidator(_kept_time)] = Field(
+        default=0.0,
+        ge=0,
+        description="Record what each commit of the route changes in its contexts, and keep that for so long;"
+        " 0 records nothing. A record is one more message of the commit for each context that it changes.",
+    )
+    edits: Time = Field(
+        default=90 * 86400.0,
+        ge=60,
+        description="How long to keep the records of what people changed; these are always made.",
+    )
+
+
 class BreakerSettings(Settings):
     """When a route pauses because its guests keep dying (E503), and for how long."""
 
@@ -386,13 +459,15 @@ class LimitSettings(Settings):
     cpu_s: float = Field(default=5, gt=0, le=86_400, description="CPU seconds of one run (E311).")
     wall_s: float = Field(default=10, gt=0, le=86_400, description="Seconds of one run (E312).")
     requests: int = Field(default=50, ge=0, le=100_000, description="Calls to the outside in one run (E322).")
-    output_bytes: Size = Field(default=8 << 20, ge=1, description="Bytes of all outputs of one run (E307).")
+    output_bytes: Size = Field(
+        default=8 << 20, ge=1, description="Bytes of all outputs, with what is emitted, of one run (E307)."
+    )
     outputs: int = Field(
         default=900,
         ge=1,
         le=900,
-        description="Outputs, and events, of one message (E324); one commit cannot carry more. Stream: x 100"
-        " chunks.",
+        description="Outputs, with what is emitted, and events of one message (E324); one commit cannot carry"
+        " more. Stream: x 100 chunks.",
     )
     context_bytes: Size = Field(default=64 << 20, ge=1, description="Bytes of one key's context (E310).")
     contexts: int = Field(
@@ -596,6 +671,13 @@ class Route(Settings):
         description="Parts that the keys are spread over; fixed once the route has run. 1 where `key` is"
         " none.",
     )
+    concurrency: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many guests of the route work at the same time in one process. The messages of a key"
+        " go to one of them, in order; each has the whole of `limits`.",
+    )
     output: Output | None = Field(
         default=None,
         description="Where outputs go: a subject, or a mapping. Without it there are none.",
@@ -606,6 +688,12 @@ class Route(Settings):
         description="Where events go: a subject, or a mapping. Without it there are none.",
         examples=["events.stats"],
     )
+    emits: Listed[Annotated[Text, AfterValidator(_target)]] = Field(
+        default=(),
+        description="Subjects or patterns that the Runnable may send to with `self.emit(subject, document,"
+        " delay_s)`; streams keep the messages, as they keep durable outputs. Without it there are none.",
+        examples=[["orders.*", "alerts"]],
+    )
     batch: Batch = Field(default=Batch(), description="Size of batches and commits.")
     retry: Retry = Field(default=Retry(), description="What happens to a message that failed.")
     limit_settings: LimitSettings = Field(
@@ -613,6 +701,9 @@ class Route(Settings):
     )
     breaker: BreakerSettings = Field(
         default=BreakerSettings(), description="When the route pauses because its guests keep dying (E503)."
+    )
+    history: History = Field(
+        default=History(), description="How long what has changed in the contexts can be looked up."
     )
     stock: Stock = Field(
         default=Stock(), description="As `stock` at the top; keys that are missing here are taken from there."
@@ -685,10 +776,15 @@ class Route(Settings):
 
     @property
     def input_subjects(self) -> tuple[str, ...]:
-        """The subjects to read; more than one only for an ISM input with priorities."""
+        """The subjects to read; more than one only for an ISM input with priorities.
+
+        That of a schedule is where the app's stream keeps it.
+        """
         if self.ism:
             entry = self.ism.routing.input
             return (entry.subject, f"{entry.subject}.>") if entry.priorities else (entry.subject,)
+        if self.input.schedule:
+            return (f"p.{self.app}.sched.{self.name}",)
         return (self.input.subject or "",)
 
     @cached_property
@@ -756,6 +852,10 @@ def _http_off(value: object) -> object:
     return None if value in ("off", False) else {} if value is None else value
 
 
+def _on_off(value: object) -> object:
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 class Config(Settings):
     """A processor's whole configuration."""
 
@@ -781,6 +881,12 @@ class Config(Settings):
         BeforeValidator(_http_off),
         WithJsonSchema({"anyOf": [Http.model_json_schema(), {"enum": ["off", False]}]}),
     ] = Field(default=Http(), description="Metrics and health: a mapping, or `off`.")
+    control: Annotated[
+        Literal["on", "off"], BeforeValidator(_on_off), WithJsonSchema({"enum": ["on", "off", True, False]})
+    ] = Field(
+        default="on",
+        description="Whether requests on ctl.<app>.api.> are answered, and `nats micro` finds the processor.",
+    )
     logs: Logs = Field(default=Logs(), description="What the service logs.")
     drain_s: float = Field(
         default=10,

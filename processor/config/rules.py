@@ -22,6 +22,7 @@ from processor.config.keys import Config, Nats, Route, Routing, Selector
 from processor.config.outside import SECRET_CHARS, BoundSecret, SecretSource
 from processor.config.source import LOGINS, Source, dotted
 from processor.errors import ConfigError, Faults
+from processor.schedule import has_calendar, is_once
 from processor.subject import check_subject, overlaps
 
 Contradiction = tuple[Place, str, str]
@@ -33,14 +34,26 @@ def route_faults(route: Route) -> Iterator[Contradiction]:
     yield from _program_faults(route)
     template = route.output_template
     stream, ism = route.mode == "stream", route.input.codec == "ism"
-    if not ism and not route.input.subject:
+    if not ism and not route.input.subject and not route.input.schedule:
         yield (
             ("input", "subject"),
             "E105",
             "input.subject is missing: the subject or pattern that the route reads",
         )
+    yield from _input_faults(route)
     if route.key == "none" and route.partitions > 1:
         yield ("partitions",), "E106", "partitions has no effect while `key` is none: there is one context"
+    if route.concurrency > route.partitions:
+        text = (
+            f"concurrency is {route.concurrency}, but the keys are spread over {route.partitions} partitions:"
+            f" at most {route.partitions} guests can work"
+        )
+        if route.key == "none":
+            text = (
+                f"concurrency is {route.concurrency} while `key` is none: one context cannot be in several"
+                " guests"
+            )
+        yield ("concurrency",), "E106", text
     if route.key_source.kind == "json" and route.input.codec == "raw":
         yield (
             ("key",),
@@ -90,14 +103,47 @@ def route_faults(route: Route) -> Iterator[Contradiction]:
                 " read what it writes"
             )
             yield (place,), "E106", text
-        for own in (f"p.{route.app}.>", f"live.{route.app}.>"):
+        for own in _own_subjects(route.app):
             if pattern and route.app and overlaps(pattern, own):
                 yield (
                     (place,),
                     "E106",
                     f"{place} '{pattern}' overlaps {own}, which the app itself publishes to",
                 )
+    yield from _emit_faults(route)
     yield from _codec_faults(route)
+
+
+def _own_subjects(app: str) -> tuple[str, ...]:
+    return (f"p.{app}.>", f"live.{app}.>", f"ctl.{app}.>")
+
+
+def _emit_faults(route: Route) -> Iterator[Contradiction]:
+    """What the subjects to emit to are at odds with: one stream keeps each, and takes nothing else."""
+    template, output = route.output_template, route.output
+    for index, pattern in enumerate(route.emits):
+        here: Place = ("emits", index)
+        for own in _own_subjects(route.app):
+            if route.app and overlaps(pattern, own):
+                text = f"emits '{pattern}' overlaps {own}, which the app itself publishes to"
+                yield here, "E106", text
+        others = {other: f"emits '{other}'" for other in route.emits[:index]}
+        if pattern in others:
+            yield here, "E106", f"emits '{pattern}' is listed twice"
+        if route.events_subject:
+            others[route.events_subject] = f"events '{route.events_subject}'"
+        if template and output:
+            others[template.pattern] = f"output '{template.text}'"
+            if pattern == template.pattern and (route.mode == "stream" or not output.durable):
+                how = "`mode: stream`" if route.mode == "stream" else "`durable: false`"
+                text = f"emits '{pattern}' is the subject of the output, which has no copies with {how}"
+                yield here, "E106", text
+        for other, what in others.items():
+            if other != pattern and overlaps(other, pattern):
+                text = (
+                    f"emits '{pattern}' overlaps {what}, and one stream keeps a subject: make it one pattern"
+                )
+                yield here, "E106", text
 
 
 def _program_faults(route: Route) -> Iterator[Contradiction]:
@@ -115,6 +161,37 @@ def _program_faults(route: Route) -> Iterator[Contradiction]:
             "E106",
             f"packages has no effect with `language: {route.language}`; set `language: python`",
         )
+
+
+def _input_faults(route: Route) -> Iterator[Contradiction]:
+    given, schedule = route.input.model_fields_set, route.input.schedule
+    if not schedule:
+        for key in ("document", "time_zone", "catch_up"):
+            if getattr(route.input, key) not in (None, True):
+                yield ("input", key), "E106", f"input.{key} has no effect without input.schedule"
+    else:
+        for key in ("subject", "create", "start", "repartition"):
+            if key in given and getattr(route.input, key) not in (False, "all"):
+                text = f"input.{key} has no effect beside input.schedule, which sends what the route reads"
+                yield ("input", key), "E106", text
+        if route.input.codec != "json":
+            text = f"input.codec is {route.input.codec}, but what a schedule sends is a JSON document"
+            yield ("input", "codec"), "E106", text
+        if route.input.time_zone and not has_calendar(schedule):
+            text = f"input.time_zone has no effect on '{schedule}': it has no time of day"
+            yield ("input", "time_zone"), "E106", text
+        if not route.input.catch_up and is_once(schedule):
+            text = f"input.catch_up has no effect on '{schedule}', which is due once"
+            yield ("input", "catch_up"), "E106", text
+        if route.key_source.kind in ("subject", "header"):
+            text = f"key is {route.key}, but what a schedule sends has only its document; use json./pointer"
+            yield ("key",), "E106", text
+        if route.output_template and route.output_template.subject_tokens:
+            text = "output has {subject.N}, but what a schedule sends has no subject of its own"
+            yield ("output",), "E106", text
+    if route.input.repartition and route.key == "none":
+        text = "input.repartition has no effect while `key` is none: there is one partition"
+        yield ("input", "repartition"), "E106", text
 
 
 def _token_faults(route: Route) -> Iterator[Contradiction]:
@@ -233,7 +310,8 @@ _NO_CREDENTIALS = (
     "is no credentials file: a user's JWT and nkey seed between their markers, as `nsc` writes it"
 )
 _CREDENTIALS = re.compile(
-    rb"BEGIN NATS USER JWT[^\n]*\n[\w.-]+\n(?:.*\n)*?.*BEGIN USER NKEY SEED[^\n]*\n(?P<seed>[^\n]*)\n"
+    rb"BEGIN NATS USER JWT[^\n]*\n(?P<jwt>[\w.-]+)\n"
+    rb"(?:.*\n)*?.*BEGIN USER NKEY SEED[^\n]*\n(?P<seed>[^\n]*)\n"
 )
 _SEED_PREFIX = bytes([18 << 3 | 20 >> 2, (20 & 3) << 6])  # of a seed, 18, and that of a user, 20; 5 bits each
 
@@ -247,11 +325,25 @@ def _nkey_faults(nats: Nats) -> Iterator[Contradiction]:
         text = f"nats.nkey_seed_file is {nats.nkey_seed_file}, and what it holds {_NO_SEED}"
         yield ("nats", "nkey_seed_file"), "E107", text
     content = yield from _content(("nats", "creds_file"), nats.creds_file)
-    if content is not None:
-        found = _CREDENTIALS.search(content)
-        if not found or not _is_seed(found["seed"]):
-            text = f"nats.creds_file is {nats.creds_file}, which {_NO_CREDENTIALS}"
-            yield ("nats", "creds_file"), "E107", text
+    if content is not None and _login(content) is None:
+        text = f"nats.creds_file is {nats.creds_file}, which {_NO_CREDENTIALS}"
+        yield ("nats", "creds_file"), "E107", text
+
+
+def read_login(creds_file: str) -> tuple[str, str]:
+    """The user's JWT and nkey seed of a credentials file as it is now. Raises ConfigError E107."""
+    try:
+        found = _login(Path(creds_file).read_bytes())
+    except OSError as err:
+        raise ConfigError("E107", f"cannot be read: {err.strerror}", place=creds_file) from err
+    if found is None:
+        raise ConfigError("E107", _NO_CREDENTIALS, place=creds_file)
+    return found
+
+
+def _login(content: bytes) -> tuple[str, str] | None:
+    found = _CREDENTIALS.search(content)
+    return (found["jwt"].decode(), found["seed"].decode()) if found and _is_seed(found["seed"]) else None
 
 
 def _content(place: Place, file: str | None) -> Generator[Contradiction, None, bytes | None]:
@@ -293,6 +385,26 @@ def _topic_faults(config: Config) -> Iterator[Contradiction]:
                 " but differ in durable or max_age"
             )
             yield ("routes", name, "output"), "E106", text
+    for name, route in config.routes.items():
+        for index, pattern in enumerate(route.emits):
+            for other in config.routes.values():
+                for theirs, where, is_kept in _topics(other) if other is not route else ():
+                    if not overlaps(theirs, pattern) or (is_kept and theirs == pattern):
+                        continue
+                    why = "and one stream keeps a subject: make it one pattern"
+                    why = why if is_kept else "which no stream keeps (`durable: false`)"
+                    text = f"routes.{name}.emits '{pattern}' overlaps {where} '{theirs}', {why}"
+                    yield ("routes", name, "emits", index), "E106", text
+
+
+def _topics(route: Route) -> Iterator[tuple[str, str, bool]]:
+    """The patterns that a route sends to, the key of each, and whether a stream keeps them."""
+    if route.output and route.output_template:
+        yield route.output_template.pattern, f"routes.{route.name}.output", route.output.durable
+    if route.events_subject:
+        yield route.events_subject, f"routes.{route.name}.events", True
+    for pattern in route.emits:
+        yield pattern, f"routes.{route.name}.emits", True
 
 
 def _file_fault(place: Place, file: str | None) -> Iterator[Contradiction]:

@@ -29,11 +29,31 @@ def guarantee(route: Route) -> list[str]:
         if route.key == "none"
         else f"per key ({route.key}), {route.partitions} partitions"
     )
+    times = "once" if route.retry.attempts == 1 else f"{route.retry.attempts} times"
     said = [
         "Context, position and dead letters: exactly once; they are one atomic commit.",
         f"Order: {order}.",
-        f"A message that fails {route.retry.attempts} times {_AT_THE_END[route.retry.then]}",
+        f"A message that fails {times} {_AT_THE_END[route.retry.then]}",
     ]
+    if route.concurrency > 1:
+        memory_mb = route.limits.memory_mb
+        said.insert(
+            2,
+            f"Concurrency: {route.concurrency} keys at a time, each in a guest of its own with"
+            f" {memory_mb} MB: up to {route.concurrency * memory_mb} MB in one process.",
+        )
+    if route.input.repartition:
+        said.append(
+            "Input: one processor deals it to the partitions, exactly once and in order; each of them is then"
+            " read by its owner from the app's stream."
+        )
+    elif route.input.schedule:
+        kept = "what is due while nobody runs waits" if route.input.catch_up else "only the newest waits"
+        zone = f" ({route.input.time_zone})" if route.input.time_zone else ""
+        said.append(
+            f"Schedule {route.input.schedule}{zone}: what the server sends is processed exactly once; {kept}."
+            " While the server itself is down nothing is sent; only `@at` is made up for."
+        )
     if route.language == "python":
         names = f"with {', '.join(route.packages)}" if route.packages else "without packages"
         said.insert(0, f"Language: plain Python {names}; only the jail holds it.")
@@ -67,6 +87,12 @@ def guarantee(route: Route) -> list[str]:
             "Outputs: none are sent (no `output`)."
             if route.mode == "batch"
             else "Chunks: none are sent (no `output`)."
+        )
+    for pattern in route.emits:
+        said.append(
+            f"Emits to {pattern}: exactly once, as durable outputs are; with delay_s the server sends them on"
+            " when they are due. To a stream of yours that cannot copy from the app's: at least once, and"
+            " nothing with a delay."
         )
     if route.events:
         said.append(f"Events to {route.events.subject}: committed together with the outputs.")
@@ -184,8 +210,9 @@ def _scalar(value: object) -> str:
     writer = YAML()
     writer.default_flow_style = True
     writer.width = 4096
-    writer.dump([value], out)
-    return out.getvalue().strip()[1:-1]
+    writer.dump([[value]] if isinstance(value, dict) else [value], out)
+    shown = out.getvalue().strip()[1:-1]
+    return f"{{{shown[1:-1]}}}" if isinstance(value, dict) else shown
 
 
 def effective_yaml(config: Config) -> str:

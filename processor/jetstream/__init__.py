@@ -16,14 +16,17 @@ Sources: ADR-50 (atomic batch publish), ADR-31 (direct get), ADR-42/43 (TTL), na
 
 from __future__ import annotations
 
-from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker, connect_options
+from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker, Ear, connect_options
+from processor.jetstream.micro import Endpoint, MicroService, Refusal
 from processor.jetstream.protocol import (
+    NS,
     Again,
     ApiError,
     Message,
     Stored,
     Unknown,
     WrongLastSequence,
+    encode,
     own_headers,
     parse_ack,
 )
@@ -34,15 +37,21 @@ __all__ = [
     "EXPECTED",
     "GONE",
     "KEPT",
+    "NS",
     "Again",
     "ApiError",
     "Broker",
+    "Ear",
+    "Endpoint",
     "Message",
+    "MicroService",
     "Reader",
+    "Refusal",
     "Stored",
     "Unknown",
     "WrongLastSequence",
     "connect_options",
+    "encode",
     "own_headers",
     "parse_ack",
 ]

@@ -16,7 +16,7 @@ import re
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import nats.errors
@@ -25,7 +25,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from processor.config import Nats
+from processor.config import Nats, read_login
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream.protocol import (
     NO_HEADERS,
@@ -41,6 +41,7 @@ from processor.jetstream.protocol import (
     encode_parts,
     own_headers,
     parse_ack,
+    parse_headers,
 )
 from processor.model import Delivery
 
@@ -55,13 +56,19 @@ KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
 GONE = {"Nats-Rollup": "sub", "Nats-TTL": "1h"}
 _ELECTION_S = 10.0
 _REQUEST_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 10.0
 
 _WRONG_LAST_SEQUENCE = 10071
 _CONFLICT = frozenset({10164, 10176, 10210, 10008, 10074, 503})  # in flight, gap, too many open: send again
 STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
-_DENIAL = re.compile(r"permissions violation for (.+)", re.IGNORECASE)
+_DENIAL = re.compile(r'permissions violation for (publish|subscri)\w* to "(.+?)"', re.IGNORECASE)
+_DENIALS_MAX = 100
+# nats-py gives errors in lower case; these words of a subject are known not to be.
+_API_WORDS = re.compile(
+    r"^\$js(\.(api|ack|info|stream|consumer|direct|msg|names|list|get|next|create|update|delete|purge))*"
+)
 
 
 def connect_options(nats: Nats) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def connect_options(nats: Nats) -> dict[str, Any]:
     own = nats.credentials
     options: dict[str, Any] = {"servers": list(nats.url)}
     if own.creds_file:
-        options["user_credentials"] = own.creds_file
+        options["user_credentials"] = _CredsFile(own.creds_file)
     elif own.nkey_seed:
         options["nkeys_seed_str"] = own.nkey_seed
     elif own.token:
@@ -95,6 +102,69 @@ def connect_options(nats: Nats) -> dict[str, Any]:
     return options
 
 
+class Ear:
+    """A core NATS subscription that outlives the client it was made with."""
+
+    def __init__(
+        self,
+        subject: str,
+        callback: Callable[[Delivery], Awaitable[None]],
+        queue: str,
+        closed: Callable[[Ear], None],
+    ) -> None:
+        self.subject = subject
+        self._callback = callback
+        self._queue = queue
+        self._closed = closed
+        self._subscription: Subscription | None = None
+
+    async def open(self, client: Client) -> None:
+        """Listen on this client from now on."""
+        self._subscription = await client.subscribe(self.subject, queue=self._queue, cb=self._hear)
+
+    async def unsubscribe(self) -> None:
+        """Hear nothing more; what was heard already is still handed over."""
+        self._closed(self)
+        if self._subscription is not None:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self._subscription.unsubscribe()
+
+    async def _hear(self, message: Msg) -> None:
+        headers = message.headers or {}
+        await self._callback(
+            Delivery(message.subject, message.data, headers, "", 0, time.time(), ack=message.reply)
+        )
+
+
+class _BadLogin(nats.errors.Error):
+    """The credentials file is not one now. An error of theirs, or a reconnect would end with it for good."""
+
+
+class _CredsFile(collections.UserString):
+    """A credentials file for nats-py, which asks for its content whenever it connects.
+
+    It is read here and checked each time: nats-py itself reads a file without a JWT for ever, and with it
+    stands still whatever runs in the event loop.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def data(self) -> str:  # type: ignore[override]
+        try:
+            jwt, seed = read_login(self._path)
+        except ProcessorError as err:
+            raise _BadLogin(str(err)) from err
+        return f"BEGIN NATS USER JWT\n{jwt}\nBEGIN USER NKEY SEED\n{seed}\n"
+
+    def __bool__(self) -> bool:
+        return True  # without reading it
+
+    def __repr__(self) -> str:
+        return f"<credentials in {self._path}>"
+
+
 class Broker:
     """A connection to NATS that outlives the server: it reconnects for ever, and says when it is down."""
 
@@ -104,19 +174,21 @@ class Broker:
         *,
         name: str,
         on_connected: Callable[[bool], None] = lambda _: None,
+        on_denied: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options = {**options, "name": name}
         self._on_connected = on_connected
+        self._on_denied = on_denied
         self._client: Client | None = None
         self._up = asyncio.Event()
         self._closing = False
         self._rebuilding: asyncio.Task[None] | None = None
         self.generation = 0  # changes when subscriptions of the old connection are gone
-        self.denials: collections.deque[str] = collections.deque(
-            maxlen=20
-        )  # permissions found missing, in lower case
-        self._unanswered: set[asyncio.Future[Msg]] = set()
+        # What the server did not let us do, such as `publish to x`, and when; in the order of its saying so.
+        self._denials: collections.OrderedDict[str, float] = collections.OrderedDict()
+        self._unanswered: dict[asyncio.Future[Msg], Sequence[bytes]] = {}  # with what was sent for it
         self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
+        self._ears: set[Ear] = set()
 
     @classmethod
     async def connect(
@@ -125,14 +197,18 @@ class Broker:
         *,
         name: str,
         on_connected: Callable[[bool], None] = lambda _: None,
+        on_denied: Callable[[str], None] = lambda _: None,
         wait: bool = True,
+        needs_jetstream: bool = True,
     ) -> Broker:
         """A connected broker of a server that can do what we need.
 
         Waits for a server that is not there yet, for ever unless `wait` is false (then E404). Raises
-        BrokerError E402 for a server that is too old or without JetStream and E403 for refused credentials.
+        BrokerError E402 for a server that is too old or without JetStream, where that is needed, and E403 for
+        refused credentials or a permission without which nothing works. `on_denied` is called with each
+        action that the server does not allow, such as `publish to p.app.pos.r.0`.
         """
-        broker = cls(options, name=name, on_connected=on_connected)
+        broker = cls(options, name=name, on_connected=on_connected, on_denied=on_denied)
         said = False
         while True:
             try:
@@ -147,7 +223,8 @@ class Broker:
                 on_connected(False)
                 await asyncio.sleep(0.5)
         try:
-            await broker._require_jetstream()
+            if needs_jetstream:
+                await broker._require_jetstream()
         except BaseException:
             await broker.close()
             raise
@@ -178,6 +255,16 @@ class Broker:
         """The client of the present connection; it is another one after a rebuild."""
         assert self._client is not None, "not connected"
         return self._client
+
+    @property
+    def denials(self) -> Collection[str]:
+        """What the server did not let us do lately, such as `publish to x`."""
+        return self._denials.keys()
+
+    @property
+    def last_denial(self) -> str:
+        """What the server did not let this user do most lately, such as `publish to x`; empty if nothing."""
+        return next(reversed(self._denials), "")
 
     async def connected(self) -> None:
         """Return when the connection is up."""
@@ -222,9 +309,11 @@ class Broker:
         failures: list[Exception] = []
 
         async def failed(err: Exception) -> None:
+            if isinstance(err, _BadLogin) and [str(err)] != list(map(str, failures)):
+                log.warning("%s Trying again.", err)
             failures[:] = [err]
             if denial := _DENIAL.search(str(err)):
-                self.denials.append(denial[1])
+                self._note_denial(denial[1].lower() == "publish", denial[2].lower())
             log.debug("NATS client: %s", err)
 
         client = Client()
@@ -250,6 +339,9 @@ class Broker:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(1):  # a failed TLS handshake is never closed by the other side
                     await client.close()  # a refused login leaves its socket open
+            if isinstance(cause, _BadLogin) and isinstance(cause.__cause__, ProcessorError):
+                found = cause.__cause__
+                raise BrokerError(found.code, found.what, place=found.place) from err
             if "authori" in str(cause).lower() or "authenti" in str(cause).lower():
                 raise BrokerError(
                     "E403",
@@ -264,7 +356,37 @@ class Broker:
         # The first connection fails at once so that the caller can say why; from here on never give up.
         client.options.update(allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25)
         self._client = client
+        for ear in list(self._ears):  # the client reconnects with its subscriptions; another one has none
+            await ear.open(client)
         self._is_up()
+
+    def _note_denial(self, is_publish: bool, subject: str) -> None:
+        """The server dropped something: whoever waits for an answer to it will get none."""
+        inbox = bytes(self.client._resp_sub_prefix or b"").decode().lower()
+        shown = _API_WORDS.sub(lambda words: words[0].upper(), subject)
+        concerned: list[asyncio.Future[Msg]] = []
+        for answer, frames in self._unanswered.items():
+            if is_publish:
+                sent = (frame.split(b" ", 2)[1].decode() for frame in frames)
+                found = next((name for name in sent if name.lower() == subject), "")
+                shown = found or shown
+            else:
+                found = inbox if inbox and subject.startswith(inbox) else ""
+                shown = "_INBOX.>" if found else shown
+            if found and not answer.done():
+                concerned.append(answer)
+        action = f"{'publish' if is_publish else 'subscribe'} to {shown}"
+        self._denials.pop(action, None)
+        self._denials[action] = time.monotonic()
+        if len(self._denials) > _DENIALS_MAX:
+            self._denials.popitem(last=False)
+        for answer in concerned:
+            answer.set_exception(_denied(action))
+        self._on_denied(action)
+
+    def _was_denied(self, subject: str, since_s: float) -> bool:
+        action = f"publish to {subject}".lower()
+        return any(said.lower() == action and at_s >= since_s for said, at_s in self._denials.items())
 
     def _is_up(self) -> None:
         self.generation += 1
@@ -293,21 +415,25 @@ class Broker:
                 f"the NATS server at {self.address} is version {version}",
                 remedy="Processor needs 2.12 or later: it commits with atomic batches.",
             )
+        if not await self.has_jetstream():
+            raise BrokerError(
+                "E402",
+                f"the NATS server {version} at {self.address} has JetStream switched off for this account",
+                remedy="Start it with -js, or enable JetStream for the account.",
+            )
+
+    async def has_jetstream(self) -> bool:
+        """Whether JetStream answers this account. Raises BrokerError E403 where it may not be asked."""
         until_s = time.monotonic() + _ELECTION_S
         while True:
             try:
                 await self.api("INFO")
-                return
+                return True
             except (ApiError, Again, Unknown) as err:
                 # A cluster that has just started has nobody to answer yet.
                 is_early = not isinstance(err, ApiError) and time.monotonic() < until_s
                 if not is_early or not self.client._server_info.get("jetstream"):
-                    raise BrokerError(
-                        "E402",
-                        f"the NATS server {version} at {self.address} has JetStream switched off for this"
-                        " account",
-                        remedy="Start it with -js, or enable JetStream for the account.",
-                    ) from err
+                    return False
                 await asyncio.sleep(0.2)
 
     # JetStream API
@@ -318,18 +444,8 @@ class Broker:
         Raises ApiError, Again where nobody can answer now, Unknown where no answer came, and BrokerError E403
         without permission.
         """
-        subject = f"$JS.API.{name}"
-        request = Message(subject, orjson.dumps(body) if body is not None else b"")
-        try:
-            return await self._exchange(encode_parts(request, NO_HEADERS), ())
-        except Unknown as err:
-            if any(f'"{subject.lower()}"' in denial for denial in self.denials):
-                raise BrokerError(
-                    "E403",
-                    f"the NATS server does not let this user publish to {subject}",
-                    remedy="Give the user that permission; `processor check --server` lists what is needed.",
-                ) from err
-            raise
+        request = Message(f"$JS.API.{name}", orjson.dumps(body) if body is not None else b"")
+        return await self._exchange(encode_parts(request, NO_HEADERS), ())
 
     async def find_stream(self, subject: str) -> str | None:
         """The name of a stream that stores messages of `subject` (or of a part of that pattern)."""
@@ -392,21 +508,26 @@ class Broker:
         await self.send([encode(message, "")])
 
     async def publish_stored(self, message: Message) -> int:
-        """Store one message and return its sequence. Raises ApiError, or Unknown on a timeout."""
+        """Store one message and return its sequence.
+
+        Raises ApiError, Unknown on a timeout, and BrokerError E403 without permission.
+        """
         reply = await self._request(message)
         return int(reply["seq"])
 
-    async def commit(self, messages: Sequence[Message]) -> int:
+    async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
         """Store all of `messages` in order, or none, and return the stream sequence of the last.
 
-        They must belong to one stream and be at most BATCH_MAX. One message is stored by itself, which the
-        server does faster. Raises WrongLastSequence when a fence in their headers is stale, Unknown when no
-        answer came, Conflict-like refusals as `Again`, and BrokerError E406 for what a person must mend.
+        They must belong to one stream and be at most BATCH_MAX; `batch` is an id that no other commit has.
+        One message is stored by itself, which the server does faster. A server that comes to a limit within a
+        commit refuses it, and may have stored a part: see `stored_of_batch`. Raises WrongLastSequence when a
+        fence in their headers is stale, Unknown when no answer came, Conflict-like refusals as `Again`, and
+        BrokerError E403 or E406 for what a person must mend.
         """
         if len(messages) == 1:
             reply = await self._commit_request(encode_parts(messages[0], {}), messages[0].subject)
             return int(reply["seq"])
-        batch = secrets.token_hex(12)
+        batch = batch or secrets.token_hex(12)
         parts = encode_batch(messages[:-1], batch)
         last = encode_parts(
             messages[-1],
@@ -428,7 +549,7 @@ class Broker:
             raise BrokerError(
                 "E406",
                 f"the server refused to store a commit: {err.description} ({err.err_code})",
-                remedy="Nothing was stored or skipped; the route goes on when the cause is gone.",
+                remedy="Nothing is skipped or doubled; the route goes on when the cause is gone.",
             ) from err
 
     async def _request(self, message: Message) -> dict[str, Any]:
@@ -446,7 +567,7 @@ class Broker:
         token = client._nuid.next() + secrets.token_hex(2).encode()
         inbox = bytes(client._resp_sub_prefix) + token
         client._resp_map[token.decode()] = answer
-        self._unanswered.add(answer)
+        self._unanswered[answer] = [*before, head]
         try:
             await self.send([*before, head + inbox + b" " + rest])
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
@@ -455,7 +576,7 @@ class Broker:
             raise Unknown(head.decode(errors="replace").strip()) from err
         finally:
             client._resp_map.pop(token.decode(), None)
-            self._unanswered.discard(answer)
+            self._unanswered.pop(answer, None)
         if reply.headers and reply.headers.get("Status") == "503":
             raise Again(f"nobody answers to {head.split()[1].decode()}")
         result: dict[str, Any] = orjson.loads(reply.data)
@@ -498,8 +619,26 @@ class Broker:
         return await self._message(stream, {"last_by_subj": subject})
 
     async def next_of(self, stream: str, subject: str, sequence: int) -> Stored | None:
-        """The first message of a subject or pattern from `sequence` on; needs no consumer."""
+        """The first message of a subject or pattern from `sequence` on, with the server's headers too."""
         return await self._message(stream, {"seq": sequence, "next_by_subj": subject})
+
+    async def stored_of_batch(
+        self, stream: str, batch: str, messages: Sequence[Message], start: int
+    ) -> set[int]:
+        """The numbers, from 1, of those messages of a commit that a stream holds, as its leader has it.
+
+        They are looked for from the sequence `start` on. Without the first there is none.
+        """
+        stored = await self.next_of(stream, messages[0].subject, start)
+        while stored is not None and stored.headers.get("Nats-Batch-Id") != batch:
+            stored = await self.next_of(stream, messages[0].subject, stored.sequence + 1)
+        found: set[int] = set()
+        while stored is not None and len(found) < len(messages):
+            if stored.headers.get("Nats-Batch-Id") != batch:
+                break
+            found.add(int(stored.headers["Nats-Batch-Sequence"]))
+            stored = await self.next_of(stream, ">", stored.sequence + 1)
+        return found
 
     async def _message(self, stream: str, which: Mapping[str, Any]) -> Stored | None:
         try:
@@ -509,18 +648,22 @@ class Broker:
                 return None
             raise Again(str(err)) from err
         message = reply["message"]
-        return Stored(
-            message["subject"], int(message["seq"]), base64.b64decode(message.get("data", "")), NO_HEADERS
-        )
+        payload, head = (base64.b64decode(message.get(part, "")) for part in ("data", "hdrs"))
+        return Stored(message["subject"], int(message["seq"]), payload, parse_headers(head))
 
     async def _direct_get(self, stream: str, body: Mapping[str, Any]) -> list[Stored] | None:
-        inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox, pending_msgs_limit=0, pending_bytes_limit=0)
+        subject = f"$JS.API.DIRECT.GET.{stream}"
         found: list[Stored] = []
-        try:
-            await self.client.publish(f"$JS.API.DIRECT.GET.{stream}", orjson.dumps(body), reply=inbox)
+        began_s = time.monotonic()
+        async with self._inbox() as (inbox, arrived):
+            await self.client.publish(subject, orjson.dumps(body), reply=inbox)
             while True:
-                message = await subscription.next_msg(timeout=_REQUEST_TIMEOUT_S)
+                try:
+                    message = await _next(arrived, _REQUEST_TIMEOUT_S, f"direct get from {stream}")
+                except Unknown:
+                    if self._was_denied(subject, began_s):
+                        raise _denied(f"publish to {subject}") from None
+                    raise
                 headers = message.headers or {}
                 status = headers.get("Status")
                 if status in ("204", "404"):
@@ -537,8 +680,19 @@ class Broker:
                         own_headers(headers),
                     )
                 )
-        except nats.errors.TimeoutError as err:
-            raise Unknown(f"direct get from {stream}") from err
+
+    @contextlib.asynccontextmanager
+    async def _inbox(self) -> AsyncIterator[tuple[str, asyncio.Queue[Msg]]]:
+        """A subject of its own, and what is sent there."""
+        # Not `Subscription.next_msg`: in Python 3.11 it loses a cancellation to a message that comes in the
+        # same moment, and whoever waits for the cancelled task waits for ever.
+        inbox = self.client.new_inbox()
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self.client.subscribe(
+            inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        try:
+            yield inbox, arrived
         finally:
             await subscription.unsubscribe()
 
@@ -548,6 +702,23 @@ class Broker:
             last[stored.subject] = stored
         return list(last.values())
 
+    async def count(self, stream: str, subjects: Sequence[str], start_sequence: int) -> int:
+        """How many messages of these subjects the stream holds from a sequence on."""
+        config = {
+            "ack_policy": "none",
+            "filter_subjects": list(subjects),
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, start_sequence),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 5 * NS,
+        }
+        info = await self.api(
+            f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config, "action": "create"}
+        )
+        await self.delete_consumer(stream, info["name"])
+        return int(info["num_pending"])
+
     async def history(
         self,
         stream: str,
@@ -555,8 +726,13 @@ class Broker:
         *,
         last_per_subject: bool = False,
         start_sequence: int = 1,
-    ) -> AsyncIterator[Stored]:
-        """What `stream` holds of `subjects` now, in order; ends at the last message there was at the call."""
+        headers_only: bool = False,
+    ) -> AsyncGenerator[Stored, None]:
+        """What `stream` holds of `subjects` now, in order; ends at the last message there was at the call.
+
+        Messages that are removed while it reads may be left out. With `headers_only` payloads are, and the
+        headers include those of the server.
+        """
         config: dict[str, Any] = {
             "ack_policy": "none",
             "filter_subjects": list(subjects),
@@ -567,45 +743,52 @@ class Broker:
         }
         if not last_per_subject:
             config["opt_start_seq"] = max(1, start_sequence)
+        if headers_only:
+            config["headers_only"] = True
         info = await self.api(
             f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config, "action": "create"}
         )
         name, waiting = info["name"], int(info["num_pending"])
-        inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox, pending_msgs_limit=0, pending_bytes_limit=0)
         try:
-            unanswered = 0
-            while waiting:
-                ask = {"batch": min(waiting, 1000), "expires": 5 * NS}
-                await self.client.publish(
-                    f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", orjson.dumps(ask), reply=inbox
-                )
-                for _ in range(ask["batch"]):
-                    message = await subscription.next_msg(timeout=10)
-                    if message.headers and "Status" in message.headers and not message.reply:
-                        unanswered += 1
-                        if message.headers["Status"] == "503" and unanswered < 20:
-                            # Right after its creation a consumer in a cluster may have nobody to answer yet.
-                            await asyncio.sleep(0.05)
-                            break
-                        raise Again(f"reading {stream}: {message.headers.get('Description', '')}")
-                    _, sequence, _, timestamp_s, waiting = parse_ack(message.reply)
-                    headers = own_headers(message.headers or {})
-                    yield Stored(message.subject, sequence, message.data, headers, timestamp_s)
-        except nats.errors.TimeoutError as err:
-            raise Unknown(f"reading {stream}") from err
+            async with self._inbox() as (inbox, arrived):
+                unanswered = 0
+                while waiting:
+                    ask = {"batch": min(waiting, 1000), "no_wait": True}
+                    await self.client.publish(
+                        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", orjson.dumps(ask), reply=inbox
+                    )
+                    for _ in range(ask["batch"]):
+                        message = await _next(arrived, _READ_TIMEOUT_S, f"reading {stream}")
+                        if message.headers and "Status" in message.headers and not message.reply:
+                            if message.headers["Status"] in ("404", "408"):
+                                return  # what was left to read has been removed meanwhile
+                            unanswered += 1
+                            if message.headers["Status"] == "503" and unanswered < 20:
+                                # Right after its creation a consumer may have nobody to answer yet.
+                                await asyncio.sleep(0.05)
+                                break
+                            raise Again(f"reading {stream}: {message.headers.get('Description', '')}")
+                        _, sequence, _, timestamp_s, waiting = parse_ack(message.reply)
+                        headers = message.headers or {}
+                        headers = headers if headers_only else own_headers(headers)
+                        yield Stored(message.subject, sequence, message.data, headers, timestamp_s)
         finally:
-            await subscription.unsubscribe()
-            with contextlib.suppress(ApiError, Unknown, nats.errors.Error):
+            with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
                 await self.delete_consumer(stream, name)
 
-    async def listen(self, subject: str, callback: Callable[[Delivery], Awaitable[None]]) -> Subscription:
-        """Call `callback` with every message published to `subject` from now on (core NATS)."""
+    async def listen(
+        self, subject: str, callback: Callable[[Delivery], Awaitable[None]], *, queue: str = ""
+    ) -> Ear:
+        """Call `callback` with every message published to `subject` from now on (core NATS), until closed.
 
-        async def on_message(message: Msg) -> None:
-            await callback(Delivery(message.subject, message.data, message.headers or {}, "", 0, time.time()))
-
-        return await self.client.subscribe(subject, cb=on_message)
+        `Delivery.ack` is where an answer is expected, if one is. Of all who listen with the same `queue` one
+        hears each message. Whether the server allows it is known after `flush`: see `denials`.
+        """
+        ear = Ear(subject, callback, queue, self._ears.discard)
+        self._ears.add(ear)
+        with contextlib.suppress(nats.errors.ConnectionClosedError):  # the next connection begins with it
+            await ear.open(self.client)
+        return ear
 
     async def permissions(self) -> dict[str, Any] | None:
         """What the server lets this user do: `allow` and `deny` of `publish` and of `subscribe`.
@@ -613,15 +796,33 @@ class Broker:
         Empty where everything is allowed; None where the server does not say.
         """
         try:
-            reply = await self.client.request("$SYS.REQ.USER.INFO", timeout=_REQUEST_TIMEOUT_S)
-            answer = orjson.loads(reply.data)["data"]
-        except (nats.errors.Error, orjson.JSONDecodeError, KeyError, OSError):
+            answer = await self._request(Message("$SYS.REQ.USER.INFO", b""))
+            return dict(answer["data"].get("permissions") or {})
+        except (BrokerError, ApiError, Again, Unknown, orjson.JSONDecodeError, KeyError):
             return None
-        return dict(answer.get("permissions") or {})
 
     async def flush(self) -> None:
         """Return when the server has seen everything sent so far. Raises Unknown when it does not answer."""
         try:
+            # The ping of nats-py overtakes what is buffered still.
+            await self.client._flush_pending(force_flush=True)
             await self.client.flush(timeout=int(_REQUEST_TIMEOUT_S))
         except (nats.errors.Error, OSError) as err:
             raise Unknown("flush") from err
+
+
+def _denied(action: str) -> BrokerError:
+    return BrokerError(
+        "E403",
+        f"the NATS server does not let this user {action}",
+        remedy="Give the user that permission; `processor check --server` lists what is needed.",
+    )
+
+
+async def _next(arrived: asyncio.Queue[Msg], timeout_s: float, what: str) -> Msg:
+    """The next message of an inbox. Raises Unknown where none comes in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await arrived.get()
+    except TimeoutError as err:
+        raise Unknown(what) from err

@@ -69,6 +69,12 @@ def parse_ack(reply: str) -> tuple[str, int, int, float, int]:
     return tokens[3], int(tokens[5]), int(tokens[6]), int(tokens[7]) / NS, int(tokens[8])
 
 
+def parse_headers(head: bytes) -> dict[str, str]:
+    """The headers of a message as the server stores them, `NATS/1.0` line first."""
+    lines = head.decode(errors="replace").split("\r\n")[1:]
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+
+
 def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """`headers` without those of the server, which must not travel on with a forwarded message."""
     return {name: value for name, value in headers.items() if not name.startswith("Nats-")}

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import nats.errors
@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 
 from processor.errors import BrokerError
 from processor.jetstream.broker import STREAM_NOT_FOUND, Broker
-from processor.jetstream.protocol import NO_HEADERS, NS, ApiError, Message, Unknown, encode, parse_ack
+from processor.jetstream.protocol import NO_HEADERS, NS, Again, ApiError, Message, Unknown, encode, parse_ack
 from processor.model import Delivery
 
 log = logging.getLogger("processor")
@@ -51,6 +51,7 @@ class Reader:
         name: str,
         start_sequence: int,
         prefetch: int,
+        read: Callable[[Delivery], Delivery] | None = None,
     ) -> None:
         self._broker = broker
         self._stream = stream
@@ -61,6 +62,7 @@ class Reader:
         self._name = name
         self._next = start_sequence  # the lowest stream sequence that has not been received
         self._prefetch = prefetch
+        self._read = read  # makes of a message's delivery the one that `take` returns
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._buffered_bytes = 0
         self._arrived = asyncio.Event()
@@ -77,11 +79,16 @@ class Reader:
         self._subscription: Subscription | None = None
         self._generation = -1
         self.pending = 0  # messages behind the last one received, as the server counted them then
+        self.taken = start_sequence - 1  # up to here `take` has handed out everything
 
     @property
     def is_silent(self) -> bool:
-        """Whether neither a message nor a heartbeat came for longer than three heartbeats."""
-        return time.monotonic() - self._heard_s > 3 * _HEARTBEAT_S
+        """Whether neither a message nor a heartbeat came for longer than three heartbeats.
+
+        Not so for a reader that is full: it asks for nothing, and is told nothing.
+        """
+        is_asking = self._asked > 0 or bool(self._broken)
+        return is_asking and time.monotonic() - self._heard_s > 3 * _HEARTBEAT_S
 
     @property
     def lag(self) -> int:
@@ -123,6 +130,7 @@ class Reader:
             delivery = self._buffer.popleft()
             self._buffered_bytes -= len(delivery.payload)
             taken.append(delivery)
+        self.taken = taken[-1].sequence
         await self._ask()
         return taken
 
@@ -140,7 +148,8 @@ class Reader:
         self._broker.waking.discard(self._arrived.set)
         await self._unsubscribe()
         if self._consumer and self._keeps:
-            with contextlib.suppress(ApiError, Unknown, nats.errors.Error):
+            # What cannot be deleted now ends by itself; closing never fails.
+            with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
                 await self._broker.delete_consumer(self._stream, self._consumer)
 
     async def _wait_for_one(self) -> None:
@@ -162,7 +171,7 @@ class Reader:
             log.debug("reading %s of %s anew: %s", self._subjects, self._stream, self._broken)
         try:
             await self._open()
-        except (ApiError, Unknown, nats.errors.Error, OSError) as err:
+        except (ApiError, Again, Unknown, nats.errors.Error, OSError) as err:
             if isinstance(err, ApiError) and err.err_code == STREAM_NOT_FOUND:
                 raise BrokerError(
                     "E401",
@@ -225,7 +234,7 @@ class Reader:
             if older:
                 self._succeeding = asyncio.create_task(self._succeed(older[0], self._consumer))
         elif old and self._keeps:
-            with contextlib.suppress(ApiError, Unknown):
+            with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
                 await self._broker.delete_consumer(self._stream, old)
         self._broken, self._expected, self._asked, self._unanswered = "", 1, 0, 0
         self._generation = self._broker.generation
@@ -239,7 +248,9 @@ class Reader:
     async def _own_consumers(self) -> list[str]:
         """The consumers that readers of this name have made on the stream, oldest first."""
         found = [
-            c for c in await self._broker.consumers(self._stream) if c["name"].startswith(f"{self._name}-")
+            consumer
+            for consumer in await self._broker.consumers(self._stream)
+            if (consumer["config"].get("metadata") or {}).get("processor.reader") == self._name
         ]
         return [c["name"] for c in sorted(found, key=lambda c: str(c["created"]))]
 
@@ -247,7 +258,7 @@ class Reader:
         """Let the oldest consumer go as soon as our own is known on every replica of the stream."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            with contextlib.suppress(ApiError, Unknown, nats.errors.Error):
+            with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
                 info = await self._broker.api(f"CONSUMER.INFO.{self._stream}.{ours}")
                 replicas = (info.get("cluster") or {}).get("replicas") or []
                 if info["ack_floor"]["stream_seq"] and all(replica.get("current") for replica in replicas):
@@ -312,18 +323,19 @@ class Reader:
         self._next = sequence + 1
         if not self._keeps:
             self._unsettled[sequence] = message.reply
-        self._buffer.append(
-            Delivery(
-                message.subject,
-                message.data,
-                headers or NO_HEADERS,
-                self._stream,
-                sequence,
-                timestamp_s,
-                "" if self._keeps else message.reply,
-            )
+        delivery = Delivery(
+            message.subject,
+            message.data,
+            headers or NO_HEADERS,
+            self._stream,
+            sequence,
+            timestamp_s,
+            "" if self._keeps else message.reply,
         )
-        self._buffered_bytes += len(message.data)
+        if self._read is not None:
+            delivery = self._read(delivery)
+        self._buffer.append(delivery)
+        self._buffered_bytes += len(delivery.payload)
         self._arrived.set()
 
     async def _receive_status(self, headers: Mapping[str, str]) -> None:

@@ -27,6 +27,10 @@ class CapabilityError(Exception):
         self.code = code
 
 
+class EmitError(ValueError):
+    """The Runnable may not emit to that subject; the text has the line that would allow it (E327)."""
+
+
 class Secret:
     """Stands for a secret that the host knows: `str()` of it is a mark that means nothing elsewhere.
 
@@ -83,9 +87,10 @@ class Secrets(Mapping[str, Secret]):
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How an instance reaches out of itself: capability calls, requests, events and the route's log."""
+    """How an instance reaches out of itself: calls, requests, messages, events and the route's log."""
 
     call: Callable[[str, dict[str, Any]], Any]
+    emit: Callable[[str, Any, float, dict[Any, Any]], None]
     event: Callable[[str, Any], None]
     logger: Any
     requests: Any
@@ -129,6 +134,17 @@ class BaseSecureRunnable:
         fresh = {key: items[key] for key in items}
         self._context.clear()
         self._context.update(fresh)
+
+    def emit(
+        self, subject: str, document: Any, delay_s: float = 0, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a document to one of the subjects in the route's `emits`, in the commit of this run.
+
+        It is sent on `delay_s` seconds after the run, at most 366 days. Raises ValueError for a subject that
+        is not listed, and for a delay, a header or a document that cannot be sent; RuntimeError in `init`.
+        """
+        named = {} if headers is None else {name: headers[name] for name in headers}
+        self._voice.emit(subject, document, delay_s, named)
 
     def event(self, name: str, data: Any = None) -> None:
         """Publish an event on the route's event subject, in the commit of this run."""

@@ -368,7 +368,7 @@ class Held:
         self._bounds = bounds
         self._keeper: values.Keeper  # with the instance
         size = sum(len(name.encode()) + len(value) for name, value in given.items())
-        self._was_whole = size <= WHOLE_BYTES
+        self._was_small = size <= WHOLE_BYTES
 
     def instantiate(self, make: Callable[[values.LiveContext], Any]) -> None:
         """Make the instance, with the committed items laid over what its init() set."""
@@ -392,16 +392,16 @@ class Held:
             raise _failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
         if not items:
             return None
-        if size <= WHOLE_BYTES:
+        if size <= WHOLE_BYTES or self._was_small:
             return ContextChange(self._keeper.all_items(), True, size)
-        return ContextChange(self._keeper.all_items() if self._was_whole else items, False, size)
+        return ContextChange(items, False, size)
 
     def keep(self, change: ContextChange | None) -> None:
         """The change is on its way to the host: it is the ground for the next run."""
         if self.instance is not None:
             self._keeper.keep()
         if change is not None:
-            self._was_whole = change.whole
+            self._was_small = change.is_small
 
     def undo(self) -> None:
         """Be as before the run."""
@@ -423,16 +423,18 @@ class Guest:
         self._logger: Any = None
         self._requests: Any = None
         self._secrets = capabilities.Secrets({})
+        self._emits: tuple[str, ...] = ()
         self._streams_a_list = False
         self._is_loading = True
+        self._is_making = False
         self._held: dict[str, Held] = {}
         self._group = 0
         self._log_lines: list[LogLine] = []
         self._log_bytes = 0
         self._logs_dropped = 0
-        self._brought = wire.Yield([], [], [], [], [], [])
+        self._brought = wire.Yield.of(0)
         self._event_bytes = 0
-        self._output_bytes = 0
+        self._output_bytes = self._output_count = 0
         self._spoiled: Unsuccessful | None = None
 
     # Loading.
@@ -443,6 +445,7 @@ class Guest:
         self._memory.allow(self._limits.memory_mb)
         self._memory.for_runtime()
         self._secrets = capabilities.Secrets(wire.read_marks(frame))
+        self._emits = wire.read_emits(frame)
         self._bounds = Bounds(self._limits)
         self._start_timers()
         try:
@@ -479,8 +482,8 @@ class Guest:
     def serve(self, frame: wire.Frame) -> None:
         """Answer one request for a run; whatever user code does, exactly one reply ends it."""
         request = wire.read_run(frame)
-        self._brought = wire.Yield([0] * len(request.groups), [], [], [], [], [])
-        self._event_bytes = self._output_bytes = 0
+        self._brought = wire.Yield.of(len(request.groups))
+        self._event_bytes = self._output_bytes = self._output_count = 0
         self._spoiled = None
         for key in request.forget:
             self._held.pop(key, None)
@@ -505,7 +508,7 @@ class Guest:
             for key in {group.key for group in request.groups}:
                 self._held[key].keep(changes.get(key))
         self._stop_timers()
-        self._brought = wire.Yield([], [], [], [], [], [])
+        self._brought = wire.Yield.of(0)
         self._channel.send(reply)
 
     def _run_group(self, group: Group, request: wire.RunRequest) -> None:
@@ -541,32 +544,45 @@ class Guest:
         return held.instance
 
     def _make(self, context: values.LiveContext) -> Any:
-        voice = capabilities.Voice(self._call, self._event, self._logger, self._requests, self._secrets)
-        instance = self._user(capabilities.make, self._cls, context, voice)
-        self._user(_init, instance)
+        voice = capabilities.Voice(
+            self._call, self._emit, self._event, self._logger, self._requests, self._secrets
+        )
+        self._is_making = True
+        try:
+            instance = self._user(capabilities.make, self._cls, context, voice)
+            self._user(_init, instance)
+        finally:
+            self._is_making = False
         return instance
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
-        room = self._limits.outputs - len(self._brought.bodies)
+        room = self._limits.outputs - self._output_count
         documents = self._user(_gather, instance, queries, room)
         written = []
         for index, document in enumerate(documents):
             if document is None:
                 continue
-            if len(self._brought.bodies) == self._limits.outputs:
-                raise _failed("E324", f"more than {self._limits.outputs} outputs in one run (limits.outputs)")
             body = self._encode(document, "output", index)
-            self._output_bytes += len(body)
-            if self._output_bytes > self._limits.output_bytes:
-                raise _failed(
-                    "E307",
-                    f"more than {self._limits.output_bytes} bytes of output in one run (limits.output_bytes)",
-                )
+            if (excess := self._excess_of_outputs(body)) is not None:
+                raise excess
             self._brought.bodies.append(body)
             written.append(document)
         self._brought.counts[self._group] += len(written)
         if fields:
             self._brought.tokens += self._user(_tokens, written, fields)
+
+    def _excess_of_outputs(self, body: bytes) -> Unsuccessful | None:
+        """Count an output, or what is emitted; the failure where it is one, or some bytes, too many."""
+        limits = self._limits
+        self._output_count += 1
+        if self._output_count > limits.outputs:
+            return _failed("E324", f"more than {limits.outputs} outputs in one run (limits.outputs)")
+        self._output_bytes += len(body)
+        if self._output_bytes > limits.output_bytes:
+            return _failed(
+                "E307", f"more than {limits.output_bytes} bytes of output in one run (limits.output_bytes)"
+            )
+        return None
 
     def _stream(self, instance: Any, queries: list[Any]) -> None:
         sent = 0
@@ -677,6 +693,10 @@ class Guest:
             return Failure("E305", err.why)
         if isinstance(err, dialect.Retry):
             return Failure("E304", text, trace, retry_after_s=min(max(float(err.after_s), 0.0), 1e9))
+        if isinstance(err, capabilities.EmitError):
+            return Failure("E327", text.removeprefix("EmitError: "), trace)
+        if isinstance(err, wire.Unwritable):
+            return Failure("E306", text.removeprefix("Unwritable: "), trace)
         if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.GUEST_CODES:
             return Failure(err.code, text.removeprefix("Exceeded: "), trace)
         if isinstance(err, capabilities.CapabilityError):
@@ -714,6 +734,31 @@ class Guest:
             )
             self._logs_dropped = 0
         return lines
+
+    def _emit(self, subject: Any, document: Any, delay_s: Any, headers: dict[Any, Any]) -> None:
+        if self._is_making:
+            # It runs whenever a guest takes the context up: the message would be sent each time.
+            raise RuntimeError("self.emit is for process and process_stream; init runs again after a restart")
+        # The types' own conversions: a subclass has its own idea of itself.
+        subject, delay_s = _plain(subject), _plain(delay_s)
+        headers = {_plain(name): _plain(value) for name, value in headers.items()}
+        wire.check_emit(subject, delay_s, headers)
+        if not wire.is_listed(subject, self._emits):
+            line = ", ".join(f'"{pattern}"' for pattern in (*self._emits, subject))
+            raise capabilities.EmitError(
+                f"the route may not emit to {subject!r}; allow it in the configuration: emits: [{line}]"
+            )
+        self._memory.for_runtime()
+        try:
+            body = wire.encode_document(document, "emit", subject, bounds=self._bounds)
+        finally:
+            self._memory.for_user()
+        # Kept as well as raised, as for events.
+        self._spoiled = self._spoiled or self._excess_of_outputs(body)
+        if self._spoiled is not None:
+            raise self._spoiled
+        self._brought.emits.append((self._group, subject, delay_s, headers))
+        self._brought.emit_bodies.append(body)
 
     def _event(self, name: str, data: Any) -> None:
         name = str.__str__(name) if isinstance(name, str) else ""  # a subclass has its own idea of itself
@@ -808,6 +853,15 @@ def _trace_of(frame: FrameType | None) -> TracebackType | None:
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     return trace
+
+
+def _plain(value: Any) -> Any:
+    """A text or a number of a subclass as its own type; anything else as it is."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return int.__int__(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _out_of_memory(memory: jail.MemoryLimit) -> Failure:

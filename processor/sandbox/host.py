@@ -130,10 +130,12 @@ class Zygote:
         *,
         perform: Perform | None = None,
         secrets: Mapping[str, str] | None = None,
+        emits: Sequence[str] = (),
     ) -> Guest:
         """A guest with `program` loaded. A zygote that died meanwhile is started again.
 
-        `perform` makes its capability calls; `secrets` are the marks that it knows the route's secrets by.
+        `perform` makes its capability calls; `secrets` are the marks that it knows the route's secrets by;
+        `emits` are the subjects, as patterns, that it may emit to.
 
         Raises Faults with all that is wrong with the program, GuestError E502 where the machine refuses
         the process, and what `prepare` raises.
@@ -144,7 +146,7 @@ class Zygote:
             sealed = await guest._sealed()
             if sealed != cell.sealed:
                 raise _no_guest(f"its jail has other layers than at the start: {sealed}")
-            await guest._load(program, secrets or {})
+            await guest._load(program, secrets or {}, emits)
         except BaseException:
             await guest.close()
             raise
@@ -259,7 +261,8 @@ class _Cell:
             opened.pop_all()  # ours and the errors are the cell's from here on
         cell = cls(process, ours, errors)
         try:
-            await asyncio.wait_for(cell._ready, IMPORT_S if kind else START_S)
+            async with asyncio.timeout(IMPORT_S if kind else START_S):
+                await cell._ready
         except (TimeoutError, _Gone) as err:
             took_s = time.monotonic() - began_s
             why = cell._last_words() or f"the zygote was not ready after {took_s:.0f} s"
@@ -304,9 +307,15 @@ class _Cell:
         ending = self._endings[order] = self._loop.create_future()
         try:
             self._send({"id": order})
-            handle, channel_fd = await asyncio.wait_for(forked, START_S)
+            async with asyncio.timeout(START_S):
+                handle, channel_fd = await forked
         except TimeoutError as err:
             raise _no_guest(f"the zygote did not fork within {START_S:g} s") from err
+        except asyncio.CancelledError:
+            if forked.done() and not forked.cancelled() and forked.exception() is None:
+                for descriptor in forked.result():  # without its channel the guest ends
+                    os.close(descriptor)
+            raise
         finally:
             del self._forked[order]
         ours = socket.socket(fileno=channel_fd)
@@ -331,7 +340,8 @@ class _Cell:
         if self.is_up:
             self._control.shutdown(socket.SHUT_RDWR)
             try:
-                await asyncio.wait_for(asyncio.shield(self._down), LAST_WORDS_S)
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await asyncio.shield(self._down)
             except TimeoutError:
                 self._process.kill()
                 await self._down
@@ -488,6 +498,7 @@ class Guest:
         self._ending = ending
         self._limits = limits
         self._perform = perform
+        self._emits: Sequence[str] = ()
         self._loop = asyncio.get_running_loop()
         self._splitter = wire.Splitter(wire.reply_bytes(limits), wire.reply_parts(limits))
         self._frames: deque[wire.Frame] = deque()
@@ -533,14 +544,16 @@ class Guest:
         if self.alive:
             self._kill(Failure("E314", "the guest was closed", lethal=True))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._down), LAST_WORDS_S)
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await asyncio.shield(self._down)
 
     # What the zygote calls.
 
     async def _sealed(self) -> dict[str, str]:
         """The layers that the guest's own jail has. Raises GuestError."""
         try:
-            frame = await asyncio.wait_for(self._receive(), START_S)
+            async with asyncio.timeout(START_S):
+                frame = await self._receive()
             if "broken" in frame.header:
                 raise _no_guest(wire.read_broken(frame).strip().rpartition("\n")[2])
             layers = wire.read_sealed(frame)
@@ -550,12 +563,13 @@ class Guest:
         self._nonce = None
         return layers
 
-    async def _load(self, program: Program, marks: Mapping[str, str]) -> None:
+    async def _load(self, program: Program, marks: Mapping[str, str], emits: Sequence[str]) -> None:
         """Have the program compiled and loaded. Raises Faults."""
+        self._emits = emits
         self._begin()
         assert self._nonce is not None
         try:
-            self._write(wire.write_load(self._nonce, program, self._limits, marks))
+            self._write(wire.write_load(self._nonce, program, self._limits, marks, emits))
             frame = await self._receive()
             self._refuse_broken(frame)
             faults = wire.read_loaded(frame, program)
@@ -644,7 +658,7 @@ class Guest:
                 self._kill(failure)
                 return replace(failed, failure=failure)
             return failed
-        ran = wire.read_ran(frame, request, self._limits)
+        ran = wire.read_ran(frame, request, self._limits, self._emits)
         return replace(ran, cpu_s=self._cpu_used_s(), memory_bytes=_resident_bytes(self.pid))
 
     async def _emit(self, chunk: bytes, emit: Callable[[bytes], Awaitable[None]]) -> None:
@@ -860,11 +874,13 @@ class Guest:
     async def _obituary(self) -> Failure:
         """Why the guest is dead."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._down), LAST_WORDS_S)
+            async with asyncio.timeout(LAST_WORDS_S):
+                await asyncio.shield(self._down)
         if self._verdict is None:
             ending = None
             with contextlib.suppress(TimeoutError):
-                ending = await asyncio.wait_for(asyncio.shield(self._ending), LAST_WORDS_S)
+                async with asyncio.timeout(LAST_WORDS_S):
+                    ending = await asyncio.shield(self._ending)
             self._verdict = self._verdict or self._explain(ending)
         return self._verdict
 

@@ -26,10 +26,11 @@ from processor.address import Allowed, Binding, parse_url
 from processor.config import SECRET_CHARS, BoundSecret, Outbound, Reach, Stock
 from processor.errors import ProcessorError
 from processor.http import HostCalls
-from processor.model import Failed, Failure, Group, Limits, Outcome, Program, Ran
+from processor.model import Emit, Failed, Failure, Group, Limits, Outcome, Program, Ran
 from processor.sandbox import values, wire
 from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.host import Guest, Zygote
+from processor.subject import check_subject
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class SecurityConfig:
     `allowed_domains` are the hosts that `requests` and the stock helpers may ask: exact names, `*.suffix`,
     `*` for every public host, or addresses, with `:port` for another one than 80 and 443; none by default.
     The helpers ask the server at `stock_url`. `secrets` holds a pair of value and hosts for each name.
+    `emits` are the subjects or patterns that `self.emit` may name, as those of a route; every one by default.
     """
 
     max_memory_mb: int = 100
@@ -62,6 +64,7 @@ class SecurityConfig:
     packages: Sequence[str] = ()
     stock_url: str = "https://www.alphavantage.co"
     secrets: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict, repr=False)
+    emits: Sequence[str] = (">",)
 
     def __post_init__(self) -> None:
         for name, kinds, least in (
@@ -100,6 +103,13 @@ class SecurityConfig:
             except (TypeError, ValueError):
                 hint = f"It is a pair of a value, of {SECRET_CHARS} characters or more, and its hosts."
                 raise _refused("secrets", name, hint) from None
+        if isinstance(self.emits, str):
+            raise _refused("emits", self.emits, "It is a list of subjects or patterns.")
+        for subject in self.emits:
+            try:
+                check_subject(subject)
+            except (AttributeError, ValueError) as err:
+                raise _refused("emits", subject, f"It is a subject or a pattern: {err}.") from None
         try:
             parse_url(self.stock_url)
         except ValueError:
@@ -158,6 +168,16 @@ class RunFailed(ProcessorError):
         super().__init__(failure.code, failure.text)
 
 
+@dataclass(frozen=True)
+class Emitted:
+    """What a Runnable sent with `self.emit`."""
+
+    subject: str
+    document: Any
+    delay_s: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class SecureRunnableBuilder:
     """Compiles Runnables under one configuration; all of them share a zygote."""
 
@@ -213,6 +233,13 @@ class SecureRunnable:
         items = self._session.items
         kept = {name: value for name, value in items.items() if value != values.TOMBSTONE}
         return MappingProxyType({name: values.decode(value) for name, value in kept.items()})
+
+    @property
+    def emitted(self) -> list[Emitted]:
+        """What the last call that succeeded sent with `self.emit`, in order; it goes nowhere by itself."""
+        emits = self._session.emits
+        decode = wire.decoder([emit.body for emit in emits])
+        return [Emitted(emit.subject, decode(emit.body), emit.delay_s, dict(emit.headers)) for emit in emits]
 
     def close(self) -> None:
         """End the guest. Idempotent; without it the guest ends with this object."""
@@ -300,6 +327,7 @@ class _Session:
 
     def __init__(self, engine: _Engine, program: Program, config: SecurityConfig) -> None:
         self.items: dict[str, bytes] = {}
+        self.emits: Sequence[Emit] = ()
         self._engine = engine
         self._program = program
         self._config = config
@@ -356,6 +384,7 @@ class _Session:
             return outcome
 
     def _keep(self, ran: Ran) -> None:
+        self.emits = ran.emits
         change = ran.contexts.get(_KEY)
         if change is not None:
             items = {**({} if change.whole else self.items), **change.items}
@@ -369,6 +398,7 @@ class _Session:
                 self._config.limits(),
                 perform=self._perform,
                 secrets=self._calls.secrets,
+                emits=self._config.emits,
             )
             self._holds_context = False
         return self._guest

@@ -49,9 +49,12 @@ _SCALARS_AND_FLOAT: frozenset[type] = _SCALARS | {float}
 # Writing.
 
 
-def encode(value: Any, name: str = "value") -> bytes:
-    """The text to keep for `value`. Raises ValueError, which says where in `name` it cannot be kept."""
-    return _encode(value, name, UNCONFIGURED)
+def encode(value: Any, name: Path = "value", bounds: Bounds = UNCONFIGURED) -> bytes:
+    """The text to keep for `value`. Raises ValueError, which says where in `name` it cannot be kept.
+
+    It is Exceeded where that is for its length or depth.
+    """
+    return _encode(value, name, bounds)
 
 
 def _encode(value: Any, path: Path, bounds: Bounds) -> bytes:

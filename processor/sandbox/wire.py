@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from processor.model import (
     SAFE_TOKEN,
     WHOLE_BYTES,
     ContextChange,
+    Emit,
     Event,
     Failed,
     Failure,
@@ -38,12 +40,16 @@ from processor.model import (
     Ran,
 )
 from processor.sandbox.bounds import KEY, UNCONFIGURED, Bounds, Exceeded, Path, described, instead
+from processor.subject import check_subject, matches
 
 HEADER_BYTES = 4 << 20
 TEXT_CHARS = 4000
 TRACEBACK_CHARS = 16000
 LOG_CHARS = 1000
 EVENT_NAME_CHARS = 256
+EMIT_HEADERS = 32
+EMIT_HEADER_BYTES = 4096
+EMIT_DELAY_S = 366 * 86_400
 CALL_BYTES = 1 << 20
 BODY_BYTES = 4 << 20  # of arguments and of what goes beside them
 LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
@@ -69,6 +75,7 @@ GUEST_CODES = frozenset(
         "E324",
         "E325",
         "E326",
+        "E327",
     }
 )
 # Why a capability call brought nothing.
@@ -284,7 +291,7 @@ def _checked(value: Any, path: Path, depth: int, inside: set[int], bounds: Bound
     if isinstance(value, str):
         text = str.__str__(value)
         bounds.check_text(text, path)
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if not _is_text(text):
             raise Unwritable(f"{described(path)} holds a lone surrogate, which is not text")
         return text
     if isinstance(value, int):
@@ -326,6 +333,50 @@ def _key(key: Any, path: Path, bounds: Bounds) -> str:
         _checked(key, (path, KEY), 1, set(), bounds)
         return json.dumps(key)
     raise Unwritable(f"{described(path)} has a key of type {type(key).__name__}, which JSON cannot express")
+
+
+# What may be emitted: the guest says it to user code, and the host holds the guest to it.
+
+_HEADER_NAME = re.compile(r"[!-9;-~]{1,128}\Z")
+# What the server acts on, and what the markers of stream mode are told by.
+_RESERVED_HEADERS = ("nats-", "processor-")
+
+
+def check_emit(subject: object, delay_s: object, headers: Mapping[Any, Any]) -> None:
+    """Raise ValueError, with what is wrong, unless a message like this may be emitted somewhere."""
+    if type(subject) is not str:
+        raise ValueError(f"the subject to emit to is a {type(subject).__name__}, not a text")
+    check_subject(subject, wildcards=False)
+    if type(delay_s) is not int and type(delay_s) is not float:
+        raise ValueError(f"delay_s is a {type(delay_s).__name__}, not a number of seconds")
+    if not 0 <= delay_s <= EMIT_DELAY_S:
+        raise ValueError(f"delay_s is {delay_s}; it is 0 to {EMIT_DELAY_S} seconds")
+    if len(headers) > EMIT_HEADERS:
+        raise ValueError(f"{len(headers)} headers; a message takes {EMIT_HEADERS} of them")
+    for name, value in headers.items():
+        if type(name) is not str or not _HEADER_NAME.match(name):
+            shown = repr(name)[:80] if type(name) is str else f"a {type(name).__name__}"
+            raise ValueError(f"the name of a header is {shown}; it is visible ASCII without a colon")
+        if name.lower().startswith(_RESERVED_HEADERS):
+            raise ValueError(
+                f"the header {name} cannot be set: Nats-* and Processor-* have meanings of their own"
+            )
+        if type(value) is not str or not value.isprintable():
+            raise ValueError(f"the header {name} is not a text without line breaks and control characters")
+    size = sum(len(name) + len(value.encode()) for name, value in headers.items())
+    if size > EMIT_HEADER_BYTES:
+        raise ValueError(f"{size} bytes of headers; a message takes {EMIT_HEADER_BYTES}")
+    if not _is_text(subject):
+        raise ValueError("the subject to emit to holds a lone surrogate, which is not text")
+
+
+def is_listed(subject: str, patterns: Iterable[str]) -> bool:
+    """Whether a subject is among those that a route emits to."""
+    return any(matches(pattern, subject) for pattern in patterns)
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 # What the host checks with. `type(x) is` on purpose: a bool is an int to isinstance.
@@ -396,7 +447,13 @@ class RunRequest:
     stream: bool
 
 
-def write_load(nonce: int, program: Program, limits: Limits, marks: Mapping[str, str] | None = None) -> bytes:
+def write_load(
+    nonce: int,
+    program: Program,
+    limits: Limits,
+    marks: Mapping[str, str] | None = None,
+    emits: Sequence[str] = (),
+) -> bytes:
     """The program a guest is to compile and load, and what it may use from then on."""
     figures = [
         limits.memory_mb,
@@ -417,6 +474,7 @@ def write_load(nonce: int, program: Program, limits: Limits, marks: Mapping[str,
         "packages": program.packages,
         "limits": figures,
         "secrets": dict(marks or {}),
+        "emits": list(emits),
     }
     return pack(nonce, header, [program.source.encode()])
 
@@ -446,6 +504,11 @@ def read_marks(frame: Frame) -> dict[str, str]:
     """The texts that stand for the secrets of a guest that is loaded, by name."""
     marks: dict[str, str] = frame.header["secrets"]
     return marks
+
+
+def read_emits(frame: Frame) -> tuple[str, ...]:
+    """The subjects, as patterns, that a guest that is loaded may emit to."""
+    return tuple(frame.header["emits"])
 
 
 def write_run(nonce: int, request: RunRequest) -> bytes:
@@ -548,16 +611,23 @@ class Yield:
     counts: list[int]
     bodies: list[bytes]
     tokens: list[str]
+    emits: list[tuple[int, str, float, dict[str, str]]]  # group, subject, delay, headers
+    emit_bodies: list[bytes]
     events: list[tuple[int, str]]
     event_bodies: list[bytes]
     rejected: list[tuple[int, int, str, str]]  # group, index in group, code, why
+
+    @classmethod
+    def of(cls, groups: int) -> Yield:
+        """Of a run of so many groups that has not begun."""
+        return cls([0] * groups, [], [], [], [], [], [], [])
 
 
 def write_ran(
     nonce: int, brought: Yield, contexts: Mapping[str, ContextChange], logs: Sequence[LogLine]
 ) -> bytes:
     """The run's result. Raises ValueError where it is more than one frame may carry."""
-    blobs = [*brought.bodies, *brought.event_bodies]
+    blobs = [*brought.bodies, *brought.emit_bodies, *brought.event_bodies]
     rows = []
     for key, change in contexts.items():
         kept = {name: value for name, value in change.items.items() if value is not None}
@@ -571,6 +641,7 @@ def write_ran(
     header = {
         "outputs": brought.counts,
         "tokens": brought.tokens,
+        "emits": brought.emits,
         "events": brought.events,
         "contexts": rows,
         "rejected": brought.rejected,
@@ -677,15 +748,20 @@ def _logs(lines: object, limits: Limits) -> list[LogLine]:
     return logs
 
 
-def read_ran(frame: Frame, request: RunRequest, limits: Limits) -> Ran:
-    """What a run brought, vetted against what was asked and what is allowed. Raises Violation."""
-    counts, tokens, events, contexts, rejected, lines = _fields(
-        frame.header, "outputs", "tokens", "events", "contexts", "rejected", "logs"
+def read_ran(frame: Frame, request: RunRequest, limits: Limits, emits: Sequence[str] = ()) -> Ran:
+    """What a run brought, vetted against what was asked and what is allowed. Raises Violation.
+
+    `emits` are the subjects, as patterns, that it may emit to.
+    """
+    counts, tokens, emitted, events, contexts, rejected, lines = _fields(
+        frame.header, "outputs", "tokens", "emits", "events", "contexts", "rejected", "logs"
     )
     blobs = _Blobs(frame.blobs)
     groups = len(request.groups)
+    outputs = _outputs(_list(counts, groups), tokens, blobs, request, limits)
     ran = Ran(
-        outputs=_outputs(_list(counts, groups), tokens, blobs, request, limits),
+        outputs=outputs,
+        emits=_emits(_list(emitted), blobs, groups, limits, outputs, emits),
         events=_events(_list(events, at_most=limits.outputs), blobs, groups, limits),
         contexts=_contexts(_list(contexts, at_most=groups), blobs, request, limits),
         rejected=_rejected(_list(rejected), request),
@@ -715,6 +791,36 @@ def _outputs(
         return [Output(owner, body) for owner, body in zip(owners, bodies, strict=True)]
     rows = (tuple(flat[at : at + width]) for at in range(0, len(flat), width))
     return [Output(owner, body, row) for owner, body, row in zip(owners, bodies, rows, strict=True)]
+
+
+def _emits(
+    items: list[Any],
+    blobs: _Blobs,
+    groups: int,
+    limits: Limits,
+    outputs: Sequence[Output],
+    patterns: Sequence[str],
+) -> list[Emit]:
+    if not items:
+        return []
+    if len(outputs) + len(items) > limits.outputs:
+        raise Violation("more outputs than the limit")
+    bodies = blobs.take(len(items))
+    if sum(map(len, bodies)) + sum(len(output.body) for output in outputs) > limits.output_bytes:
+        raise Violation("more bytes of output than the limit")
+    emits = []
+    for item, body in zip(items, bodies, strict=True):
+        group, subject, delay_s, headers = _list(item, 4)
+        if type(headers) is not dict:
+            raise Violation("headers that are none")
+        try:
+            check_emit(subject, delay_s, headers)
+        except ValueError:
+            raise Violation("a message that cannot be emitted") from None
+        if not is_listed(subject, patterns):
+            raise Violation("a message for a subject that is not allowed")
+        emits.append(Emit(_integer(group, 0, groups - 1), subject, body, float(delay_s), headers))
+    return emits
 
 
 def _events(items: list[Any], blobs: _Blobs, groups: int, limits: Limits) -> list[Event]:
@@ -748,12 +854,13 @@ def _contexts(
         named: dict[str, bytes | None] = {**dict(zip(kept_names, values, strict=True)), **dict.fromkeys(gone)}
         if len(named) != kept + deleted:
             raise Violation("a context that names an item twice")
-        if whole and held > WHOLE_BYTES:
-            raise Violation("a context that is too large to come whole")
+        change = ContextChange(named, whole, size)
+        if change.is_small and held > WHOLE_BYTES:
+            raise Violation("a context that is larger than it says")
         # A small context is stored inside of another JSON text, beside those of other keys.
-        for value in values if whole else ():
+        for value in values if change.is_small else ():
             _require_json(value, "a context item")
-        changes[key] = ContextChange(named, whole, size)
+        changes[key] = change
     return changes
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import waited
 from tests.contracts.conftest import Storage
 from tests.running import Running, starter
 
@@ -52,6 +53,46 @@ async def test_every_message_has_its_effects_once_and_in_order(storage: Storage,
             assert letter.headers["x-original-subject"] == "in.k2"
     async with processor(ROUTE, storage.top, count=COUNT) as running:
         assert await running.contexts("r") == {"k0": {"n": 68}, "k1": {"n": 66}, "k2": {"n": 65}}
+
+
+REMIND = """
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            self.emit("later.x", query["i"], delay_s=query["i"] / 50)
+            if query.get("poison"):
+                raise ValueError("poison")
+"""
+REMINDED = """
+r:
+  input: {subject: "in.*", create: true}
+  runnable: remind.py
+  emits: later.*
+  retry: {base_ms: 0}
+collect:
+  input: later.*
+  code: |
+    class Runnable:
+        def process(self, queries):
+            self.context["seen"] = self.context.get("seen", []) + queries
+            return queries
+  output: seen
+"""
+
+
+async def test_what_is_emitted_comes_once_and_when_it_is_due(storage: Storage, tmp_path: Path) -> None:
+    """To another route, whose stream the first one makes; a run that failed has left nothing for later."""
+    async with starter(tmp_path, storage.urls)(REMINDED, storage.top, remind=REMIND) as running:
+        await running.publish("in.a", *({"i": i, "poison": i == 7} for i in range(20)))
+        await running.dead_letters("r")
+        seen = await running.documents("seen", 19)
+        assert sorted(seen) == [i for i in range(20) if i != 7]
+        assert await running.contexts("collect") == {"": {"seen": seen}}
+
+        async def is_sent() -> bool:
+            return not await running.stored("p.app.emit.>")
+
+        await waited(is_sent, "nothing is left to come")
 
 
 @pytest.mark.parametrize("retention", ["limits", "interest", "workqueue"])

@@ -1,27 +1,39 @@
-"""A processor that kills itself with SIGKILL at a named point of a commit: `host.py CONFIG URL POINT NTH`.
+"""A host that ends at a named point: by SIGKILL as a program, or by falling silent inside of a test.
 
-The points are the gaps between the steps of `Worker.settle`, and places inside step 2. The faults wrap the
-surface of the broker and the reader; the worker between them is the real one. POINT `none` never crashes.
+    host.py CONFIG URL POINT NTH [run | redrive | reset]
+
+A point is a gap between two steps of `Worker.settle`, or a place around one kind of write; `POINTS` has them
+all. The faults wrap the surface of the broker and the reader; everything between them is the real code. POINT
+`none` never ends. `redrive` and `reset` are what a person does with the app: to each dead letter, to route r.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
+import orjson
+
+import processor.inbox
 import processor.service
-from processor.config import load
-from processor.jetstream import Broker, Message, Reader
+import processor.worker
+from processor.config import Config, load
+from processor.control import Control
+from processor.deadletters import DeadLetters, Filter
+from processor.jetstream import Broker, Message, Reader, Unknown
 from processor.model import Delivery
 from processor.service import Service
 from processor.telemetry import Telemetry, configure_logging
 
-POINTS = (
+STEPS = (
     "before step 1",
     "between steps 1 and 2",
     "inside step 2, half of the batch sent",
@@ -30,98 +42,277 @@ POINTS = (
     "between steps 3 and 4",
     "between steps 4 and 5",
 )
+# What a commit is for, told by what it writes.
+KINDS = (
+    "claim",
+    "release",  # positions without an owner: what a route ends with, and a reset
+    "dead letter",
+    "wait",  # a try is counted, and the key waits in memory
+    "schedule",
+    "done schedule",  # a message that the server had sent on is done
+    "hold",  # a message is kept because its key is blocked
+    "done hold",
+    "unblock",
+    "redrive",
+    "reset mark",
+)
+PLACES = ("half of a {} sent", "a {} stored but not answered")
+RESET = ("before a purge", "after a purge", "before the word of a reset")
+# Of a hop that deals an input to the partitions of its route.
+HOP = (
+    "before a hop commits",
+    "inside a hop's commit, stored but not answered",
+    "between a hop's commit and its acknowledgements",
+    "before a hop's removal of what is processed",
+)
+POINTS = (*STEPS, *(place.format(kind) for kind in KINDS for place in PLACES), *RESET, *HOP)
 
 
 class Crash:
-    """Kills this process when `point` is reached for the `nth` time."""
+    """Ends its host when `point` is reached for the `nth` time."""
 
-    def __init__(self, point: str, nth: int) -> None:
-        self._point = point
-        self._left = nth
+    def __init__(self, point: str = "none", nth: int = 1) -> None:
         self.is_committed = False
+        self.arm(point, nth)
+
+    def arm(self, point: str, nth: int) -> None:
+        assert point in (*POINTS, "none"), point
+        self.point = point
+        self._left = nth
 
     def at(self, point: str) -> None:
-        if point == self._point:
+        if self.will(point):
+            self.end()
+        elif point == self.point:
             self._left -= 1
-            if self._left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
 
     def will(self, point: str) -> bool:
-        return point == self._point and self._left <= 1
+        return point == self.point and self._left <= 1
+
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def check(self) -> None:
+        """Raise Unknown for a host that has ended and does not know it; a process cannot get here."""
 
 
-def is_claim(messages: Sequence[Message]) -> bool:
-    return all(".pos." in message.subject and b'"cid":"claim"' in message.payload for message in messages)
+class Silence(Crash):
+    """The crash of a host inside of a test: from that point on nothing that it says leaves it.
+
+    The server cannot tell it from a process that was killed: what was sent before is there, be it half of a
+    batch, and nothing follows. Answers that come later reach a host that can do nothing with them.
+    """
+
+    def __init__(self, point: str = "none", nth: int = 1) -> None:
+        super().__init__(point, nth)
+        self.ended = asyncio.Event()
+
+    def end(self) -> None:
+        self.ended.set()
+        self.check()
+
+    def check(self) -> None:
+        if self.ended.is_set():
+            raise Unknown("this host has ended")
 
 
-def install(crash: Crash) -> None:
-    """Put the faults between the service and NATS."""
+# The crash of the brokers that are connected in this context.
+CRASH: ContextVar[Crash] = ContextVar("crash")
 
-    class CrashingBroker(Broker):
-        async def publish_stored(self, message: Message) -> int:
-            crash.at("before step 1")
-            stored = await super().publish_stored(message)
-            crash.at("between steps 1 and 2")
+
+def is_of_hop(messages: Sequence[Message]) -> bool:
+    """Whether a commit is of a hop that deals; its claim is not."""
+    return ".hop." in messages[-1].subject and b'"cid":"claim"' not in messages[-1].payload
+
+
+class CrashingBroker(Broker):
+    """A broker whose host can end before, in and after what it writes."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.crash = CRASH.get()
+        self._has_blocked: set[str] = set()  # positions that we wrote last with blocked keys
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        self.crash.check()
+        await super().send(frames)
+
+    async def publish_stored(self, message: Message) -> int:
+        is_ours = message.subject.startswith("p.")
+        if not is_ours:
+            self.crash.at("before step 1")
+        elif ".ctl." in message.subject:
+            self.crash.at("before the word of a reset")
+        stored = await super().publish_stored(message)
+        if not is_ours:
+            self.crash.at("between steps 1 and 2")
+        return stored
+
+    async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+        if is_of_hop(messages):
+            self.crash.at("before a hop commits")
+            stored = await super().commit(messages, batch=batch)
+            self.crash.at("inside a hop's commit, stored but not answered")
             return stored
+        kinds = set(self._kinds(messages))
+        is_settling = not kinds & {"claim", "release", "redrive", "reset mark"}
+        halves = [PLACES[0].format(kind) for kind in kinds]
+        answers = [PLACES[1].format(kind) for kind in kinds]
+        if is_settling:
+            halves.append("inside step 2, half of the batch sent")
+            answers.append("inside step 2, stored but not answered")
+        if any(map(self.crash.will, halves)):
+            await self._send_half(messages)
+        for point in halves:
+            self.crash.at(point)
+        stored = await super().commit(messages, batch=batch)
+        for point in answers:
+            self.crash.at(point)
+        if is_settling:
+            self.crash.is_committed = True
+            self.crash.at("between steps 2 and 3")
+        return stored
 
-        async def commit(self, messages: Sequence[Message]) -> int:
-            if is_claim(messages):
-                return await super().commit(messages)
-            crash.at("before step 1")
-            crash.at("between steps 1 and 2")
-            if crash.will("inside step 2, half of the batch sent"):
-                for number, message in enumerate(messages[: len(messages) // 2 or 1], 1):
-                    batch = {"Nats-Batch-Id": "half", "Nats-Batch-Sequence": str(number)}
-                    headers = {**message.headers, **batch}
-                    await self.publish(Message(message.subject, message.payload, headers))
-                await self.flush()
-            crash.at("inside step 2, half of the batch sent")
-            stored = await super().commit(messages)
-            crash.at("inside step 2, stored but not answered")
-            crash.is_committed = True
-            crash.at("between steps 2 and 3")
-            return stored
+    async def _send_half(self, messages: Sequence[Message]) -> None:
+        batch = secrets.token_hex(8)
+        for number, message in enumerate(messages[: len(messages) // 2 or 1], 1):
+            place = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+            await self.publish(Message(message.subject, message.payload, {**message.headers, **place}))
+        await self.arrived()
 
-        async def publish(self, message: Message) -> None:
-            await super().publish(message)
-            if crash.is_committed:
-                await self.flush()
-                crash.at("between steps 3 and 4")
+    async def arrived(self) -> None:
+        """Return when the server has what was sent."""
+        await super().api("INFO")
 
-    class CrashingReader(Reader):
-        async def ack(self, deliveries: Sequence[Delivery]) -> None:
-            if crash.is_committed:
-                crash.at("between steps 3 and 4")
-            await super().ack(deliveries)
-            if crash.is_committed and deliveries:
-                crash.at("between steps 4 and 5")
-            crash.is_committed = False
+    def _kinds(self, messages: Sequence[Message]) -> Iterator[str]:
+        """What a commit is for; nothing of this where it settles runs that succeeded at once."""
+        is_redrive = any(".due." in m.subject and m.payload for m in messages)
+        for message in messages:
+            kind = message.subject.split(".")[2]
+            if kind == "pos":
+                yield from self._kinds_of_position(message)
+            elif kind == "dlq":
+                yield "redrive" if is_redrive else "dead letter"
+            elif kind == "later":
+                yield "schedule"
+            elif kind == "due" and not message.payload:
+                yield "done schedule"
+            elif kind == "held":
+                yield "hold" if message.payload else "done hold"
 
-    processor.service.Broker = CrashingBroker  # type: ignore[misc]
-    processor.service.Reader = CrashingReader  # type: ignore[misc]
+    def _kinds_of_position(self, message: Message) -> Iterator[str]:
+        position = orjson.loads(message.payload)
+        if "resetting" in position:
+            yield "reset mark"
+        elif position["cid"] == "claim":
+            yield "claim"
+        elif not position["owner"]:
+            yield "release"
+        elif any(position.get("open", {}).values()):
+            yield "wait"
+        if position.get("blocked"):
+            self._has_blocked.add(message.subject)
+        elif message.subject in self._has_blocked:
+            self._has_blocked.discard(message.subject)
+            yield "unblock"
+
+    async def publish(self, message: Message) -> None:
+        await super().publish(message)
+        if self.crash.is_committed:
+            await self.arrived()
+            self.crash.at("between steps 3 and 4")
+
+    async def api(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        is_purge = name.startswith("STREAM.PURGE.")
+        if is_purge and ".in." in (body or {}).get("filter", ""):
+            self.crash.at("before a hop's removal of what is processed")
+        elif is_purge:
+            self.crash.at("before a purge")
+        answer = await super().api(name, body)
+        if is_purge:
+            self.crash.at("after a purge")
+        return answer
+
+
+class CrashingReader(Reader):
+    """A reader whose host can end before and after what it acknowledges."""
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        assert isinstance(self._broker, CrashingBroker)
+        crash = self._broker.crash
+        if crash.is_committed:
+            crash.at("between steps 3 and 4")
+        await super().ack(deliveries)
+        if crash.is_committed and deliveries:
+            await self._broker.arrived()
+            crash.at("between steps 4 and 5")
+        crash.is_committed = False
+
+
+class CrashingHopReader(Reader):
+    """A hop's reader, whose host can end before it acknowledges what was dealt."""
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        assert isinstance(self._broker, CrashingBroker)
+        self._broker.crash.at("between a hop's commit and its acknowledgements")
+        await super().ack(deliveries)
 
 
 def start(
-    config: Path, url: str, point: str = "none", nth: int = 1, stderr: int | None = None
+    config: Path, url: str, point: str = "none", nth: int = 1, what: str = "run", stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
     """This program in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, __file__, str(config), url, point, str(nth)],
+        [sys.executable, __file__, str(config), url, point, str(nth), what],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stderr=stderr,
     )
 
 
-async def main(path: str, url: str, point: str, nth: int) -> None:
+def install(crash: Crash) -> None:
+    """Have every service that is made from now on end with this crash."""
+    CRASH.set(crash)
+    processor.inbox.Reader = CrashingHopReader  # type: ignore[attr-defined]
+    processor.service.Broker = CrashingBroker  # type: ignore[misc]
+    processor.service.Reader = CrashingReader  # type: ignore[misc]
+
+
+async def run(config: Config) -> int:
+    service = Service(config, Telemetry())
+    loop, told = asyncio.get_running_loop(), asyncio.Queue[signal.Signals]()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, told.put_nowait, number)
+    await service.start()
+    while await told.get() == signal.SIGHUP:
+        await service.reload(load(config.path, {"NATS_URL": ",".join(config.nats.url)}))
+    return 0 if await service.stop() else 4
+
+
+async def redrive(broker: Broker, app: str) -> None:
+    letters = DeadLetters(broker, app)
+    async for letter in letters.find(Filter()):
+        await letters.redrive(letter)
+
+
+async def main(path: str, url: str, point: str, nth: int, what: str) -> int:
     install(Crash(point, nth))
     configure_logging("human", os.environ.get("SOAK_LOG") or "warning")
-    service = Service(load(path, {"NATS_URL": url}), Telemetry())
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await service.start()
-    await stop.wait()
-    sys.exit(0 if await service.stop() else 4)
+    if wait := os.environ.get("SHORT_WAIT_S"):  # the server is to keep messages that wait longer than this
+        processor.worker.SHORT_WAIT_S = float(wait)
+    config = load(path, {"NATS_URL": url})
+    if what == "run":
+        return await run(config)
+    broker = await CrashingBroker.connect({"servers": url.split(",")}, name=what)
+    try:
+        if what == "redrive":
+            await redrive(broker, config.app)
+        else:
+            await Control(broker, config.app).reset("r", 1, keep_context=False)
+    finally:
+        await broker.close()
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    _, path, url, point, nth, what = sys.argv
+    sys.exit(asyncio.run(main(path, url, point, int(nth), what)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import trustme
 from processor.config import load
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream import Broker, connect_options
+from tests.conftest import waited
 from tests.running import Serve
 
 CONFIG = """
@@ -94,8 +97,8 @@ def jwt(issuer: Any, issuer_key: str, subject: str, name: str, kind: str, claims
     return f"{signed}.{signature}"
 
 
-async def test_credentials_file(serve: Serve, tmp_path: Path) -> None:
-    """A creds file, with the user's JWT and seed, works against a server in operator mode."""
+def operator_mode(folder: Path) -> str:
+    """The lines of a server in operator mode; `user.creds` in the folder is the file of its one user."""
     operator, _, operator_key = key_pair(nkeys.PREFIX_BYTE_OPERATOR)
     account, _, account_key = key_pair(nkeys.PREFIX_BYTE_ACCOUNT)
     _, _, system_key = key_pair(nkeys.PREFIX_BYTE_ACCOUNT)
@@ -115,17 +118,60 @@ async def test_credentials_file(serve: Serve, tmp_path: Path) -> None:
     system_jwt = jwt(operator, operator_key, system_key, "S", "account", {"limits": system_limits})
     user_limits = {"subs": -1, "data": -1, "payload": -1}
     user_jwt = jwt(account, account_key, user_key, "U", "user", {"pub": {}, "sub": {}, **user_limits})
-    (tmp_path / "user.creds").write_text(
+    (folder / "user.creds").write_text(
         f"-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user_seed}\n------END USER NKEY SEED------\n"
     )
-    url = await serve(
-        jetstream(tmp_path) + f"operator: {operator_jwt}\nsystem_account: {system_key}\nresolver: MEMORY\n"
-        f"resolver_preload: {{ {account_key}: {account_jwt}, {system_key}: {system_jwt} }}"
+    return (
+        f"operator: {operator_jwt}\nsystem_account: {system_key}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account_key}: {account_jwt}, {system_key}: {system_jwt} }}\n"
     )
+
+
+async def test_credentials_file(serve: Serve, tmp_path: Path) -> None:
+    """A creds file, with the user's JWT and seed, works against a server in operator mode."""
+    url = await serve(jetstream(tmp_path) + operator_mode(tmp_path))
     await (await connect(tmp_path, url, {"NATS_CREDS": str(tmp_path / "user.creds")})).close()
     with pytest.raises(BrokerError, match="E403"):
         await connect(tmp_path, url)
+
+
+async def test_a_credentials_file_may_be_damaged_for_a_while(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reconnect that finds it truncated, without a seed, or gone says so once and tries on."""
+    caplog.set_level(logging.DEBUG, "processor")
+    conf = jetstream(tmp_path) + operator_mode(tmp_path) + f'pid_file: "{tmp_path}/pid"\n'
+    url = await serve(conf)
+    file = tmp_path / "user.creds"
+    whole = file.read_text()
+    no_seed, no_such_seed = whole[: whole.index("-----BEGIN USER")], whole.replace("\nSU", "\nSX")
+    broker = await connect(tmp_path, url, {"NATS_CREDS": str(file)})
+    try:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        file.write_text("")
+        await waited(lambda: not broker.is_connected, "the connection is lost")
+        await serve(conf)
+        for damaged, said in (
+            ("", "is no credentials file"),
+            (no_seed, "is no credentials file"),
+            (no_such_seed, "is no credentials file"),
+            (None, "cannot be read: No such file"),
+        ):
+            file.unlink() if damaged is None else file.write_text(damaged)
+            caplog.clear()
+            await waited(lambda: "E107" in caplog.text, "it has tried to log in")
+            assert said in caplog.text
+            assert ("Trying again" in caplog.text) == (damaged in ("", None))
+            assert whole.split("\n")[5] not in caplog.text
+        file.write_text("")
+        with pytest.raises(BrokerError, match=r"E107 is no credentials file"):
+            await Broker.connect(broker._options, name="second", wait=False)
+        file.write_text(whole)
+        await waited(lambda: broker.is_connected, "it is connected again")
+        assert await broker.has_jetstream()
+    finally:
+        await broker.close()
 
 
 @contextmanager

@@ -337,6 +337,34 @@ async def test_a_stream_that_cannot_copy_is_published_to_and_deduplicates(
         assert len(await running.stored("own.out")) == 10
 
 
+async def test_nothing_is_delayed_on_its_way_to_a_stream_that_cannot_copy(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """What is emitted there goes before the commit, with an id; a delay is refused (E327)."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OWN", "subjects": ["own.>"], "allow_msg_schedules": True})
+    send = """
+    class Runnable:
+        def process(self, queries):
+            for query in queries:
+                self.emit("own.x", query, query["delay_s"])
+    """
+    route = """
+    r:
+      input: {subject: "in.*", create: true}
+      runnable: send.py
+      emits: own.x
+      retry: {attempts: 1}
+    """
+    async with processor(route, send=send) as running:
+        await running.publish("in.a", {"delay_s": 0}, {"delay_s": 60}, {"delay_s": 0})
+        assert await running.documents("own.x", 2) == [{"delay_s": 0}] * 2
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E327"
+        assert "own.x cannot be delayed" in letter.headers["x-dead-letter-reason"]
+        assert await running.stored("p.app.emit.>") == []
+
+
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
 async def test_a_queue_is_acknowledged_after_the_commit(
     processor: Start, wait_until: Any, retention: str

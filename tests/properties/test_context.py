@@ -54,7 +54,7 @@ def change_of(before: dict[str, bytes], after: dict[str, bytes]) -> ContextChang
 
 
 keys = st.sampled_from(["", "AAPL", "a.b c", "*", "ключ", "x" * 80])
-names = st.sampled_from(["n", "total", "", "with.dot", "ü", "long-" * 40])
+names = st.sampled_from(["n", "total", "", "with.dot", "ü", "long-" * 40, " ü\n" * 50])
 values = st.one_of(
     st.integers(-(2**53), 2**53).map(orjson.dumps),
     st.text(max_size=20).map(orjson.dumps),
@@ -177,6 +177,27 @@ async def test_partitions_without_messages_follow_from_afar(nats_server: Embedde
         assert await successor.claim(SOURCE, 0) == 20_002
 
 
+async def test_a_successor_announces_what_each_lane_may_not_have(nats_server: EmbeddedServer) -> None:
+    """The live messages of every lane's last commit, once: what a lane committed before that, it has sent."""
+    live = {name: Message(f"live.{name}", name.encode()) for name in ("old", "new", "other")}
+    async with stream_of("app", nats_server) as broker:
+        whole = ContextStore(broker, "app", "r", 4, "me")
+        await whole.claim(SOURCE, 0)
+        lanes = [whole.part(number, [number, number + 2], lambda _: None) for number in range(2)]
+        await lanes[0].commit([], {}, {0: Move(1)}, live=[live["old"]])
+        await lanes[1].commit([], {}, {1: Move(2)}, live=[live["other"]])
+        await lanes[0].commit([], {}, {2: Move(3)}, live=[live["new"]])
+        part = ContextStore(broker, "app", "r", 4, "her", [0, 1])
+        await part.claim(SOURCE, 0)
+        assert [message.payload for message in part.unannounced] == [b"other"]
+        rest = ContextStore(broker, "app", "r", 4, "him", [2, 3])
+        await rest.claim(SOURCE, 0)
+        assert [message.payload for message in rest.unannounced] == [b"new"]
+        again = ContextStore(broker, "app", "r", 4, "it")
+        await again.claim(SOURCE, 0)
+        assert again.unannounced == []
+
+
 async def test_of_two_owners_only_the_later_can_commit(nats_server: EmbeddedServer) -> None:
     """Claiming bumps the fence: whatever the earlier owner still sends is refused as a whole."""
     async with stream_of("app", nats_server) as broker:
@@ -214,8 +235,8 @@ async def test_a_commit_whose_answer_was_lost_is_recognised(nats_server: Embedde
 
         lost = 0
 
-        async def commit(self, messages: Any) -> int:
-            stored = await super().commit(messages)
+        async def commit(self, messages: Any, *, batch: str = "") -> int:
+            stored = await super().commit(messages, batch=batch)
             if self.lost == 0:
                 self.lost = stored
                 raise Unknown("the answer is lost")

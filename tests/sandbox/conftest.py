@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +36,13 @@ def spawned() -> Spawned:
         source: str,
         perform: Perform | None = None,
         secrets: Mapping[str, str] | None = None,
+        emits: Sequence[str] = (),
         **limits: Any,
     ) -> AsyncIterator[Guest]:
         zygote = await Zygote.start()
         try:
             program = Program(dedent(source), "runnable.py")
-            yield await zygote.spawn(program, Limits(**limits), perform=perform, secrets=secrets)
+            yield await zygote.spawn(program, Limits(**limits), perform=perform, secrets=secrets, emits=emits)
         finally:
             await zygote.close()
 

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from processor.errors import Faults, ProcessorError
-from processor.sandbox.library import RunFailed, SecureRunnable, SecureRunnableBuilder, SecurityConfig
+from processor.sandbox.library import (
+    Emitted,
+    RunFailed,
+    SecureRunnable,
+    SecureRunnableBuilder,
+    SecurityConfig,
+)
 
 COUNTER = """
 class Runnable(BaseSecureRunnable):
@@ -39,6 +45,16 @@ ANSWER = (
     b'{"Meta Data": {}, "Time Series (5min)": {"2024-01-02 19:55:00": {"1. open": "160.1", "2. high": "161", '
     b'"3. low": "159", "4. close": "160.5", "5. volume": "42"}}}'
 )
+
+
+EMITS = """
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            self.emit(query["to"], query, delay_s=60, headers={"kind": "late"})
+        if query.get("fails"):
+            raise ValueError("no")
+"""
 
 
 PLAIN = """
@@ -305,3 +321,29 @@ def test_plain_python_with_its_packages() -> None:
     for wrong in ({"language": "perl"}, {"packages": ["numpy"]}, {"language": "python", "packages": "numpy"}):
         with pytest.raises(ProcessorError, match="E104 SecurityConfig"):
             SecurityConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_emitted_can_be_looked_at() -> None:
+    """It goes nowhere: `emitted` has what the last call that succeeded sent, in order."""
+    with SecureRunnableBuilder().compile(EMITS) as runnable:
+        assert runnable.emitted == []
+        assert runnable.process([{"to": "a"}, {"to": "b.c"}]) == []
+        sent = [Emitted(to, {"to": to}, 60.0, {"kind": "late"}) for to in ("a", "b.c")]
+        assert runnable.emitted == sent
+        with pytest.raises(RunFailed):
+            runnable.process([{"to": "d", "fails": True}])
+        assert runnable.emitted == sent
+        runnable.process([{"to": "e"}])
+        assert [each.subject for each in runnable.emitted] == ["e"]
+
+
+def test_what_may_be_emitted_can_be_limited() -> None:
+    """As a route does it; the refusal has the line that would allow it."""
+    config = SecurityConfig(emits=["a", "b.*"])
+    with SecureRunnableBuilder(config).compile(EMITS) as runnable:
+        runnable.process([{"to": "b.c"}])
+        with pytest.raises(RunFailed, match="E327 the route may not emit to 'c'"):
+            runnable.process([{"to": "c"}])
+    for wrong in ("a", ["a b"], [5]):
+        with pytest.raises(ProcessorError, match=r"E104 SecurityConfig\.emits"):
+            SecurityConfig(emits=wrong)

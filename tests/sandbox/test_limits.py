@@ -7,6 +7,7 @@ others are Runnables in real guests.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import resource
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from processor.errors import Faults
-from processor.model import Failed, Group, Limits, Program, Ran
+from processor.model import Emit, Failed, Group, Limits, Program, Ran
 from processor.sandbox.host import Zygote
 
 
@@ -371,6 +372,81 @@ async def test_cannot_flood_events(spawned, one, swallow: bool) -> None:
         assert failure(await guest.run([one({})])).code == "E307"
 
 
+@pytest.mark.parametrize("swallow", [False, True])
+async def test_cannot_flood_emits(spawned, one, swallow: bool) -> None:
+    """What is emitted counts as outputs do, together with them; catching the refusal does not hide it."""
+    lines = ["for n in range(queries[0]):", "    self.emit('a', n)", "return list(range(5))"]
+    if swallow:
+        lines[1:2] = ["    try:", "        self.emit('a', n)", "    except BaseException:", "        pass"]
+    async with spawned(processing(*lines), outputs=10, emits=["a"]) as guest:
+        assert failure(await guest.run([one(6)])).code == "E324"
+        assert failure(await guest.run([one(20)])).code == "E324"
+        ran = await guest.run([one(5)])
+        assert (len(ran.emits), len(ran.outputs)) == (5, 5)
+    async with spawned(processing(*lines), output_bytes=10, emits=["a"]) as guest:
+        assert failure(await guest.run([one(6)])).code == "E307"
+        assert failure(await guest.run([one(20)])).code == "E307"
+        assert len((await guest.run([one(5)])).emits) == 5
+
+
+EMITS = {
+    "'b', 1": r"may not emit to 'b'; .* emits: \[\"a\", \"o\.\*\.>\", \"b\"\]",
+    "'o.*.x', 1": "wildcard",
+    "'a\\r\\nPUB b', 1": "characters",
+    "'o.x.\\ud800', 1": "lone surrogate",
+    "5, 1": "is a int",
+    "'a', {1, 2}": "is a set, which JSON cannot express",
+    "'a', float('nan')": "nan, which JSON cannot express",
+    "'a', self.secrets": "Secrets, which JSON cannot express",
+    "'a', 1, -1": "delay_s is -1",
+    "'a', 1, float('nan')": "delay_s is nan",
+    "'a', 1, 367 * 86400": "delay_s is 31708800",
+    "'a', 1, '5'": "delay_s is a str",
+    "'a', 1, True": "delay_s is a bool",
+    "'a', 1, 0, {'Nats-Rollup': 'all'}": "Nats-Rollup cannot be set",
+    "'a', 1, 0, {'processor-stream': 'end'}": "processor-stream cannot be set",
+    "'a', 1, 0, {'a:b': 'x'}": "the name of a header is 'a:b'",
+    "'a', 1, 0, {'a': 'x\\r\\nb: y'}": "the header a is not a text",
+    "'a', 1, 0, {'a': 5}": "the header a is not a text",
+    "'a', 1, 0, {'a': 'x' * 5000}": "5001 bytes of headers",
+    "'a', 1, 0, {f'a{n}': '' for n in range(33)}": "33 headers",
+}
+
+
+async def test_what_cannot_be_emitted_is_a_value_error(spawned, one) -> None:
+    """Whoever catches it goes on and has emitted nothing; the sentence says what is wrong."""
+    lines = []
+    for arguments in EMITS:
+        lines += ["try:", f"    self.emit({arguments})", "    yield 'emitted'"]
+        lines += ["except ValueError as err:", "    yield str(err)"]
+    async with spawned(processing(*lines), emits=["a", "o.*.>"]) as guest:
+        ran = await guest.run([one({})])
+    assert ran.emits == []
+    for (arguments, why), output in zip(EMITS.items(), ran.outputs, strict=True):
+        assert re.search(why, json.loads(output.body)), arguments
+
+
+async def test_what_can_be_emitted_is_as_it_was_given(spawned, one) -> None:
+    """Subclasses of texts and numbers count as these; wildcards of the route's list mean what NATS means."""
+    lines = ["class Text(str): pass", "class Number(float): pass", "texts = {Text('a'): Text('b')}"]
+    lines += ["self.emit(Text('a'), Text('c'), Number(1.5), texts)", "self.emit('o.x.y.z', None, 2)"]
+    async with spawned(processing(*lines), emits=["a", "o.*.>"]) as guest:
+        ran = await guest.run([one({})])
+    assert ran.emits == [Emit(0, "a", b'"c"', 1.5, {"a": "b"}), Emit(0, "o.x.y.z", b"null", 2.0, {})]
+
+
+@pytest.mark.parametrize("method", ["__init__", "init"])
+async def test_cannot_emit_while_a_context_is_taken_up(spawned, one, method: str) -> None:
+    """That happens again after each death of a guest, and the message would be sent each time."""
+    source = f"class Runnable:\n    def {method}(self):\n        self.emit('a', 1)\n"
+    async with spawned(source, emits=["a"]) as guest:
+        failed = failure(await guest.run([one({})]))
+    assert (failed.code, failed.text) == (
+        "E304",
+        "RuntimeError: self.emit is for process and process_stream; init runs again after a restart",
+    )
+
+
 async def test_cannot_flood_logs(spawned, one) -> None:
     """Log lines beyond the limit are counted, long ones cut; the run itself succeeds."""
     source = processing("for n in range(5000):", "    print('x' * 3000)")
@@ -506,12 +582,13 @@ PLACES = {
         "else List(VALUE)]"
     ),
     "an event": "self.event('e', VALUE)",
+    "an emit": "self.emit('a', VALUE)",
     "a kept value": "self.context['v'] = VALUE",
 }
 CLASSES = "class Dict(dict): pass\nclass List(list): pass\n"
 
 
-@pytest.mark.parametrize("place", ["an output", "an output of a subclass", "an event", "a kept value"])
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("code", "over", "within_it"), BOUNDS, ids=[over for _, over, _ in BOUNDS])
 async def test_cannot_send_what_is_too_long_or_too_deep(
     spawned, one, place: str, code: str, over: str, within_it: str
@@ -524,7 +601,7 @@ async def test_cannot_send_what_is_too_long_or_too_deep(
         "else:",
         f"    {line.replace('VALUE', within_it)}",
     )
-    async with spawned(source, **SHAPE) as guest:
+    async with spawned(source, emits=["a"], **SHAPE) as guest:
         failed = failure(await guest.run([one(1)]))
         assert isinstance(await guest.run([one(0)]), Ran)
     assert (failed.code, failed.lethal) == (code, False)

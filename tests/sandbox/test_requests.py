@@ -332,7 +332,7 @@ return [{
     "body, code",
     [
         ("return [{'a': self.secrets['k']}]", "E306"),
-        ("self.event('e', {'a': self.secrets['k']})", "E304"),
+        ("self.event('e', {'a': self.secrets['k']})", "E306"),
         ("self.context['a'] = self.secrets['k']", "E309"),
     ],
 )

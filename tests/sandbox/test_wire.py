@@ -24,9 +24,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.errors import Fault
-from processor.model import ContextChange, Failed, Failure, Group, Limits, LogLine, Outcome, Program, Ran
+from processor.model import (
+    ContextChange,
+    Emit,
+    Failed,
+    Failure,
+    Group,
+    Limits,
+    LogLine,
+    Outcome,
+    Program,
+    Ran,
+)
 from processor.sandbox import wire
 from processor.sandbox.host import READ_BYTES, UNREAD_BYTES, Guest, Zygote
+from processor.subject import matches
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 BLOBS = st.binary(max_size=50)
@@ -80,10 +92,25 @@ def test_a_program_is_understood() -> None:
 
 
 REQUEST = wire.RunRequest([Group("k", [b"1", b"2"]), Group("l", [b"3"])], ["f"], [], stream=False)
+EMITS = ["orders.*"]
 
 
 def brought() -> wire.Yield:
-    return wire.Yield([1, 1], [b"{}", b"[]"], ["a", "b"], [(0, "e")], [b"null"], [(0, 1, "E301", "not JSON")])
+    return replace(
+        wire.Yield.of(2),
+        counts=[1, 1],
+        bodies=[b"{}", b"[]"],
+        tokens=["a", "b"],
+        emits=[(1, "orders.x", 1.5, {"kind": "late"})],
+        emit_bodies=[b"1"],
+        events=[(0, "e")],
+        event_bodies=[b"null"],
+        rejected=[(0, 1, "E301", "not JSON")],
+    )
+
+
+def outputs(token: str) -> wire.Yield:
+    return replace(wire.Yield.of(1), counts=[1], bodies=[b"{}"], tokens=[token])
 
 
 def ran(**changes: Any) -> bytes:
@@ -92,8 +119,9 @@ def ran(**changes: Any) -> bytes:
 
 
 def test_a_result_is_understood() -> None:
-    """The host reads the outputs, events, contexts, rejections and logs that the guest wrote."""
-    result = wire.read_ran(arrived(ran()), REQUEST, Limits())
+    """The host reads the outputs, emits, events, contexts, rejections and logs that the guest wrote."""
+    result = wire.read_ran(arrived(ran()), REQUEST, Limits(), EMITS)
+    assert result.emits == [Emit(1, "orders.x", b"1", 1.5, {"kind": "late"})]
     assert [(output.group, output.body, output.fields) for output in result.outputs] == [
         (0, b"{}", ("a",)),
         (1, b"[]", ("b",)),
@@ -179,8 +207,8 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(NAMES, inner, max_size=5),
     max_leaves=15,
 )
-FIELDS = ["outputs", "tokens", "events", "contexts", "rejected", "logs", "failed", "sealed", "loaded", "call",
-          "chunk", "broken"]  # fmt: skip
+FIELDS = ["outputs", "tokens", "emits", "events", "contexts", "rejected", "logs", "failed", "sealed",
+          "loaded", "call", "chunk", "broken"]  # fmt: skip
 
 
 @settings(max_examples=300)
@@ -211,13 +239,45 @@ def test_a_bent_result_is_understood_or_a_violation(data: Any) -> None:
     blobs = data.draw(st.permutations(arrived(ran()).blobs))
     limits = Limits(outputs=3, output_bytes=50, context_bytes=50, log_lines=2)
     try:
-        result = wire.read_ran(arrived(wire.pack(7, header, blobs)), REQUEST, limits)
+        result = wire.read_ran(arrived(wire.pack(7, header, blobs)), REQUEST, limits, EMITS)
     except wire.Violation:
         return
-    assert len(result.outputs) <= 3
+    assert len(result.outputs) + len(result.emits) <= 3
+    for emit in result.emits:
+        assert emit.group in (0, 1)
+        assert matches("orders.*", emit.subject)
+        assert 0 <= emit.delay_s <= wire.EMIT_DELAY_S
     assert all(output.group in (0, 1) and type(output.body) is bytes for output in result.outputs)
     assert result.contexts.keys() <= {"k", "l"}
     assert len(result.logs) <= 3
+
+
+# What a guest that was broken into may claim to have emitted.
+FORGED: list[Any] = [
+    [1, "p.app.pos.r.0", 0, {}],
+    [1, "orders.x.y", 0, {}],
+    [1, "orders.*", 0, {}],
+    [1, "orders.x\r\nPUB y 1", 0, {}],
+    [1, 5, 0, {}],
+    [1, "orders.x", -1, {}],
+    [1, "orders.x", 1e300, {}],
+    [1, "orders.x", True, {}],
+    [1, "orders.x", "1", {}],
+    [1, "orders.x", None, {}],
+    [1, "orders.x", 0, []],
+    [1, "orders.x", 0, {"a": 1}],
+    [1, "orders.x", 0, {"a": "1\r\nNats-Rollup: all"}],
+    [1, "orders.x", 0, {"a\r\nNats-Rollup": "all"}],
+    [1, "orders.x", 0, {"nats-rollup": "all"}],
+    [1, "orders.x", 0, {"Nats-Schedule-Target": "p.app.ctl.r"}],
+    [1, "orders.x", 0, {"Processor-Stream": "end"}],
+    [1, "orders.x", 0, {"a": "x" * 5000}],
+    [1, "orders.x", 0, {f"a{n}": "" for n in range(100)}],
+    [2, "orders.x", 0, {}],
+    [True, "orders.x", 0, {}],
+    [1, "orders.x", 0],
+    {},
+]
 
 
 def bent(**changes: Any) -> bytes:
@@ -235,6 +295,10 @@ def bent(**changes: Any) -> bytes:
         bent(tokens=["a", ">"]),
         bent(tokens=["a", 1]),
         bent(tokens=["a"]),
+        *(bent(emits=[emit]) for emit in FORGED),
+        bent(emits=[[1, "orders.x", 0, {}]] * 2),
+        ran(emits=[(1, "orders.x", 0.0, {})] * 899, emit_bodies=[b"1"] * 899),
+        ran(emit_bodies=[b"1" * (8 << 20)]),
         bent(events=[[2, "e"]]),
         bent(events=[[0, "e" * 1000]]),
         bent(contexts=[["other", False, 2, 1, 1]]),
@@ -259,7 +323,7 @@ def bent(**changes: Any) -> bytes:
 def test_a_lie_in_a_result_is_a_violation(data: bytes) -> None:
     """Counts, names, tokens and places that do not fit the request are refused."""
     with pytest.raises(wire.Violation):
-        wire.read_ran(arrived(data), REQUEST, Limits())
+        wire.read_ran(arrived(data), REQUEST, Limits(), EMITS)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +457,7 @@ def test_more_changes_than_a_frame_may_carry_are_the_users_fault() -> None:
     """The guest says so itself, before the host would take the frame for an attack."""
     change = ContextChange({str(number): b"1" for number in range(wire.MAX_CHANGES + 1)}, False, 5)
     with pytest.raises(ValueError, match=f"more than {wire.MAX_CHANGES} items"):
-        wire.write_ran(1, wire.Yield([], [], [], [], [], []), {"k": change}, [])
+        wire.write_ran(1, wire.Yield.of(0), {"k": change}, [])
 
 
 @pytest.mark.parametrize(
@@ -450,7 +514,7 @@ async def answered(guest: Guest, group: Group, answer: Callable[[int], bytes]) -
 
 
 def good(nonce: int) -> bytes:
-    return wire.write_ran(nonce, wire.Yield([1], [b"{}"], ["x"], [], [], []), {}, [])
+    return wire.write_ran(nonce, outputs("x"), {}, [])
 
 
 async def test_an_honest_answer_is_taken(spawned, one) -> None:
@@ -463,12 +527,15 @@ async def test_an_honest_answer_is_taken(spawned, one) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
+        lambda nonce: wire.write_ran(
+            nonce, replace(outputs("x"), emits=[(0, "orders.x", 0.0, {})], emit_bodies=[b"1"]), {}, []
+        ),
         lambda nonce: good(nonce ^ 1),
         lambda nonce: good(nonce) + b"x",
         lambda nonce: good(nonce) + good(nonce),
         lambda nonce: wire.pack(nonce, {}),
         lambda nonce: wire.pack(nonce, {"outputs": "lies"}),
-        lambda nonce: wire.write_ran(nonce, wire.Yield([1], [b"{}"], ["a.b"], [], [], []), {}, []),
+        lambda nonce: wire.write_ran(nonce, outputs("a.b"), {}, []),
         lambda nonce: wire.write_chunk(nonce, b"unasked"),
         lambda nonce: wire.write_call(nonce, "x" * 100, b"{}"),
         lambda nonce: wire.write_loaded(nonce, []),

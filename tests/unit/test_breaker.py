@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.breaker import LONGEST_PAUSES, Breaker
+from processor.breaker import LONGEST_PAUSES, LOOK_AGAIN_S, Breaker
 
 
 def after(*deaths: tuple[float, int | None]) -> Breaker:
@@ -81,6 +81,24 @@ def test_a_try_that_dies_doubles_the_pause_up_to_ten_times() -> None:
     assert pauses == [10, 20, 40, 50, 50, 50]
 
 
+def test_one_of_several_tries_and_the_others_wait_for_it() -> None:
+    """A death of another, which was at work before, prolongs nothing; who has tried lets the next one try."""
+    breaker = after((0, 1), (1, 2), (2, 3))
+    assert breaker.died(3, 4) is False
+    assert [breaker.wait_s(7, who) for who in "ab"] == [0, 0]
+    breaker.tries("a")
+    assert [breaker.wait_s(7, who) for who in "ab"] == [0, LOOK_AGAIN_S]
+    breaker.tried("b")
+    assert breaker.wait_s(7, "b") == LOOK_AGAIN_S
+    breaker.tried("a")
+    assert breaker.wait_s(7, "b") == 0
+    breaker.tries("b")
+    assert breaker.died(7, 5) is True
+    assert [breaker.wait_s(8, who) for who in "ab"] == [9, 9]
+    breaker.lived()
+    assert [breaker.wait_s(8, who) for who in "ab"] == [0, 0]
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(1, 3), st.just("lived")))),
     st.integers(2, 5),
@@ -95,5 +113,7 @@ def test_whatever_happens_it_tries_again(happenings: list[tuple[int, object]], d
             breaker.lived()
             assert not breaker.is_open
         else:
-            assert breaker.died(now_s, what) is breaker.is_open  # type: ignore[arg-type]
+            counts = breaker.wait_s(now_s) == 0
+            opens = breaker.died(now_s, what)  # type: ignore[arg-type]
+            assert opens is (breaker.is_open and counts)
         assert 0 <= breaker.wait_s(now_s) <= LONGEST_PAUSES * 5

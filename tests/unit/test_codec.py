@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from processor.codec import MAX_KEY_BYTES, Codec, Publication, Unreadable, codec_for, session_of
 from processor.config import load
 from processor.errors import ProcessorError
-from processor.model import Delivery, Failure, Output
+from processor.model import Delivery, Emit, Failure, Output
 
 SELECTORS = {
     "code/executor/python/python-executor-1.0": "processor.executor.python",
@@ -161,6 +161,29 @@ def test_a_topic_says_whether_a_stream_keeps_it(tmp_path: Path, durable: bool) -
     """So that the streams can be made before the first message."""
     made = codec(tmp_path, output={"subject": "stats.{subject.2}", "durable": durable})
     assert made.topics == {"stats.*": durable}
+
+
+def test_what_is_emitted_is_kept_by_the_stream_of_its_pattern(tmp_path: Path) -> None:
+    """It is written as an output is; the Runnable's own headers come first."""
+    made = codec(tmp_path, output="stats", emits=["orders.*", "alerts"])
+    assert made.topics == {"stats": True, "orders.*": True, "alerts": True}
+    emit = Emit(0, "orders.x", b"1", 5.0, {"kind": "late"})
+    published = made.emitted(message({}), 0, emit)
+    assert published == Publication("orders.x", b"1", "orders.*", {"kind": "late"})
+    raw = codec(tmp_path, "raw", emits=["alerts"])
+    assert raw.emitted(message({}), 0, Emit(0, "alerts", b'"text"')).payload == b"text"
+
+
+def test_what_is_emitted_is_an_event_of_its_own(tmp_path: Path) -> None:
+    """No id is that of an output or of another message, and the Runnable may say what it is."""
+    made = codec(tmp_path, "cloudevents", output="stats", emits=["alerts"])
+    emits = [Emit(0, "alerts", b"1"), Emit(0, "alerts", b"2", 0, {"CE-Type": "com.example.alert"})]
+    published = [made.emitted(message({}), number, emit) for number, emit in enumerate(emits)]
+    published += made.outputs([message({})], "", [Output(0, b"3"), Output(0, b"4")])
+    assert len({each.headers["ce-id"] for each in published}) == 4
+    kinds = [{k.lower(): v for k, v in each.headers.items()}["ce-type"] for each in published]
+    assert kinds == ["processor.stats.output", "com.example.alert", *["processor.stats.output"] * 2]
+    assert "ce-type" not in published[1].headers
 
 
 # raw

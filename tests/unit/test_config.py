@@ -87,6 +87,59 @@ def stats(config: Config) -> Route:
     return config.routes["stats"]
 
 
+EMITS: list[tuple[dict[str, Any], str, str]] = [
+    ({"emits": ["*.x"]}, "E104", "starts with a wildcard"),
+    ({"emits": [">"]}, "E104", "starts with a wildcard"),
+    ({"emits": ["a..b"]}, "E104", "empty token"),
+    ({"emits": ["a.>.b"]}, "E104", "before its end"),
+    ({"emits": ["$JS.API.x"]}, "E104", "belongs to the NATS server"),
+    ({"emits": [5]}, "E104", "must be text"),
+    ({"emits": "p.market.*.x"}, "E106", "which the app itself publishes to"),
+    ({"emits": ["live.market.>"]}, "E106", "overlaps live.market.>, which the app itself publishes to"),
+    ({"emits": ["ctl.*.members"]}, "E106", "overlaps ctl.market.>, which the app itself publishes to"),
+    ({"emits": ["a.*", "a.b"]}, "E106", "overlaps emits 'a.*'"),
+    ({"emits": ["a", "a"]}, "E106", "listed twice"),
+    ({"emits": ["a.*"], "output": "a.b"}, "E106", "overlaps output 'a.b'"),
+    ({"emits": ["a.>"], "events": "a.b"}, "E106", "overlaps events 'a.b'"),
+    (
+        {"emits": ["a"], "output": {"subject": "a", "durable": False}},
+        "E106",
+        "no copies with `durable: false`",
+    ),
+    ({"emits": ["a"], "output": "a", "mode": "stream"}, "E106", "no copies with `mode: stream`"),
+]
+
+
+@pytest.mark.parametrize(("keys", "code", "text"), EMITS, ids=[text for _, _, text in EMITS])
+def test_subjects_to_emit_to_are_refused_where_no_stream_could_keep_them(
+    tmp_path: Path, keys: dict[str, Any], code: str, text: str
+) -> None:
+    """Each is a subject or a pattern with a stream of its own, or that of the outputs."""
+    [fault] = route_faults(tmp_path, **keys)
+    assert fault.code == code
+    assert "emits" in fault.text
+    assert text in fault.text
+    assert fault.line > 1
+
+
+def test_subjects_to_emit_to_may_be_those_of_outputs_and_inputs(tmp_path: Path) -> None:
+    """One stream takes both; one text is a list of one. Live outputs of another route have no stream."""
+    text = MINIMAL + "    output: a.{key}\n    key: subject.2\n    emits: [a.*, ticks.x]\n"
+    route = stats(read(tmp_path, text))
+    assert route.emits == ("a.*", "ticks.x")
+    promised = [said.partition(":")[0] for said in guarantee(route) if "exactly once, as durable" in said]
+    assert promised == ["Emits to a.*", "Emits to ticks.x"]
+    other = '  other: {input: i, code: "class Runnable: pass", output: {subject: x.y, durable: false}}\n'
+    [fault] = faults_of(tmp_path, f"{MINIMAL}    emits: x.*\n{other}")
+    assert (fault.code, "routes.other.output 'x.y', which no stream keeps" in fault.text) == ("E106", True)
+    for key in ("emits: [x.y, z]", "output: x.y", "events: x.y"):
+        other = f'  other: {{input: i, code: "class Runnable: pass", {key}}}\n'
+        assert stats(read(tmp_path, f"{MINIMAL}    emits: [x.y, z]\n{other}"))
+        found = faults_of(tmp_path, f"{MINIMAL}    emits: x.*\n{other}")
+        assert any(f"overlaps routes.other.{key.partition(':')[0]} 'x.y'" in fault.text for fault in found)
+        assert all("make it one pattern" in fault.text for fault in found)
+
+
 # What a file may say
 
 
@@ -465,6 +518,9 @@ def test_a_file_that_cannot_be_read_is_e101(tmp_path: Path) -> None:
         ({"code": None, "runnable": "x.py"}, "E107", "x.py, which cannot be read: No such file"),
         ({"input": {"create": True}}, "E105", "input.subject is missing"),
         ({"partitions": 2}, "E106", "partitions has no effect while `key` is none"),
+        ({"concurrency": 2}, "E106", "concurrency is 2 while `key` is none: one context"),
+        ({"key": "subject.2", "partitions": 4, "concurrency": 5}, "E106", "spread over 4 partitions"),
+        ({"concurrency": 65}, "E104", "concurrency"),
         ({"key": "subject.3"}, "E106", "the subjects of 'ticks.*' have 2 tokens"),
         ({"output": "out.{subject.3}"}, "E106", "{subject.3}, but the subjects of 'ticks.*' have 2 tokens"),
         ({"output": "out.{key}"}, "E106", "{key} ('out.{key}') while `key` is none"),
@@ -481,6 +537,28 @@ def test_a_file_that_cannot_be_read_is_e101(tmp_path: Path) -> None:
         ({"cloudevents": {"type": "x"}}, "E106", "cloudevents has no effect with `codec: json`"),
         ({"ism": {"routing_file": "r.yaml"}}, "E106", "ism has no effect with `codec: json`"),
         ({"input": {"codec": "ism"}}, "E105", "ism is missing"),
+        ({"input": {"subject": "a", "repartition": True}}, "E106", "there is one partition"),
+        (
+            {"input": {"subject": "a", "document": {}}},
+            "E106",
+            "document has no effect without input.schedule",
+        ),
+        ({"input": {"subject": "a", "catch_up": False}}, "E106", "catch_up has no effect without"),
+        ({"input": {"subject": "a", "time_zone": "UTC"}}, "E106", "time_zone has no effect without"),
+        ({"input": {"schedule": "@hourly", "subject": "a"}}, "E106", "subject has no effect beside"),
+        ({"input": {"schedule": "@hourly", "create": True}}, "E106", "create has no effect beside"),
+        ({"input": {"schedule": "@hourly", "start": "new"}}, "E106", "start has no effect beside"),
+        ({"input": {"schedule": "@hourly", "repartition": True}}, "E106", "repartition has no effect beside"),
+        ({"input": {"schedule": "@hourly", "codec": "raw"}}, "E106", "a schedule sends is a JSON document"),
+        ({"input": {"schedule": "@every 5s", "time_zone": "UTC"}}, "E106", "it has no time of day"),
+        ({"input": {"schedule": "@at 2026-12-01T08:00:00Z", "catch_up": False}}, "E106", "due once"),
+        ({"input": {"schedule": "@hourly"}, "key": "subject.1"}, "E106", "use json./pointer"),
+        ({"input": {"schedule": "@hourly"}, "output": "o.{subject.1}"}, "E106", "no subject of its own"),
+        ({"input": {"schedule": "*/5 * * * *"}}, "E104", "put `0` in front of it"),
+        ({"input": {"schedule": "@hourly", "document": {"a": 1 << 70}}}, "E104", "cannot be written as JSON"),
+        ({"input": {"schedule": "@every 10ms"}}, "E104", "the shortest period is 1 s"),
+        ({"input": {"schedule": "0 0 8 31 2 *"}}, "E104", "is never due"),
+        ({"input": {"schedule": "0 0 8 * * *", "time_zone": "Moon"}}, "E104", "'Moon' is no time zone"),
         ({"packages": ["numpy"]}, "E106", "packages has no effect with `language: restricted`"),
     ],
 )
@@ -771,8 +849,10 @@ def test_contradictions_of_an_ism_route_are_refused(tmp_path: Path, keys: str, i
         ("mode: stream", "Chunks: none are sent"),
         ("mode: batch", "Outputs: none are sent"),
         ("key: subject.2", "Order: per key (subject.2), 64 partitions."),
+        ("key: subject.2\n    concurrency: 4", "Concurrency: 4 keys at a time, each in a guest of its own"),
         ("events: e", "Events to e:"),
         ("retry: {attempts: 7}", "A message that fails 7 times becomes a dead letter"),
+        ("retry: {attempts: 1}", "A message that fails once becomes a dead letter"),
     ],
 )
 def test_the_guarantee_follows_the_keys(tmp_path: Path, keys: str, said: str) -> None:

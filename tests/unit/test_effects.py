@@ -61,3 +61,21 @@ def test_effects_of_later_runs_win_where_they_must() -> None:
     assert first.moves == {0: Move(9), 1: Move(6, closed={6})}
     first.add(Effects(contexts={"a": ContextChange({"w": b"3"}, True, 2)}))
     assert first.contexts["a"] == ContextChange({"w": b"3"}, True, 2)
+
+
+def test_everything_that_a_commit_will_hold_is_counted() -> None:
+    """Positions, contexts by item where they are large, what removes items, and records."""
+    changes = {"a": ContextChange({"x": b"1", "y": None}, False, 5000), "b": ContextChange({}, True, 0)}
+    effects = Effects(contexts=changes, moves={0: Move(1)})
+    assert effects.size == 1 + 3 + 1
+    effects.add(
+        Effects(contexts={"c": ContextChange({"x": b"1"}, True, 5000)}, scattered=7, is_recorded=True)
+    )
+    assert effects.size == 1 + 3 + 1 + 2 + 7 + 3
+
+
+def test_a_context_that_came_whole_stays_whole() -> None:
+    """What a later run of the same commit changes in it is laid over it; what that removed is not in it."""
+    effects = Effects(contexts={"a": ContextChange({"x": b"1", "y": b"1"}, True, 5000)})
+    effects.add(Effects(contexts={"a": ContextChange({"x": None, "z": b"2"}, False, 5001)}))
+    assert effects.contexts["a"] == ContextChange({"y": b"1", "z": b"2"}, True, 5001)

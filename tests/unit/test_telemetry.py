@@ -133,6 +133,31 @@ async def test_a_new_route_counts_from_zero() -> None:
     assert ("processor_lag_messages", route) not in samples
 
 
+async def test_gauges_of_lanes_are_summed_and_end_with_them() -> None:
+    """What waits in the stream is the same for all lanes; what nobody knows any more is absent."""
+    telemetry = Telemetry()
+    route = telemetry.route("stats")
+    lanes = [route.lane(number) for number in range(2)]
+    for lane, size in zip(lanes, (100, 20), strict=True):
+        lane.context(size)
+        lane.guest_memory(10 * size)
+        lane.waiting(size, 1)
+        lane.lag(7)
+        lane.outputs(size)
+
+    async def gauges() -> list[float | None]:
+        samples = await scrape(telemetry)
+        names = ("context_bytes", "guest_memory_bytes", "waiting_messages", "blocked_keys", "lag_messages")
+        return [samples.get((f"processor_{name}", (("route", "stats"),))) for name in names]
+
+    assert await gauges() == [120, 1200, 120, 2, 7]
+    lanes[0].ended()
+    assert await gauges() == [20, 200, 20, 1, 7]
+    lanes[1].ended()
+    assert await gauges() == [None] * 5
+    assert (await scrape(telemetry))["processor_outputs_total", (("route", "stats"),)] == 120
+
+
 async def test_a_removed_route_leaves_no_series() -> None:
     """A route that a reload took away disappears from the metrics, and no other route does."""
     telemetry = Telemetry()
@@ -263,7 +288,7 @@ def log() -> Iterator[io.StringIO]:
         root.removeHandler(handler)
 
 
-FIELDS = {"route": "stats", "seq": 1042, "key": "c-7", "attempt": 3, "code": "E312", "ms": 2000}
+FIELDS = {"route": "stats", "seq": 1042, "attempt": 3, "code": "E312"}
 
 
 def test_json_lines_have_fixed_keys(log: io.StringIO) -> None:
@@ -298,15 +323,15 @@ def test_human_lines_are_aligned(log: io.StringIO) -> None:
     logging.getLogger("processor").warning("E312 stopped", extra=FIELDS)
     first, second = (line[len("12:34:56.789") :] for line in log.getvalue().splitlines())
     assert first == " INFO    -            ready"
-    assert second == " WARNING stats        E312 stopped seq=1042 key=c-7 attempt=3 ms=2000"
+    assert second == " WARNING stats        E312 stopped seq=1042 attempt=3"
 
 
 def test_nothing_in_a_line_can_start_another(log: io.StringIO) -> None:
-    """Line ends and terminal codes in a sentence or a key are shown, not obeyed."""
+    """Line ends and terminal codes in a sentence or a field are shown, not obeyed."""
     configure_logging("human", "info", stream=log)
-    logging.getLogger("processor").info("a\nb\x1b[2J", extra={"key": "c\r\nd\u2028"})
+    logging.getLogger("processor").info("a\nb\x1b[2J", extra={"code": "c\r\nd\u2028"})
     (line,) = log.getvalue().splitlines()
-    assert line.endswith(r"a\nb\x1b[2J key=c\r\nd\u2028")
+    assert line.endswith(r"a\nb\x1b[2J code=c\r\nd\u2028")
 
 
 class Terminal(io.StringIO):
