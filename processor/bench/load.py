@@ -1,0 +1,86 @@
+"""What is put into inputs: documents of a size, as a backlog or at a rate; and who answers HTTP calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import orjson
+
+from processor.bench.cases import Case
+from processor.bench.processes import now_s
+from processor.jetstream import Broker, Message
+
+_FLUSH_MESSAGES = 500
+_TICK_S = 0.005
+
+
+class Source:
+    """The documents of a case, for the input subjects `<prefix>.<route>.<key>`."""
+
+    def __init__(self, case: Case, prefix: str) -> None:
+        self._case = case
+        self._prefix = prefix
+        room = case.size - len(orjson.dumps({"i": 1_000_000, "sent": now_s(), "pad": ""}))
+        self._pad = "n" * max(0, room)
+        self._number = 0
+
+    def next(self) -> Message:
+        """The next document, with the time of this moment in it."""
+        number = self._number
+        self._number += 1
+        body = {"i": number, "sent": now_s(), "pad": self._pad}
+        route, key = number % self._case.routes, number % self._case.keys
+        return Message(f"{self._prefix}.{route}.k{key}", orjson.dumps(body))
+
+    async def backlog(self, broker: Broker, count: int) -> None:
+        """Publish so many documents as fast as the server takes them; return when it has them."""
+        for number in range(count):
+            await broker.publish(self.next())
+            if number % _FLUSH_MESSAGES == _FLUSH_MESSAGES - 1:
+                await broker.flush()
+        await broker.flush()
+
+    async def steadily(self, broker: Broker, rate_per_s: float, seconds: float) -> int:
+        """Publish at a rate for some time, in ticks of 5 ms; how many there were."""
+        loop = asyncio.get_running_loop()
+        began_s, done, count = loop.time(), 0, int(rate_per_s * seconds)
+        while done < count:
+            due = min(count, int((loop.time() - began_s) * rate_per_s) + 1)
+            for _ in range(due - done):
+                await broker.publish(self.next())
+            done = due
+            await broker.flush()
+            await asyncio.sleep(_TICK_S)
+        return done
+
+
+async def keep(broker: Broker, prefix: str, size: int) -> int:
+    """Have the route of a case keep `size` bytes, in items of at most 500 KB; how many messages it takes."""
+    item = min(size, 500_000)
+    count = max(1, size // item)
+    for number in range(count):
+        body = {"keep": f"block{number}", "pad": "n" * item}
+        await broker.publish(Message(f"{prefix}.0.k0", orjson.dumps(body)))
+        await broker.flush()
+    return count
+
+
+@contextlib.asynccontextmanager
+async def http_server() -> AsyncIterator[int]:
+    """An HTTP server that answers everything at once with `{"one": 1}`; its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = b'{"one": 1}'
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(head + body)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])

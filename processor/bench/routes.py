@@ -1,0 +1,333 @@
+"""One case of ours, measured from outside: real `processor run` processes on real servers.
+
+For throughput the processors are stopped (SIGSTOP) while the input is filled, and go on together; the end is
+the time that the server gave the last position. Processor time is what host, guests and servers used in
+between. Latency is the server's time of an output less the publisher's time of its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import orjson
+
+from processor.bench.cases import Case
+from processor.bench.load import Source, http_server, keep
+from processor.bench.processes import Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
+from processor.context import app_stream
+from processor.errors import BrokerError
+from processor.jetstream import ApiError, Broker
+from processor.model import Delivery
+
+Figures = dict[str, float]
+
+_LEVELS = (10, 50, 90)  # percent of capacity
+_POLL_S = 0.1
+_DEADLINE_S = 600.0
+_WARM_MESSAGES = 500
+_SAMPLE = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How long a case takes: a factor on its messages, and seconds of each latency level (0: none)."""
+
+    messages: float = 1.0
+    latency_s: float = 2.0
+
+
+async def measure(case: Case, servers: Servers, folder: Path, app: str, scale: Scale) -> Figures:
+    """The figures of one round of a case. Raises BrokerError E404 for processors that do not get ready."""
+    broker = await Broker.connect({"servers": servers.url.split(",")}, name="bench", wait=True)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            http_port = await stack.enter_async_context(http_server())
+            config = write_config(case, folder, app, http_port)
+            apps = await stack.enter_async_context(_running(case, config, servers))
+            measured = _Case(case, servers, broker, apps, app)
+            if case.kind == "idle":
+                return await measured.idle(max(20, int(case.messages * scale.messages)))
+            await measured.warm()
+            figures = await measured.crowd() if case.kind == "crowd" else {}
+            figures |= await measured.throughput(max(100, int(case.messages * scale.messages)))
+            if case.has_latency and scale.latency_s:
+                figures |= await measured.latencies(figures["messages_per_s"], scale.latency_s)
+            return figures
+    finally:
+        await _clean(broker, app)
+        await broker.close()
+
+
+def write_config(case: Case, folder: Path, app: str, http_port: int) -> Path:
+    """The configuration of a case and its Runnable, as files."""
+    (folder / "runnable.py").write_text(case.source.replace("$http", str(http_port)))
+    replicas = 3 if case.servers == 3 else 1
+    routes = {}
+    for number in range(case.routes):
+        lines = {"output": "$out.x", **case.lines}
+        routes[f"r{number}"] = {
+            "input": {"subject": f"{app}-in.{number}.*", "create": True},
+            "runnable": "runnable.py",
+            **orjson.loads(orjson.dumps(lines).replace(b"$out", f"{app}-out-{number}".encode())),
+        }
+        if routes[f"r{number}"].get("key") == "subject.2":
+            routes[f"r{number}"]["key"] = "subject.3"
+    config = {
+        "app": app,
+        "nats": {"storage": case.storage, "replicas": replicas},
+        "logs": {"level": "warning"},
+        "outbound": [f"127.0.0.1:{http_port}"],
+        "routes": routes,
+    }
+    path = folder / "config.yaml"
+    path.write_bytes(orjson.dumps(config))  # JSON is YAML
+    return path
+
+
+@dataclass(slots=True)
+class _Processor:
+    process: subprocess.Popen[bytes]
+    port: int
+    started_s: float
+    ready_s: float = 0.0
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as err:
+            return err.code, err.read().decode()
+        except OSError:
+            return 0, ""
+
+    def is_ready_or_gone(self) -> bool:
+        return self.get("/readyz")[0] == 200 or self.process.poll() is not None
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample by name, summed over its labels."""
+        found: dict[str, float] = {}
+        for name, value in _SAMPLE.findall(self.get("/metrics")[1]):
+            found[name] = found.get(name, 0.0) + float(value)
+        return found
+
+
+@contextlib.asynccontextmanager
+async def _running(case: Case, config: Path, servers: Servers) -> AsyncIterator[list[_Processor]]:
+    """The processors of a case, as soon as all of their routes run."""
+    apps = []
+    try:
+        for port in free_ports(case.processes):
+            env = {**os.environ, "NATS_URL": servers.url, "PROCESSOR_HTTP_PORT": str(port)}
+            command = [sys.executable, "-m", "processor", "run", str(config)]
+            process = await asyncio.to_thread(
+                subprocess.Popen, command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            apps.append(_Processor(process, port, time.monotonic()))
+        for app in apps:
+            await _until(app.is_ready_or_gone)
+            app.ready_s = time.monotonic()
+            if app.process.poll() is not None:
+                assert app.process.stderr is not None
+                said = app.process.stderr.read().decode(errors="replace").strip().splitlines()
+                raise BrokerError(
+                    "E404", f"a processor of {config} ended: {said[-1] if said else 'silently'}"
+                )
+        yield apps
+    finally:
+        for app in apps:
+            app.process.send_signal(signal.SIGCONT)
+            app.process.terminate()
+        for app in apps:
+            try:
+                await asyncio.to_thread(app.process.wait, 20)
+            except subprocess.TimeoutExpired:
+                app.process.kill()
+                await asyncio.to_thread(app.process.wait)
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + _DEADLINE_S
+    while not await asyncio.to_thread(is_so):
+        if time.monotonic() > until_s:
+            raise BrokerError("E404", f"the processors were not done within {_DEADLINE_S:g} s")
+        await asyncio.sleep(_POLL_S)
+
+
+class _Case:
+    """A case whose processors run."""
+
+    def __init__(
+        self, case: Case, servers: Servers, broker: Broker, apps: Sequence[_Processor], app: str
+    ) -> None:
+        self._case = case
+        self._servers = servers
+        self._broker = broker
+        self._apps = apps
+        self._app = app
+        self._source = Source(case, f"{app}-in")
+        self._published = 0
+
+    async def warm(self) -> None:
+        """Have every route run once, and keep what it is to keep."""
+        if self._case.kept:
+            self._published += await keep(self._broker, f"{self._app}-in", self._case.kept)
+        count = max(_WARM_MESSAGES, self._case.routes)
+        await self._source.backlog(self._broker, count)
+        self._published += count
+        await self._done()
+
+    async def throughput(self, count: int) -> Figures:
+        """`count` waiting messages, from the moment that the processors may take them to the last commit."""
+        before = self._metrics()
+        for app in self._apps:
+            app.process.send_signal(signal.SIGSTOP)
+        await self._source.backlog(self._broker, count)
+        self._published += count
+        cpu_before = self._cpu_s()
+        began_s = now_s()
+        for app in self._apps:
+            app.process.send_signal(signal.SIGCONT)
+        await self._done()
+        took_s = await self._last_commit_s() - began_s
+        used = {part: after - cpu_before[part] for part, after in self._cpu_s().items()}
+        after = self._metrics()
+        commits = after["processor_commit_seconds_count"] - before["processor_commit_seconds_count"]
+        committing_s = after["processor_commit_seconds_sum"] - before["processor_commit_seconds_sum"]
+        batches = after["processor_batch_messages_count"] - before["processor_batch_messages_count"]
+        return {
+            "messages_per_s": count / took_s,
+            "commits_per_s": commits / took_s,
+            "commit_ms": committing_s / max(1, commits) * 1e3,
+            "mean_batch": count / max(1, batches),
+            **{f"{part}_cpu_s_per_million": seconds / count * 1e6 for part, seconds in used.items()},
+            "host_rss_mb": sum(rss_mb(app.process.pid) for app in self._apps),
+            "guests_mb": sum(own_mb(pid) for pid in self._guests()),
+        }
+
+    async def latencies(self, capacity_per_s: float, seconds: float) -> Figures:
+        """Percentiles at parts of the capacity; that is found first, with a publisher beside the route."""
+        begun_s = now_s()
+        published = await self._source.steadily(self._broker, capacity_per_s, seconds)
+        self._published += published
+        await self._done()
+        live_per_s = published / max(seconds, await self._last_commit_s() - begun_s)
+        figures: Figures = {"live_messages_per_s": live_per_s}
+        for level in _LEVELS:
+            took_ms = await self._took(live_per_s * level / 100, seconds)
+            figures |= {f"{name}_ms_at_{level}": value for name, value in _percentiles(took_ms).items()}
+        return figures
+
+    async def _took(self, rate_per_s: float, seconds: float) -> list[float]:
+        heard: list[float] = []
+        stream = app_stream(self._app)
+        if self._case.lines.get("mode") == "stream":  # its chunks are not stored
+
+            async def hear(delivery: Delivery) -> None:
+                if delivery.payload:
+                    heard.append((now_s() - orjson.loads(delivery.payload)["sent"]) * 1e3)
+
+            subscription = await self._broker.listen(f"{self._app}-out-0.x", hear)
+            self._published += await self._source.steadily(self._broker, rate_per_s, seconds)
+            await self._done()
+            await subscription.unsubscribe()
+            return heard
+        info = await self._broker.stream(stream)
+        assert info is not None
+        start = info["state"]["last_seq"] + 1
+        self._published += await self._source.steadily(self._broker, rate_per_s, seconds)
+        await self._done()
+        pattern = f"p.{self._app}.out.{self._app}-out-0.>"
+        async for stored in self._broker.history(stream, [pattern], start_sequence=start):
+            heard.append((stored.timestamp_s - orjson.loads(stored.payload)["sent"]) * 1e3)
+        return heard
+
+    async def idle(self, count: int) -> Figures:
+        """One message at a time, 10 ms apart: from its publishing to the sight of its committed output."""
+        seen: asyncio.Queue[float] = asyncio.Queue()
+
+        async def arrived(_: Delivery) -> None:
+            seen.put_nowait(time.perf_counter())
+
+        await self._broker.listen(f"live.{self._app}.>", arrived)
+        await self._broker.flush()
+        took_ms = []
+        for number in range(count + 20):
+            sent_s = time.perf_counter()
+            await self._broker.publish(self._source.next())
+            async with asyncio.timeout(30):
+                after_s = await seen.get() - sent_s
+            if number >= 20:
+                took_ms.append(after_s * 1e3)
+            await asyncio.sleep(0.01)
+        return {f"{name}_ms": value for name, value in _percentiles(took_ms).items()}
+
+    async def crowd(self) -> Figures:
+        """How long many routes took to start, and what they cost while nothing comes."""
+        [app] = self._apps
+        before, began_s = cpu_s(app.process.pid) + sum(map(cpu_s, self._guests())), time.monotonic()
+        await asyncio.sleep(5)
+        used_s = cpu_s(app.process.pid) + sum(map(cpu_s, self._guests())) - before
+        memory = rss_mb(app.process.pid) + sum(map(own_mb, self._guests()))
+        return {
+            "start_s": app.ready_s - app.started_s,
+            "idle_cpu_percent": 100 * used_s / (time.monotonic() - began_s),
+            "mb_per_route": memory / self._case.routes,
+        }
+
+    async def _done(self) -> None:
+        """Return when everything that was published is committed."""
+
+        def is_done() -> bool:
+            return self._metrics().get("processor_committed_messages_total", 0) >= self._published
+
+        await _until(is_done)
+
+    async def _last_commit_s(self) -> float:
+        info = await self._broker.stream(app_stream(self._app))
+        assert info is not None
+        return datetime.fromisoformat(info["state"]["last_ts"]).timestamp()
+
+    def _metrics(self) -> dict[str, float]:
+        total: dict[str, float] = {}
+        for app in self._apps:
+            for name, value in app.metrics().items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    def _guests(self) -> list[int]:
+        return [pid for app in self._apps for pid in descendants(app.process.pid)]
+
+    def _cpu_s(self) -> Figures:
+        return {
+            "host": sum(cpu_s(app.process.pid) for app in self._apps),
+            "guest": sum(map(cpu_s, self._guests())),
+            "server": sum(map(cpu_s, self._servers.pids)),
+        }
+
+
+def _percentiles(took_ms: list[float]) -> Figures:
+    if not took_ms:
+        return {}
+    ordered = sorted(took_ms)
+    return {f"p{part}": ordered[min(len(ordered) - 1, len(ordered) * part // 100)] for part in (50, 95, 99)}
+
+
+async def _clean(broker: Broker, app: str) -> None:
+    """Remove what a case made: its store must not weigh on the next."""
+    for name in (await broker.api("STREAM.NAMES")).get("streams") or []:
+        if name == app_stream(app) or name.startswith(f"{app}-"):
+            with contextlib.suppress(ApiError):
+                await broker.api(f"STREAM.DELETE.{name}")

@@ -1,0 +1,54 @@
+"""`processor bench` on small cases: that it measures what it says, not how fast this machine is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from processor.bench.cases import CASES
+from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "processor", "bench", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100, check=False)
+
+
+def test_every_kind_of_case_gives_its_figures() -> None:
+    """A baseline, a route under load, an idle one and a crowd, as one JSON document."""
+    names = ["pipelined", "keys_64", "idle_memory", "routes_10"]
+    done = bench(*names, "--rounds", "1", "--scale", "0.01", "--latency-seconds", "0.3", "--format", "json")
+    assert done.returncode in (EXIT_OK, EXIT_FAILED), done.stderr  # a busy machine may miss a promise
+    found = json.loads(done.stdout)
+    assert list(found["cases"]) == [name for name in CASES if name in names]
+    for name in ("pipelined", "keys_64", "routes_10"):
+        assert found["cases"][name]["messages_per_s"]["median"] > 0
+    case = {figure: spread["median"] for figure, spread in found["cases"]["keys_64"].items()}
+    assert case["mean_batch"] >= 1
+    assert case["commits_per_s"] > 0
+    assert 0 < case["p50_ms_at_10"] <= case["p95_ms_at_10"] <= case["p99_ms_at_10"]
+    assert case["host_rss_mb"] > 10
+    assert found["cases"]["idle_memory"]["p50_ms"]["median"] > 0
+    assert {"start_s", "idle_cpu_percent", "mb_per_route"} <= found["cases"]["routes_10"].keys()
+    assert set(found["ratios"]) == {f"{n} / pipelined" for n in ("keys_64", "routes_10")}
+    assert "round 1 of 1: keys_64: " in done.stderr
+
+
+def test_a_case_that_is_not_there_is_refused_with_its_nearest() -> None:
+    """Nothing is started for a mistake."""
+    done = bench("conter")
+    assert done.returncode == EXIT_CONFIG
+    assert "did you mean counter?" in done.stderr
+
+
+def test_the_cases_can_be_listed() -> None:
+    """One line each, with what it is."""
+    done = bench("--list")
+    assert done.returncode == EXIT_OK
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES)
