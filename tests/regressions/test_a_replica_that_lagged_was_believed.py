@@ -77,8 +77,8 @@ async def test_a_due_message_that_is_done_does_not_run_again(
     """The replica still has it, and our position as well: the commit of its second run is refused."""
     async with processor(ONCE, work=COUNT) as running:
         due = await redriven(running)
-        await Control(running.broker, "app").pause("r", is_paused=False)
         await running.reload(work=REPAIRED)
+        await Control(running.broker, "app").pause("r", is_paused=False)
         await running.documents("out", 1)
     async with processor(ONCE, work=REPAIRED) as running:
         await running.publish("in.a", {"i": 1})
