@@ -309,8 +309,12 @@ class Broker:
         failures: list[Exception] = []
 
         async def failed(err: Exception) -> None:
-            if isinstance(err, _BadLogin) and [str(err)] != list(map(str, failures)):
-                log.warning("%s Trying again.", err)
+            if isinstance(err, _BadLogin):
+                if [str(err)] != list(map(str, failures)):
+                    log.warning("%s Trying again.", err)
+                # nats-py forgets the connection that it made for this login, and leaves it open.
+                if client._transport is not None:
+                    client._transport.close()  # type: ignore[no-untyped-call]
             failures[:] = [err]
             if denial := _DENIAL.search(str(err)):
                 self._note_denial(denial[1].lower() == "publish", denial[2].lower())
