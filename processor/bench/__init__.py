@@ -56,7 +56,7 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
             start = one_server if count == 1 else three_servers
             servers[count] = stack.enter_context(start(folder / f"servers-{count}"))
             asyncio.run(_ready(servers[count], replicas=count))
-        version = asyncio.run(_version(next(iter(servers.values()))))
+        version = asyncio.run(_version(next(iter(servers.values())))) if servers else ""
         for number in range(1, rounds + 1):
             for index, case in enumerate(chosen):
                 app = f"b{number}x{index}"

@@ -17,7 +17,7 @@ from processor.telemetry import configure_logging
 def measure(
     names: Sequence[str], *, rounds: int, scale: float, latency_s: float, format: str, is_listing: bool
 ) -> int:
-    """Measure the named cases, or all; EXIT_FAILED where a promise was not reached."""
+    """Measure the named cases, or all; EXIT_FAILED where a promise or everything was missed."""
     screen = Screen("json" if format == "json" else "human")
     if is_listing:
         for case in CASES.values():
@@ -41,20 +41,21 @@ def measure(
         screen.line(markdown(found, f"processor bench {' '.join(names)}".strip() + options))
     else:
         _show(screen, found)
-    return EXIT_OK if all(promise["kept"] for promise in found["promises"]) else EXIT_FAILED
+    is_fine = found["cases"] and all(promise["kept"] for promise in found["promises"])
+    return EXIT_OK if is_fine else EXIT_FAILED
 
 
 def _show(screen: Screen, found: Mapping[str, Any]) -> None:
-    screen.line(f"{found['machine']}, nats-server {found['nats_server']}, {found['rounds']} rounds")
+    if found["cases"]:
+        screen.line(f"{found['machine']}, nats-server {found['nats_server']}, {found['rounds']} rounds")
     for name, case in found["cases"].items():
         screen.heading(f"{name}: {CASES[name].about}")
         for figure, spread in case.items():
             screen.line(f"  {figure:26} {_shown(spread)}")
-    for heading, rows in (("ratios", found["ratios"]), ("", {})):
-        if rows:
-            screen.heading(heading)
-        for name, spread in rows.items():
-            screen.line(f"  {name:26} {_shown(spread)}")
+    if found["ratios"]:
+        screen.heading("ratios")
+    for name, spread in found["ratios"].items():
+        screen.line(f"  {name:26} {_shown(spread)}")
     if found["promises"]:
         screen.heading("promises")
     for each in found["promises"]:

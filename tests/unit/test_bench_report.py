@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
+
+import pytest
 
 from processor.bench.cases import CASES, GOALS
 from processor.bench.report import markdown, summary
+from processor.cli import main
+from processor.cli.terminal import EXIT_FAILED
 
 ROUNDS = {
     "pipelined": [{"messages_per_s": 10.0}, {"messages_per_s": 20.0}, {"messages_per_s": 40.0}],
@@ -58,3 +63,12 @@ def test_every_promise_is_about_cases_that_there_are() -> None:
     for what, _, how, _ in GOALS:
         assert set(what.split(" / ")) <= CASES.keys()
         assert how in ("at least", "at most")
+
+
+def test_a_baseline_whose_library_is_missing_is_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it was all that was asked for, nothing is started, and the exit code says so."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "faststream"]) == EXIT_FAILED
+    assert "faststream was not measured: FastStream is not installed" in capsys.readouterr().out
