@@ -568,3 +568,11 @@ def content_of(payload: bytes) -> dict[str, Any]:
         return {"text": payload.decode()}
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(payload).decode()}
+
+
+def key_of(delivery: Delivery, codec: Codec) -> str:
+    """The key that decides which partition a message belongs to: also for one that has none to be used."""
+    try:
+        return codec.key(delivery)
+    except Unreadable:
+        return ""

@@ -172,7 +172,7 @@ class ContextStore:
 
     def partition(self, key: str) -> int:
         """The partition of `key`."""
-        return partition_of(key, self._of) if self._of > 1 else 0
+        return partition_of(key, self._of)
 
     def part(self, lane: int, owned: Iterable[int], refused: Callable[[str | None], None]) -> ContextStore:
         """A store that commits for some of the partitions that this one has claimed, as lane `lane`.

@@ -314,9 +314,7 @@ class Control:
 
     def _moved(self, stored: Stored, change: Mapping[str, Any], *, keep_context: bool) -> Message:
         body = orjson.loads(stored.payload)
-        kept = {name: body[name] for name in ("stream", "created", "of", "seq", "resetting") if name in body}
-        if "stream" in change or "seq" in change:
-            kept.pop("resetting", None)
+        kept = {name: body[name] for name in ("stream", "created", "of", "seq") if name in body}
         if keep_context:
             kept |= {name: body[name] for name in ("ctx", "spread") if name in body}
         body = {

@@ -352,7 +352,7 @@ class ContextEdits:
                 by=author.by,
                 reason=author.reason,
             )
-            partition = partition_of(key, self._route.partitions) if self._route.partitions > 1 else 0
+            partition = partition_of(key, self._route.partitions)
             plan.records.append(self._history.message(partition, record, keep_s))
         return plan
 

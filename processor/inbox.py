@@ -20,6 +20,7 @@ What must stay true:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import re
@@ -32,7 +33,7 @@ from typing import Any
 import orjson
 
 from processor.backlog import Backlog
-from processor.codec import Codec, Unreadable, codec_for
+from processor.codec import Codec, codec_for, key_of
 from processor.config import Route
 from processor.context import ContextStore, Input, Move, app_stream
 from processor.effects import Batch, Effects, EffectsOf, Outlet
@@ -395,7 +396,8 @@ class Hop:
         for delivery in deliveries:
             if self._store.is_done(0, delivery.sequence):
                 continue
-            partition = self._partition(bare(delivery))
+            key = key_of(bare(delivery), self._codec)
+            partition = partition_of(key, self._route.partitions)
             try:
                 effects.stored.append(self._letters.dealt(delivery, partition))
                 effects.deliveries.append(delivery)
@@ -416,21 +418,15 @@ class Hop:
         assert isinstance(effects, Effects)
         return effects
 
-    def _partition(self, delivery: Delivery) -> int:
-        try:
-            key = self._codec.key(delivery)
-        except Unreadable:
-            key = ""
-        return partition_of(key, self._route.partitions) if self._route.partitions > 1 else 0
-
     async def _commit(self, effects: Effects) -> None:
         if not effects.deliveries:
             return
         for message in effects.foreign:
             await self._broker.publish_stored(message)
         await self._store.commit(effects.stored, {}, effects.moves)
-        for message in effects.live:
-            await self._broker.publish(message)
+        with contextlib.suppress(Unknown):  # nobody can be listening
+            for message in effects.live:
+                await self._broker.publish(message)
         self._telemetry.events(effects.events)
         for code in effects.dead_letters:
             self._telemetry.dead_lettered(code)
@@ -527,11 +523,7 @@ def _schedule(route: Route) -> Message:
     document = route.input.document
     payload = orjson.dumps({"time": "{time}"} if document is None else document)
     sample = Delivery(route.input_subjects[0], payload, {}, "", 0, 0.0)
-    try:
-        key = codec_for(route).key(sample)
-    except Unreadable:
-        key = ""
-    partition = partition_of(key, route.partitions) if route.partitions > 1 else 0
+    partition = partition_of(key_of(sample, codec_for(route)), route.partitions)
     headers = {
         **KEPT,
         "Nats-Schedule": str(route.input.schedule),

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-from processor.codec import codec_for
+from processor.codec import codec_for, key_of
 from processor.config import Route
 from processor.context import STALE_POSITIONS, ContextStore
 from processor.effects import Outlet
@@ -27,7 +27,7 @@ from processor.letters import Kept
 from processor.model import Delivery
 from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
-from processor.worker import Shared, Source, Worker, key_of, place_of
+from processor.worker import Shared, Source, Worker, place_of
 
 # What may wait in memory for a lane, on average: one that is slow gets more when the others are idle.
 _ROOM = 2000

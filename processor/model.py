@@ -278,6 +278,8 @@ def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: flo
 
 def partition_of(key: str, partitions: int) -> int:
     """The partition that owns `key`: FNV-1a (32 bit) modulo `partitions`, as nats-server's `partition()`."""
+    if partitions == 1:
+        return 0
     digest = 0x811C9DC5
     for byte in key.encode():
         digest = ((digest ^ byte) * 0x01000193) & 0xFFFFFFFF

@@ -296,7 +296,8 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(run.calls.close() for run in runs))
         for name in names:
-            self._telemetry.readiness.clear(f"route {name}")
+            for what in ("route", "input", "inbox"):
+                self._telemetry.readiness.clear(f"{what} {name}")
         return not late
 
     def _share_anew(self) -> None:
@@ -307,9 +308,7 @@ class Service:
         for name, run in self._runs.items():
             share = self._members.share(name, run.route.partitions, whole=run.is_exclusive)
             if share != run.share:
-                run.is_outdated.set()
-                if run.lanes is not None:
-                    run.lanes.stop()
+                run.begin_anew()
 
     async def _keep(self, run: _Run) -> None:
         """Keep one route running until it is stopped; this is the supervisor's wall."""
@@ -497,10 +496,10 @@ class Service:
             raise Again(f"stream {name} is gone again")
         paused = {route: pause for route, pause in self._pauses.items() if pause.is_paused}
         await Control(self._broker, self._config.app).repeat(paused)
-        for run in self._runs.values():
-            run.is_outdated.set()
-            if run.lanes is not None:
-                run.lanes.stop()
+        assert self._inboxes is not None
+        for route, run in self._runs.items():
+            run.begin_anew()
+            self._inboxes.change(route, is_paused=route in paused)
         log.warning("stream %s is there anew: every route reads again what its input still holds", name)
         self._telemetry.readiness.clear("app")
         return info
@@ -510,9 +509,7 @@ class Service:
         self._pauses[route] = pause
         self._telemetry.route(route).paused(pause.is_paused)
         if run is not None and (pause.is_paused, pause.reset) != (before.is_paused, before.reset):
-            run.is_outdated.set()
-            if run.lanes is not None:
-                run.lanes.stop()
+            run.begin_anew()
             assert self._inboxes is not None
             self._inboxes.change(route, is_paused=pause.is_paused)
         elif run is not None and run.lanes is not None and run.lanes.is_overtaken(pause.edited):
@@ -607,3 +604,9 @@ class _Run:
     holds: Collection[int] = ()  # partitions where edits wait for our next commit: one has cost us work
     is_in: bool = True  # the others count with us for it
     is_refused: bool = False  # plain Python cannot be had for it
+
+    def begin_anew(self) -> None:
+        """Let go of what runs, and look again at how things are."""
+        self.is_outdated.set()
+        if self.lanes is not None:
+            self.lanes.stop()

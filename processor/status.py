@@ -76,15 +76,16 @@ class Survey:
     async def route(self, route: Route) -> dict[str, Any]:
         """The document of one route: position, lag, owners, and what is paused, stopped, held or given up."""
         info = await self._broker.stream_of(route.input_subjects[0])
-        parts = await Control(self._broker, self._app).parts(route.name)
+        control = Control(self._broker, self._app)
+        parts = counted = await control.parts(route.name)
         kept = await self._kept(route.name)
         pause = self._pauses.get(route.name, UNSAID)
         positions = [part.position for part in parts]
         dealt = None
         if route.input.repartition:
-            hop = await Control(self._broker, self._app).parts(route.name, kind="hop")
-            dealt = max((part.position for part in hop), default=0)
-        least, most = await behind(self._broker, route, info, parts)
+            counted = await control.parts(route.name, kind="hop")
+            dealt = max((part.position for part in counted), default=0)
+        least, most = await behind(self._broker, route, info, counted)
         return {
             "route": route.name,
             "input": info["config"]["name"] if info else None,
@@ -177,7 +178,8 @@ async def behind(
     the second behind the one that is least far; an owner that only passes over messages says so with each
     10,000th, so the second may be that much too high. Of a stream that deletes what was processed both are
     what its consumer has not acknowledged, or all that it holds where it has no consumer yet. What waits in
-    the app's own stream, where a hop or a schedule put it, is counted with either.
+    the app's own stream, where a hop or a schedule put it, is counted with either. `parts` are those of
+    the route that count in that stream: its hop's, where it has one.
     """
     if info is None:
         return 0, 0
@@ -185,7 +187,8 @@ async def behind(
         own = await Backlog(broker, route.app, route.name).waiting()
         if route.input.schedule:
             return own, own
-        parts = await Control(broker, route.app).parts(route.name, kind="hop")
+        if parts is None:
+            parts = await Control(broker, route.app).parts(route.name, kind="hop")
         least, most = await _unread(broker, route, info, parts)
         return least + own, most + own
     return await _unread(broker, route, info, parts)

@@ -28,7 +28,7 @@ from itertools import chain, repeat
 from typing import Protocol
 
 from processor.breaker import DEATHS, Breaker
-from processor.codec import Codec, Unreadable
+from processor.codec import Codec, Unreadable, key_of
 from processor.config import Route
 from processor.context import STALE_POSITIONS, ContextStore, Move
 from processor.effects import COMMIT_BUDGET, Batch, Effects, EffectsOf, Outlet
@@ -903,11 +903,3 @@ class Worker:
 def place_of(delivery: Delivery, key: str, store: ContextStore) -> int:
     """The partition whose position counts a message: the one that it was given to, or that of its key."""
     return store.partition(key) if delivery.dealt is None else delivery.dealt
-
-
-def key_of(delivery: Delivery, codec: Codec) -> str:
-    """The key that decides which partition a message belongs to: also for one that has none to be used."""
-    try:
-        return codec.key(delivery)
-    except Unreadable:
-        return ""

@@ -22,9 +22,10 @@ class Servers:
 
     url: str
     pids: tuple[int, ...]
+    running: tuple[subprocess.Popen[bytes], ...] = ()  # of a cluster
 
 
-def cpu_s(pid: int | str) -> float:
+def cpu_s(pid: int) -> float:
     """Processor time that a process has used, in seconds; 0 for one that is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -33,7 +34,7 @@ def cpu_s(pid: int | str) -> float:
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
-def rss_mb(pid: int | str) -> float:
+def rss_mb(pid: int) -> float:
     """Resident memory of a process, in MB; 0 for one that is gone."""
     return _status_mb(pid, "VmRSS")
 
@@ -56,7 +57,7 @@ def descendants(pid: int) -> list[int]:
     return [each for child in map(int, listed) for each in (child, *descendants(child))]
 
 
-def _status_mb(pid: int | str, name: str) -> float:
+def _status_mb(pid: int, name: str) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -101,7 +102,7 @@ def three_servers(folder: Path) -> Iterator[Servers]:
             command = [str(find_binary()), "-c", str(conf), "-l", str(folder / f"n{number}.log")]
             running.append(subprocess.Popen(command))
         urls = [f"nats://127.0.0.1:{port}" for port in ports[:3]]
-        yield Servers(",".join(urls), tuple(server.pid for server in running))
+        yield Servers(",".join(urls), tuple(server.pid for server in running), tuple(running))
     finally:
         for server in running:
             server.kill()

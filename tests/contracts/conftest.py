@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from processor.embedded import EmbeddedServer, find_binary
+from processor.bench.processes import three_servers as three_servers_in
+from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown
 from tests.conftest import waited
@@ -72,26 +72,9 @@ async def empty(urls: str) -> None:
 @contextmanager
 def cluster(folder: Path) -> Iterator[Storage]:
     """Three servers that replicate; ready when a stream with three replicas can be made."""
-    ports = free_ports(6)
-    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[3:])
-    servers = []
-    try:
-        for number in range(3):
-            conf = folder / f"n{number}.conf"
-            conf.write_text(
-                f'server_name: n{number}\nlisten: "127.0.0.1:{ports[number]}"\n'
-                f'jetstream {{ store_dir: "{folder}/n{number}" }}\n'
-                f'cluster {{ name: c, listen: "127.0.0.1:{ports[3 + number]}", routes: [{routes}] }}\n'
-            )
-            command = [str(find_binary()), "-c", str(conf), "-l", str(folder / f"n{number}.log")]
-            servers.append(subprocess.Popen(command))
-        urls = ",".join(f"nats://127.0.0.1:{port}" for port in ports[:3])
-        waited(lambda: asyncio.run(is_ready(urls)), "the cluster has a leader", 30)
-        yield Storage(urls, "file", 3, tuple(servers))
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
+    with three_servers_in(folder) as servers:
+        waited(lambda: asyncio.run(is_ready(servers.url)), "the cluster has a leader", 30)
+        yield Storage(servers.url, "file", 3, servers.running)
 
 
 async def is_ready(urls: str) -> bool:
@@ -101,14 +84,3 @@ async def is_ready(urls: str) -> bool:
     except (BrokerError, ApiError, Again, Unknown):
         return False
     return True
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

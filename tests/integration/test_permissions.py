@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from processor.bench.processes import free_ports
 from processor.cli.checking import check
 from processor.config import load
 from processor.embedded import find_binary
@@ -25,7 +26,6 @@ from processor.jetstream import Broker, Message
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.conftest import waited
-from tests.contracts.conftest import free_ports
 from tests.running import Serve, is_empty, listens
 
 README = Path(__file__).parents[2] / "README.md"
