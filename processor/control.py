@@ -48,6 +48,11 @@ class Pause:
     reset: str = ""
     edited: Mapping[int, int] = field(default_factory=dict)
 
+    def words(self) -> dict[str, Any]:
+        """As `read_pause` reads it, but for the edits."""
+        said = {"paused": self.is_paused, "by": self.by, "reason": self.reason}
+        return {**said, "at": self.at, "reset": self.reset}
+
 
 UNSAID = Pause(False)
 
@@ -116,12 +121,10 @@ class Control:
     async def repeat(self, pauses: Mapping[str, Pause]) -> None:
         """Say again what was said, where the stream that kept it is gone and nothing was said since."""
         for route, pause in pauses.items():
-            body = {"paused": pause.is_paused, "by": pause.by, "reason": pause.reason}
-            body |= {"at": pause.at, "reset": pause.reset}
             first = {**KEPT, EXPECTED: "0"}
             with contextlib.suppress(WrongLastSequence):
                 await self._broker.commit(
-                    [Message(pause_subject(self._app, route), orjson.dumps(body), first)]
+                    [Message(pause_subject(self._app, route), orjson.dumps(pause.words()), first)]
                 )
 
     async def _say(self, route: str, words: Mapping[str, Any], by: str) -> None:
@@ -155,7 +158,7 @@ class Control:
         """Where a reset of `route` to a sequence or a time would put it.
 
         Raises ValueError for a sequence behind the end of the input, and BrokerError E401 where no stream
-        holds it, E407 where it cannot be read again.
+        holds it, E407 while messages wait that another way of reading brought, E413 where it is gone.
         """
         subject = route.input_subjects[0]
         info = await self._broker.stream_of(subject)

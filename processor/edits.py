@@ -58,7 +58,7 @@ _HOLD_S = 5.0
 _LOOK_S = 0.01
 _PAUSE_S = 0.05
 _HEADER_BYTES = 16 << 10  # room that a message keeps for its headers
-_INDEX = re.compile(r"0|[1-9][0-9]*")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 _ABSENT: Any = object()
 
 Items = dict[str, bytes]  # a context as it is kept: encoded items by name
@@ -77,14 +77,20 @@ class Edit:
     id: str = ""  # of the commit, as in the history; empty where nothing had to be changed
     value: Any = None  # what `pop` took
 
+    def facts(self) -> dict[str, Any]:
+        """What was done as a document, but for what `pop` took."""
+        names = {"changed": list(self.changed), "removed": list(self.removed)}
+        return {"key": self.key, **names, "bytes": self.bytes, "id": self.id}
+
 
 class ContextEdits:
     """The contexts of one route, for whoever does not own them.
 
-    Reading raises ProcessorError E328 for a path that leads to nothing. Every change raises that too, E309,
-    E310 and E318 to E320 for what may not be kept, E324 for more than one commit can hold, and BrokerError
-    E401 where the route has not run yet, E405 where its owner leaves no gap, E410 and E412 where its position
-    cannot be used; then nothing has changed. It returns when the change is stored.
+    Reading raises ProcessorError E328 for a path that leads to nothing. Every change raises that too, E303
+    for a key that the route cannot have, E309, E310 and E318 to E320 for what may not be kept, E324 for more
+    than one commit can hold, and BrokerError E401 where the route has not run yet, E405 where its owner
+    leaves no gap, E410 and E412 where its position cannot be used; then nothing has changed. E404, where the
+    server does not answer, says whether that is known. It returns when the change is stored.
     """
 
     def __init__(self, broker: Broker, route: Route) -> None:
@@ -279,14 +285,7 @@ class ContextEdits:
     def _said(self, word: Sequence[Stored], epochs: Mapping[int, int]) -> Message:
         """What was said last to the route's processors, and that these partitions have other epochs now."""
         pause = read_pause(word[0].payload) if word else UNSAID
-        body = {
-            "paused": pause.is_paused,
-            "by": pause.by,
-            "reason": pause.reason,
-            "at": pause.at,
-            "reset": pause.reset,
-            "edited": {str(partition): epoch for partition, epoch in epochs.items()},
-        }
+        body = {**pause.words(), "edited": {str(partition): epoch for partition, epoch in epochs.items()}}
         fence = str(word[0].sequence if word else 0)
         return Message(self._word, orjson.dumps(body), {**KEPT, EXPECTED: fence})
 

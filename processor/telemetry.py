@@ -210,7 +210,7 @@ class Telemetry(Collector):
                     samples.add_metric(labels, distribution.cumulated(), distribution.total)
             else:
                 numbers = dict(self.numbers[metric.name])
-                for labels, more in self.inboxes.get(metric.name, {}).items():
+                for labels, more in list(self.inboxes.get(metric.name, {}).items()):
                     both = numbers.get(labels, 0) + more
                     numbers[labels] = both if metric.name == _LAG else min(both, 1.0)
                 for labels, number in numbers.items():

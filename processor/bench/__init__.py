@@ -36,6 +36,7 @@ from processor.jetstream import Again, ApiError, Broker, Unknown
 __all__ = ["CASES", "Scale", "bench", "markdown"]
 
 _ELECTION_S = 30.0
+_BASELINE_S = 600.0
 
 
 def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -77,7 +78,10 @@ def _baseline(case: Case, servers: Servers, app: str, scale: Scale) -> Figures:
     else:
         asyncio.run(_fill(case, servers, app, count))
     command = [sys.executable, "-m", "processor.bench.baselines", case.name, servers.url, app, str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_BASELINE_S)
+    except subprocess.TimeoutExpired as err:
+        raise BrokerError("E404", f"the baseline {case.name} was not done within {_BASELINE_S:g} s") from err
     asyncio.run(_remove(servers, app))
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()

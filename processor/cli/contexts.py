@@ -227,10 +227,8 @@ def _show_record(record: Record, screen: Screen) -> None:
 
 def _tell(edit: Edit, action: str, screen: Screen, options: Options) -> None:
     if screen.is_json:
-        facts: dict[str, Any] = {"key": edit.key, "changed": edit.changed, "removed": edit.removed}
-        facts |= {"bytes": edit.bytes, "id": edit.id}
         taken = {"value": _shown(edit.value, options)} if action == "pop" else {}
-        screen.document({**facts, **taken})
+        screen.document({**edit.facts(), **taken})
     elif action == "pop":
         screen.document(_shown(edit.value, options))
     if not edit.id:

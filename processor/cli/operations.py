@@ -150,11 +150,10 @@ def _target(to: str) -> int | datetime:
     if to.isdecimal() and int(to) > 0:
         return int(to)
     try:
-        found = datetime.fromisoformat(to)
-    except ValueError:
+        return datetime.fromisoformat(to).astimezone()
+    except (ValueError, OverflowError):
         text = f"{to!r} is neither `start`, nor a sequence, nor a time such as 2026-01-31T08:00"
         raise typer.BadParameter(text, param_hint="--to") from None
-    return found.astimezone()
 
 
 async def _reset(

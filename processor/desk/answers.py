@@ -35,7 +35,7 @@ from processor.desk.forms import (
     read_request,
     some,
 )
-from processor.edits import ContextEdits, Edit
+from processor.edits import ContextEdits
 from processor.errors import CODES, BrokerError, ProcessorError
 from processor.history import Author
 from processor.jetstream import Again, ApiError, Broker, Endpoint, MicroService, Refusal, Unknown
@@ -274,21 +274,21 @@ class Desk:
     async def _set(self, request: Value) -> dict[str, Any]:
         author = self._author("context.set", request)
         edits = self._edits(request.route)
-        return _edited(await edits.set(request.key, request.path, _read(request.value), author))
+        return (await edits.set(request.key, request.path, _read(request.value), author)).facts()
 
     async def _append(self, request: Value) -> dict[str, Any]:
         author = self._author("context.append", request)
         edits = self._edits(request.route)
-        return _edited(await edits.append(request.key, request.path, _read(request.value), author))
+        return (await edits.append(request.key, request.path, _read(request.value), author)).facts()
 
     async def _pop(self, request: Pop) -> dict[str, Any]:
         author = self._author("context.pop", request)
         edit = await self._edits(request.route).pop(request.key, request.path, author, is_first=request.first)
-        return {**_edited(edit), "value": _written(edit.value)}
+        return {**edit.facts(), "value": _written(edit.value)}
 
     async def _delete(self, request: Removal) -> dict[str, Any]:
         author = self._author("context.delete", request)
-        return _edited(await self._edits(request.route).delete(request.key, request.path, author))
+        return (await self._edits(request.route).delete(request.key, request.path, author)).facts()
 
     def _edits(self, route: str) -> ContextEdits:
         return ContextEdits(self._broker, self._route(route))
@@ -349,16 +349,6 @@ def _read(value: Any) -> Any:
 
 def _written(value: Any) -> orjson.Fragment:
     return orjson.Fragment(encode(value))
-
-
-def _edited(edit: Edit) -> dict[str, Any]:
-    return {
-        "key": edit.key,
-        "changed": list(edit.changed),
-        "removed": list(edit.removed),
-        "bytes": edit.bytes,
-        "id": edit.id,
-    }
 
 
 def _place(to: int | str) -> int | datetime:

@@ -308,14 +308,15 @@ class _Cell:
         try:
             self._send({"id": order})
             async with asyncio.timeout(START_S):
-                handle, channel_fd = await forked
+                try:
+                    handle, channel_fd = await forked
+                except asyncio.CancelledError:
+                    if forked.done() and not forked.cancelled() and forked.exception() is None:
+                        for descriptor in forked.result():  # without its channel the guest ends
+                            os.close(descriptor)
+                    raise
         except TimeoutError as err:
             raise _no_guest(f"the zygote did not fork within {START_S:g} s") from err
-        except asyncio.CancelledError:
-            if forked.done() and not forked.cancelled() and forked.exception() is None:
-                for descriptor in forked.result():  # without its channel the guest ends
-                    os.close(descriptor)
-            raise
         finally:
             del self._forked[order]
         ours = socket.socket(fileno=channel_fd)

@@ -3,8 +3,9 @@
     python tests/faults/soak.py --messages 300000 --kills 200
     python tests/faults/soak.py --messages 60000 --kills 40 --replicas-r3
 
-Three keyed counters on several processors of one app, fed all the while: one gives poison up as dead letters,
-one blocks a key until its message succeeds, one reads a work queue. At random: a host, a guest or the server
+Four keyed counters on several processors of one app, fed all the while: one gives poison up as dead letters,
+one blocks a key until its message succeeds, one reads a work queue, and one has a work queue dealt to it. All
+have three lanes. At random: a host, a guest or the server
 dies by SIGKILL (with `--replicas-r3` one of three servers, the leader of the app's stream or another), a host
 is stopped and goes on as a zombie, a route is paused, all hosts are replaced one by one with a changed
 Runnable, or load it while they run. In the end the Runnable is repaired and two people redrive every dead

@@ -40,6 +40,14 @@ def test_every_kind_of_case_gives_its_figures() -> None:
     assert "round 1 of 1: keys_64: " in done.stderr
 
 
+def test_latency_and_scale_are_what_is_asked_for() -> None:
+    """Without seconds there are no percentiles; the scale decides how many messages there are."""
+    done = bench("keys_64", "--rounds", "1", "--scale", "0.01", "--latency-seconds", "0", "--format", "json")
+    [case] = json.loads(done.stdout)["cases"].values()
+    assert not [figure for figure in case if figure.startswith(("p50", "live"))]
+    assert case["mean_batch"]["median"] <= 400  # of 40,000 messages it would be 500
+
+
 def test_a_case_that_is_not_there_is_refused_with_its_nearest() -> None:
     """Nothing is started for a mistake."""
     done = bench("conter")

@@ -114,6 +114,9 @@ def test_an_export_comes_back_as_it_was(context: Context, tmp_path: Path) -> Non
     for key in ("ann", "bob"):
         context("set", key, "more", "1")
         context("delete", key, "seen")
+    before = context("export").out
+    assert "2 would be changed" in context("import", "-", "--dry-run", stdin=exported).err
+    assert context("export").out == before
     assert (
         context("import", "-", "--yes", stdin=exported).err
         == "2 contexts: 2 were changed, 0 are so already\n"

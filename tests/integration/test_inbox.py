@@ -247,6 +247,9 @@ async def test_a_schedule_outlives_restarts_and_ends_with_its_route(
         await running.documents("every", 1)
         stored = await last(running, "p.app.sched.every")
         assert stored is not None
+        zoned = await running.broker.next_of(app_stream("app"), "p.app.sched.newest", 1)
+        assert zoned is not None
+        assert zoned.headers["Nats-Schedule-Time-Zone"] == "Europe/Berlin"
         broker = await Broker.connect({"servers": [running.broker.address]}, name="test", wait=False)
     between = Running(running.service, running.telemetry, broker, running.path)
     try:
