@@ -17,16 +17,16 @@ import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, unquote
 
 import orjson
 
 from processor.config import Ism, Route
 from processor.errors import ProcessorError
-from processor.model import Delivery, Emit, Failure, Output
+from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output
 from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
@@ -35,14 +35,13 @@ _SHOWN_CHARS = 80
 _STATUS_CHARS = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """One message for others; `pattern` is the entry of `Codec.topics` that its subject belongs to."""
 
     subject: str
     payload: bytes
     pattern: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Headers = NO_HEADERS
 
 
 class Unreadable(Exception):
@@ -103,13 +102,16 @@ class Codec:
         Raises ProcessorError E306 or E308 for an output that cannot be published; then none may be.
         """
         template = self._route.output_template
-        if template is None:
+        if template is None or not outputs:
             return []
+        origin, pattern, fields = deliveries[0], template.pattern, template.fields
+        subject = "" if fields else template.render(key=key, subject=origin.subject)  # that of all
         made = []
         for index, output in enumerate(outputs):
-            subject = template.render(key=key, subject=deliveries[0].subject, fields=output.fields)
-            payload, headers = self._written(output.body, deliveries[0], str(index))
-            made.append(Publication(subject, payload, template.pattern, headers))
+            if fields:
+                subject = template.render(key=key, subject=origin.subject, fields=output.fields)
+            payload, headers = self._written(output.body, origin, str(index))
+            made.append(Publication(subject, payload, pattern, headers))
         return made
 
     def emitted(self, delivery: Delivery, index: int, emit: Emit) -> Publication:
@@ -151,8 +153,8 @@ class Codec:
         """Payload of the message after the last chunk, which says how the run ended."""
         return b""
 
-    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
-        return body, {}
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, Headers]:
+        return body, NO_HEADERS
 
 
 class _Raw(Codec):

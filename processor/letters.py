@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -192,7 +192,7 @@ def arrived(raw: Delivery) -> Delivery:
 
 def bare(delivery: Delivery) -> Delivery:
     """A delivery with the headers that are left of it once it was written down and read back."""
-    return replace(delivery, headers=_restored(delivery.headers)) if delivery.headers else delivery
+    return delivery._replace(headers=_restored(delivery.headers)) if delivery.headers else delivery
 
 
 def gone(kept: Delivery) -> Message:

@@ -22,7 +22,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from typing import Protocol
@@ -640,7 +640,7 @@ class Worker:
         keys = dict.fromkeys(group.key for group in batch.groups)
         missing = [key for key in keys if key not in self._resident]
         contexts = await self._store.load(missing)
-        groups = [replace(g, context=contexts.pop(g.key, None)) for g in batch.groups]
+        groups = [g._replace(context=contexts.pop(g.key, None)) for g in batch.groups]
         for key in keys:
             self._resident[key] = None
             self._resident.move_to_end(key)
@@ -758,11 +758,15 @@ class Worker:
         self._resident.clear()
 
     def _batch_limit(self) -> int:
-        """Messages that one run may take so that what it leaves behind fits one commit."""
+        """Messages that one run may take so that what two of them leave behind fits one commit.
+
+        Every commit costs the server 2.4 ms however little is in it (R1 file, nats-server 2.15): while one is
+        under way, two runs are got ready for the next.
+        """
         if self._route.mode == "stream":
             return 1
         room = COMMIT_BUDGET - self._route.partitions
-        return max(1, min(self._route.batch.max_messages, int(room / self._weight)))
+        return max(1, min(self._route.batch.max_messages, int(room / self._weight / 2)))
 
     async def _stream(self, guest: Guest, batch: Batch, group: Group, forget: Sequence[str]) -> Outcome:
         """Run one message of a stream-mode route; what it yields goes to its listeners at once."""

@@ -74,7 +74,7 @@ LINES = 1000
 
 # Nothing is known about what these catch: code of a user, a lane, a task of the service, a request.
 WALLS = {
-    "sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service", "inbox", "jetstream.micro",
+    "sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service", "inbox", "jetstream.intake", "jetstream.micro",
 }  # fmt: skip
 
 

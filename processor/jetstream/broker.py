@@ -27,8 +27,8 @@ from nats.aio.subscription import Subscription
 
 from processor.config import Nats, read_login
 from processor.errors import BrokerError, ProcessorError
+from processor.jetstream.intake import Intake, Taker
 from processor.jetstream.protocol import (
-    NO_HEADERS,
     NS,
     Again,
     ApiError,
@@ -41,9 +41,10 @@ from processor.jetstream.protocol import (
     encode_parts,
     own_headers,
     parse_ack,
+    parse_head,
     parse_headers,
 )
-from processor.model import Delivery
+from processor.model import NO_HEADERS, Delivery
 
 log = logging.getLogger("processor")
 
@@ -69,6 +70,10 @@ _DENIALS_MAX = 100
 _API_WORDS = re.compile(
     r"^\$js(\.(api|ack|info|stream|consumer|direct|msg|names|list|get|next|create|update|delete|purge))*"
 )
+
+
+_Answer = tuple[bytes, bytes]  # headers as they came, and payload
+_Arrived = tuple[str, str, bytes, bytes]  # what a `Taker` gets
 
 
 def connect_options(nats: Nats) -> dict[str, Any]:
@@ -136,6 +141,21 @@ class Ear:
         )
 
 
+class Tap:
+    """The messages of one subject, handed over as they are read. It ends with the client it was made with."""
+
+    def __init__(self, intake: Intake, subscription: Subscription, taker: Taker) -> None:
+        self._intake = intake
+        self._subscription = subscription
+        intake.hand(subscription, taker)
+
+    async def close(self) -> None:
+        """Take no more; never raises."""
+        self._intake.leave(self._subscription)
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._subscription.unsubscribe()
+
+
 class _BadLogin(nats.errors.Error):
     """The credentials file is not one now. An error of theirs, or a reconnect would end with it for good."""
 
@@ -186,7 +206,11 @@ class Broker:
         self.generation = 0  # changes when subscriptions of the old connection are gone
         # What the server did not let us do, such as `publish to x`, and when; in the order of its saying so.
         self._denials: collections.OrderedDict[str, float] = collections.OrderedDict()
-        self._unanswered: dict[asyncio.Future[Msg], Sequence[bytes]] = {}  # with what was sent for it
+        # Requests under way by the last token of where their answer comes, and what was sent for each.
+        self._answers: dict[str, asyncio.Future[_Answer]] = {}
+        self._unanswered: dict[asyncio.Future[_Answer], Sequence[bytes]] = {}
+        self._answers_at = ""  # the subject of all answers, less that token; of this client
+        self._requests = 0
         self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
         self._ears: set[Ear] = set()
 
@@ -321,6 +345,7 @@ class Broker:
             log.debug("NATS client: %s", err)
 
         client = Client()
+        client._ps = Intake(client)
         try:
             await client.connect(
                 **self._options,
@@ -359,16 +384,16 @@ class Broker:
             ) from err
         # The first connection fails at once so that the caller can say why; from here on never give up.
         client.options.update(allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25)
-        self._client = client
+        self._client, self._answers_at = client, ""
         for ear in list(self._ears):  # the client reconnects with its subscriptions; another one has none
             await ear.open(client)
         self._is_up()
 
     def _note_denial(self, is_publish: bool, subject: str) -> None:
         """The server dropped something: whoever waits for an answer to it will get none."""
-        inbox = bytes(self.client._resp_sub_prefix or b"").decode().lower()
+        inbox = self._answers_at.lower()
         shown = _API_WORDS.sub(lambda words: words[0].upper(), subject)
-        concerned: list[asyncio.Future[Msg]] = []
+        concerned: list[asyncio.Future[_Answer]] = []
         for answer, frames in self._unanswered.items():
             if is_publish:
                 sent = (frame.split(b" ", 2)[1].decode() for frame in frames)
@@ -562,40 +587,77 @@ class Broker:
     async def _exchange(self, parts: tuple[bytes, bytes], before: Sequence[bytes]) -> dict[str, Any]:
         # `head` ends where the reply subject belongs: `HPUB <subject> ` + reply + ` <sizes>...`.
         head, rest = parts
-        client = self.client
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Msg] = loop.create_future()
-        if not client._resp_sub_prefix:
-            await client._init_request_sub()
-        assert client._resp_sub_prefix
-        token = client._nuid.next() + secrets.token_hex(2).encode()
-        inbox = bytes(client._resp_sub_prefix) + token
-        client._resp_map[token.decode()] = answer
+        self._requests += 1
+        token = str(self._requests)
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._answers[token] = answer
         self._unanswered[answer] = [*before, head]
         try:
-            await self.send([*before, head + inbox + b" " + rest])
+            if not self._answers_at:
+                await self._listen_for_answers()
+            await self.send([*before, b"%b%b%b %b" % (head, self._answers_at.encode(), token.encode(), rest)])
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-                reply = await answer
+                headers, payload = await answer
         except (TimeoutError, nats.errors.Error, OSError) as err:
             raise Unknown(head.decode(errors="replace").strip()) from err
         finally:
-            client._resp_map.pop(token.decode(), None)
+            self._answers.pop(token, None)
             self._unanswered.pop(answer, None)
-        if reply.headers and reply.headers.get("Status") == "503":
+        if headers and parse_head(headers).get("Status") == "503":
             raise Again(f"nobody answers to {head.split()[1].decode()}")
-        result: dict[str, Any] = orjson.loads(reply.data)
+        result: dict[str, Any] = orjson.loads(payload)
         if "error" in result:
             raise ApiError(head.split()[1].decode(), result["error"])
         return result
 
+    async def _listen_for_answers(self) -> None:
+        at = self._answers_at = self.client.new_inbox() + "."
+
+        def take(subject: str, reply: str, head: bytes, payload: bytes) -> None:
+            answer = self._answers.get(subject[len(at) :])
+            if answer is not None and not answer.done():
+                answer.set_result((head, payload))
+
+        try:
+            await self.tap(at + "*", take)
+        except nats.errors.Error:
+            self._answers_at = ""
+            raise
+
+    async def tap(self, subject: str, taker: Taker) -> Tap:
+        """Give every message of `subject` from now on to `taker`; what it may do, see `intake`.
+
+        Before it returns nothing must be asked to be sent there.
+        """
+        client = self.client
+        subscription = await client.subscribe(subject, pending_msgs_limit=0, pending_bytes_limit=0)
+        assert isinstance(client._ps, Intake)
+        return Tap(client._ps, subscription, taker)
+
     async def send(self, frames: Sequence[bytes]) -> None:
-        """Write protocol frames. Raises BrokerError E406 for a message above the server's max_payload."""
-        # One buffer and one flush for a whole commit: `Client.publish` formats and checks every header of
+        """Write protocol frames, and wait while the server does not take what was written.
+
+        Raises BrokerError E406 for a message above the server's max_payload, and Unknown where the connection
+        is lost meanwhile.
+        """
+        transport = self.post(frames)
+        if transport is not None:
+            try:
+                await transport.drain()
+            except (OSError, RuntimeError) as err:
+                raise Unknown("the connection was lost") from err
+
+    def post(self, frames: Sequence[bytes]) -> Any:
+        """As `send`, for what is small: it does not wait."""
+        # One buffer and one write for a whole commit: `Client.publish` formats and checks every header of
         # every message, which costs more than storing it (9 of 12 us a message measured with nats-py 2.16).
         client = self.client
         limit = client.max_payload
         for frame in frames:
             # Header plus payload above max_payload makes the server drop the connection, and nats-py with it.
+            # Most frames are shorter than that with everything that is not counted.
+            if len(frame) <= limit:
+                continue
             size = len(frame) - frame.index(b"\r\n") - 4
             if size > limit:
                 raise BrokerError(
@@ -605,8 +667,17 @@ class Broker:
                 )
         if client.is_closed:
             raise Unknown("connection closed")
-        await client._send_command(b"".join(frames))
-        await client._flush_pending()
+        data = b"".join(frames)
+        transport = client._transport
+        if transport is None or not client.is_connected:
+            client._pending.append(data)  # nats-py sends it when it has connected again
+            client._pending_data_size += len(data)
+            return None
+        if client._pending:
+            transport.writelines(client._pending)
+            client._pending, client._pending_data_size = [], 0
+        transport.write(data)
+        return transport
 
     # read
 
@@ -660,15 +731,16 @@ class Broker:
         found: list[Stored] = []
         began_s = time.monotonic()
         async with self._inbox() as (inbox, arrived):
-            await self.client.publish(subject, orjson.dumps(body), reply=inbox)
+            await self.send([encode(Message(subject, orjson.dumps(body)), inbox)])
             while True:
                 try:
-                    message = await _next(arrived, _REQUEST_TIMEOUT_S, f"direct get from {stream}")
+                    what = f"direct get from {stream}"
+                    _, _, head, payload = await _next(arrived, _REQUEST_TIMEOUT_S, what)
                 except Unknown:
                     if self._was_denied(subject, began_s):
                         raise _denied(f"publish to {subject}") from None
                     raise
-                headers = message.headers or {}
+                headers = parse_head(head)
                 status = headers.get("Status")
                 if status in ("204", "404"):
                     return found
@@ -680,25 +752,27 @@ class Broker:
                     Stored(
                         headers["Nats-Subject"],
                         int(headers["Nats-Sequence"]),
-                        message.data,
+                        payload,
                         own_headers(headers),
                     )
                 )
 
     @contextlib.asynccontextmanager
-    async def _inbox(self) -> AsyncIterator[tuple[str, asyncio.Queue[Msg]]]:
+    async def _inbox(self) -> AsyncIterator[tuple[str, asyncio.Queue[_Arrived]]]:
         """A subject of its own, and what is sent there."""
         # Not `Subscription.next_msg`: in Python 3.11 it loses a cancellation to a message that comes in the
         # same moment, and whoever waits for the cancelled task waits for ever.
         inbox = self.client.new_inbox()
-        arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await self.client.subscribe(
-            inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        arrived: asyncio.Queue[_Arrived] = asyncio.Queue()
+
+        def take(subject: str, reply: str, head: bytes, payload: bytes) -> None:
+            arrived.put_nowait((subject, reply, head, payload))
+
+        tap = await self.tap(inbox, take)
         try:
             yield inbox, arrived
         finally:
-            await subscription.unsubscribe()
+            await tap.close()
 
     async def _scan(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
         last: dict[str, Stored] = {}
@@ -759,24 +833,25 @@ class Broker:
                 unanswered = 0
                 while waiting:
                     ask = {"batch": min(waiting, 1000), "no_wait": True}
-                    await self.client.publish(
-                        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", orjson.dumps(ask), reply=inbox
-                    )
+                    request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
+                    await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
                     for _ in range(ask["batch"]):
-                        message = await _next(arrived, _READ_TIMEOUT_S, f"reading {stream}")
-                        if message.headers and "Status" in message.headers and not message.reply:
-                            if message.headers["Status"] in ("404", "408"):
+                        subject, reply, head, payload = await _next(
+                            arrived, _READ_TIMEOUT_S, f"reading {stream}"
+                        )
+                        headers = parse_head(head)
+                        if "Status" in headers and not reply:
+                            if headers["Status"] in ("404", "408"):
                                 return  # what was left to read has been removed meanwhile
                             unanswered += 1
-                            if message.headers["Status"] == "503" and unanswered < 20:
+                            if headers["Status"] == "503" and unanswered < 20:
                                 # Right after its creation a consumer may have nobody to answer yet.
                                 await asyncio.sleep(0.05)
                                 break
-                            raise Again(f"reading {stream}: {message.headers.get('Description', '')}")
-                        _, sequence, _, timestamp_s, waiting = parse_ack(message.reply)
-                        headers = message.headers or {}
+                            raise Again(f"reading {stream}: {headers.get('Description', '')}")
+                        _, sequence, _, timestamp_s, waiting = parse_ack(reply)
                         headers = headers if headers_only else own_headers(headers)
-                        yield Stored(message.subject, sequence, message.data, headers, timestamp_s)
+                        yield Stored(subject, sequence, payload, headers, timestamp_s)
         finally:
             with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
                 await self.delete_consumer(stream, name)
@@ -824,7 +899,7 @@ def _denied(action: str) -> BrokerError:
     )
 
 
-async def _next(arrived: asyncio.Queue[Msg], timeout_s: float, what: str) -> Msg:
+async def _next(arrived: asyncio.Queue[_Arrived], timeout_s: float, what: str) -> _Arrived:
     """The next message of an inbox. Raises Unknown where none comes in time."""
     try:
         async with asyncio.timeout(timeout_s):

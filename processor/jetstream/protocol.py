@@ -7,26 +7,22 @@ every message anew; a commit of hundreds of messages is written here as one buff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from processor.model import Headers
+from processor.model import NO_HEADERS, Headers
 
 NS = 1_000_000_000
-NO_HEADERS: Headers = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message to store or publish."""
 
     subject: str
     payload: bytes
-    headers: Headers = field(default_factory=dict)
+    headers: Headers = NO_HEADERS
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """One message as a stream holds it."""
 
     subject: str
@@ -70,9 +66,26 @@ def parse_ack(reply: str) -> tuple[str, int, int, float, int]:
 
 
 def parse_headers(head: bytes) -> dict[str, str]:
-    """The headers of a message as the server stores them, `NATS/1.0` line first."""
-    lines = head.decode(errors="replace").split("\r\n")[1:]
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+    """The headers of a message as the server stores them, `NATS/1.0` line first. Bad names are left out."""
+    lines = (line.partition(":") for line in head.decode(errors="replace").split("\r\n")[1:])
+    pairs = ((name.strip(), value.strip()) for name, colon, value in lines if colon)
+    return {n: v for n, v in pairs if n and n.isascii() and not any(map(str.isspace, n))}
+
+
+def parse_head(head: bytes) -> dict[str, str]:
+    """As `parse_headers`, with `Status` and `Description` of the first line: `NATS/1.0 404 No Messages`."""
+    if not head:
+        return {}
+    headers = parse_headers(head)
+    if is_status(head):
+        status, _, description = head[9 : head.index(b"\r\n")].decode(errors="replace").partition(" ")
+        headers = {"Status": status, **({"Description": description} if description else {}), **headers}
+    return headers
+
+
+def is_status(head: bytes) -> bool:
+    """Whether headers are of a message that the server made to say something."""
+    return head[8:9] == b" "
 
 
 def own_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -13,13 +13,22 @@ from typing import Any
 
 import nats.errors
 import orjson
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from processor.errors import BrokerError
-from processor.jetstream.broker import STREAM_NOT_FOUND, Broker
-from processor.jetstream.protocol import NO_HEADERS, NS, Again, ApiError, Message, Unknown, encode, parse_ack
-from processor.model import Delivery
+from processor.jetstream.broker import STREAM_NOT_FOUND, Broker, Tap
+from processor.jetstream.protocol import (
+    NS,
+    Again,
+    ApiError,
+    Message,
+    Unknown,
+    encode,
+    is_status,
+    parse_ack,
+    parse_head,
+    parse_headers,
+)
+from processor.model import NO_HEADERS, Delivery
 
 log = logging.getLogger("processor")
 
@@ -76,7 +85,7 @@ class Reader:
         self._consumer = ""
         self._succeeding: asyncio.Task[None] | None = None
         self._inbox = ""
-        self._subscription: Subscription | None = None
+        self._tap: Tap | None = None
         self._generation = -1
         self.pending = 0  # messages behind the last one received, as the server counted them then
         self.taken = start_sequence - 1  # up to here `take` has handed out everything
@@ -131,7 +140,7 @@ class Reader:
             self._buffered_bytes -= len(delivery.payload)
             taken.append(delivery)
         self.taken = taken[-1].sequence
-        await self._ask()
+        self._ask()
         return taken
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -139,9 +148,8 @@ class Reader:
         if self._keeps or not deliveries:
             return
         subjects = [self._unsettled.pop(d.sequence, d.ack) for d in deliveries]
-        frames = [encode(Message(subject, b"+ACK"), "") for subject in subjects if subject]
         with contextlib.suppress(Unknown):
-            await self._broker.send(frames)
+            await self._broker.send([_acknowledged(subject) for subject in subjects if subject])
 
     async def close(self) -> None:
         """Stop receiving. A durable consumer stays, so that the stream keeps what was not acknowledged."""
@@ -240,10 +248,8 @@ class Reader:
         self._generation = self._broker.generation
         self._heard_s = time.monotonic()
         self._inbox = self._broker.client.new_inbox()
-        self._subscription = await self._broker.client.subscribe(
-            self._inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
-        )
-        await self._ask()
+        self._tap = await self._broker.tap(self._inbox, self._receive)
+        self._ask()
 
     async def _own_consumers(self) -> list[str]:
         """The consumers that readers of this name have made on the stream, oldest first."""
@@ -270,14 +276,13 @@ class Reader:
         if succeeding is not None:
             succeeding.cancel()
             await asyncio.gather(succeeding, return_exceptions=True)
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
+        tap, self._tap = self._tap, None
+        if tap is not None:
+            await tap.close()
 
-    async def _ask(self) -> None:
+    def _ask(self) -> None:
         room = self._prefetch - len(self._buffer) - self._asked
-        if self._broken or self._subscription is None or room < self._prefetch // 2:
+        if self._broken or self._tap is None or room < self._prefetch // 2:
             return
         limit = max(8 << 20, 2 * self._broker.max_payload)
         if self._buffered_bytes > limit:
@@ -291,17 +296,16 @@ class Reader:
         }
         request = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         with contextlib.suppress(Unknown):
-            await self._broker.send([encode(Message(request, orjson.dumps(ask)), self._inbox)])
+            self._broker.post([encode(Message(request, orjson.dumps(ask)), self._inbox)])
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         self._heard_s = time.monotonic()
-        headers = message.headers
-        if headers is not None and "Status" in headers and not message.reply.startswith("$JS.ACK."):
-            await self._receive_status(headers)
+        if is_status(head) and not reply.startswith("$JS.ACK."):
+            self._receive_status(parse_head(head))
             return
         if self._broken:
             return
-        consumer, sequence, consumer_sequence, timestamp_s, self.pending = parse_ack(message.reply)
+        consumer, sequence, consumer_sequence, timestamp_s, self.pending = parse_ack(reply)
         if consumer != self._consumer:
             return
         if consumer_sequence != self._expected:
@@ -315,22 +319,23 @@ class Reader:
             # A work queue hands out again what it had out to a consumer before this one. What is settled is
             # acknowledged again; what is still in hand will be.
             if sequence in self._unsettled:
-                self._unsettled[sequence] = message.reply
-            else:
-                await self.ack([Delivery("", b"", {}, "", sequence, 0.0, message.reply)])
-            await self._ask()
+                self._unsettled[sequence] = reply
+            elif not self._keeps:
+                with contextlib.suppress(Unknown):
+                    self._broker.post([_acknowledged(reply)])
+            self._ask()
             return
         self._next = sequence + 1
         if not self._keeps:
-            self._unsettled[sequence] = message.reply
+            self._unsettled[sequence] = reply
         delivery = Delivery(
-            message.subject,
-            message.data,
-            headers or NO_HEADERS,
+            subject,
+            payload,
+            parse_headers(head) if head else NO_HEADERS,
             self._stream,
             sequence,
             timestamp_s,
-            "" if self._keeps else message.reply,
+            "" if self._keeps else reply,
         )
         if self._read is not None:
             delivery = self._read(delivery)
@@ -338,7 +343,7 @@ class Reader:
         self._buffered_bytes += len(delivery.payload)
         self._arrived.set()
 
-    async def _receive_status(self, headers: Mapping[str, str]) -> None:
+    def _receive_status(self, headers: Mapping[str, str]) -> None:
         status = headers["Status"]
         if status == "100":
             return
@@ -347,14 +352,17 @@ class Reader:
             self._asked = max(0, self._asked - int(headers["Nats-Pending-Messages"]))
             description = headers.get("Description", "")
             if "Deleted" not in description and "Shutdown" not in description:
-                await self._ask()
+                self._ask()
                 return
         if status == "503" and self._unanswered < _UNANSWERED_MAX:
             # Right after its creation a consumer in a cluster may have nobody to answer yet.
             self._unanswered += 1
             self._asked = 0
-            await asyncio.sleep(0.05 * self._unanswered)
-            await self._ask()
+            asyncio.get_running_loop().call_later(0.05 * self._unanswered, self._ask)
             return
         self._broken = f"{status} {headers.get('Description', '')}"
         self._arrived.set()
+
+
+def _acknowledged(subject: str) -> bytes:
+    return encode(Message(subject, b"+ACK"), "")
