@@ -59,8 +59,10 @@ from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_toke
 from processor.sandbox.values import TOMBSTONE
 
 VERSION = 1
-# Up to this size contexts ride in the position message, which every commit writes anyway.
+# So many contexts of a partition, up to this size together, ride in its position message, which every commit
+# writes anyway. More would be written again and again for the few of them that change.
 INLINE_MAX_BYTES = WHOLE_BYTES
+INLINE_MAX_KEYS = 8
 # A partition without messages of its own learns this much later that the stream went on without it: it
 # bounds what a restart reads again only to skip it.
 STALE_POSITIONS = 10_000
@@ -685,7 +687,10 @@ class ContextStore:
         if key not in self._outside:
             others = sum(partition.inline_bytes.values()) - partition.inline_bytes.get(key, 0)
             size = _size(items)
-            if others + size <= INLINE_MAX_BYTES and not (partition.spread and key not in partition.inline):
+            is_inline = key in partition.inline
+            has_room = others + size <= INLINE_MAX_BYTES
+            has_room = has_room and len(partition.inline) + (not is_inline) <= INLINE_MAX_KEYS
+            if has_room and (is_inline or not partition.spread):
                 partition.inline[key], partition.inline_bytes[key] = items, size
                 return []
             self._move_out(partition, key, _Outside(None))

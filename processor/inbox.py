@@ -363,7 +363,7 @@ class Hop:
                     continue
                 if taking is None:
                     most = min(room, _CHUNK_MESSAGES)
-                    taking = asyncio.create_task(reader.take(most, _CHUNK_BYTES, 0))
+                    taking = asyncio.create_task(reader.take(most, _CHUNK_BYTES))
                 await asyncio.wait(
                     {stopping, taking},
                     timeout=_TIDY_S if self._left else None,

@@ -13,7 +13,6 @@ What must stay true:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -182,7 +181,7 @@ class Dealer:
         """Deal for ever. Raises BrokerError E401 when the stream itself is gone."""
         looked = self.dealt
         while True:
-            for delivery in await self.reader.take(_AT_ONCE, _AT_ONCE_BYTES, 0):
+            for delivery in await self.reader.take(_AT_ONCE, _AT_ONCE_BYTES):
                 lane = self._by_partition.get(self._partition(delivery))
                 if lane is not None:
                     self._messages += 1
@@ -225,6 +224,11 @@ class Lane:
         self._told = dealer.reader.taken  # up to where the worker knows that the stream has gone on
 
     @property
+    def waiting(self) -> int:
+        """Messages that `take` would return at once."""
+        return len(self._waiting)
+
+    @property
     def lag(self) -> int:
         """Messages of the route that wait: in the stream, and here for any lane."""
         return self._dealer.reader.lag + self._dealer.waiting
@@ -234,7 +238,7 @@ class Lane:
         """Up to this sequence everything that is for this lane was taken."""
         return self._waiting[0].sequence - 1 if self._waiting else self._dealer.dealt
 
-    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
+    async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         """The next messages, as `Reader.take`.
 
         None where there were many for others and none for this lane: then `taken` has gone on by more than
@@ -242,11 +246,6 @@ class Lane:
         """
         while not self._waiting and not self._is_passed:
             await self._wait()
-        if max_wait_s and self._waiting:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max_wait_s):
-                    while len(self._waiting) < max_messages and self._bytes < max_bytes:
-                        await self._wait()
         taken: list[Delivery] = []
         size = 0
         while self._waiting and len(taken) < max_messages:

@@ -466,7 +466,7 @@ class Service:
                     if run.lanes is not None:
                         await run.lanes.look_for_due()
                 while True:
-                    for delivery in await reader.take(500, 8 << 20, 0):
+                    for delivery in await reader.take(500, 8 << 20):
                         self._hand_over(delivery)
             except (ProcessorError, Unknown, Again, ApiError) as err:
                 log.debug("due messages cannot be watched: %s", err)

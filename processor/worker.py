@@ -84,7 +84,11 @@ class Source(Protocol):
     def taken(self) -> int:
         """Up to this sequence of the stream everything that is for this worker was taken."""
 
-    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
+    @property
+    def waiting(self) -> int:
+        """Messages that `take` would return at once."""
+
+    async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         """The next messages, as `Reader.take`; none where only `taken` went on, far."""
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -253,10 +257,8 @@ class Worker:
                     look_again_s = math.inf
                     await self.look_for_due()
                 if taking is None and not self._is_held_up:
-                    # While a commit is under way, waiting for a fuller batch costs no latency.
-                    wait_s = self._route.batch.max_wait_ms / 1000 if self._settling is not None else 0.0
                     taking = asyncio.create_task(
-                        self._source.take(self._batch_limit(), self._route.batch.max_bytes, wait_s)
+                        self._source.take(self._batch_limit(), self._route.batch.max_bytes)
                     )
                 waits_s = self._waiting.next_s()
                 until_s = look_again_s if waits_s is None else min(waits_s, look_again_s)
@@ -266,7 +268,7 @@ class Worker:
                 if self._stop.is_set():
                     return  # what was taken in this moment is not in hand yet: the next start reads it
                 if taking is not None and taking.done():
-                    deliveries, taking = taking.result(), None
+                    deliveries, taking = await self._filled(taking.result()), None
                     self._telemetry.received(len(deliveries))
                     await self._take_up(deliveries)
                     await self._keep_up()
@@ -281,6 +283,20 @@ class Worker:
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _filled(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """A batch and what comes for it while a commit is under way: to wait for that costs no latency."""
+        batch = self._route.batch
+        count, size = self._batch_limit(), batch.max_bytes
+        if self._settling is None or not batch.max_wait_ms or len(deliveries) >= count:
+            return deliveries
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(batch.max_wait_ms / 1000), self._changed:
+                await self._changed.wait_for(lambda: self._settling is None)
+        size -= sum(len(delivery.payload) for delivery in deliveries)
+        if not self._source.waiting or size <= 0:
+            return deliveries
+        return deliveries + await self._source.take(count - len(deliveries), size)
 
     @property
     def _is_held_up(self) -> bool:
@@ -831,6 +847,7 @@ class Worker:
             )
             self._pending.add(effects)
             self._changed.notify_all()
+        await asyncio.sleep(0)  # what is to be committed is on its way before anything else is begun
 
     async def _settled(self) -> None:
         """Return when everything that was submitted is settled."""

@@ -72,9 +72,11 @@ PROGRAMS = {"allowed", "denied"}
 NO_NOUN = {"utils", "helpers", "types", "base", "interfaces", "common", "misc"}
 LINES = 1000
 
-# Nothing is known about what these catch: code of a user, a lane, a task of the service, a request.
+# Nothing is known about what these catch: code of a user, a lane, a task of the service, a request,
+# what takes messages.
 WALLS = {
-    "sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service", "inbox", "jetstream.intake", "jetstream.micro",
+    "sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service", "inbox", "jetstream.intake",
+    "jetstream.micro",
 }  # fmt: skip
 
 

@@ -127,7 +127,7 @@ async def ceiling(url: str, stream: str, count: int) -> float:
     done = 0
     while stored < count:
         if done < count and done - stored <= _WINDOW:
-            deliveries = await reader.take(_WINDOW, 4 << 20, 0)
+            deliveries = await reader.take(_WINDOW, 4 << 20)
             done += len(deliveries)
             await broker.send([encode(Message(f"{stream}-out.x", d.payload), inbox) for d in deliveries])
             continue

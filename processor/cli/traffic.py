@@ -472,7 +472,7 @@ class _Tail:
         )
         try:
             while True:
-                for delivery in await reader.take(_WINDOW, 1 << 20, 0):
+                for delivery in await reader.take(_WINDOW, 1 << 20):
                     await self._receive(delivery)
         finally:
             await reader.close()

@@ -382,7 +382,7 @@ class _Lines(Reader):
         self._waiting = list(reversed(deliveries))
         self.is_empty = asyncio.Event()
 
-    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
+    async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         taken: list[Delivery] = []
         while self._waiting and len(taken) < max_messages:
             max_bytes -= len(self._waiting[-1].payload)

@@ -353,7 +353,8 @@ class Batch(Settings):
         default=5,
         ge=0,
         le=60_000,
-        description="How long a batch that is not full waits for more while messages arrive.",
+        description="How long a batch that is not full waits for more while the one before it is committed;"
+        " with no commit under way it runs at once.",
     )
 
 

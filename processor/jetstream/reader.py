@@ -100,6 +100,11 @@ class Reader:
         return is_asking and time.monotonic() - self._heard_s > 3 * _HEARTBEAT_S
 
     @property
+    def waiting(self) -> int:
+        """Messages that `take` would return at once."""
+        return len(self._buffer)
+
+    @property
     def lag(self) -> int:
         """Messages that wait: in the stream, and here."""
         return self.pending + len(self._buffer)
@@ -117,19 +122,13 @@ class Reader:
             await self.close()
             raise
 
-    async def take(self, max_messages: int, max_bytes: int, max_wait_s: float) -> list[Delivery]:
-        """The next messages: at least one, and more if they are here or come within `max_wait_s`.
+    async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
+        """The next messages: at least one, and more if they are here.
 
         Waits for the first for as long as it takes, through lost connections and deleted consumers. Raises
         BrokerError E401 when the stream itself is gone.
         """
         await self._wait_for_one()
-        if max_wait_s and len(self._buffer) < max_messages and self._buffered_bytes < max_bytes:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max_wait_s):
-                    while len(self._buffer) < max_messages and self._buffered_bytes < max_bytes:
-                        self._arrived.clear()
-                        await self._arrived.wait()
         taken: list[Delivery] = []
         size = 0
         while self._buffer and len(taken) < max_messages:

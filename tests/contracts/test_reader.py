@@ -44,7 +44,7 @@ async def test_a_message_that_waits_outlives_every_change_of_consumer(
         last = await new_reader(broker, info["created"], retention)
         taken: list[int] = []
         while len(taken) < COUNT:
-            deliveries = await last.take(COUNT, 1 << 20, 0)
+            deliveries = await last.take(COUNT, 1 << 20)
             taken += [int(d.payload) for d in deliveries]
             await last.ack(deliveries)
         assert taken == list(range(COUNT))

@@ -67,7 +67,7 @@ async def holds(broker: Broker, stream: str, last_sequence: int) -> bool:
 async def take(source: Reader, count: int) -> list[int]:
     taken: list[int] = []
     while len(taken) < count:
-        taken += [int(d.payload) for d in await source.take(1000, 1 << 20, 0)]
+        taken += [int(d.payload) for d in await source.take(1000, 1 << 20)]
     return taken
 
 
@@ -115,23 +115,24 @@ async def test_a_reader_gives_every_message_once_and_in_order(nats_server: Embed
         source = await reader(broker)
         assert await take(source, 1000) == list(range(1, 1001))
         await broker.publish(Message("in.b", b"1001", {"Colour": "blue"}))
-        [last] = await source.take(10, 1 << 20, 0)
+        [last] = await source.take(10, 1 << 20)
         assert (last.subject, last.headers["Colour"], last.sequence) == ("in.b", "blue", 1001)
         assert source.lag == 0
         await source.close()
 
 
-async def test_a_reader_takes_no_more_than_asked(nats_server: EmbeddedServer) -> None:
+async def test_a_reader_takes_no_more_than_asked(nats_server: EmbeddedServer, wait_until: Any) -> None:
     """Batches are bounded by messages and by bytes; one message may exceed the bytes."""
     async with connected(nats_server.url) as broker:
         await make_stream(broker)
         for _ in range(10):
             await broker.publish(Message("in.a", b"x" * 1000))
         source = await reader(broker)
-        await source.take(1, 1 << 20, 0)
-        assert len(await source.take(3, 1 << 20, 0.5)) == 3
-        assert len(await source.take(100, 2500, 0.5)) == 2
-        assert len(await source.take(100, 10, 0)) == 1
+        await source.take(1, 1 << 20)
+        await wait_until(lambda: source.waiting == 9, "all of them are here")
+        assert len(await source.take(3, 1 << 20)) == 3
+        assert len(await source.take(100, 2500)) == 2
+        assert len(await source.take(100, 10)) == 1
         await source.close()
 
 
@@ -178,7 +179,7 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
     async with connected(nats_server.url) as broker:
         await make_stream(broker, retention=retention)
         first = await reader(broker, retention)
-        opening = asyncio.create_task(first.take(4, 1 << 20, 0.5))
+        opening = asyncio.create_task(first.take(4, 1 << 20))
         await wait_until(lambda: broker.consumers("IN"), "the consumer exists")
         await fill(broker, 10)
         deliveries = await opening
@@ -190,7 +191,7 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
         second = await reader(broker, retention, start=4)
         deliveries = []
         while len(deliveries) < 7:
-            deliveries += await second.take(7, 1 << 20, 0)
+            deliveries += await second.take(7, 1 << 20)
         assert [d.sequence for d in deliveries] == [4, 5, 6, 7, 8, 9, 10]
         await second.ack(deliveries)
 
@@ -207,10 +208,10 @@ async def test_a_work_queue_is_emptied_by_acknowledging(nats_server: EmbeddedSer
         await make_stream(broker, retention="workqueue")
         await fill(broker, 5)
         source = await reader(broker, "workqueue", start=3)
-        deliveries = await source.take(10, 1 << 20, 0)
+        deliveries = await source.take(10, 1 << 20)
         assert deliveries[0].sequence == 3
         while len(deliveries) < 3:
-            deliveries += await source.take(10, 1 << 20, 0)
+            deliveries += await source.take(10, 1 << 20)
         await source.ack(deliveries)
         await wait_until(partial(is_empty, broker, "IN"), "the work queue is empty")
         await source.close()

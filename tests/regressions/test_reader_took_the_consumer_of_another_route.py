@@ -35,6 +35,6 @@ async def test_a_reader_leaves_the_consumers_of_others_alone(nats_server: Embedd
         }
         assert names == {"P_app-a", "P_app-a-b"}
         await broker.publish_stored(Message("in.b", b"1"))
-        assert [d.payload for d in await longer.take(1, 1 << 20, 0)] == [b"1"]
+        assert [d.payload for d in await longer.take(1, 1 << 20)] == [b"1"]
         for each in (longer, shorter):
             await each.close()
