@@ -313,6 +313,18 @@ class ContextStore:
                 remedy="Restore that stream, or have the route read the new one: `processor reset`.",
             )
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether there are contexts that `load` must ask the server for."""
+        return any(partition.spread for partition in self._partitions.values())
+
+    def unread(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that belong to us and whose contexts, if they have any, are not in a position."""
+        owned = ((key, self._partitions.get(self.partition(key))) for key in keys)
+        return [
+            key for key, partition in owned if partition and partition.spread and key not in partition.inline
+        ]
+
     async def load(self, keys: Iterable[str]) -> dict[str, dict[str, bytes]]:
         """The committed contexts of `keys`, as encoded items; empty for a key that was never committed.
 
@@ -393,18 +405,20 @@ class ContextStore:
     async def _load_outside(self, keys: Sequence[str], loaded: dict[str, dict[str, bytes]]) -> None:
         by_subject = self._by_subject(keys)
         partitions = {self.partition(k) for k in keys}
-        subjects = [f"{prefix}.*" for prefix in by_subject] + [f"{self._pos}.{p}" for p in partitions]
+        # A replica may lag behind the commits we know of. It has all of the stream up to some sequence: when
+        # it has our newest position it has our contexts.
+        newest = max((self._partitions[p] for p in partitions), key=lambda partition: partition.fence)
+        position = f"{self._pos}.{newest.number}"
+        subjects = [*(f"{prefix}.*" for prefix in by_subject), position]
         while True:
             stored = await _patiently(self._broker, self._stream, subjects)
-            # A replica may lag behind the commit we know of: positions and contexts come from one of them,
-            # so when it has our fences it has our contexts.
-            seen = {s.subject: s.sequence for s in stored}
-            fences = {p: seen.get(f"{self._pos}.{p}", 0) for p in partitions}
-            if all(self._partitions[p].fence == fence for p, fence in fences.items()):
+            found = next((s for s in stored if s.subject == position), None)
+            if found is not None and found.sequence >= newest.fence:
+                # It may be a commit of ours that is under way: that one changes nothing of these keys.
+                if found.sequence > newest.fence and orjson.loads(found.payload)["epoch"] > newest.epoch:
+                    await self._check_owned(partitions)
                 break
-            if any(fence > self._partitions[p].fence for p, fence in fences.items()):
-                await self._check_owned(partitions)
-            await self._wait_for_replica(self._partitions[min(partitions)])
+            await self._wait_for_replica(newest)
         self._take_outside(stored, by_subject, loaded)
 
     def _by_subject(self, keys: Iterable[str]) -> dict[str, str]:

@@ -123,14 +123,29 @@ class Effects:
     @property
     def size(self) -> int:
         """At most how many messages a commit of this needs."""
-        items = sum(1 if c.is_small else len(c.items) + 1 for c in self.contexts.values())
+        items = sum(map(_messages_of, self.contexts.values()))
         records = len(self.contexts) if self.is_recorded else 0
         return len(self.stored) + items + self.scattered + records + len(self.moves)
+
+    def size_with(self, later: Effects) -> int:
+        """At most the size of these once those are added."""
+        both = {**self.contexts, **later.contexts}
+        items = sum(map(_messages_of, both.values()))
+        for key in self.contexts.keys() & later.contexts.keys():
+            if not later.contexts[key].whole:  # it is laid over the earlier one
+                items += len(self.contexts[key].items) + 1
+        records = len(both) if self.is_recorded or later.is_recorded else 0
+        stored = len(self.stored) + len(later.stored) + self.scattered + later.scattered
+        return stored + items + records + len(self.moves.keys() | later.moves.keys())
 
     @property
     def weight(self) -> float:
         """Messages of a commit that one input message needs, positions aside."""
         return (self.size - len(self.moves)) / max(1, len(self.deliveries))
+
+
+def _messages_of(change: ContextChange) -> int:
+    return 1 if change.is_small else len(change.items) + 1
 
 
 class EffectsOf:

@@ -13,6 +13,7 @@ What must stay true:
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -237,6 +238,10 @@ class Lane:
     def taken(self) -> int:
         """Up to this sequence everything that is for this lane was taken."""
         return self._waiting[0].sequence - 1 if self._waiting else self._dealer.dealt
+
+    def peek(self, max_messages: int) -> list[Delivery]:
+        """As `Reader.peek`."""
+        return list(itertools.islice(self._waiting, max_messages))
 
     async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         """The next messages, as `Reader.take`.

@@ -7,6 +7,7 @@ nothing here imports another part of the package but `errors`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -276,6 +277,7 @@ def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: flo
     return DeadLetter(failure)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def partition_of(key: str, partitions: int) -> int:
     """The partition that owns `key`: FNV-1a (32 bit) modulo `partitions`, as nats-server's `partition()`."""
     if partitions == 1:

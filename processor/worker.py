@@ -88,6 +88,9 @@ class Source(Protocol):
     def waiting(self) -> int:
         """Messages that `take` would return at once."""
 
+    def peek(self, max_messages: int) -> list[Delivery]:
+        """The first of those, left where they are."""
+
     async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         """The next messages, as `Reader.take`; none where only `taken` went on, far."""
 
@@ -162,6 +165,9 @@ class Worker:
         self._carefully = shared.carefully
         self._guest: Guest | None = None
         self._resident: OrderedDict[str, None] = OrderedDict()  # keys whose contexts the guest holds
+        # Contexts of keys that it does not hold and the next batch has; nobody changes them meanwhile.
+        self._ahead: dict[str, dict[str, bytes]] = {}
+        self._looking: asyncio.Task[None] | None = None
         self._pending = Effects()
         self._settling: Effects | None = None
         self._changed = asyncio.Condition()
@@ -188,7 +194,7 @@ class Worker:
                 settler.result()
             await self._store.release()
         finally:
-            tasks = [task for task in (puller, settler, draining) if task is not None]
+            tasks = [task for task in (puller, settler, draining, self._looking) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -655,12 +661,13 @@ class Worker:
         guest = await self._living_guest()
         keys = dict.fromkeys(group.key for group in batch.groups)
         missing = [key for key in keys if key not in self._resident]
-        contexts = await self._store.load(missing)
+        contexts = await self._load(missing)
         groups = [g._replace(context=contexts.pop(g.key, None)) for g in batch.groups]
         for key in keys:
             self._resident[key] = None
             self._resident.move_to_end(key)
         forget = self._evicted(keys)
+        self._look_ahead()
         started_s = time.perf_counter()
         if self._route.mode == "stream":
             outcome = await self._stream(guest, batch, groups[0], forget)
@@ -690,6 +697,27 @@ class Worker:
             for key in missing:
                 self._resident.pop(key, None)
         return outcome
+
+    async def _load(self, keys: Sequence[str]) -> dict[str, dict[str, bytes]]:
+        if self._looking is not None:
+            looking, self._looking = self._looking, None
+            await looking
+        found = {key: self._ahead.pop(key) for key in keys if key in self._ahead}
+        return found | await self._store.load([key for key in keys if key not in found])
+
+    def _look_ahead(self) -> None:
+        """Have the contexts that the next batch needs read while the guest runs this one."""
+        if not self._store.is_spread or self._looking is not None:
+            return
+        coming = (key_of(delivery, self._codec) for delivery in self._source.peek(self._batch_limit()))
+        next_keys = {key for key in coming if key not in self._resident}
+        self._store.forget(self._ahead.keys() - next_keys)
+        self._ahead = {key: items for key, items in self._ahead.items() if key in next_keys}
+        if unread := self._store.unread(next_keys - self._ahead.keys()):
+            self._looking = asyncio.create_task(self._read(unread), name=f"load-{self._route.name}")
+
+    async def _read(self, keys: Sequence[str]) -> None:
+        self._ahead |= await self._store.load(keys)
 
     async def _living_guest(self) -> Guest:
         if self._guest is not None and self._guest.alive:
@@ -843,7 +871,7 @@ class Worker:
         self._submitted = max([self._submitted, *(move.sequence for move in effects.moves.values())])
         async with self._changed:
             await self._changed.wait_for(
-                lambda: not self._pending.moves or self._pending.size + effects.size <= COMMIT_BUDGET
+                lambda: not self._pending.moves or self._pending.size_with(effects) <= COMMIT_BUDGET
             )
             self._pending.add(effects)
             self._changed.notify_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import logging
 import secrets
 import time
@@ -121,6 +122,10 @@ class Reader:
         except BaseException:
             await self.close()
             raise
+
+    def peek(self, max_messages: int) -> list[Delivery]:
+        """The first messages that `take` would return, left where they are."""
+        return list(itertools.islice(self._buffer, max_messages))
 
     async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         """The next messages: at least one, and more if they are here.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import textwrap
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -179,6 +181,29 @@ async def test_more_keys_than_a_guest_holds_are_read_again_when_they_come_back(p
             await running.publish(f"in.k{i % 12}", {"i": i})
         await running.documents("out.*", 120)
         assert await running.contexts("r") == {f"k{key}": {"n": 10} for key in range(12)}
+
+
+async def test_contexts_that_are_read_ahead_are_those_that_were_committed(processor: Start) -> None:
+    """While a batch runs, the contexts of the next are read: also where runs fail, and keys come and go."""
+    route = ROUTE.replace(
+        "output: out",
+        "key: subject.2\n  partitions: 2\n  output: out.{key}\n  limits: {contexts: 12}\n"
+        "  batch: {max_messages: 20}\n  retry: {attempts: 2, base_ms: 0}",
+    )
+    luck = random.Random(5)
+    keys = [luck.randrange(60) for _ in range(1500)]
+    async with processor(route, count=COUNT) as running:
+        for i, key in enumerate(keys):
+            failing = {"fail": "that"} if i % 97 == 96 else {}
+            message = Message(f"in.k{key}", orjson.dumps({"i": i, **failing}))
+            await running.broker.publish(message)
+        succeeding = [i for i in range(len(keys)) if i % 97 != 96]
+        found: dict[int, list[int]] = {}
+        for output in await running.documents("out.*", len(succeeding)):
+            found.setdefault(keys[output["i"]], []).append(output["n"])
+        counts = Counter(keys[i] for i in succeeding)
+        assert found == {key: list(range(1, count + 1)) for key, count in counts.items()}
+        assert await running.contexts("r") == {f"k{key}": {"n": count} for key, count in counts.items()}
 
 
 async def test_a_large_context_costs_what_changed(processor: Start) -> None:

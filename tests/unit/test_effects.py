@@ -9,12 +9,28 @@ from hypothesis import strategies as st
 
 from processor.context import Move
 from processor.effects import Effects
-from processor.jetstream import Stored
+from processor.jetstream import Message, Stored
 from processor.letters import Letters, joined
 from processor.model import ContextChange, Delivery, Failure
 
 MAX_BYTES = 4096
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,20}\Z")
+
+
+changes = st.builds(
+    ContextChange,
+    st.dictionaries(st.sampled_from("xyz"), st.sampled_from([b"1", b"2"]), max_size=3),
+    st.booleans(),
+    st.sampled_from([10, 5000]),
+)
+runs = st.builds(
+    Effects,
+    stored=st.lists(st.just(Message("out", b"1")), max_size=3),
+    contexts=st.dictionaries(st.sampled_from("abc"), changes),
+    moves=st.dictionaries(st.integers(0, 3), st.builds(Move, st.integers(0, 9))),
+    scattered=st.integers(0, 3),
+    is_recorded=st.booleans(),
+)
 
 
 def size(headers: dict[str, str], payload: bytes) -> int:
@@ -72,6 +88,14 @@ def test_everything_that_a_commit_will_hold_is_counted() -> None:
         Effects(contexts={"c": ContextChange({"x": b"1"}, True, 5000)}, scattered=7, is_recorded=True)
     )
     assert effects.size == 1 + 3 + 1 + 2 + 7 + 3
+
+
+@given(runs, runs)
+def test_what_two_runs_need_together_is_never_underestimated(first: Effects, later: Effects) -> None:
+    """It is counted before they are joined, where it decides whether they may be."""
+    together = first.size_with(later)
+    first.add(later)
+    assert first.size <= together
 
 
 def test_a_context_that_came_whole_stays_whole() -> None:
