@@ -425,8 +425,7 @@ class Hop:
             await self._broker.publish_stored(message)
         await self._store.commit(effects.stored, {}, effects.moves)
         with contextlib.suppress(Unknown):  # nobody can be listening
-            for message in effects.live:
-                await self._broker.publish(message)
+            await self._broker.publish(*effects.live)
         self._telemetry.events(effects.events)
         for code in effects.dead_letters:
             self._telemetry.dead_lettered(code)

@@ -910,8 +910,7 @@ class Worker:
         size = await self._store.commit(effects.stored, effects.contexts, effects.moves, live=effects.markers)
         self._telemetry.committed(len(effects.ended), time.perf_counter() - started_s, size)
         with contextlib.suppress(Unknown):  # nobody can be listening
-            for message in effects.live:
-                await self._broker.publish(message)
+            await self._broker.publish(*effects.live)
         await self._source.ack([d for d in effects.deliveries if not d.kept])
         if self._tries or self._announced:
             for delivery in effects.deliveries:

@@ -60,6 +60,8 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
         version = asyncio.run(_version(next(iter(servers.values())))) if servers else ""
         for number in range(1, rounds + 1):
             for index, case in enumerate(chosen):
+                if case.seconds and number > 1:
+                    continue
                 app = f"b{number}x{index}"
                 if case.kind == "baseline":
                     figures = _baseline(case, servers[case.servers], app, scale)

@@ -76,7 +76,7 @@ class Runnable:
         return outputs
 """
 
-Kind = Literal["baseline", "route", "idle", "crowd"]
+Kind = Literal["baseline", "route", "idle", "crowd", "endurance"]
 _KEYED = {"key": "subject.2", "output": "$out.{key}"}
 
 
@@ -98,6 +98,7 @@ class Case:
     storage: Literal["file", "memory"] = "file"
     servers: int = 1
     has_latency: bool = True
+    seconds: float = 0.0  # of one that goes on for a time; it is measured in the first round only
 
 
 def _kept(name: str, size: int, messages: int) -> Case:
@@ -159,6 +160,14 @@ CASES = {
         Case("routes_10", "10 routes in one processor", "crowd", routes=10, has_latency=False),
         Case("routes_100", "100 routes in one processor", "crowd", routes=100, has_latency=False),
         Case("routes_1000", "1,000 routes in one processor", "crowd", routes=1_000, has_latency=False),
+        Case(
+            "endurance",
+            "64 keys, ten minutes with as much input as the route takes; outputs are kept for a minute",
+            "endurance",
+            keys=64,
+            lines={**_KEYED, "output": {"subject": "$out.{key}", "ttl": "60s", "max_age": "60s"}},
+            seconds=600,
+        ),
     )
 }
 
@@ -175,4 +184,5 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("routes_1000", "start_s", "at most", 15.0),
     ("routes_1000", "idle_cpu_percent", "at most", 3.0),
     ("routes_1000", "mb_per_route", "at most", 4.0),
+    ("endurance", "memory_growth", "at most", 1.1),
 )

@@ -36,11 +36,9 @@ class Source:
 
     async def backlog(self, broker: Broker, count: int) -> None:
         """Publish so many documents as fast as the server takes them; return when it has them."""
-        for number in range(count):
-            await broker.publish(self.next())
-            if number % _FLUSH_MESSAGES == _FLUSH_MESSAGES - 1:
-                await broker.flush()
-        await broker.flush()
+        for done in range(0, count, _FLUSH_MESSAGES):
+            await broker.publish(*(self.next() for _ in range(min(_FLUSH_MESSAGES, count - done))))
+            await broker.flush()
 
     async def steadily(self, broker: Broker, rate_per_s: float, seconds: float) -> int:
         """Publish at a rate for some time, in ticks of 5 ms; how many there were."""
@@ -48,8 +46,7 @@ class Source:
         began_s, done, count = loop.time(), 0, int(rate_per_s * seconds)
         while done < count:
             due = min(count, int((loop.time() - began_s) * rate_per_s) + 1)
-            for _ in range(due - done):
-                await broker.publish(self.next())
+            await broker.publish(*(self.next() for _ in range(due - done)))
             done = due
             await broker.flush()
             await asyncio.sleep(_TICK_S)

@@ -29,7 +29,7 @@ from processor.bench.load import Source, http_server, keep
 from processor.bench.processes import Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
 from processor.context import app_stream
 from processor.errors import BrokerError
-from processor.jetstream import ApiError, Broker
+from processor.jetstream import NS, ApiError, Broker
 from processor.model import Delivery
 
 Figures = dict[str, float]
@@ -38,6 +38,8 @@ _LEVELS = (10, 50, 90)  # percent of capacity
 _POLL_S = 0.1
 _DEADLINE_S = 600.0
 _WARM_MESSAGES = 500
+_SAMPLES = 100
+_AHEAD_MESSAGES = 20_000
 _SAMPLE = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -56,8 +58,13 @@ async def measure(case: Case, servers: Servers, folder: Path, app: str, scale: S
         async with contextlib.AsyncExitStack() as stack:
             http_port = await stack.enter_async_context(http_server())
             config = write_config(case, folder, app, http_port)
+            if case.seconds:  # the disk is not what is measured
+                kept = {"name": f"{app}-in", "subjects": [f"{app}-in.>"], "max_age": 60 * NS}
+                await broker.create_stream({**kept, "allow_direct": True})
             apps = await stack.enter_async_context(_running(case, config, servers))
             measured = _Case(case, servers, broker, apps, app)
+            if case.kind == "endurance":
+                return await measured.endurance(max(5.0, case.seconds * scale.messages))
             if case.kind == "idle":
                 return await measured.idle(max(20, int(case.messages * scale.messages)))
             await measured.warm()
@@ -286,6 +293,45 @@ class _Case:
             "idle_cpu_percent": 100 * used_s / (time.monotonic() - began_s),
             "mb_per_route": memory / self._case.routes,
         }
+
+    async def endurance(self, seconds: float) -> Figures:
+        """What host and guests hold while the route is always behind by at most a few batches.
+
+        `memory_growth` is the most that they held in the last fifth of the time, to that of the second fifth.
+        """
+        samples: list[float] = []
+        committed, until_s, sample_s = 0, time.monotonic() + seconds, seconds / _SAMPLES
+        publishing = asyncio.create_task(self._publish_behind(lambda: committed))
+        before, began_s = self._cpu_s(), time.monotonic()
+        try:
+            while time.monotonic() < until_s:
+                metrics = await asyncio.to_thread(self._metrics)
+                committed = int(metrics.get("processor_committed_messages_total", 0))
+                if time.monotonic() >= began_s + len(samples) * sample_s:
+                    memory = [rss_mb(app.process.pid) for app in self._apps]
+                    samples.append(sum(memory) + sum(map(own_mb, self._guests())))
+                await asyncio.sleep(_POLL_S)
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        took_s = time.monotonic() - began_s
+        used = {part: after - before[part] for part, after in self._cpu_s().items()}
+        fifth = len(samples) // 5
+        return {
+            "messages_per_s": committed / took_s,
+            **{f"{part}_cpu_s_per_million": used_s / committed * 1e6 for part, used_s in used.items()},
+            "mb_in_second_fifth": max(samples[fifth : 2 * fifth]),
+            "mb_in_last_fifth": max(samples[-fifth:]),
+            "memory_growth": max(samples[-fifth:]) / max(samples[fifth : 2 * fifth]),
+        }
+
+    async def _publish_behind(self, committed: Callable[[], int]) -> None:
+        """Publish for ever, and wait while the route is far behind."""
+        while True:
+            while self._published - committed() > _AHEAD_MESSAGES:  # noqa: ASYNC110 - it is polled
+                await asyncio.sleep(0.01)
+            await self._source.backlog(self._broker, _AHEAD_MESSAGES // 20)
+            self._published += _AHEAD_MESSAGES // 20
 
     async def _done(self) -> None:
         """Return when everything that was published is committed."""

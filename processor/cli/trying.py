@@ -364,8 +364,9 @@ class _NoBroker(Broker):
     def max_payload(self) -> int:
         return _MAX_PAYLOAD
 
-    async def publish(self, message: Message) -> None:
-        self._shown.live(message)
+    async def publish(self, *messages: Message) -> None:
+        for message in messages:
+            self._shown.live(message)
 
     async def publish_stored(self, message: Message) -> int:
         self._shown.stored([message])

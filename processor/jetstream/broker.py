@@ -532,9 +532,10 @@ class Broker:
 
     # publish and commit
 
-    async def publish(self, message: Message) -> None:
-        """Send a message to whoever listens now (core NATS)."""
-        await self.send([encode(message, "")])
+    async def publish(self, *messages: Message) -> None:
+        """Send messages to whoever listens now (core NATS)."""
+        if messages:
+            await self.send([encode(message, "") for message in messages])
 
     async def publish_stored(self, message: Message) -> int:
         """Store one message and return its sequence.
