@@ -2,7 +2,8 @@
 
 `METRICS` is the whole list of metrics. Workers and the service report facts through `RouteTelemetry` and
 `Telemetry`, which only write into dictionaries, so that a report costs a fraction of a microsecond; the
-samples are made when Prometheus asks. Only this module imports prometheus_client.
+samples are made when Prometheus asks. Only this module imports prometheus_client. The page of our metrics is
+written here and not by the client, which takes a second of processor time for a thousand busy routes.
 
 Invariants: labels are `route` and `reason` and nothing else, and a reason is a code or another word of
 ours, never data; durations are in seconds, sizes in bytes. A route's series end with `remove`. Nothing
@@ -22,6 +23,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Literal, TextIO
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -110,6 +112,22 @@ METRICS: dict[str, Metric] = {
 }
 
 
+# What stands for the labels in a template: nothing that a name or a bound has in it.
+_LABELS = "\0"
+
+
+def _template(metric: Metric) -> str:
+    """The lines of one series, with its labels and numbers left out."""
+    if metric.kind != "histogram":
+        return f"{metric.name}{{{_LABELS}}} %r\n" if metric.labels else f"{metric.name} %r\n"
+    lines = [f'{metric.name}_bucket{{le="{bound}",{_LABELS}}} %d.0\n' for bound in (*metric.bounds, "+Inf")]
+    total = f"{metric.name}_count{{{_LABELS}}} %d.0\n{metric.name}_sum{{{_LABELS}}} %r\n"
+    return "".join(lines) + total
+
+
+_TEMPLATES = {metric.name: _template(metric) for metric in METRICS.values()}
+
+
 class Distribution:
     """Observed values, counted per bucket; cheaper per value than a lock and a walk over the buckets."""
 
@@ -178,7 +196,7 @@ class Telemetry(Collector):
         }
         self.numbers["processor_connected"][()] = 0
         self.registry.register(self)
-        ProcessCollector(registry=self.registry)
+        self._process = ProcessCollector(registry=self.registry)
 
     def route(self, name: str) -> RouteTelemetry:
         """Where the worker of this route reports."""
@@ -197,6 +215,23 @@ class Telemetry(Collector):
         reloads = self.numbers["processor_reloads_total"]
         reloads[(result,)] = reloads.get((result,), 0) + 1
 
+    def page(self) -> bytes:
+        """What `registry` has, in Prometheus' text format."""
+        self.numbers["processor_ready"][()] = float(not self.readiness.blocks)
+        parts: list[str] = []
+        for metric in METRICS.values():
+            parts.append(f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n")
+            template = _TEMPLATES[metric.name]
+            if metric.kind == "histogram":
+                for labels, distribution in list(self.distributions[metric.name].items()):
+                    counts = list(accumulate(distribution.counts))
+                    lines = template.replace(_LABELS, _labels(metric, labels))
+                    parts.append(lines % (*counts, counts[-1], distribution.total))
+            else:
+                for labels, number in self._counted(metric).items():
+                    parts.append(template.replace(_LABELS, _labels(metric, labels)) % float(number))
+        return "".join(parts).encode() + generate_latest(self._process)
+
     def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         for metric in METRICS.values():
             yield family(metric)
@@ -209,13 +244,17 @@ class Telemetry(Collector):
                 for labels, distribution in list(self.distributions[metric.name].items()):
                     samples.add_metric(labels, distribution.cumulated(), distribution.total)
             else:
-                numbers = dict(self.numbers[metric.name])
-                for labels, more in list(self.inboxes.get(metric.name, {}).items()):
-                    both = numbers.get(labels, 0) + more
-                    numbers[labels] = both if metric.name == _LAG else min(both, 1.0)
-                for labels, number in numbers.items():
+                for labels, number in self._counted(metric).items():
                     samples.add_metric(labels, number)
             yield samples
+
+    def _counted(self, metric: Metric) -> dict[tuple[str, ...], float]:
+        """The counter or gauge as it is now, by its labels."""
+        numbers = dict(self.numbers[metric.name])
+        for labels, more in list(self.inboxes.get(metric.name, {}).items()):
+            both = numbers.get(labels, 0) + more
+            numbers[labels] = both if metric.name == _LAG else min(both, 1.0)
+        return numbers
 
 
 class RouteTelemetry:
@@ -378,6 +417,21 @@ class RouteTelemetry:
             distribution.observe(value)
 
 
+def _labels(metric: Metric, values: tuple[str, ...]) -> str:
+    """The labels of a series as the page has them, for a template."""
+    if len(values) == 1:
+        return f'{metric.labels[0]}="{_escape(values[0])}"'
+    pairs = sorted(zip(metric.labels, values, strict=True))
+    return ",".join(f'{name}="{_escape(value)}"' for name, value in pairs)
+
+
+def _escape(value: str) -> str:
+    """A label's value between quotes, with `%` doubled for the template."""
+    if value.replace("-", "").replace("_", "").isalnum():
+        return value
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"").replace("%", "%%")
+
+
 def family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
     match metric.kind:
         case "counter":
@@ -456,8 +510,8 @@ class Health:
             return "405 Method Not Allowed", "text/plain", b"only GET and HEAD are served here\n"
         match request[1].partition(b"?")[0]:
             case b"/metrics":
-                # In a thread: a thousand routes take a good part of a second to write out.
-                body = await asyncio.to_thread(generate_latest, self._telemetry.registry)
+                # In a thread: a thousand busy routes take a moment to write out, and the loop has work.
+                body = await asyncio.to_thread(self._telemetry.page)
                 return "200 OK", CONTENT_TYPE_LATEST, body
             case b"/livez":
                 return "200 OK", "text/plain", b"alive\n"

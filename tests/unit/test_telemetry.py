@@ -12,6 +12,7 @@ from typing import Literal
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from processor.errors import ProcessorError
@@ -22,10 +23,14 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 async def scrape(telemetry: Telemetry) -> Samples:
     """What Prometheus would read, through the real server and Prometheus' own parser."""
-    text = (await get(telemetry, "/metrics")).text
+    return read((await get(telemetry, "/metrics")).text)
+
+
+def read(page: str) -> Samples:
+    """The samples of a page, by Prometheus' own parser."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(page)
         for sample in family.samples
     }
 
@@ -110,6 +115,27 @@ async def test_every_metric_of_the_table_is_reported_by_something() -> None:
     for suffix in ("_bucket", "_count", "_sum"):
         exported = {name.removesuffix(suffix) for name in exported}
     assert exported == set(METRICS)
+
+
+def test_the_page_is_what_the_client_library_would_write() -> None:
+    """Help, types, labels, buckets and values are those of its registry, whatever a label has in it."""
+    telemetry = Telemetry()
+    for name in ("stats", "prices-2_b", 'a "b" \\n \\ \n 100% {c} %d'):
+        report_everything(telemetry, name)
+        telemetry.route(name).hop_lag(4)
+        telemetry.route(name).hop_stopped(True)
+        telemetry.route(name).processed(5000, 61.5)
+        telemetry.route(name).received(123_456_789)
+    telemetry.route("idle")
+    ours, theirs = telemetry.page().decode(), generate_latest(telemetry.registry).decode()
+
+    def of_routes(samples: Samples) -> Samples:
+        return {key: value for key, value in samples.items() if key[0].startswith("processor_")}
+
+    assert of_routes(read(ours)) == of_routes(read(theirs))
+    assert read(ours).keys() == read(theirs).keys()
+    comments = [[line for line in page.splitlines() if line.startswith("#")] for page in (ours, theirs)]
+    assert comments[0] == comments[1]
 
 
 def test_metrics_follow_the_rules_of_their_names() -> None:
