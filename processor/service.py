@@ -14,14 +14,13 @@ What must stay true:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +39,7 @@ from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown
 from processor.lanes import Lanes
 from processor.letters import in_subject, timestamp
 from processor.members import Block, Members
-from processor.model import Delivery
+from processor.model import Delivery, Limits, Program
 from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
 from processor.status import behind
@@ -60,6 +59,7 @@ _STARTING = "the route is starting"
 _WATCH_S = 1.0
 _LAG_S = 3.0
 _LOOK_AGAIN_S = 0.5
+_COMPILED_AT_ONCE = 4
 # What is denied is tried again sooner than this, so that a permission that was given is noticed.
 _DENIED_S = 30.0
 _DENIED_SAID_MAX = 20
@@ -112,9 +112,8 @@ class Service:
                 f"{self._config.sandbox.min_level} ({off})",
                 remedy="Give the process what the layers need, or lower sandbox.min_level.",
             )
-        for route in self._config.routes.values():
-            with contextlib.suppress(LanguageError):  # the route says so itself, and keeps no other from it
-                await self._compile(route)
+        # A route that cannot have plain Python says so itself, and keeps no other from it.
+        await self._compile(self._config.routes.values())
         self._broker = await Broker.connect(
             connect_options(self._config.nats),
             name=f"processor {self._config.app}",
@@ -181,12 +180,11 @@ class Service:
             or self._runs[name].is_refused  # what was missing may be installed by now
         ]
         try:
-            for name in changed:
-                await self._compile(config.routes[name])
-        except (Faults, ProcessorError) as err:
+            refused = await self._compile([config.routes[name] for name in changed])
+            if refused:
+                raise Faults([language_fault(config, route, err) for route, err in refused])
+        except (Faults, ProcessorError):
             await self._retain(self._config)
-            if isinstance(err, LanguageError):
-                raise Faults([language_fault(config, config.routes[name], err)]) from err
             raise
         gone = [name for name in self._runs if name not in config.routes]
         await self._stop_routes([name for name in [*changed, *gone] if name in self._runs])
@@ -248,13 +246,35 @@ class Service:
             self._denied = kept
             self._show_denials()
 
-    async def _compile(self, route: Route) -> None:
+    async def _compile(self, routes: Iterable[Route]) -> list[tuple[Route, LanguageError]]:
+        """Load every program of these routes once; those of plain Python that cannot be had here, with why.
+
+        Raises Faults with all that is wrong with the others, and GuestError E502.
+        """
+        routes = list(routes)
+        first: dict[tuple[Program, Limits], Route] = {}
+        for route in routes:
+            first.setdefault((route.program, route.limits), route)
+        compiling = asyncio.Semaphore(_COMPILED_AT_ONCE)
+        loads = [self._load(route, compiling) for route in first.values()]
+        errors = dict(zip(first, await asyncio.gather(*loads, return_exceptions=True), strict=True))
+        faults = [fault for err in errors.values() if isinstance(err, Faults) for fault in err.faults]
+        if faults:
+            raise Faults(list(dict.fromkeys(faults)))
+        for err in errors.values():
+            if err is not None and not isinstance(err, LanguageError):
+                raise err
+        refusals = [(route, errors[route.program, route.limits]) for route in routes]
+        return [(route, err) for route, err in refusals if isinstance(err, LanguageError)]
+
+    async def _load(self, route: Route, compiling: asyncio.Semaphore) -> None:
         assert self._zygote is not None
-        told = await self._zygote.prepare(route.program)
-        if route.language == "python":
-            log.info("sandbox %s", told, extra={"route": route.name})
-        guest = await self._zygote.spawn(route.program, route.limits)
-        await guest.close()
+        async with compiling:
+            told = await self._zygote.prepare(route.program)
+            if route.language == "python":
+                log.info("sandbox %s", told, extra={"route": route.name})
+            guest = await self._zygote.spawn(route.program, route.limits)
+            await guest.close()
 
     async def _retain(self, config: Config) -> None:
         """End the processes for packages that no route of this configuration needs."""

@@ -25,6 +25,9 @@ log = logging.getLogger("processor")
 
 _NS = 1_000_000_000
 _RETRY_S = 2.0
+# The server answers the requests of a connection one after the other, and some take it milliseconds: more
+# at a time would only wait there, until those of the last routes are given up as unanswered.
+_AT_ONCE = 16
 
 
 def app_stream_config(config: Config) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class Streams:
         self._config = config
         # Two routes may share a stream: changing it is reading it and writing it back.
         self._changing = asyncio.Lock()
+        self._asking = asyncio.Semaphore(_AT_ONCE)  # held by a route while it asks for its streams
 
     async def prepare(self, *, is_known: bool = False) -> None:
         """Return when the app's own stream is there. Raises BrokerError E410 where it has other settings.
@@ -124,7 +128,7 @@ class Streams:
 
         Creates or extends the streams that keep them. Raises BrokerError E408 for one that cannot be.
         """
-        async with self._changing:
+        async with self._asking:
             return {
                 pattern: await self._outlet(route, pattern, is_durable)
                 for pattern, is_durable in _topics(route, codec_for(route)).items()
@@ -135,7 +139,7 @@ class Streams:
 
         Raises BrokerError E401 where there is none.
         """
-        async with self._changing:
+        async with self._asking:
             return await self._input(route)
 
     async def source(self, route: Route) -> dict[str, Any]:
@@ -165,7 +169,9 @@ class Streams:
             if route.ism is not None:
                 # As the routers and processors of that system make it themselves.
                 name, config = route.ism.routing.input.name, {"retention": "workqueue"}
-            await self._broker.create_stream(
+            name = await self._made(
+                route,
+                subjects[0],
                 {
                     "name": name,
                     "subjects": list(subjects),
@@ -174,13 +180,28 @@ class Streams:
                     "allow_direct": True,
                     "metadata": {"processor.app": route.app},
                     **config,
-                }
+                },
             )
-            log.info("created stream %s for %s", name, subjects[0], extra={"route": route.name})
         info = await self._broker.stream(name)
         if info is None:
             raise BrokerError("E401", f"stream {name} is gone", remedy="Create it again.")
         return info
+
+    async def _made(self, route: Route, subject: str, wanted: dict[str, Any]) -> str:
+        """The name of the stream of a subject that had none: as wanted, or as somebody made it meanwhile.
+
+        Raises BrokerError E408 where it cannot be.
+        """
+        try:
+            await self._broker.create_stream(wanted)
+        except BrokerError:
+            # Another route or processor may have been faster, with other settings or a wider subject.
+            name = await self._broker.find_stream(subject)
+            if name is None:
+                raise
+            return name
+        log.info("created stream %s for %s", wanted["name"], subject, extra={"route": route.name})
+        return str(wanted["name"])
 
     async def _outlet(self, route: Route, pattern: str, is_durable: bool) -> Outlet:
         """How to reach a public subject; creates or extends the stream that keeps it."""
@@ -209,9 +230,8 @@ class Streams:
                 "metadata": {"processor.app": route.app},
             }
             # Chunks are published as they are made, straight to their subject.
-            await self._broker.create_stream(created if is_chunks else {**created, "sources": [source]})
-            log.info("created stream %s for %s", created["name"], pattern, extra={"route": route.name})
-            return outlet
+            wanted = created if is_chunks else {**created, "sources": [source]}
+            name = await self._made(route, pattern, wanted)
         if is_chunks or await self._copies(name, source):
             return outlet
         log.warning(
@@ -224,25 +244,39 @@ class Streams:
 
     async def _copies(self, name: str, source: dict[str, Any]) -> bool:
         """Whether stream `name` copies from ours, after asking it to where it does not."""
+        if _with_source(await self._config_of(name), source) is None:
+            return True
+        async with self._changing:
+            changed = _with_source(await self._config_of(name), source)
+            if changed is None:
+                return True
+            try:
+                await self._broker.update_stream(changed)
+            except (ApiError, Unknown, BrokerError) as err:
+                log.debug("stream %s: %s", name, err)
+                return False
+        [wanted] = source["subject_transforms"]
+        log.info("stream %s now copies %s from %s", name, wanted["dest"], source["name"])
+        return True
+
+    async def _config_of(self, name: str) -> dict[str, Any]:
         info = await self._broker.stream(name)
         if info is None:
             raise Again(f"stream {name} is gone")
-        config = info["config"]
-        sources = list(config.get("sources") or [])
-        [wanted] = source["subject_transforms"]
-        ours = next((s for s in sources if s["name"] == source["name"]), None)
-        transforms = list(ours.get("subject_transforms") or []) if ours else []
-        if any(matches(t["src"], wanted["src"]) for t in transforms):
-            return True
-        others = [s for s in sources if s is not ours]
-        merged = {**(ours or {}), "name": source["name"], "subject_transforms": [*transforms, wanted]}
-        try:
-            await self._broker.update_stream({**config, "sources": [*others, merged]})
-        except (ApiError, Unknown, BrokerError) as err:
-            log.debug("stream %s: %s", name, err)
-            return False
-        log.info("stream %s now copies %s from %s", name, wanted["dest"], source["name"])
-        return True
+        return dict(info["config"])
+
+
+def _with_source(config: dict[str, Any], source: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration of a stream that copies from `source`, too; None for one that does already."""
+    sources = list(config.get("sources") or [])
+    [wanted] = source["subject_transforms"]
+    ours = next((s for s in sources if s["name"] == source["name"]), None)
+    transforms = list(ours.get("subject_transforms") or []) if ours else []
+    if any(matches(t["src"], wanted["src"]) for t in transforms):
+        return None
+    others = [s for s in sources if s is not ours]
+    merged = {**(ours or {}), "name": source["name"], "subject_transforms": [*transforms, wanted]}
+    return {**config, "sources": [*others, merged]}
 
 
 def warn_of_gap(source: Mapping[str, Any], start: int, route: str) -> None:

@@ -340,8 +340,8 @@ class _Case:
         await _until(self._is_done)
 
     async def _is_done(self) -> bool:
-        # The stream tells for next to nothing whether all is at rest. The metrics of a thousand routes, looked
-        # at all the time, would be what is measured.
+        # The stream tells for next to nothing whether all is at rest. The metrics of a thousand routes would,
+        # looked at all the time, be what is measured.
         info = await self._broker.stream(app_stream(self._app))
         assert info is not None
         before, self._seen = self._seen, info["state"]["last_seq"]
