@@ -7,6 +7,7 @@ import collections
 import contextlib
 import itertools
 import logging
+import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,10 @@ from processor.model import NO_HEADERS, Delivery
 log = logging.getLogger("processor")
 
 _HEARTBEAT_S = 5.0
+_EXPIRES_S = 30.0
+# At so many moments of a heartbeat's time the pull requests of all readers end, and their heartbeats come. To
+# wake up for each of them by itself is most of what a thousand idle routes cost.
+_MOMENTS = 10
 _LOOK_S = 0.25
 _UNANSWERED_MAX = 10  # pull requests that nobody took, before the consumer is given up
 
@@ -76,10 +81,13 @@ class Reader:
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._buffered_bytes = 0
         self._arrived = asyncio.Event()
+        self._looking: asyncio.TimerHandle
         self._asked = 0  # messages that open pull requests may still bring
         self._unanswered = 0  # pull requests that nobody took, one after the other
         self._expected = 1  # next consumer sequence
         self._heard_s = time.monotonic()
+        self._moment_s = random.randrange(_MOMENTS) * _HEARTBEAT_S / _MOMENTS
+        self._is_in_step = False  # its requests end at that moment
         self._broken = ""
         # Delivered and not settled, with the newest subject to acknowledge on: for streams that wait for it.
         self._unsettled: dict[int, str] = {}
@@ -171,12 +179,26 @@ class Reader:
                 await self._reopen()
                 continue
             self._arrived.clear()
+            self._look_later(time.monotonic())
             try:
-                async with asyncio.timeout(_HEARTBEAT_S):
-                    await self._arrived.wait()
-            except TimeoutError:
-                if time.monotonic() - self._heard_s > 2.5 * _HEARTBEAT_S:
-                    self._broken = "no heartbeat"
+                await self._arrived.wait()
+            finally:
+                self._looking.cancel()
+
+    def _look_later(self, since_s: float) -> None:
+        """Wake who waits since then, if nothing is heard for too long."""
+        loop = asyncio.get_running_loop()
+        # All readers look at the same time, which wakes the process once.
+        at_s = (loop.time() // _HEARTBEAT_S + 1) * _HEARTBEAT_S
+        self._looking = loop.call_at(at_s, self._look, since_s)
+
+    def _look(self, since_s: float) -> None:
+        now_s = time.monotonic()
+        if now_s - since_s > _HEARTBEAT_S and now_s - self._heard_s > 2.5 * _HEARTBEAT_S:
+            self._broken = "no heartbeat"
+            self._arrived.set()
+        else:
+            self._look_later(since_s)
 
     async def _reopen(self) -> None:
         if self._broken:
@@ -249,6 +271,7 @@ class Reader:
             with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
                 await self._broker.delete_consumer(self._stream, old)
         self._broken, self._expected, self._asked, self._unanswered = "", 1, 0, 0
+        self._is_in_step = False
         self._generation = self._broker.generation
         self._heard_s = time.monotonic()
         self._inbox = self._broker.client.new_inbox()
@@ -292,12 +315,14 @@ class Reader:
         if self._buffered_bytes > limit:
             return
         self._asked += room
-        ask = {
-            "batch": room,
-            "expires": 30 * NS,
-            "idle_heartbeat": int(_HEARTBEAT_S) * NS,
-            "max_bytes": limit,
-        }
+        expires_s = (self._moment_s - time.monotonic()) % _HEARTBEAT_S
+        ask: dict[str, Any] = {"batch": room, "max_bytes": limit}
+        if self._is_in_step:
+            expires_s += _EXPIRES_S
+            ask["idle_heartbeat"] = int(_HEARTBEAT_S) * NS
+        # The server refuses an end that is now, and one that comes before two heartbeats.
+        ask["expires"] = int(max(expires_s, 0.01) * NS)
+        self._is_in_step = True
         request = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         with contextlib.suppress(Unknown):
             self._broker.post([encode(Message(request, orjson.dumps(ask)), self._inbox)])
