@@ -571,18 +571,23 @@ class ContextStore:
                 break
             except WrongLastSequence:
                 # Ours, when an earlier try was stored and only its answer was lost.
-                position = await self._newest(partitions[-1])
-                if position is None or orjson.loads(position.payload)["cid"] != commit_id:
+                stored = await self._stored_at(partitions[-1], commit_id)
+                if stored is None:
                     raise self._fenced(await self._overtakers(), in_hand) from None
-                last = position.sequence
+                last = stored
                 break
             except Unknown:
                 await self._broker.connected()
-                position = await self._newest(partitions[-1])
-                if position is not None and orjson.loads(position.payload)["cid"] == commit_id:
-                    last = position.sequence
+                stored = await self._stored_at(partitions[-1], commit_id)
+                if stored is None:
+                    batch = await self._not_stored(batch, attempt)
+                if not batch:  # it was stored only now, between the two looks
+                    stored = await self._stored_at(partitions[-1], commit_id)
+                    if stored is None:
+                        raise self._fenced(await self._overtakers(), in_hand) from None
+                if stored is not None:
+                    last = stored
                     break
-                batch = await self._not_stored(batch, attempt)
             except Again as err:
                 # A member that is refused for good looks like this too: the server only says "incomplete".
                 if time.monotonic() - began_s > _PATIENCE_S:
@@ -600,12 +605,18 @@ class ContextStore:
             self._refused(None)
         return last
 
+    async def _stored_at(self, partition: _Partition, commit_id: str) -> int | None:
+        """The sequence of a partition's position, where it is of this commit."""
+        position = await self._newest(partition)
+        is_ours = position is not None and orjson.loads(position.payload)["cid"] == commit_id
+        return position.sequence if position is not None and is_ours else None
+
     async def _not_stored(self, batch: Sequence[Message], attempt: str) -> Sequence[Message]:
         """What is left to be stored of a batch that was refused.
 
         nats-server 2.15 looks at limits (account, server, disk) message by message while it stores a batch:
-        one that comes to a limit in the middle keeps what went before. The position is last, so it is never
-        among that.
+        one that comes to a limit in the middle keeps what went before. The position is last: it is among that
+        only where all of it is, because a commit that was not answered was stored meanwhile.
         """
         if len(batch) == 1:
             return batch
