@@ -2,8 +2,9 @@
 
 `zygote` is the main loop of a process that the host executes with a clean slate: it imports everything a
 guest will need, closes itself into a cell (jail.py) and then only forks, one guest ahead of the orders. A
-forked guest seals itself, reads its program from the one descriptor it has, compiles and loads it, and
-answers requests until the channel closes. Nobody imports this module but that process.
+forked guest seals itself, reads its program from the one descriptor it has, compiles it unless another guest
+of the same source has, loads it, and answers requests until the channel closes. Nobody imports this module
+but that process.
 
 User code runs only inside `Guest._user`. A run is all or nothing: until the reply is written every context
 it touched can be undone. The tripwire is armed from the seal on, but for the few calls of our own that it
@@ -15,6 +16,7 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
+import marshal
 import os
 import select
 import signal
@@ -61,10 +63,11 @@ def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
     baseline, resident = jail.memory_in_use()
     layers = jail.enter_cell()
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    guest = Guest(Channel(), Tripwire(), is_plain=names is not None)
     gc.collect()
     gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
     control.send(orjson.dumps({"cell": layers, "resident": resident, **brought}))
-    nursery = Nursery(control, baseline, is_plain=names is not None)
+    nursery = Nursery(control, baseline, guest)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(woken, select.POLLIN)
@@ -107,18 +110,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 _REHEARSED = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
-
-
-def _rehearse() -> type[Any]:
-    """Load a program the way a guest does."""
-    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None, None))
-    exec(dialect.compile_program(_REHEARSED), space)
-    return dialect.runnable_class(space)
+_REHEARSAL = marshal.dumps(dialect.compile_program(_REHEARSED))
 
 
 def _warm_up() -> None:
     """Go once through what every guest does first, so that its modules and pages are there to share."""
-    cls = _rehearse()
+    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None, None))
+    exec(marshal.loads(_REHEARSAL), space)
+    cls = dialect.runnable_class(space)
     try:
         cls().process([])
     except ZeroDivisionError as err:
@@ -131,10 +130,11 @@ def _warm_up() -> None:
 class Nursery:
     """Hands out guests to order. One is forked and sealed ahead of the order, so that nobody waits for it."""
 
-    def __init__(self, control: socket.socket, baseline: int, *, is_plain: bool) -> None:
+    def __init__(self, control: socket.socket, baseline: int, guest: Guest) -> None:
+        """`guest` is what every guest is before it has a life of its own."""
         self._control = control
         self._baseline = baseline
-        self._is_plain = is_plain
+        self._guest = guest
         self._orders: dict[int, int] = {}  # of the guests that were handed out and live, by their pid
         self._ahead: tuple[int, socket.socket] | None = None
         self._is_due = False
@@ -198,7 +198,7 @@ class Nursery:
                 raise
             if pid == 0:
                 memory = jail.MemoryLimit(self._baseline)
-                _live(theirs.fileno(), parent, memory, is_plain=self._is_plain, is_ahead=is_ahead)
+                self._guest.live(theirs.fileno(), parent, memory, is_ahead=is_ahead)
         return pid, ours
 
 
@@ -208,42 +208,6 @@ def _tell(control: socket.socket, message: Mapping[str, Any], fds: Sequence[int]
         control.sendmsg([orjson.dumps(message)], passed)
     except OSError:  # the host is gone, and every guest goes with us
         os._exit(0)
-
-
-def _live(
-    channel_fd: int, parent: int, memory: jail.MemoryLimit, *, is_plain: bool, is_ahead: bool
-) -> NoReturn:
-    """The whole life of a guest, from the fork to its last exit."""
-    tripwire, channel = Tripwire(), Channel()
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if channel_fd != jail.CHANNEL_FD:
-            os.dup2(channel_fd, jail.CHANNEL_FD)
-        sys.unraisablehook = _drop  # a generator that resists close() is no news for anyone
-        dialect.reseed()  # the zygote's random numbers are every guest's: fork copied them
-        plain.reseed()
-        guest = Guest(channel, memory, tripwire)
-        for timer in (signal.SIGALRM, signal.SIGPROF):
-            signal.signal(timer, guest.out_of_time)
-        layers = jail.seal(memory, parent)
-        if not is_plain:  # to plain Python, imports and compiled code are ordinary
-            tripwire.arm()
-        state = "off(plain Python)" if is_plain else "on"
-        channel.send(wire.write_sealed({**layers, "tripwire": state}))
-        if is_ahead and not is_plain:
-            with tripwire.disarmed():  # what it touches is then its own, which is half of what loading costs
-                _rehearse()
-        guest.load(channel.receive())
-        while True:
-            guest.serve(channel.receive())
-    except MemoryError:
-        channel.send(wire.write_failed(channel.nonce, _out_of_memory(memory), []))
-    except BaseException:  # a wall: user code cannot get here, so this is a fault of ours
-        with tripwire.disarmed():
-            channel.send(wire.write_broken(channel.nonce, traceback.format_exc()))
-    finally:
-        os._exit(EXIT_BROKEN)
 
 
 def _drop(_: object) -> None:
@@ -410,18 +374,22 @@ class Held:
 
 
 class Guest:
-    """One Runnable at work: its program, its instances, and the bookkeeping of the run in hand."""
+    """One Runnable at work: its program, its instances, and the bookkeeping of the run in hand.
 
-    def __init__(self, channel: Channel, memory: jail.MemoryLimit, tripwire: Tripwire) -> None:
+    The zygote makes one and forks: what is made there is shared, and what a guest makes is its own memory.
+    """
+
+    def __init__(self, channel: Channel, tripwire: Tripwire, *, is_plain: bool) -> None:
         self._channel = channel
-        self._memory = memory
+        self._memory: jail.MemoryLimit  # from its life on
         self._tripwire = tripwire
+        self._is_plain = is_plain
         self._limits = Limits()
         self._bounds = UNCONFIGURED
         self._program = Program("", "")
         self._cls: type[capabilities.BaseSecureRunnable] = capabilities.BaseSecureRunnable
         self._logger: Any = None
-        self._requests: Any = None
+        self._requests: Any = requests.client(self._call)
         self._secrets = capabilities.Secrets({})
         self._emits: tuple[str, ...] = ()
         self._streams_a_list = False
@@ -436,8 +404,56 @@ class Guest:
         self._event_bytes = 0
         self._output_bytes = self._output_count = 0
         self._spoiled: Unsuccessful | None = None
+        self._runtime = dialect.Runtime(
+            capabilities.BaseSecureRunnable,
+            self._log,
+            self._requests,
+            lambda err: dialect.describe(err, self._program, self._tripwire.disarmed),
+        )
+        # What the program finds around it; plain Python's is made when it is loaded.
+        self._space = {} if is_plain else dialect.namespace(self._runtime)
+
+    def live(self, channel_fd: int, parent: int, memory: jail.MemoryLimit, *, is_ahead: bool) -> NoReturn:
+        """The whole life of a guest, from the fork to its last exit."""
+        self._memory = memory
+        tripwire, channel = self._tripwire, self._channel
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if channel_fd != jail.CHANNEL_FD:
+                os.dup2(channel_fd, jail.CHANNEL_FD)
+            sys.unraisablehook = _drop  # a generator that resists close() is no news for anyone
+            dialect.reseed()  # the zygote's random numbers are every guest's: fork copied them
+            plain.reseed()
+            for timer in (signal.SIGALRM, signal.SIGPROF):
+                signal.signal(timer, self.out_of_time)
+            layers = jail.seal(memory, parent)
+            if not self._is_plain:  # to plain Python, imports and compiled code are ordinary
+                tripwire.arm()
+            state = "off(plain Python)" if self._is_plain else "on"
+            channel.send(wire.write_sealed({**layers, "tripwire": state}))
+            if is_ahead and not self._is_plain:
+                with tripwire.disarmed():  # what it touches is then its own: half of what loading costs
+                    self._rehearse()
+            self.load(channel.receive())
+            while True:
+                self.serve(channel.receive())
+        except MemoryError:
+            channel.send(wire.write_failed(channel.nonce, _out_of_memory(memory), []))
+        except BaseException:  # a wall: user code cannot get here, so this is a fault of ours
+            with tripwire.disarmed():
+                channel.send(wire.write_broken(channel.nonce, traceback.format_exc()))
+        finally:
+            os._exit(EXIT_BROKEN)
 
     # Loading.
+
+    def _rehearse(self) -> None:
+        """Load a program that was compiled before, the way a guest does."""
+        code, space = marshal.loads(_REHEARSAL), dict(self._space)
+        dialect.verify(code)
+        exec(code, space)
+        dialect.runnable_class(space)
 
     def load(self, frame: wire.Frame) -> None:
         """Compile and run the program's module level; say what is wrong with it, or that it is loaded."""
@@ -448,8 +464,9 @@ class Guest:
         self._emits = wire.read_emits(frame)
         self._bounds = Bounds(self._limits)
         self._start_timers()
+        compiled = b""
         try:
-            self._load()
+            compiled = self._load(wire.read_code(frame))
             faults: list[Fault] = []
         except Faults as err:
             faults = err.faults
@@ -457,25 +474,31 @@ class Guest:
             faults = [Fault(self._program.filename, err.line, 1, "E206", err.failure.text)]
         self._stop_timers()
         self._is_loading = False
-        self._channel.send(wire.write_loaded(self._channel.nonce, faults))
+        self._channel.send(wire.write_loaded(self._channel.nonce, faults, compiled))
 
-    def _load(self) -> None:
-        language = plain if self._program.language == "python" else dialect
+    def _load(self, given: bytes) -> bytes:
+        """Run the module level; what was compiled for that, where it is for other guests, too."""
+        language = plain if self._is_plain else dialect
         with self._tripwire.disarmed():
-            code = language.compile_program(self._program)
-            self._requests = requests.client(self._call)
-            runtime = dialect.Runtime(
-                capabilities.BaseSecureRunnable,
-                self._log,
-                self._requests,
-                lambda err: dialect.describe(err, self._program, self._tripwire.disarmed),
-            )
-            space = language.namespace(runtime)
+            code = self._known(given) or language.compile_program(self._program)
+            compiled = b"" if given or self._is_plain else marshal.dumps(code)
+            space = plain.namespace(self._runtime) if self._is_plain else self._space
         self._logger = space["logger"]
         self._user(self._tripwire.run_module, code, space)
         with self._tripwire.disarmed():
             self._cls = language.runnable_class(space)
             self._streams_a_list = _first_parameter(self._cls, "process_stream") == "queries"
+        return compiled if len(compiled) <= wire.CODE_BYTES else b""
+
+    def _known(self, given: bytes) -> CodeType | None:
+        """What another guest compiled, if that passes for code of this dialect."""
+        if not given:
+            return None
+        try:
+            code = marshal.loads(given)
+        except (ValueError, TypeError, EOFError):
+            return None
+        return code if isinstance(code, CodeType) and not dialect.verify(code) else None
 
     # Running.
 

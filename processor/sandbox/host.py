@@ -55,6 +55,7 @@ UNREAD_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 # Calls over limits.requests are answered with a refusal, but not for ever: each one costs the host time.
 REFUSED_CALLS = 1000
+COMPILED_MAX = 2000  # programs, of at most wire.CODE_BYTES each, whose code is kept
 
 _BOOT = """
 import sys
@@ -96,6 +97,9 @@ class Zygote:
         # More at a time would only queue up in the zygote, with their descriptors in flight.
         self._forking = asyncio.Semaphore(8)
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()  # the loop holds those that live
+        # As a guest compiled it, before it had seen any message. Only guests of the very same source get it,
+        # and they verify it like what they compile themselves.
+        self._compiled: dict[Program, bytes] = {}
         self._is_closed = False
 
     @classmethod
@@ -120,7 +124,9 @@ class Zygote:
 
     async def retain(self, programs: Iterable[Program]) -> None:
         """End the processes of plain Python that none of these programs needs, and the guests of them."""
-        needed = {None, *map(_kind_of, programs)}
+        kept = set(programs)
+        self._compiled = {program: code for program, code in self._compiled.items() if program in kept}
+        needed = {None, *map(_kind_of, kept)}
         for kind in [kind for kind in self._cells if kind not in needed]:
             await self._cells.pop(kind).close()
 
@@ -147,10 +153,14 @@ class Zygote:
             sealed = await guest._sealed()
             if sealed != cell.sealed:
                 raise _no_guest(f"its jail has other layers than at the start: {sealed}")
-            await guest._load(program, secrets or {}, emits)
+            code = await guest._load(program, secrets or {}, emits, self._compiled.get(program, b""))
         except BaseException:
             await guest.close()
             raise
+        if code:
+            self._compiled[program] = code
+            if len(self._compiled) > COMPILED_MAX:
+                del self._compiled[next(iter(self._compiled))]
         return guest
 
     async def close(self) -> None:
@@ -567,16 +577,21 @@ class Guest:
         self._nonce = None
         return layers
 
-    async def _load(self, program: Program, marks: Mapping[str, str], emits: Sequence[str]) -> None:
-        """Have the program compiled and loaded. Raises Faults."""
+    async def _load(
+        self, program: Program, marks: Mapping[str, str], emits: Sequence[str], code: bytes = b""
+    ) -> bytes:
+        """Have the program compiled, unless `code` is what came of that before, and loaded.
+
+        Returns its code where the guest compiled it. Raises Faults.
+        """
         self._emits = emits
         self._begin()
         assert self._nonce is not None
         try:
-            self._write(wire.write_load(self._nonce, program, self._limits, marks, emits))
+            self._write(wire.write_load(self._nonce, program, self._limits, marks, emits, code))
             frame = await self._receive()
             self._refuse_broken(frame)
-            faults = wire.read_loaded(frame, program)
+            faults, compiled = wire.read_loaded(frame, program), wire.read_compiled(frame)
         except wire.Violation as err:
             self._kill(_violated(err))
             raise Faults([_load_fault(program, await self._obituary())]) from err
@@ -586,6 +601,7 @@ class Guest:
             self._end()
         if faults:
             raise Faults(faults)
+        return compiled
 
     # A conversation.
 

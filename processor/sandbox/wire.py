@@ -51,6 +51,7 @@ EMIT_HEADERS = 32
 EMIT_HEADER_BYTES = 4096
 EMIT_DELAY_S = 366 * 86_400
 CALL_BYTES = 1 << 20
+CODE_BYTES = 64 << 10  # of a compiled program that is kept for other guests
 BODY_BYTES = 4 << 20  # of arguments and of what goes beside them
 LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
 # What a guest may say about a run; every other code is for the host to give.
@@ -453,8 +454,9 @@ def write_load(
     limits: Limits,
     marks: Mapping[str, str] | None = None,
     emits: Sequence[str] = (),
+    code: bytes = b"",
 ) -> bytes:
-    """The program a guest is to compile and load, and what it may use from then on."""
+    """The program a guest is to load, and what it may use from then on; `code` if one has compiled it."""
     figures = [
         limits.memory_mb,
         limits.outputs,
@@ -476,7 +478,7 @@ def write_load(
         "secrets": dict(marks or {}),
         "emits": list(emits),
     }
-    return pack(nonce, header, [program.source.encode()])
+    return pack(nonce, header, [program.source.encode(), code])
 
 
 def read_load(frame: Frame) -> tuple[Program, Limits]:
@@ -498,6 +500,11 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
     )
     language, packages = frame.header["language"], tuple(frame.header["packages"])
     return Program(frame.blobs[0].decode(), frame.header["load"], language, packages), limits
+
+
+def read_code(frame: Frame) -> bytes:
+    """The program as another guest has compiled it; empty where none has."""
+    return frame.blobs[1]
 
 
 def read_marks(frame: Frame) -> dict[str, str]:
@@ -572,10 +579,10 @@ def write_sealed(layers: Mapping[str, str]) -> bytes:
     return pack(0, {"sealed": layers})
 
 
-def write_loaded(nonce: int, faults: Sequence[Fault]) -> bytes:
-    """The program is loaded, or everything that is wrong with it."""
+def write_loaded(nonce: int, faults: Sequence[Fault], code: bytes = b"") -> bytes:
+    """The program is loaded, or everything that is wrong with it; `code` is for the next guest that does."""
     rows = [[f.line, f.column, f.code, _clean(f.text, TEXT_CHARS)] for f in faults[:MAX_FAULTS]]
-    return pack(nonce, {"loaded": rows})
+    return pack(nonce, {"loaded": rows}, [code] if code else [])
 
 
 def write_call(nonce: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
@@ -678,6 +685,13 @@ def read_loaded(frame: Frame, program: Program) -> list[Fault]:
     """What is wrong with the program; empty when it is loaded. Raises Violation."""
     (faults,) = _fields(frame.header, "loaded")
     return [_fault(item, program) for item in _list(faults, at_most=MAX_FAULTS)]
+
+
+def read_compiled(frame: Frame) -> bytes:
+    """The code of the program that is loaded; empty where the guest gives none. Raises Violation."""
+    if len(frame.blobs) > 1 or any(len(code) > CODE_BYTES for code in frame.blobs):
+        raise Violation("code that is none")
+    return b"".join(frame.blobs)
 
 
 def _fault(item: object, program: Program) -> Fault:

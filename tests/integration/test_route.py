@@ -7,6 +7,7 @@ import random
 import textwrap
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -51,6 +52,49 @@ async def test_outputs_events_and_context_come_out_together(processor: Start, wa
             lambda: running.metric("processor_committed_messages_total", route="r") == 100, "all are counted"
         )
         assert running.metric("processor_outputs_total", route="r") == 100
+
+
+async def test_routes_that_start_together_share_streams(processor: Start) -> None:
+    """Whoever makes a stream first, all that write to it or read it find it, and nothing is lost."""
+    makers = "".join(
+        f"""
+        r{number}:
+          input: {{subject: "in.{number}.*", create: true}}
+          runnable: count.py
+          output: "sums.{{i}}"
+        """
+        for number in range(12)
+    )
+    readers = """
+        reader:
+          input: {subject: "sums.*", create: true}
+          runnable: count.py
+          output: read
+        narrow:
+          input: {subject: "sums.7", create: true}
+          runnable: count.py
+          output: narrow
+        """
+    async with processor(makers + readers, count=COUNT) as running:
+        await running.until_ready()
+        for number in range(12):
+            await running.publish(f"in.{number}.a", {"i": number})
+        assert {document["i"] for document in await running.documents("read", 12)} == set(range(12))
+        assert [document["i"] for document in await running.documents("narrow", 1)] == [7]
+
+
+async def test_everything_that_is_wrong_with_runnables_is_told_at_a_start(processor: Start) -> None:
+    """Routes with the same source are told of once."""
+    route = "{input: {subject: %s.*, create: true}, runnable: %s.py}"
+    routes = "".join(
+        f"\n{name}: {route % (name, file)}" for name, file in (("a", "one"), ("b", "two"), ("c", "one"))
+    )
+    with pytest.raises(Faults) as found:
+        async with processor(routes, one="import os\n" + COUNT, two=COUNT + "\neval('1')\n"):
+            pass
+    files = [(Path(fault.file).name, fault.code) for fault in found.value.faults]
+    assert len(files) == 2
+    assert {name for name, _ in files} == {"one.py", "two.py"}
 
 
 async def test_a_list_of_documents_in_one_message_is_as_many_queries(processor: Start) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import marshal
 import os
 import resource
 import signal
 import sys
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -687,6 +689,37 @@ async def test_a_guest_that_waits_for_its_order_is_like_any_other(one, wait_unti
         await wait_until(lambda: not is_running(ahead), "it is dead")
         guest = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
         assert bodies(await guest.run([one({})])) == [b'{"counter":1}']
+    finally:
+        await zygote.close()
+
+
+FORGED = """
+class Runnable(BaseSecureRunnable):
+    def process(self, queries):
+        return [str(().__class__.__base__)]
+"""
+
+
+async def test_a_program_is_compiled_once(one) -> None:
+    """Later guests of a source load the code of the first; none runs code that the verifier refuses."""
+    program = Program(COUNTER, "a.py")
+    zygote = await Zygote.start()
+    try:
+        await (await zygote.spawn(program, Limits())).close()
+        code = zygote._compiled[program]
+        assert code
+        assert isinstance(marshal.loads(code), CodeType)
+        forged = marshal.dumps(compile(FORGED, "a.py", "exec"))
+        for given in (code, b"", b"\xff" * 50, marshal.dumps("no code"), code[:-20], forged):
+            zygote._compiled[program] = given
+            guest = await zygote.spawn(program, Limits())
+            assert bodies(await guest.run([one({})])) == [b'{"counter":1}']
+            await guest.close()
+        await zygote.retain([Program(COUNTER, "b.py")])
+        assert not zygote._compiled
+        with pytest.raises(Faults, match="E20"):
+            await zygote.spawn(Program(FORGED, "a.py"), Limits())
+        assert not zygote._compiled
     finally:
         await zygote.close()
 

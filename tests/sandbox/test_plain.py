@@ -679,9 +679,11 @@ FORGED = [
 async def test_a_forged_frame_ends_the_guest(opened: Open) -> None:
     """Bytes on the channel that are no answer to what was asked cost the guest its life (E315)."""
     source = """
-        import gc, os, struct
-        from processor.sandbox.guest import Channel
-        nonce = next(o for o in gc.get_objects() if isinstance(o, Channel)).nonce
+        import os, struct, sys
+        frame = sys._getframe()
+        while not hasattr(frame.f_locals.get("self"), "_channel"):
+            frame = frame.f_back
+        nonce = frame.f_locals["self"]._channel.nonce
         head = b'{{"outputs":[0],"tokens":[],"events":[],"contexts":[],"rejected":[],"logs":[]}}'
         os.write(3, {})
         time.sleep(5)

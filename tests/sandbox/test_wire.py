@@ -88,7 +88,19 @@ def test_a_program_is_understood() -> None:
     """A guest reads the program and the limits that are its business; no limit stays no limit."""
     program = Program("class Runnable: 'ü'\n", "a/b.py")
     limits = Limits(outputs=3, output_bytes=4, context_bytes=5, log_lines=6, wall_s=0.5, cpu_s=math.inf)
-    assert wire.read_load(arrived(wire.write_load(1, program, limits))) == (program, limits)
+    frame = arrived(wire.write_load(1, program, limits, code=b"compiled"))
+    assert wire.read_load(frame) == (program, limits)
+    assert wire.read_code(frame) == b"compiled"
+    assert wire.read_code(arrived(wire.write_load(1, program, limits))) == b""
+
+
+def test_code_of_a_guest_is_one_piece_of_a_bounded_size() -> None:
+    """What a guest has compiled is taken as it is, or not at all."""
+    assert wire.read_compiled(arrived(wire.write_loaded(1, [], b"compiled"))) == b"compiled"
+    assert wire.read_compiled(arrived(wire.write_loaded(1, []))) == b""
+    for blobs in ([b"a", b"b"], [b"x" * (wire.CODE_BYTES + 1)]):
+        with pytest.raises(wire.Violation):
+            wire.read_compiled(arrived(wire.pack(1, {"loaded": []}, blobs)))
 
 
 REQUEST = wire.RunRequest([Group("k", [b"1", b"2"]), Group("l", [b"3"])], ["f"], [], stream=False)
@@ -184,6 +196,7 @@ Reader = Callable[[wire.Frame], object]
 READERS: list[Reader] = [
     wire.read_sealed,
     lambda frame: wire.read_loaded(frame, Program("", "f")),
+    wire.read_compiled,
     wire.read_call,
     wire.read_chunk,
     wire.read_broken,
