@@ -184,7 +184,7 @@ async def test_what_was_not_acknowledged_comes_again_in_order(
         await fill(broker, 10)
         deliveries = await opening
         while len(deliveries) < 4:
-            deliveries += await first.take(4 - len(deliveries), 1 << 20, 0)
+            deliveries += await first.take(4 - len(deliveries), 1 << 20)
         await first.ack(deliveries[:3])
         await broker.flush()
         await first.close()
