@@ -66,6 +66,7 @@ def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
     guest = Guest(Channel(), Tripwire(), is_plain=names is not None)
     gc.collect()
     gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
+    gc.set_threshold(5_000, 20, 50)  # instances and contexts live long: looking at them often finds nothing
     control.send(orjson.dumps({"cell": layers, "resident": resident, **brought}))
     nursery = Nursery(control, baseline, guest)
     poll = select.poll()
