@@ -133,9 +133,9 @@ class CrashingBroker(Broker):
         self.crash = CRASH.get()
         self._has_blocked: set[str] = set()  # positions that we wrote last with blocked keys
 
-    async def send(self, frames: Sequence[bytes]) -> None:
+    def post(self, frames: Sequence[bytes]) -> Any:
         self.crash.check()
-        await super().send(frames)
+        return super().post(frames)
 
     async def publish_stored(self, message: Message) -> int:
         is_ours = message.subject.startswith("p.")
@@ -216,9 +216,9 @@ class CrashingBroker(Broker):
             self._has_blocked.discard(message.subject)
             yield "unblock"
 
-    async def publish(self, message: Message) -> None:
-        await super().publish(message)
-        if self.crash.is_committed:
+    async def publish(self, *messages: Message) -> None:
+        await super().publish(*messages)
+        if messages and self.crash.is_committed:
             await self.arrived()
             self.crash.at("between steps 3 and 4")
 
