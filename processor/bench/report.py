@@ -110,6 +110,12 @@ def markdown(found: Mapping[str, Any], command: str) -> str:
         "",
         *_table(found, ["p50_ms", "p95_ms", "p99_ms", "start_s", "idle_cpu_percent", "mb_per_route"]),
         "",
+        "## Memory over time",
+        "",
+        *_table(found, ["mb_in_second_fifth", "mb_in_last_fifth", "memory_growth"]),
+        "",
+        "The most that host and guests held in that part of the time.",
+        "",
     ]
     if found["skipped"]:
         lines += ["## Not measured", "", *(f"- {name}: {why}" for name, why in found["skipped"].items()), ""]

@@ -217,6 +217,7 @@ class _Case:
         committing_s = after["processor_commit_seconds_sum"] - before["processor_commit_seconds_sum"]
         batches = after["processor_batch_messages_count"] - before["processor_batch_messages_count"]
         return {
+            "messages": count,
             "messages_per_s": count / took_s,
             "commits_per_s": commits / took_s,
             "commit_ms": committing_s / max(1, commits) * 1e3,
