@@ -58,6 +58,8 @@ GONE = {"Nats-Rollup": "sub", "Nats-TTL": "1h"}
 _ELECTION_S = 10.0
 _REQUEST_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 10.0
+# A server drops a client that is 64 MB behind with what was sent to it, by default.
+_PAGE_BYTES = 8 << 20
 
 _WRONG_LAST_SEQUENCE = 10071
 _CONFLICT = frozenset({10164, 10176, 10210, 10008, 10074, 503})  # in flight, gap, too many open: send again
@@ -685,10 +687,33 @@ class Broker:
     async def last_of(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
         """The last message of every subject that matches one of `subjects`, from one consistent view.
 
-        Falls back to a scan where more than 1,024 match. Raises Unknown when the server does not answer.
+        Falls back to a scan where more than 1,024 match. Raises Unknown when the server does not answer, and
+        Again where something changed between two parts of a large answer.
         """
-        found = await self._direct_get(stream, {"multi_last": list(subjects)})
-        return found if found is not None else await self._scan(stream, subjects)
+        # The server ends an answer at so many bytes; by itself it does at what it lets a client be behind.
+        asked: dict[str, Any] = {"multi_last": list(subjects), "max_bytes": self._page_bytes}
+        found: list[Stored] = []
+        left = None
+        while left != 0:
+            part = await self._direct_get(stream, asked)
+            if part is None:
+                return await self._scan(stream, subjects)
+            messages, end = part
+            still_left = int(end.get("Nats-Num-Pending", 0))
+            if left is not None and left != len(messages) + still_left:
+                raise Again(f"{stream} changed while it was read")
+            if still_left and not messages:
+                raise Again(f"{stream} has a message of more than {self._page_bytes} bytes")
+            found += messages
+            left = still_left
+            if left:
+                up_to = int(end["Nats-UpTo-Sequence"])
+                asked |= {"seq": messages[-1].sequence + 1, "up_to_seq": up_to}
+        return found
+
+    @property
+    def _page_bytes(self) -> int:
+        return max(_PAGE_BYTES, 2 * self.max_payload)
 
     async def last_from_leader(self, stream: str, subject: str) -> Stored | None:
         """The last message of one subject as the stream's leader has it: never behind an answered commit."""
@@ -727,7 +752,10 @@ class Broker:
         payload, head = (base64.b64decode(message.get(part, "")) for part in ("data", "hdrs"))
         return Stored(message["subject"], int(message["seq"]), payload, parse_headers(head))
 
-    async def _direct_get(self, stream: str, body: Mapping[str, Any]) -> list[Stored] | None:
+    async def _direct_get(
+        self, stream: str, body: Mapping[str, Any]
+    ) -> tuple[list[Stored], Mapping[str, str]] | None:
+        """What the server sends, and the headers that end it; None for too many subjects."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         found: list[Stored] = []
         began_s = time.monotonic()
@@ -744,7 +772,7 @@ class Broker:
                 headers = parse_head(head)
                 status = headers.get("Status")
                 if status in ("204", "404"):
-                    return found
+                    return found, headers
                 if status == "413":
                     return None
                 if status:
@@ -833,7 +861,7 @@ class Broker:
             async with self._inbox() as (inbox, arrived):
                 unanswered = 0
                 while waiting:
-                    ask = {"batch": min(waiting, 1000), "no_wait": True}
+                    ask = {"batch": min(waiting, 1000), "no_wait": True, "max_bytes": self._page_bytes}
                     request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
                     await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
                     for _ in range(ask["batch"]):
@@ -844,6 +872,8 @@ class Broker:
                         if "Status" in headers and not reply:
                             if headers["Status"] in ("404", "408"):
                                 return  # what was left to read has been removed meanwhile
+                            if headers["Status"] == "409" and "MaxBytes" in headers.get("Description", ""):
+                                break  # the rest is asked for anew
                             unanswered += 1
                             if headers["Status"] == "503" and unanswered < 20:
                                 # Right after its creation a consumer may have nobody to answer yet.
