@@ -42,7 +42,8 @@ _BASELINE_S = 600.0
 def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[str], None]) -> dict[str, Any]:
     """Measure the cases of these names, round by round; the document of `report.summary`.
 
-    `progress` is called with a line for each case and round. Raises BrokerError E411 without the `embedded`
+    `progress` is called with a line for each case and round; one that fails over an answer of the server is
+    left out, and said to be. Raises BrokerError E411 without the `embedded`
     extra, and E404 for a server or a processor that does not come up.
     """
     skipped = {}
@@ -63,11 +64,16 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
                 if case.seconds and number > 1:
                     continue
                 app = f"b{number}x{index}"
-                if case.kind == "baseline":
-                    figures = _baseline(case, servers[case.servers], app, scale)
-                else:
-                    (folder / app).mkdir()
-                    figures = asyncio.run(measure(case, servers[case.servers], folder / app, app, scale))
+                try:
+                    if case.kind == "baseline":
+                        figures = _baseline(case, servers[case.servers], app, scale)
+                    else:
+                        (folder / app).mkdir()
+                        figures = asyncio.run(measure(case, servers[case.servers], folder / app, app, scale))
+                except (Again, ApiError, Unknown) as err:  # the others are not to be measured again for it
+                    skipped[case.name] = f"round {number} failed: {err}"
+                    progress(f"round {number} of {rounds}: {case.name} failed: {err}")
+                    continue
                 found.setdefault(case.name, []).append(figures)
                 progress(f"round {number} of {rounds}: {case.name}: {_in_short(figures)}")
     return summary(found, skipped, version)

@@ -859,30 +859,35 @@ class Broker:
         name, waiting = info["name"], int(info["num_pending"])
         try:
             async with self._inbox() as (inbox, arrived):
-                unanswered = 0
+                unanswered = asked = 0
+                request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
                 while waiting:
-                    ask = {"batch": min(waiting, 1000), "no_wait": True, "max_bytes": self._page_bytes}
-                    request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
-                    await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
-                    for _ in range(ask["batch"]):
-                        subject, reply, head, payload = await _next(
-                            arrived, _READ_TIMEOUT_S, f"reading {stream}"
-                        )
-                        headers = parse_head(head)
-                        if "Status" in headers and not reply:
-                            if headers["Status"] in ("404", "408"):
-                                return  # what was left to read has been removed meanwhile
-                            if headers["Status"] == "409" and "MaxBytes" in headers.get("Description", ""):
-                                break  # the rest is asked for anew
-                            unanswered += 1
-                            if headers["Status"] == "503" and unanswered < 20:
-                                # Right after its creation a consumer may have nobody to answer yet.
-                                await asyncio.sleep(0.05)
-                                break
-                            raise Again(f"reading {stream}: {headers.get('Description', '')}")
+                    if not asked:
+                        asked = min(waiting, 1000)
+                        ask = {"batch": asked, "no_wait": True, "max_bytes": self._page_bytes}
+                        await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
+                    message = await _next(arrived, _READ_TIMEOUT_S, f"reading {stream}")
+                    subject, reply, head, payload = message
+                    headers = parse_head(head)
+                    if "Status" not in headers or reply:
                         _, sequence, _, timestamp_s, waiting = parse_ack(reply)
+                        asked -= 1
                         headers = headers if headers_only else own_headers(headers)
                         yield Stored(subject, sequence, payload, headers, timestamp_s)
+                        continue
+                    match headers["Status"], headers.get("Description", ""):
+                        case (("404" | "408"), _):
+                            return  # what was left to read has been removed meanwhile
+                        case "409", "Batch Completed":
+                            pass  # which was counted
+                        case "409", said if "MaxBytes" in said:
+                            asked = 0
+                        case "503", _ if unanswered < 20:
+                            # Right after its creation a consumer may have nobody to answer yet.
+                            unanswered, asked = unanswered + 1, 0
+                            await asyncio.sleep(0.05)
+                        case _, said:
+                            raise Again(f"reading {stream}: {said}")
         finally:
             with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
                 await self.delete_consumer(stream, name)

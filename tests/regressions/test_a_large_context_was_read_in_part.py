@@ -34,6 +34,16 @@ async def test_all_of_a_large_answer_is_read(nats_server: EmbeddedServer) -> Non
         assert broker.generation == 1  # the connection was not lost over it
 
 
+async def test_many_small_messages_are_read_in_order(nats_server: EmbeddedServer) -> None:
+    """A request that brought all that it asked for is not taken for one that failed."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "BIG", "subjects": ["big.*"], "allow_direct": True})
+        await broker.publish(*(Message("big.1", b"%d" % number) for number in range(2500)))
+        await broker.flush()
+        seen = [int(s.payload) async for s in broker.history("BIG", ["big.*"])]
+        assert seen == list(range(2500))
+
+
 async def test_parts_of_a_large_answer_are_of_one_moment(nats_server: EmbeddedServer) -> None:
     """What changes between two parts makes the whole be read again: a mixture is never returned."""
     async with connected(nats_server.url) as broker, connected(nats_server.url) as other:
