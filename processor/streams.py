@@ -62,6 +62,7 @@ class Streams:
         self._config = config
         # Two routes may share a stream: changing it is reading it and writing it back.
         self._changing = asyncio.Lock()
+        self._making: dict[str, asyncio.Lock] = {}  # by the name of a stream that is to be made
         self._asking = asyncio.Semaphore(_AT_ONCE)  # held by a route while it asks for its streams
 
     async def prepare(self, *, is_known: bool = False) -> None:
@@ -192,15 +193,20 @@ class Streams:
 
         Raises BrokerError E408 where it cannot be.
         """
-        try:
-            await self._broker.create_stream(wanted)
-        except BrokerError:
-            # Another route or processor may have been faster, with other settings or a wider subject.
-            name = await self._broker.find_stream(subject)
-            if name is None:
-                raise
-            return name
-        log.info("created stream %s for %s", wanted["name"], subject, extra={"route": route.name})
+        making = self._making.setdefault(wanted["name"], asyncio.Lock())
+        is_being_made = making.locked()
+        async with making:
+            if is_being_made and (made := await self._broker.find_stream(subject)):
+                return made
+            try:
+                await self._broker.create_stream(wanted)
+            except BrokerError:
+                # Another route or processor may have been faster, with other settings or a wider subject.
+                name = await self._broker.find_stream(subject)
+                if name is None:
+                    raise
+                return name
+            log.info("created stream %s for %s", wanted["name"], subject, extra={"route": route.name})
         return str(wanted["name"])
 
     async def _outlet(self, route: Route, pattern: str, is_durable: bool) -> Outlet:

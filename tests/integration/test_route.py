@@ -54,8 +54,11 @@ async def test_outputs_events_and_context_come_out_together(processor: Start, wa
         assert running.metric("processor_outputs_total", route="r") == 100
 
 
-async def test_routes_that_start_together_share_streams(processor: Start) -> None:
-    """Whoever makes a stream first, all that write to it or read it find it, and nothing is lost."""
+async def test_routes_that_start_together_share_streams(
+    processor: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever makes a stream first, says so, all that write to it or read it find it, and nothing is lost."""
+    caplog.set_level("INFO", "processor")
     makers = "".join(
         f"""
         r{number}:
@@ -74,9 +77,16 @@ async def test_routes_that_start_together_share_streams(processor: Start) -> Non
           input: {subject: "sums.7", create: true}
           runnable: count.py
           output: narrow
+        """ + "".join(
+        f"""
+        shared{number}: {{input: {{subject: shared.*, create: true}}, runnable: count.py}}
         """
+        for number in range(6)
+    )
     async with processor(makers + readers, count=COUNT) as running:
         await running.until_ready()
+        created = [r.getMessage() for r in caplog.records if r.getMessage().startswith("created stream")]
+        assert len(created) == len(set(created)) >= 17, created
         for number in range(12):
             await running.publish(f"in.{number}.a", {"i": number})
         assert {document["i"] for document in await running.documents("read", 12)} == set(range(12))
