@@ -330,13 +330,8 @@ class ContextStore:
 
         Must not be called for a key with changes that are not committed yet. Raises Fenced.
         """
-        loaded: dict[str, dict[str, bytes]] = {}
-        outside: list[str] = []
-        for key in keys:
-            partition = self._partitions[self.partition(key)]
-            loaded[key] = dict(partition.inline.get(key, {}))
-            if key not in partition.inline and partition.spread:
-                outside.append(key)
+        loaded = {key: dict(self._partitions[self.partition(key)].inline.get(key, {})) for key in keys}
+        outside = self.unread(loaded)
         for start in range(0, len(outside), _LOAD_KEYS):
             await self._load_outside(outside[start : start + _LOAD_KEYS], loaded)
         for key, items in loaded.items():

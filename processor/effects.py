@@ -123,9 +123,7 @@ class Effects:
     @property
     def size(self) -> int:
         """At most how many messages a commit of this needs."""
-        items = sum(map(_messages_of, self.contexts.values()))
-        records = len(self.contexts) if self.is_recorded else 0
-        return len(self.stored) + items + self.scattered + records + len(self.moves)
+        return self.size_with(Effects())
 
     def size_with(self, later: Effects) -> int:
         """At most the size of these once those are added."""

@@ -43,8 +43,8 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
     """Measure the cases of these names, round by round; the document of `report.summary`.
 
     `progress` is called with a line for each case and round; one that fails over an answer of the server is
-    left out, and said to be. Raises BrokerError E411 without the `embedded`
-    extra, and E404 for a server or a processor that does not come up.
+    left out, and said to be. Raises BrokerError E411 without the `embedded` extra, and E404 for a server or a
+    processor that does not come up.
     """
     skipped = {}
     if "faststream" in names and importlib.util.find_spec("faststream") is None:
@@ -61,7 +61,7 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
         version = asyncio.run(_version(next(iter(servers.values())))) if servers else ""
         for number in range(1, rounds + 1):
             for index, case in enumerate(chosen):
-                if case.seconds and number > 1:
+                if case.kind == "endurance" and number > 1:
                     continue
                 app = f"b{number}x{index}"
                 try:

@@ -98,7 +98,7 @@ class Case:
     storage: Literal["file", "memory"] = "file"
     servers: int = 1
     has_latency: bool = True
-    seconds: float = 0.0  # of one that goes on for a time; it is measured in the first round only
+    seconds: float = 0.0  # of `endurance`, which is measured in the first round only
 
 
 def _kept(name: str, size: int, messages: int) -> Case:

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
 
 from processor.config import load
 from tests.running import Running, Start
@@ -96,7 +95,7 @@ async def test_a_secret_is_nowhere_but_in_its_request(
             assert running.metric("processor_requests_total", route="r", reason="E325") >= 1
             contexts = await running.contexts("r")
             kept = await everything(running)
-            metrics = generate_latest(running.telemetry.registry)
+            metrics = running.telemetry.page()
             mark = output["mark"].encode()
     assert {CANARY in asked.target and CANARY in asked.body.decode() for asked in web.asked} == {True}
     assert {asked.headers["authorization"] for asked in web.asked} == {f"Bearer {CANARY}"}

@@ -6,6 +6,7 @@ import asyncio
 import random
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from processor.embedded import EmbeddedServer
 from processor.errors import Faults, ProcessorError
-from processor.jetstream import Message
+from processor.jetstream import Broker, Message
 from tests.conftest import waited
 from tests.running import Start, connected, is_empty, pretend_jail
 
@@ -702,3 +703,42 @@ async def test_messages_are_processed_while_a_commit_is_under_way(processor: Sta
         info = await running.broker.stream("P_app")
         assert info is not None
         assert info["state"]["last_seq"] < 500 + 250
+
+
+@pytest.mark.parametrize("max_wait_ms", [0, 60_000])
+async def test_a_batch_waits_for_more_only_while_a_commit_is_under_way(
+    processor: Start, wait_until: Any, monkeypatch: pytest.MonkeyPatch, max_wait_ms: int
+) -> None:
+    """What comes meanwhile runs at once without `max_wait_ms`, and otherwise together when it is done."""
+    is_held, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Held(Broker):
+        async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+            if any(".out." in message.subject for message in messages):
+                is_held.set()
+                await goes_on.wait()
+            return await super().commit(messages, batch=batch)
+
+    monkeypatch.setattr("processor.service.Broker", Held)
+    async with processor(f"{ROUTE}  batch: {{max_wait_ms: {max_wait_ms}}}", count=COUNT) as running:
+
+        def runs() -> float:
+            return running.metric("processor_batch_messages_count", route="r")
+
+        async def has_all() -> bool:
+            [reading] = await running.broker.consumers(str(await running.broker.find_stream("in.a")))
+            return bool(reading["delivered"]["stream_seq"] == 4)
+
+        await running.publish("in.a", {"i": 0})  # nothing is under way: it does not wait
+        await wait_until(is_held.is_set, "its commit is under way")
+        await running.publish("in.a", {"i": 1})
+        if not max_wait_ms:
+            await wait_until(lambda: runs() == 2, "the second message has run")
+        await running.publish("in.a", {"i": 2}, {"i": 3})
+        await wait_until(has_all, "all messages have been sent")
+        if max_wait_ms:
+            assert runs() == 1
+        goes_on.set()
+        assert [document["i"] for document in await running.documents("out", 4)] == [0, 1, 2, 3]
+        if max_wait_ms:
+            assert runs() == 2
