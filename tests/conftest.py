@@ -16,7 +16,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,23 @@ def is_first_in_namespace(pid: int) -> bool:
         return True
     [numbers] = [line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")]
     return len(numbers) > 1 and numbers[-1] == "1"
+
+
+@asynccontextmanager
+async def frozen(pid: int) -> AsyncIterator[None]:
+    """A process that does nothing until the block is left."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # The signal stops nobody before one thread of the process has run and taken it.
+        await waited(lambda: is_stopped(pid), f"process {pid} has stopped")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def is_stopped(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all((thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def descendants() -> dict[str, str]:

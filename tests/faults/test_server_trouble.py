@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -18,6 +16,7 @@ from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown
 from processor.service import Service
 from processor.telemetry import Telemetry
+from tests.conftest import frozen
 from tests.faults import ledger
 from tests.faults.cable import cable
 from tests.running import connected
@@ -103,9 +102,8 @@ async def test_a_server_that_restarts_freezes_and_dies_interrupts_nothing_but_ti
                 done = number * 200
                 await wait_until(partial(ledger.settled, broker, "app", done), f"{done} are settled", 30)
                 if trouble == "freeze":
-                    os.kill(nats_server_file.pid, signal.SIGSTOP)
-                    await silence(broker)
-                    os.kill(nats_server_file.pid, signal.SIGCONT)
+                    async with frozen(nats_server_file.pid):
+                        await silence(broker)
                     continue
                 if trouble == "kill":
                     await asyncio.to_thread(nats_server_file.kill)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from functools import partial
 from typing import Any
 
@@ -23,6 +21,7 @@ from processor.jetstream import (
     own_headers,
     parse_ack,
 )
+from tests.conftest import frozen
 from tests.running import connected, is_empty
 
 
@@ -257,12 +256,9 @@ async def test_a_commit_without_an_answer_is_unknown(nats_server: EmbeddedServer
     async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 0.2)
-        os.kill(nats_server.pid, signal.SIGSTOP)
-        try:
+        async with frozen(nats_server.pid):
             with pytest.raises(Unknown):
                 await broker.commit([Message("tx.a", b"1"), Message("tx.b", b"2")])
-        finally:
-            os.kill(nats_server.pid, signal.SIGCONT)
 
 
 async def test_last_of_reads_more_than_the_server_gives_at_once(
