@@ -307,7 +307,7 @@ class _Case:
         publishing = asyncio.create_task(self._publish_behind(lambda: committed))
         before, began_s = self._cpu_s(), time.monotonic()
         try:
-            while time.monotonic() < until_s:
+            while time.monotonic() < until_s and not publishing.done():
                 metrics = await asyncio.to_thread(self._metrics)
                 committed = int(metrics.get("processor_committed_messages_total", 0))
                 if time.monotonic() >= began_s + len(samples) * sample_s:
@@ -317,6 +317,8 @@ class _Case:
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
+        if not publishing.cancelled():  # it failed, and the route had nothing to do
+            publishing.result()
         took_s = time.monotonic() - began_s
         used = {part: after - before[part] for part, after in self._cpu_s().items()}
         fifth = len(samples) // 5

@@ -19,7 +19,7 @@ from processor.cli.terminal import Runs, Screen, Shown, say
 from processor.codec import codec_for
 from processor.config import Config, Route
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, connect_options
+from processor.jetstream import Broker, Unknown, connect_options
 from processor.model import Delivery
 from processor.subject import matches
 
@@ -126,7 +126,8 @@ class View:
         subjects += [subject for route in config.routes.values() for subject in live_subjects(route)]
         for subject in dict.fromkeys(subjects):
             await broker.listen(subject, self._receive)
-        await broker.flush()
+        with contextlib.suppress(Unknown):  # the connection was lost just now: it comes back with them
+            await broker.flush()
 
     async def run(self) -> None:
         assert self._config is not None

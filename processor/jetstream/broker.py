@@ -302,9 +302,8 @@ class Broker:
             self._rebuilding.cancel()
             await asyncio.gather(self._rebuilding, return_exceptions=True)
         if self._client is not None:
-            with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
-                if self._client.is_connected:
-                    await self._client.flush(timeout=2)
+            with contextlib.suppress(Unknown):
+                await self._ping(2)
             with contextlib.suppress(nats.errors.Error, OSError):
                 await self._client.close()
         self._up.clear()
@@ -916,12 +915,20 @@ class Broker:
 
     async def flush(self) -> None:
         """Return when the server has seen everything sent so far. Raises Unknown when it does not answer."""
-        try:
-            # The ping of nats-py overtakes what is buffered still.
-            await self.client._flush_pending(force_flush=True)
-            await self.client.flush(timeout=int(_REQUEST_TIMEOUT_S))
-        except (nats.errors.Error, OSError) as err:
-            raise Unknown("flush") from err
+        await self._ping(_REQUEST_TIMEOUT_S)
+
+    async def _ping(self, timeout_s: float) -> None:
+        client = self.client
+        if not client.is_connected:
+            raise Unknown("the connection was lost")
+        # Not `Client.flush`: given up, it leaves a cancelled future behind, over which the reader of nats-py
+        # ends at the next pong; and it waits with what can lose a cancellation.
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        client._pongs.append(pong)
+        self.post([b"PING\r\n"])
+        await asyncio.wait([pong], timeout=timeout_s)
+        if not pong.done():
+            raise Unknown("flush")
 
 
 def _denied(action: str) -> BrokerError:
