@@ -36,6 +36,10 @@ class Runnable:
             yield {"n": self.context["n"]}
 """
 HANGS = "class Runnable:\n    def process(self, queries):\n        while True:\n            pass\n"
+# Of many messages it is not done with all before it can be told to end.
+UNHURRIED = "import time\n" + ledger.RUNNABLE.replace(
+    "for query in queries:", "for query in queries:\n            time.sleep(0.02 if query['id'] > 500 else 0)"
+)
 COUNTS = (
     "class Runnable:\n    def process(self, queries):\n        return [query['i'] for query in queries]\n"
 )
@@ -105,6 +109,7 @@ async def test_a_sigterm_in_the_middle_of_the_work_leaves_nothing_in_doubt(
 ) -> None:
     """The process ends with 0, owning nothing and with nothing open; another goes on where it stood."""
     config = ledger.write_config(tmp_path, "app")
+    (tmp_path / "counter.py").write_text(UNHURRIED)
     async with connected(nats_server.url) as broker:
         await make_input(broker)
         sent = await ledger.feed(broker, 2000)
@@ -116,6 +121,7 @@ async def test_a_sigterm_in_the_middle_of_the_work_leaves_nothing_in_doubt(
         positions = [orjson.loads(s.payload) for s in await broker.last_of("P_app", ["p.app.pos.r.*"])]
         assert {(p["owner"], str(p.get("open", {}))) for p in positions} == {("", "{}")}
         assert not await ledger.settled(broker, "app", len(sent))
+        (tmp_path / "counter.py").write_text(ledger.RUNNABLE)
         async with running(config, nats_server.url):
             await wait_until(partial(ledger.settled, broker, "app", len(sent)), "all are settled", 30)
         assert not await ledger.examine(broker, "app", sent)

@@ -146,12 +146,14 @@ def shared() -> dict[str, Any]:
             if isinstance(ob, (dict, list, set)):
                 picture[f"{name}.{key}[]"] = repr(ob)
     for kind in host_classes():
+        # A stand-in has the name of what it stands in for.
+        called = f"{kind.__module__}.{kind.__qualname__} at {id(kind):#x}"
         for key, ob in vars(kind).items():
             if key not in ("_abc_impl", "__slotnames__", "__doc__"):
-                picture[f"{kind.__module__}.{kind.__qualname__}.{key}"] = repr(ob)
+                picture[f"{called}: {key}"] = repr(ob)
         if isinstance(kind, abc.ABCMeta):
             registry, *_ = _abc._get_dump(kind)
-            picture[f"{kind.__qualname__} registered"] = len(registry)
+            picture[f"{called}: registered"] = len(registry)
     picture.update((key, id(ob)) for key, ob in vars(builtins).items() if key != "_")
     return picture
 
