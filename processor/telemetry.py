@@ -20,15 +20,13 @@ import os
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Literal, TextIO
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 
 from processor import __version__
 from processor.errors import ProcessorError
@@ -142,14 +140,9 @@ class Distribution:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def cumulated(self) -> list[tuple[str, float]]:
-        """Prometheus' form: per upper bound, how many values were at or below it."""
-        rows: list[tuple[str, float]] = []
-        running = 0
-        for bound, count in zip((*self.bounds, None), list(self.counts), strict=True):
-            running += count
-            rows.append(("+Inf" if bound is None else str(bound), running))
-        return rows
+    def cumulated(self) -> list[int]:
+        """Prometheus' form: for each upper bound, and for none, how many values were at or below it."""
+        return list(accumulate(self.counts))
 
 
 class Readiness:
@@ -178,11 +171,10 @@ class Readiness:
         return dict(self._blocks)
 
 
-class Telemetry(Collector):
-    """The facts of one process; `registry` is where Prometheus' client finds them."""
+class Telemetry:
+    """The facts of one process."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
+    def __init__(self) -> None:
         self.readiness = Readiness()
         # What the inbox of a route adds to what its lanes say.
         self.inboxes: dict[str, dict[tuple[str, ...], float]] = {_LAG: {}, _STOPPED: {}}
@@ -195,8 +187,7 @@ class Telemetry(Collector):
             metric.name: {} for metric in METRICS.values() if metric.kind == "histogram"
         }
         self.numbers["processor_connected"][()] = 0
-        self.registry.register(self)
-        self._process = ProcessCollector(registry=self.registry)
+        self._process = ProcessCollector(registry=None)
 
     def route(self, name: str) -> RouteTelemetry:
         """Where the worker of this route reports."""
@@ -216,7 +207,7 @@ class Telemetry(Collector):
         reloads[(result,)] = reloads.get((result,), 0) + 1
 
     def page(self) -> bytes:
-        """What `registry` has, in Prometheus' text format."""
+        """Every metric as it is now, in Prometheus' text format."""
         self.numbers["processor_ready"][()] = float(not self.readiness.blocks)
         parts: list[str] = []
         for metric in METRICS.values():
@@ -224,32 +215,16 @@ class Telemetry(Collector):
             template = _TEMPLATES[metric.name]
             if metric.kind == "histogram":
                 for labels, distribution in list(self.distributions[metric.name].items()):
-                    counts = list(accumulate(distribution.counts))
+                    counts = distribution.cumulated()
                     lines = template.replace(_LABELS, _labels(metric, labels))
                     parts.append(lines % (*counts, counts[-1], distribution.total))
             else:
-                for labels, number in self._counted(metric).items():
+                for labels, number in self.counted(metric).items():
                     parts.append(template.replace(_LABELS, _labels(metric, labels)) % float(number))
         return "".join(parts).encode() + generate_latest(self._process)
 
-    def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        for metric in METRICS.values():
-            yield family(metric)
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        self.numbers["processor_ready"][()] = float(not self.readiness.blocks)
-        for metric in METRICS.values():
-            samples = family(metric)
-            if isinstance(samples, HistogramMetricFamily):
-                for labels, distribution in list(self.distributions[metric.name].items()):
-                    samples.add_metric(labels, distribution.cumulated(), distribution.total)
-            else:
-                for labels, number in self._counted(metric).items():
-                    samples.add_metric(labels, number)
-            yield samples
-
-    def _counted(self, metric: Metric) -> dict[tuple[str, ...], float]:
-        """The counter or gauge as it is now, by its labels."""
+    def counted(self, metric: Metric) -> dict[tuple[str, ...], float]:
+        """A counter or gauge as it is now, by its labels."""
         numbers = dict(self.numbers[metric.name])
         for labels, more in list(self.inboxes.get(metric.name, {}).items()):
             both = numbers.get(labels, 0) + more
@@ -430,16 +405,6 @@ def _escape(value: str) -> str:
     if value.replace("-", "").replace("_", "").isalnum():
         return value
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"").replace("%", "%%")
-
-
-def family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
-    match metric.kind:
-        case "counter":
-            return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-        case "gauge":
-            return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-        case "histogram":
-            return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
 
 
 class Health:

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from processor import context
 from processor.config import load
@@ -133,7 +134,7 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample on the metrics page; 0 where it does not exist."""
-        for family in self.telemetry.collect():
+        for family in text_string_to_metric_families(self.telemetry.page().decode()):
             for sample in family.samples:
                 if sample.name == name and labels.items() <= sample.labels.items():
                     return float(sample.value)

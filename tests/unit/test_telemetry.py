@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import logging
 import socket
@@ -12,8 +13,10 @@ from typing import Literal
 
 import httpx
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from processor.errors import ProcessorError
 from processor.telemetry import METRICS, Health, LogStream, Telemetry, configure_logging
@@ -117,6 +120,29 @@ async def test_every_metric_of_the_table_is_reported_by_something() -> None:
     assert exported == set(METRICS)
 
 
+FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+
+
+class Library(Collector):
+    """The same facts, for the client library to write."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        for metric in METRICS.values():
+            family = FAMILIES[metric.kind](metric.name, metric.help, labels=metric.labels)
+            if isinstance(family, HistogramMetricFamily):
+                for labels, distribution in self.telemetry.distributions[metric.name].items():
+                    bounds = [*map(str, metric.bounds), "+Inf"]
+                    counts = itertools.accumulate(distribution.counts)
+                    family.add_metric(labels, list(zip(bounds, counts, strict=True)), distribution.total)
+            else:
+                for labels, number in self.telemetry.counted(metric).items():
+                    family.add_metric(labels, number)
+            yield family
+
+
 def test_the_page_is_what_the_client_library_would_write() -> None:
     """Help, types, labels, buckets and values are those of its registry, whatever a label has in it."""
     telemetry = Telemetry()
@@ -127,7 +153,11 @@ def test_the_page_is_what_the_client_library_would_write() -> None:
         telemetry.route(name).processed(5000, 61.5)
         telemetry.route(name).received(123_456_789)
     telemetry.route("idle")
-    ours, theirs = telemetry.page().decode(), generate_latest(telemetry.registry).decode()
+    ours = telemetry.page().decode()
+    registry = CollectorRegistry()
+    registry.register(Library(telemetry))
+    ProcessCollector(registry=registry)
+    theirs = generate_latest(registry).decode()
 
     def of_routes(samples: Samples) -> Samples:
         return {key: value for key, value in samples.items() if key[0].startswith("processor_")}
