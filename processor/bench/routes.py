@@ -211,7 +211,7 @@ class _Case:
             app.process.send_signal(signal.SIGCONT)
         await self._done()
         took_s = await self._last_commit_s() - began_s
-        used = {part: after - cpu_before[part] for part, after in self._cpu_s().items()}
+        used = self._used_since(cpu_before, count)
         after = self._metrics()
         commits = after["processor_commit_seconds_count"] - before["processor_commit_seconds_count"]
         committing_s = after["processor_commit_seconds_sum"] - before["processor_commit_seconds_sum"]
@@ -222,9 +222,8 @@ class _Case:
             "commits_per_s": commits / took_s,
             "commit_ms": committing_s / max(1, commits) * 1e3,
             "mean_batch": count / max(1, batches),
-            **{f"{part}_cpu_s_per_million": seconds / count * 1e6 for part, seconds in used.items()},
-            "host_rss_mb": sum(rss_mb(app.process.pid) for app in self._apps),
-            "guests_mb": sum(own_mb(pid) for pid in self._guests()),
+            **used,
+            **self._memory_mb(),
         }
 
     async def latencies(self, capacity_per_s: float, seconds: float) -> Figures:
@@ -290,7 +289,7 @@ class _Case:
         before, began_s = cpu_s(app.process.pid) + sum(map(cpu_s, self._guests())), time.monotonic()
         await asyncio.sleep(5)
         used_s = cpu_s(app.process.pid) + sum(map(cpu_s, self._guests())) - before
-        memory = rss_mb(app.process.pid) + sum(map(own_mb, self._guests()))
+        memory = sum(self._memory_mb().values())
         return {
             "start_s": app.ready_s - app.started_s,
             "idle_cpu_percent": 100 * used_s / (time.monotonic() - began_s),
@@ -311,8 +310,7 @@ class _Case:
                 metrics = await asyncio.to_thread(self._metrics)
                 committed = int(metrics.get("processor_committed_messages_total", 0))
                 if time.monotonic() >= began_s + len(samples) * sample_s:
-                    memory = [rss_mb(app.process.pid) for app in self._apps]
-                    samples.append(sum(memory) + sum(map(own_mb, self._guests())))
+                    samples.append(sum(self._memory_mb().values()))
                 await asyncio.sleep(_POLL_S)
         finally:
             publishing.cancel()
@@ -320,14 +318,14 @@ class _Case:
         if not publishing.cancelled():  # it failed, and the route had nothing to do
             publishing.result()
         took_s = time.monotonic() - began_s
-        used = {part: after - before[part] for part, after in self._cpu_s().items()}
         fifth = len(samples) // 5
+        second, last = max(samples[fifth : 2 * fifth]), max(samples[-fifth:])
         return {
             "messages_per_s": committed / took_s,
-            **{f"{part}_cpu_s_per_million": used_s / committed * 1e6 for part, used_s in used.items()},
-            "mb_in_second_fifth": max(samples[fifth : 2 * fifth]),
-            "mb_in_last_fifth": max(samples[-fifth:]),
-            "memory_growth": max(samples[-fifth:]) / max(samples[fifth : 2 * fifth]),
+            **self._used_since(before, committed),
+            "mb_in_second_fifth": second,
+            "mb_in_last_fifth": last,
+            "memory_growth": last / second,
         }
 
     async def _publish_behind(self, committed: Callable[[], int]) -> None:
@@ -368,6 +366,17 @@ class _Case:
 
     def _guests(self) -> list[int]:
         return [pid for app in self._apps for pid in descendants(app.process.pid)]
+
+    def _memory_mb(self) -> Figures:
+        return {
+            "host_rss_mb": sum(rss_mb(app.process.pid) for app in self._apps),
+            "guests_mb": sum(map(own_mb, self._guests())),
+        }
+
+    def _used_since(self, before: Figures, messages: int) -> Figures:
+        """Processor time since then, for a million of so many messages."""
+        used_s = {part: after - before[part] for part, after in self._cpu_s().items()}
+        return {f"{part}_cpu_s_per_million": seconds / messages * 1e6 for part, seconds in used_s.items()}
 
     def _cpu_s(self) -> Figures:
         return {

@@ -50,6 +50,18 @@ def test_latency_and_scale_are_what_is_asked_for() -> None:
     assert case["messages"]["median"] == 0.01 * CASES["keys_64"].messages
 
 
+def test_the_results_are_a_report_or_a_page() -> None:
+    """Every round is measured, and each figure is written with its spread."""
+    for format, begin in (("human", "pipelined: (b) nats-py"), ("markdown", "| pipelined | (b) nats-py")):
+        done = bench("pipelined", "--rounds", "2", "--scale", "0.01", "--format", format)
+        assert done.returncode == EXIT_OK, done.stderr
+        assert begin in done.stdout
+        assert "messages_per_s" in done.stdout
+        assert "round 2 of 2: pipelined: " in done.stderr
+    assert "`processor bench pipelined --rounds 2 --scale 0.01 --latency-seconds 2`" in done.stdout
+    assert "Medians of 2 interleaved rounds" in done.stdout
+
+
 def test_a_case_that_is_not_there_is_refused_with_its_nearest() -> None:
     """Nothing is started for a mistake."""
     done = bench("conter")
