@@ -320,6 +320,24 @@ async def test_the_history_has_what_runs_and_people_changed(processor: Start) ->
         assert [text.count(b"Nats-TTL: 604800s") for text in found] == [0, 0, 0, 0, 1, 1]
 
 
+async def test_a_record_counts_in_its_commit(processor: Start) -> None:
+    """900 outputs, 48 items of a context and their list, a record and a position: one too many (E324)."""
+    runnable = """
+    class Runnable:
+        def process(self, queries):
+            for query in queries:
+                self.context.update({f"item{i}": "x" * 100 for i in range(query)})
+                yield from range(900)
+    """
+    async with processor(f"{ROUTE}  history: {{keep: 1h}}", count=runnable) as running:
+        await running.publish("in.a", 47)
+        await running.documents("out.a", 900)
+        await running.publish("in.b", 48)
+        [letter] = await running.dead_letters("r")
+        assert "need 951 messages of a commit, which takes 950" in letter.headers["x-dead-letter-reason"]
+        assert len(await running.stored("p.app.hist.r.>")) == 1
+
+
 async def headers(running: Running, sequence: int) -> bytes:
     reply = await running.broker.api("STREAM.MSG.GET.P_app", {"seq": sequence})
     return b64decode(reply["message"]["hdrs"])
