@@ -914,7 +914,10 @@ class Broker:
             return None
 
     async def flush(self) -> None:
-        """Return when the server has seen everything sent so far. Raises Unknown when it does not answer."""
+        """Return when the server has seen everything sent so far; streams may store it a moment later.
+
+        Raises Unknown when the server does not answer.
+        """
         await self._ping(_REQUEST_TIMEOUT_S)
 
     async def _ping(self, timeout_s: float) -> None:
