@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -74,6 +74,40 @@ class Batch:
     followers: list[tuple[str, Delivery]] = field(default_factory=list)  # by key, behind one that waits
     done: list[Delivery] = field(default_factory=list)  # settled before a restart; only to be acknowledged
     markers: list[Message] = field(default_factory=list)  # endings of stream-mode runs
+
+    def split(
+        self, taken: Sequence[Delivery], failed: int | None, place: Callable[[Delivery], int]
+    ) -> list[Sequence[Delivery]]:
+        """The deliveries that this batch was planned from, as smaller batches to be run in this order.
+
+        `failed` is the group that failed, where that is known: the parts are what ran well before it, it, and
+        what lies behind. `place` says whose position counts a delivery: within a partition every part has
+        later ones than those before it, since a position only moves on.
+        """
+        if failed is None:
+            return _halved(taken)
+        group_of = {d.sequence: number for number, members in enumerate(self.members) for d in members}
+        first, last = self.members[failed][0].sequence, self.members[failed][-1].sequence
+        partition = place(self.members[failed][0])
+        parts: tuple[list[Delivery], list[Delivery], list[Delivery]] = ([], [], [])
+        reached: dict[int, int] = {}  # by partition, the last part that one of its deliveries is in
+        stage = 0  # of that group's partition: before it, at it, behind it
+        for delivery in taken:
+            here = place(delivery)
+            if here == partition:
+                stage = max(stage, 1) if delivery.sequence == first else stage
+                part = stage
+                stage = 2 if delivery.sequence == last else stage
+            else:
+                part = 0 if group_of.get(delivery.sequence, 0) < failed else 2
+            reached[here] = max(reached.get(here, 0), part)
+            parts[reached[here]].append(delivery)
+        before, failing, behind = parts
+        if len(failing) == len(taken):
+            return _halved(taken)
+        # Where much fails, what lies behind would be run again and again as a whole.
+        rest = _halved(behind) if 4 * len(before) < len(taken) else [behind]
+        return [part for part in (before, failing, *rest) if part]
 
 
 @dataclass(slots=True)
@@ -362,3 +396,8 @@ class EffectsOf:
 
 def _now() -> str:
     return letters.timestamp(datetime.now(UTC))
+
+
+def _halved(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
+    middle = len(deliveries) // 2
+    return [deliveries[:middle], deliveries[middle:]]

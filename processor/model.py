@@ -178,10 +178,14 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A run that failed as a whole; every context it touched is as it was before."""
+    """A run that failed as a whole; every context it touched is as it was before.
+
+    `group` is the group that failed, where one can be named: those before it ran without a failure.
+    """
 
     failure: Failure
     logs: Sequence[LogLine] = ()
+    group: int | None = None
 
 
 Outcome = Ran | Failed

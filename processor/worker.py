@@ -7,7 +7,7 @@ What must stay true:
 - A delivery is settled exactly once, in `settle`, and nothing of a run is visible before its position is.
 - Runs are settled in the order in which they ran. A guest that died takes unsettled contexts with it, so
   everything that ran before is committed first and contexts are then loaded from there.
-- A batch that fails is halved until the message that makes it fail is alone; only that one is judged.
+- A batch that fails is split until the message that makes it fail is alone; only that one is judged.
 - While a message waits for its next try, no later message of its key runs.
 - While the breaker is open nothing runs, nothing is judged, and what is in hand waits.
 """
@@ -331,7 +331,7 @@ class Worker:
             return
         together: list[Delivery] = []
         for delivery in deliveries:
-            partition = place_of(delivery, key_of(delivery, self._codec), self._store)
+            partition = self._place(delivery)
             if partition in self._suspects or delivery.sequence in self._unsure:
                 await self._admit(together)
                 together = []
@@ -383,7 +383,8 @@ class Worker:
         """Take deliveries through the guest and hand their effects over to be settled.
 
         This is the path of every message: plan, load contexts, run, decide, settle. A batch that fails is
-        halved; a message that fails alone is judged: tried again, kept for later, given up or dead-lettered.
+        split around the group that failed, or halved where that is not known; a message that fails alone is
+        judged: tried again, kept for later, given up or dead-lettered.
         """
         batch = self._plan(deliveries)
         await self._source.ack(batch.done)
@@ -404,9 +405,9 @@ class Worker:
                 self._waiting.follow(key, delivery)
             await self._submit(effects)
         elif len(deliveries) > 1:
-            middle = len(deliveries) // 2
-            await self._admit(deliveries[:middle])
-            await self._admit(deliveries[middle:])
+            failed = outcome.group if isinstance(outcome, Failed) else None
+            for part in batch.split(deliveries, failed, self._place):
+                await self._admit(part)
         else:
             await self._judge(batch, effects, self._tries.get(deliveries[0].sequence, 0) + 1)
 
@@ -537,6 +538,9 @@ class Worker:
         log.info("a blocked key goes on", extra=where)
         partition = self._store.partition(key)
         await self._submit(Effects(moves={partition: Move(blocked={key: None})}))
+
+    def _place(self, delivery: Delivery) -> int:
+        return place_of(delivery, key_of(delivery, self._codec), self._store)
 
     def _is_held(self, delivery: Delivery) -> bool:
         return delivery.kept.split(".", 3)[2:3] == ["held"]

@@ -398,6 +398,7 @@ class Guest:
         self._is_making = False
         self._held: dict[str, Held] = {}
         self._group = 0
+        self._failing: int | None = None  # the group that a failure of the run would be of, where it is one
         self._log_lines: list[LogLine] = []
         self._log_bytes = 0
         self._logs_dropped = 0
@@ -508,7 +509,7 @@ class Guest:
         request = wire.read_run(frame)
         self._brought = wire.Yield.of(len(request.groups))
         self._event_bytes = self._output_bytes = self._output_count = 0
-        self._spoiled = None
+        self._spoiled, self._failing = None, None
         for key in request.forget:
             self._held.pop(key, None)
         for group in request.groups:
@@ -517,17 +518,18 @@ class Guest:
         self._start_timers()
         try:
             for number, group in enumerate(request.groups):
-                self._group = number
+                self._group = self._failing = number
                 self._run_group(group, request)
-            if self._spoiled is not None:
-                raise self._spoiled
+                if self._spoiled is not None:
+                    raise self._spoiled
             changes = self._changes(request.groups)
+            self._failing = None
             reply = self._reply(changes)
         except (Unsuccessful, MemoryError) as err:
             failure = err.failure if isinstance(err, Unsuccessful) else _out_of_memory(self._memory)
             for group in request.groups:
                 self._held[group.key].undo()
-            reply = wire.write_failed(self._channel.nonce, failure, self._logs())
+            reply = wire.write_failed(self._channel.nonce, failure, self._logs(), self._failing)
         else:
             for key in {group.key for group in request.groups}:
                 self._held[key].keep(changes.get(key))
@@ -667,7 +669,10 @@ class Guest:
 
     def _changes(self, groups: Sequence[Group]) -> dict[str, ContextChange]:
         changes = {}
-        for key in {group.key: None for group in groups}:
+        only: dict[str, int | None] = {}  # by key, its group where it has one alone
+        for number, group in enumerate(groups):
+            only[group.key] = None if group.key in only else number
+        for key, self._failing in only.items():
             change = self._held[key].change(self._limits.context_bytes)
             if change is not None:
                 changes[key] = change
@@ -866,7 +871,7 @@ class Guest:
             with self._tripwire.disarmed():
                 text, shown = dialect.describe(err, self._program)
             failure = Failure(code, text, shown)
-            self._channel.send(wire.write_failed(self._channel.nonce, failure, self._logs()))
+            self._channel.send(wire.write_failed(self._channel.nonce, failure, self._logs(), self._failing))
         os._exit(0)
 
 

@@ -668,9 +668,9 @@ class Guest:
             raise wire.Violation("an answer to a request that it has not read")
         self._refuse_broken(frame)
         if "failed" in frame.header:
-            failed = wire.read_failed(frame, self._limits)
+            failed = wire.read_failed(frame, request, self._limits)
             if failed.failure.code in ("E311", "E312"):
-                return self._out_of_time(frame)
+                return self._out_of_time(failed)
             if failed.failure.code == "E313":
                 # What filled the memory may still be held by the instance; a new guest starts clean.
                 text = f"the Runnable used more memory than its limit ({self._limits.memory_mb} MB)"
@@ -733,11 +733,8 @@ class Guest:
             self._kill(Failure("E314", text, trace, lethal=True))
             raise _Gone
 
-    def _out_of_time(self, frame: wire.Frame) -> Failed:
+    def _out_of_time(self, failed: Failed) -> Failed:
         """The guest's own timer came first and says which line was running; the sentence is ours."""
-        failed = wire.read_failed(frame, self._limits)
-        if failed.failure.code not in ("E311", "E312"):
-            raise wire.Violation("a failure that has no place here")
         ours = self._too_slow() if failed.failure.code == "E312" else self._too_busy()
         failure = replace(ours, traceback=failed.failure.traceback)
         self._kill(failure)

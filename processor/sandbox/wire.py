@@ -595,13 +595,14 @@ def write_chunk(nonce: int, chunk: bytes) -> bytes:
     return pack(nonce, {"chunk": True}, [chunk])
 
 
-def write_failed(nonce: int, failure: Failure, logs: Sequence[LogLine]) -> bytes:
-    """Why the run failed; every context it touched is as it was before."""
+def write_failed(nonce: int, failure: Failure, logs: Sequence[LogLine], group: int | None = None) -> bytes:
+    """Why the run failed, and in which group; every context it touched is as it was before."""
     row = [
         failure.code,
         _clean(failure.text, TEXT_CHARS),
         _clean(failure.traceback, TRACEBACK_CHARS, keep_end=True),
         failure.retry_after_s,
+        group,
     ]
     return pack(nonce, {"failed": row, "logs": _log_rows(logs)})
 
@@ -736,16 +737,18 @@ def read_broken(frame: Frame) -> str:
     return _text(trace, TRACEBACK_CHARS)
 
 
-def read_failed(frame: Frame, limits: Limits) -> Failed:
-    """Why a run failed, as the guest tells it. Raises Violation."""
+def read_failed(frame: Frame, request: RunRequest, limits: Limits) -> Failed:
+    """Why a run failed, and in which group, as the guest tells it. Raises Violation."""
     failed, lines = _fields(frame.header, "failed", "logs")
-    code, text, traceback, after_s = _list(failed, 4)
+    code, text, traceback, after_s, group = _list(failed, 5)
     if type(code) is not str or code not in GUEST_CODES or frame.blobs:
         raise Violation("a failure that a guest cannot report")
     if after_s is not None and (type(after_s) not in (int, float) or not 0 <= after_s <= 1e9):
         raise Violation("a delay that is none")
     failure = Failure(code, _text(text, TEXT_CHARS), _text(traceback, TRACEBACK_CHARS), retry_after_s=after_s)
-    return Failed(failure, _logs(lines, limits))
+    if group is not None:
+        _integer(group, 0, len(request.groups) - 1)
+    return Failed(failure, _logs(lines, limits), group)
 
 
 def _logs(lines: object, limits: Limits) -> list[LogLine]:

@@ -246,6 +246,34 @@ async def test_a_failed_run_changes_no_context(spawned, one) -> None:
     assert bodies(outcome) == [b'{"counter":2}', b'{"counter":2}']
 
 
+@pytest.mark.parametrize(
+    ("source", "groups", "code", "failed"),
+    [
+        (returning("1 / queries[0]"), [1, 2, 0, 3], "E304", 2),
+        (returning("float(queries[0] or 'nan')"), [1, 0, 2], "E306", 1),
+        (returning("self.event('e' * (300 * (queries[0] == 2)) or 'e')"), [1, 2, 3], "E304", 1),
+        ("class Runnable:\n def init(self): self.context['a'] = 1\n"
+         " def process(self, q): self.context['a'] = len if q[0] == 3 else 2", [1, 2, 3], "E309", 2),
+    ],
+)  # fmt: skip
+async def test_a_failed_run_names_the_group_that_failed(spawned, source, groups, code, failed) -> None:
+    """What raised, what it returned and the context that cannot be kept are told of the group they are of."""
+    async with spawned(source) as guest:
+        outcome = await guest.run([Group(f"k{number}", [b"%d" % number], {}) for number in groups])
+    assert (failure(outcome).code, outcome.group) == (code, failed)
+
+
+async def test_a_run_that_no_group_failed_names_none(spawned, one) -> None:
+    """A context that two groups of one key share is too large by both; a guest that is gone names nobody."""
+    source = "class Runnable:\n def process(self, q): self.context[q[0]] = 'x' * 600"
+    async with spawned(source, context_bytes=1000) as guest:
+        outcome = await guest.run([one("a", key="k"), one("b", key="k", context=None)])
+        assert (failure(outcome).code, outcome.group) == ("E310", None)
+        os.kill(guest.pid, signal.SIGKILL)
+        outcome = await guest.run([one("a", key="k", context=None)])
+    assert (failure(outcome).lethal, outcome.group) == (True, None)
+
+
 async def test_a_context_given_to_a_failed_run_is_held(spawned, one) -> None:
     """After any run that gave a context the guest holds it, though the run, or init itself, failed."""
     source = """

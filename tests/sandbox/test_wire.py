@@ -147,7 +147,9 @@ def test_a_result_is_understood() -> None:
 def test_texts_are_bounded_and_clean() -> None:
     """Texts from user code are cut to what the host accepts, and lone surrogates do not stop a frame."""
     failure = Failure("E304", "x" * 10_000 + "\ud800", "y" * 50_000 + "last\ud800")
-    failed = wire.read_failed(arrived(wire.write_failed(1, failure, [LogLine("info", "z" * 5000)])), Limits())
+    failed = wire.read_failed(
+        arrived(wire.write_failed(1, failure, [LogLine("info", "z" * 5000)])), REQUEST, Limits()
+    )
     assert len(failed.failure.text) == wire.TEXT_CHARS
     assert failed.failure.traceback.endswith("last?")
     assert len(failed.logs[0].text) == wire.LOG_CHARS
@@ -200,7 +202,7 @@ READERS: list[Reader] = [
     wire.read_call,
     wire.read_chunk,
     wire.read_broken,
-    lambda frame: wire.read_failed(frame, Limits()),
+    lambda frame: wire.read_failed(frame, REQUEST, Limits()),
     lambda frame: wire.read_ran(frame, REQUEST, Limits()),
 ]
 
@@ -476,20 +478,24 @@ def test_more_changes_than_a_frame_may_carry_are_the_users_fault() -> None:
 @pytest.mark.parametrize(
     "failed",
     [
-        ["E501", "t", "", None],
-        ["E301", "t", "", None],
-        ["E304", 5, "", None],
-        ["E304", "t", "", -1],
-        ["E304", "t", "", True],
-        ["E304", "t", "x" * 20_000, None],
+        ["E501", "t", "", None, None],
+        ["E301", "t", "", None, None],
+        ["E304", 5, "", None, None],
+        ["E304", "t", "", -1, None],
+        ["E304", "t", "", True, None],
+        ["E304", "t", "x" * 20_000, None, None],
         ["E304", "t"],
-        [["E304"], "t", "", None],
+        [["E304"], "t", "", None, None],
+        ["E304", "t", "", None, -1],
+        ["E304", "t", "", None, len(REQUEST.groups)],
+        ["E304", "t", "", None, True],
+        ["E304", "t", "", None, "0"],
     ],
 )
 def test_a_lie_in_a_failure_is_a_violation(failed: Any) -> None:
     """A guest can only report the failures that are a guest's, in bounded texts."""
     with pytest.raises(wire.Violation):
-        wire.read_failed(arrived(wire.pack(1, {"failed": failed, "logs": []})), Limits())
+        wire.read_failed(arrived(wire.pack(1, {"failed": failed, "logs": []})), REQUEST, Limits())
 
 
 # A guest that has been taken over.

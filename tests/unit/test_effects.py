@@ -1,4 +1,4 @@
-"""Dead letters hold all of a message, however large it is and whatever its sender put into its headers."""
+"""What a run leaves behind: dead letters hold all of a message, and a batch that failed is split in order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.context import Move
-from processor.effects import Effects
+from processor.effects import Batch, Effects
 from processor.jetstream import Message, Stored
 from processor.letters import Letters, joined
-from processor.model import ContextChange, Delivery, Failure
+from processor.model import ContextChange, Delivery, Failure, Group
 
 MAX_BYTES = 4096
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,20}\Z")
@@ -103,3 +103,53 @@ def test_a_context_that_came_whole_stays_whole() -> None:
     effects = Effects(contexts={"a": ContextChange({"x": b"1", "y": b"1"}, True, 5000)})
     effects.add(Effects(contexts={"a": ContextChange({"x": None, "z": b"2"}, False, 5001)}))
     assert effects.contexts["a"] == ContextChange({"y": b"1", "z": b"2"}, True, 5001)
+
+
+def planned(keys: str) -> Batch:
+    """A batch of one message for each letter, grouped by key; a dot is a message that no group has."""
+    taken = [Delivery(key, b"", {}, "IN", number, 0.0) for number, key in enumerate(keys, 1)]
+    batch = Batch(taken)
+    for key in dict.fromkeys(keys.replace(".", "")):
+        batch.groups.append(Group(key, []))
+        batch.members.append([delivery for delivery in taken if delivery.subject == key])
+    return batch
+
+
+def parts(batch: Batch, failed: int | None, partitions: int = 64) -> list[str]:
+    split = batch.split(batch.deliveries, failed, lambda delivery: ord(delivery.subject) % partitions)
+    return ["".join(delivery.subject for delivery in part) for part in split]
+
+
+def test_a_batch_is_split_around_the_group_that_failed() -> None:
+    """What ran before the group is one batch, the group the next, and what lies behind it the last."""
+    assert parts(planned("abcdef"), 3) == ["abc", "d", "ef"]
+    assert parts(planned("abcabc"), 1) == ["aa", "bb", "cc"]
+    assert parts(planned("abcdef"), 5) == ["abcde", "f"]
+
+
+def test_a_batch_that_fails_early_has_the_rest_halved() -> None:
+    """Where many messages fail, what lies behind each of them is not run as a whole again and again."""
+    assert parts(planned("abcdefghi"), 0) == ["a", "bcde", "fghi"]
+
+
+def test_a_batch_is_halved_where_no_smaller_part_is_known() -> None:
+    """A failure of nobody's, and one of the only group, say nothing about which message it is."""
+    assert parts(planned("abcd"), None) == ["ab", "cd"]
+    assert parts(planned("aaaa"), 0) == ["aa", "aa"]
+
+
+@given(st.text(st.sampled_from("abcdefg."), min_size=2, max_size=30), st.integers(1, 4), st.data())
+def test_parts_of_a_batch_only_go_on(keys: str, partitions: int, data: st.DataObject) -> None:
+    """Every message is in one part that is smaller than the batch, and none of a partition comes after a
+    later one: its position would have passed it.
+    """
+    batch = planned(keys)
+    groups = st.integers(0, len(batch.groups) - 1) if batch.groups else st.none()
+    split = batch.split(
+        batch.deliveries, data.draw(groups), lambda delivery: ord(delivery.subject) % partitions
+    )
+    assert sorted(d.sequence for part in split for d in part) == [d.sequence for d in batch.deliveries]
+    assert all(0 < len(part) < len(keys) for part in split)
+    for partition in range(partitions):
+        order = [d.sequence for part in split for d in part if ord(d.subject) % partitions == partition]
+        assert order == sorted(order)
