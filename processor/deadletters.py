@@ -2,15 +2,17 @@
 
 Each is one message of the app stream (or several parts), written by the commit that gave the message up. To
 redrive one is one atomic write: the message is due for its route again, and its letter is gone. Two who
-redrive the same letter are told apart by the sequence of its subject, so it goes back exactly once.
+redrive the same letter are told apart by the sequence of its subject, so it goes back exactly once. One write
+takes many letters; where somebody else was faster with one of them, each of them gets its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,9 @@ from processor.model import Delivery
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\.\d{1,9}\.\d{1,20}\Z")
 _AGAIN_S = 0.1
+# Of one write for several letters: a commit costs the server 2.4 ms however little is in it.
+_GROUP_MESSAGES = 500
+_GROUP_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,37 +116,94 @@ class DeadLetters:
 
         Raises BrokerError E408 for a message that leaves no room for where it came from.
         """
+        return await self._write([self._due(letter), *_removals(letter)])
+
+    async def drop(self, letter: DeadLetter) -> bool:
+        """Let go of it for good; False where somebody else was faster."""
+        return await self._write(_removals(letter))
+
+    async def redrive_all(self, letters: Iterable[DeadLetter]) -> list[bool | BrokerError]:
+        """What `redrive` says of each, or raises, in order; it takes many letters with one write."""
+        return await self._write_all(letters, lambda letter: [self._due(letter), *_removals(letter)])
+
+    async def drop_all(self, letters: Iterable[DeadLetter]) -> list[bool | BrokerError]:
+        """What `drop` says of each, or raises, in order; it takes many letters with one write."""
+        return await self._write_all(letters, _removals)
+
+    def _due(self, letter: DeadLetter) -> Message:
         writer = Letters(self._app, letter.route, self._broker.max_payload)
         partition = int(letter.id.split(".")[1])
         try:
-            due = writer.due(letter.delivery, partition, f"{letter.delivery.sequence}-{secrets.token_hex(4)}")
+            return writer.due(
+                letter.delivery, partition, f"{letter.delivery.sequence}-{secrets.token_hex(4)}"
+            )
         except Unfit as err:
             raise BrokerError(
                 "E408",
                 f"dead letter {letter.id} cannot be sent back: {err}",
                 remedy=f"Publish its payload to {letter.delivery.subject}, then drop it.",
             ) from err
-        return await self._replace(letter, [due])
 
-    async def drop(self, letter: DeadLetter) -> bool:
-        """Let go of it for good; False where somebody else was faster."""
-        return await self._replace(letter, [])
+    async def _write_all(
+        self, letters: Iterable[DeadLetter], made: Callable[[DeadLetter], list[Message]]
+    ) -> list[bool | BrokerError]:
+        outcomes: list[bool | BrokerError] = []
+        group: list[list[Message]] = []  # by letter
+        places: list[int] = []  # in `outcomes`
+        messages = size = 0
 
-    async def _replace(self, letter: DeadLetter, messages: list[Message]) -> bool:
-        removals = [
-            Message(part.subject, b"", {**GONE, EXPECTED: str(part.sequence)}) for part in letter.parts
-        ]
+        async def write() -> None:
+            for place, outcome in zip(places, await self._write_group(group), strict=True):
+                outcomes[place] = outcome
+
+        for letter in letters:
+            outcomes.append(False)
+            try:
+                each = made(letter)
+            except BrokerError as err:
+                outcomes[-1] = err
+                continue
+            each_bytes = sum(len(message.payload) for message in each)
+            if group and (messages + len(each) > _GROUP_MESSAGES or size + each_bytes > _GROUP_BYTES):
+                await write()
+                group, places, messages, size = [], [], 0, 0
+            group.append(each)
+            places.append(len(outcomes) - 1)
+            messages += len(each)
+            size += each_bytes
+        if group:
+            await write()
+        return outcomes
+
+    async def _write_group(self, group: Sequence[list[Message]]) -> Sequence[bool | BrokerError]:
+        """Write the messages of several letters at once; each by itself where that is refused."""
+        if len(group) > 1:
+            with contextlib.suppress(BrokerError):
+                if await self._write([message for each in group for message in each]):
+                    return [True] * len(group)
+        outcomes: list[bool | BrokerError] = []
+        for each in group:
+            try:
+                outcomes.append(await self._write(each))
+            except BrokerError as err:
+                outcomes.append(err)
+        return outcomes
+
+    async def _write(self, messages: Sequence[Message]) -> bool:
+        """Whether these were stored: by us, and all of them."""
         is_in_doubt = False
         while True:
             try:
-                await self._broker.commit([*messages, *removals])
+                await self._broker.commit(messages)
             except Again:  # in a cluster, while somebody else's write to the letter is under way
                 await asyncio.sleep(_AGAIN_S)
             except Unknown:
                 is_in_doubt = True
                 await self._broker.connected()
             except WrongLastSequence:
-                return is_in_doubt and await self._are_stored(messages)
+                return is_in_doubt and await self._are_stored(
+                    [m for m in messages if EXPECTED not in m.headers]
+                )
             else:
                 return True
 
@@ -157,6 +219,11 @@ class DeadLetters:
                 await asyncio.sleep(_AGAIN_S)
             else:
                 return None not in found
+
+
+def _removals(letter: DeadLetter) -> list[Message]:
+    """What takes a letter away, and is refused where it is not there any more."""
+    return [Message(part.subject, b"", {**GONE, EXPECTED: str(part.sequence)}) for part in letter.parts]
 
 
 def _read(parts: tuple[Stored, ...], prefix: str) -> DeadLetter | None:

@@ -142,10 +142,10 @@ class Lanes:
         """Whether one of our partitions has one of these epochs by now: what we hold of it is old."""
         return any(worker.is_overtaken(epochs) for worker in self._workers)
 
-    async def look_for_due(self) -> None:
-        """Process the messages that are due by what the app stream holds now."""
+    def look_for_due(self) -> None:
+        """Process what is due in the app's stream, and was given to nobody, too."""
         for worker in self._workers:
-            await worker.look_for_due()
+            worker.look_for_due()
 
     @property
     def is_silent(self) -> bool:

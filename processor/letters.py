@@ -122,8 +122,12 @@ class Letters:
         return self._whole(f"p.{self.app}.later.{name}", delivery, tries, schedule)
 
     def due(self, delivery: Delivery, partition: int, name: str) -> Message:
-        """The message that makes a delivery due now, with no tries counted. Raises Unfit."""
-        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, 0, KEPT)
+        """The message that makes a delivery due now, with no tries counted. Raises Unfit.
+
+        Nobody else may have `name`: there is no message that this one replaces.
+        """
+        never = {"Nats-TTL": "never"}
+        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, 0, never)
 
     def held(self, delivery: Delivery, partition: int, key: str, tries: int) -> Message:
         """The message that keeps a delivery while its key is blocked. Raises Unfit."""

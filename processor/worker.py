@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import time
 from collections import OrderedDict
@@ -31,6 +30,7 @@ from processor.breaker import DEATHS, Breaker
 from processor.codec import Codec, Unreadable, key_of
 from processor.config import Route
 from processor.context import STALE_POSITIONS, ContextStore, Move
+from processor.due import Due
 from processor.effects import COMMIT_BUDGET, Batch, Effects, EffectsOf, Outlet
 from processor.errors import BrokerError, Faults, GuestError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Message, Unknown
@@ -60,9 +60,6 @@ user_log = logging.getLogger("processor.runnable")
 _REFUSED_PAUSE_S = 2.0
 # Up to this wait a message stays in memory and its key waits; the server keeps those that wait longer.
 SHORT_WAIT_S = 2.0
-# Messages that were due lately: whoever watches may hand over what was found at the start.
-_GIVEN_MAX = 10_000
-_LOOK_AGAIN_S = 2.0
 # So many claims without a commit make it likely that a message kills the whole process.
 _SUSPICIOUS_CLAIMS = 2
 _RESPAWN_PAUSES_S = (0.02, 0.1, 0.5)
@@ -155,9 +152,7 @@ class Worker:
         self._tries |= {s: tries for s, tries in shared.survived.items() if s in self._tries}
         self._announced: set[int] = set()
         self._unblocking: str | None = None  # the blocked key whose messages are being tried
-        self._due: list[Delivery] = []
-        self._given: OrderedDict[int, None] = OrderedDict()
-        self._has_due = asyncio.Event()
+        self._due = Due(store.due)
         self._is_alone = (
             codec.alone or route.mode == "stream" or any(outlet.foreign for outlet in outlets.values())
         )
@@ -222,19 +217,11 @@ class Worker:
 
     def give(self, kept: Kept) -> None:
         """Process a message that is due, beside the input; one that was given before is ignored."""
-        if kept.sequence in self._given:
-            return
-        self._given[kept.sequence] = None
-        if len(self._given) > _GIVEN_MAX:
-            self._given.popitem(last=False)
-        self._tries[kept.delivery.sequence] = kept.tries
-        self._due.append(kept.delivery)
-        self._has_due.set()
+        self._due.accept(kept)
 
-    async def look_for_due(self) -> None:
-        """Process the messages that are due by what the app stream holds now."""
-        for kept in await self._store.due():
-            self.give(kept)
+    def look_for_due(self) -> None:
+        """Process what is due in the app's stream, and was given to nobody, too."""
+        self._due.look()
 
     def is_overtaken(self, epochs: Mapping[int, int]) -> bool:
         """Whether one of our partitions has one of these epochs by now: what we hold of it is old."""
@@ -249,27 +236,24 @@ class Worker:
         now_s = time.monotonic
         for key in self._store.blocked:
             self._waiting.block(key, now_s())
-        await self.look_for_due()
-        # What fell due between the claim and our start was handed to nobody, and a replica of the stream may
-        # not have had it yet at the first look.
-        look_again_s = now_s() + _LOOK_AGAIN_S
-        events = {"stop": self._stop, "due": self._has_due}
-        watching = {asyncio.create_task(event.wait(), name=name) for name, event in events.items()}
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        arriving = asyncio.create_task(self._due.arrived.wait(), name="due")
         taking: asyncio.Task[list[Delivery]] | None = None
         try:
             while not self._stop.is_set():
+                if arriving.done():
+                    self._due.arrived.clear()
+                    arriving = asyncio.create_task(self._due.arrived.wait(), name="due")
                 await self._work_off(now_s())
-                if now_s() >= look_again_s:
-                    look_again_s = math.inf
-                    await self.look_for_due()
                 if taking is None and not self._is_held_up:
                     taking = asyncio.create_task(
                         self._source.take(self._batch_limit(), self._route.batch.max_bytes)
                     )
                 waits_s = self._waiting.next_s()
-                until_s = look_again_s if waits_s is None else min(waits_s, look_again_s)
-                timeout_s = None if until_s == math.inf else max(0.0, until_s - now_s())
-                tasks = watching if taking is None else {*watching, taking}
+                timeout_s = None if waits_s is None else max(0.0, waits_s - now_s())
+                if self._due and not self._is_held_up:
+                    timeout_s = 0.0  # only to have what came in the input get its turn
+                tasks = {stopping, arriving, *([taking] if taking is not None else [])}
                 await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 if self._stop.is_set():
                     return  # what was taken in this moment is not in hand yet: the next start reads it
@@ -278,14 +262,10 @@ class Worker:
                     self._telemetry.received(len(deliveries))
                     await self._take_up(deliveries)
                     await self._keep_up()
-                if self._has_due.is_set() and not self._due:
-                    self._has_due.clear()
-                    watching = {task for task in watching if not task.done()}
-                    watching.add(asyncio.create_task(self._has_due.wait(), name="due"))
         except _GivenBack:
             return
         finally:
-            ending = [*watching, *([taking] if taking is not None else [])]
+            ending = [stopping, arriving, *([taking] if taking is not None else [])]
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
@@ -310,9 +290,11 @@ class Worker:
         return self._waiting.is_full or (self._route.key == "none" and bool(self._waiting))
 
     async def _work_off(self, now_s: float) -> None:
-        """Run what waited and is due now."""
-        while self._due and not self._is_held_up:
-            await self._admit([self._due.pop(0)])
+        """Run some of what is due beside the input, and what waited and may be tried now."""
+        if self._due and not self._is_held_up:
+            due = await self._due.take(self._batch_limit(), self._route.batch.max_bytes)
+            self._tries |= {kept.delivery.sequence: kept.tries for kept in due}
+            await self._admit([kept.delivery for kept in due])
         for key in list(self._waiting.due(now_s)):
             if self._stop.is_set():
                 return

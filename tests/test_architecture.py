@@ -29,7 +29,7 @@ LAYERS = [
     ["control", "deadletters", "effects"],
     ["backlog"],
     ["context"],
-    ["history", "members", "waiting"],
+    ["history", "members", "waiting", "due"],
     ["letters"],
     ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
     ["config"],

@@ -76,7 +76,7 @@ class Runnable:
         return outputs
 """
 
-Kind = Literal["baseline", "route", "idle", "crowd", "endurance"]
+Kind = Literal["baseline", "route", "redrive", "idle", "crowd", "endurance"]
 _KEYED = {"key": "subject.2", "output": "$out.{key}"}
 
 
@@ -155,6 +155,14 @@ CASES = {
         Case("r3", "counter, three servers, three replicas of every stream", servers=3, messages=20_000),
         Case("replicas_2", "64 keys, two processors", keys=64, lines=_KEYED, processes=2),
         Case("lanes_2", "64 keys, two guests in one processor", keys=64, lines={**_KEYED, "concurrency": 2}),
+        Case(
+            "redrive",
+            "40,000 dead letters of 1,000 keys, sent back while the route runs",
+            "redrive",
+            keys=1_000,
+            lines=_KEYED,
+            has_latency=False,
+        ),
         Case("idle_file", "one message at a time through an idle route, file store", "idle", messages=300),
         Case("idle_memory", "the same, memory store", "idle", messages=300, storage="memory"),
         Case("routes_10", "10 routes in one processor", "crowd", routes=10, has_latency=False),
@@ -178,6 +186,8 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("counter / ceiling", "messages_per_s", "at least", 0.5),
     ("keys_64 / keys_100000", "messages_per_s", "at most", 1.5),
     ("kept_100MB / kept_1KB", "commit_ms", "at most", 1.3),
+    ("redrive", "messages_per_s", "at least", 3_000),
+    ("redrive", "server_cpu_s_per_million", "at most", 100),
     ("idle_file", "p50_ms", "at most", 6.0),
     ("idle_file", "p99_ms", "at most", 15.0),
     ("idle_memory", "p50_ms", "at most", 2.0),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import orjson
 
 from processor.bench.cases import Case
 from processor.bench.processes import now_s
 from processor.jetstream import Broker, Message
+from processor.letters import Letters
+from processor.model import Delivery, Failure, partition_of
 
 _FLUSH_MESSAGES = 500
 _TICK_S = 0.005
@@ -62,6 +65,20 @@ async def keep(broker: Broker, prefix: str, size: int) -> int:
         await broker.publish(Message(f"{prefix}.0.k0", orjson.dumps(body)))
         await broker.flush()
     return count
+
+
+async def give_up(broker: Broker, source: Source, app: str, count: int) -> None:
+    """Store `count` dead letters of the first route, as if it had given up what `source` has next."""
+    letters = Letters(app, "r0", broker.max_payload)
+    failure = Failure("E304", "ValueError: not now", traceback="ValueError: not now")
+    for first in range(0, count, _FLUSH_MESSAGES):
+        written: list[Message] = []
+        for number in range(first, min(count, first + _FLUSH_MESSAGES)):
+            document = source.next()
+            key = document.subject.rsplit(".", 1)[1]
+            delivery = Delivery(document.subject, document.payload, {}, "given-up", number + 1, now_s())
+            written += letters.dead(delivery, partition_of(key, 64), failure, 1, datetime.now(UTC))
+        await broker.commit(written)
 
 
 @contextlib.asynccontextmanager

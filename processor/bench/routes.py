@@ -25,9 +25,10 @@ from pathlib import Path
 import orjson
 
 from processor.bench.cases import Case
-from processor.bench.load import Source, http_server, keep
+from processor.bench.load import Source, give_up, http_server, keep
 from processor.bench.processes import Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
 from processor.context import app_stream
+from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import BrokerError
 from processor.jetstream import NS, ApiError, Broker
 from processor.model import Delivery
@@ -40,6 +41,7 @@ _DEADLINE_S = 600.0
 _WARM_MESSAGES = 500
 _SAMPLES = 100
 _AHEAD_MESSAGES = 20_000
+_REDRIVEN_AT_ONCE = 250
 _SAMPLE = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -68,6 +70,8 @@ async def measure(case: Case, servers: Servers, folder: Path, app: str, scale: S
             if case.kind == "idle":
                 return await measured.idle(max(20, int(case.messages * scale.messages)))
             await measured.warm()
+            if case.kind == "redrive":
+                return await measured.redrive(max(100, int(case.messages * scale.messages)))
             figures = await measured.crowd() if case.kind == "crowd" else {}
             figures |= await measured.throughput(max(100, int(case.messages * scale.messages)))
             if case.has_latency and scale.latency_s:
@@ -204,11 +208,38 @@ class _Case:
         for app in self._apps:
             app.process.send_signal(signal.SIGSTOP)
         await self._source.backlog(self._broker, count)
+
+        async def go_on() -> None:
+            for app in self._apps:
+                app.process.send_signal(signal.SIGCONT)
+
+        return await self._processed(count, before, go_on)
+
+    async def redrive(self, count: int) -> Figures:
+        """`count` dead letters, from the moment that all are sent back to the last commit.
+
+        What the server does to send them back counts, too.
+        """
+        letters = DeadLetters(self._broker, self._app)
+        await give_up(self._broker, self._source, self._app, count)
+
+        async def send_back() -> None:
+            group: list[DeadLetter] = []
+            async for letter in letters.find(Filter(route="r0")):
+                group.append(letter)
+                if len(group) == _REDRIVEN_AT_ONCE:
+                    await letters.redrive_all(group)
+                    group = []
+            await letters.redrive_all(group)
+
+        return await self._processed(count, self._metrics(), send_back)
+
+    async def _processed(self, count: int, before: Figures, begin: Callable[[], Awaitable[None]]) -> Figures:
+        """What it takes to process `count` messages that come with `begin`; `before` are the metrics then."""
         self._published += count
         cpu_before = self._cpu_s()
         began_s = now_s()
-        for app in self._apps:
-            app.process.send_signal(signal.SIGCONT)
+        await begin()
         await self._done()
         took_s = await self._last_commit_s() - began_s
         used = self._used_since(cpu_before, count)

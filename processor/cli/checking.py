@@ -212,9 +212,11 @@ def _app_subjects(config: Config) -> Iterator[str]:
         f"STREAM.MSG.GET.{name}",
         f"DIRECT.GET.{name}",
         f"CONSUMER.CREATE.{name}",
-        f"CONSUMER.CREATE.{name}.{name}-due-x",
-        f"CONSUMER.MSG.NEXT.{name}.{name}-due-x",
-        f"CONSUMER.DELETE.{name}.{name}-due-x",
+        *(
+            f"CONSUMER.{verb}.{name}.{name}-{kind}-x"
+            for verb in ("CREATE", "MSG.NEXT", "DELETE")
+            for kind in ("due", "ctl")
+        ),
     ):
         yield f"$JS.API.{request}"
     for route in config.routes:

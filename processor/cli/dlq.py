@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -23,9 +25,9 @@ from processor.codec import content_of
 from processor.config import Config, load
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import CODES, BrokerError
-from processor.jetstream import Broker
 from processor.telemetry import configure_logging
 
+_AT_ONCE = 250  # letters in memory
 _DONE = {"redrive": "sent back to its route", "drop": "dropped"}
 
 
@@ -56,56 +58,86 @@ async def _do(
     action: str, config: Config, which: Filter, limit: int | None, screen: Screen, *, is_sure: bool
 ) -> int:
     async with connected_to_app(config, "dlq") as broker:
-        letters = await _meant(broker, config.app, which, limit)
-        if not letters:
+        store = DeadLetters(broker, config.app)
+        if action == "drop":
+            count = 0
+            async with aclosing(_meant(store, which, limit)) as found:
+                async for _ in found:
+                    count += 1
+            question = f"Drop {count} dead letter{'' if count == 1 else 's'} for good?"
+            if count and not is_sure and not is_confirmed(question, "dropping is for good"):
+                say("nothing was dropped")
+                return EXIT_FAILED
+            limit = count  # what was given up meanwhile is not meant
+        chosen = _Chosen()
+        async with aclosing(_meant(store, which, limit)) as found:
+            group: list[DeadLetter] = []
+            async for letter in found:
+                chosen.count += 1
+                if action in ("ls", "show"):
+                    (_list if action == "ls" else _show)(letter, screen)
+                    continue
+                group.append(letter)
+                if len(group) == _AT_ONCE:
+                    await _change(action, store, group, config, screen, chosen)
+                    group = []
+            await _change(action, store, group, config, screen, chosen)
+        if not chosen.count:
             say(f"there is no dead letter {which.id}" if which.id else "there are no such dead letters")
             return EXIT_FAILED if which.id else EXIT_OK
-        if action in ("ls", "show"):
-            for letter in letters:
-                (_list if action == "ls" else _show)(letter, screen)
-            screen.flush()
-            return EXIT_OK
-        question = f"Drop {len(letters)} dead letter{'' if len(letters) == 1 else 's'} for good?"
-        if action == "drop" and not is_sure and not is_confirmed(question, "dropping is for good"):
-            say("nothing was dropped")
-            return EXIT_FAILED
-        return await _change(action, DeadLetters(broker, config.app), letters, config, screen)
+        screen.flush()
+        if action in _DONE:
+            what = _DONE[action] if chosen.done == 1 else _DONE[action].replace("its", "their")
+            say(f"{chosen.done} of {chosen.count} {what}")
+        return chosen.code
 
 
-async def _meant(broker: Broker, app: str, which: Filter, limit: int | None) -> list[DeadLetter]:
-    letters: list[DeadLetter] = []
-    async with aclosing(DeadLetters(broker, app).find(which)) as found:
+@dataclass(slots=True)
+class _Chosen:
+    """The dead letters that were meant, so far, and what became of them."""
+
+    count: int = 0
+    done: int = 0
+    code: int = EXIT_OK
+
+
+async def _meant(store: DeadLetters, which: Filter, limit: int | None) -> AsyncGenerator[DeadLetter, None]:
+    count = 0
+    async with aclosing(store.find(which)) as found:
         async for letter in found:
-            letters.append(letter)
-            if len(letters) == limit:
-                break
-    return letters
+            if count == limit:
+                return
+            count += 1
+            yield letter
 
 
 async def _change(
-    action: str, store: DeadLetters, letters: list[DeadLetter], config: Config, screen: Screen
-) -> int:
-    done, code = 0, EXIT_OK
+    action: str,
+    store: DeadLetters,
+    letters: list[DeadLetter],
+    config: Config,
+    screen: Screen,
+    chosen: _Chosen,
+) -> None:
+    known: list[DeadLetter] = []
     for letter in letters:
-        if action == "redrive" and letter.route not in config.routes:
+        if action == "drop" or letter.route in config.routes:
+            known.append(letter)
+        else:
             complain(f"{letter.id} stays: the configuration has no route {letter.route} to take it up")
-            code = EXIT_FAILED
+            chosen.code = EXIT_FAILED
+    outcomes = await (store.redrive_all if action == "redrive" else store.drop_all)(known)
+    for letter, outcome in zip(known, outcomes, strict=True):
+        if isinstance(outcome, BrokerError):
+            complain(outcome)
+            chosen.code = EXIT_FAILED
             continue
-        try:
-            is_done = await (store.redrive if action == "redrive" else store.drop)(letter)
-        except BrokerError as err:
-            complain(err)
-            code = EXIT_FAILED
-            continue
-        done += is_done
-        what = _DONE[action] if is_done else "somebody else was faster"
+        chosen.done += outcome
+        what = _DONE[action] if outcome else "somebody else was faster"
         if screen.is_json:
-            screen.document({"id": letter.id, "done": is_done, "action": action})
+            screen.document({"id": letter.id, "done": outcome, "action": action})
         else:
             screen.line(f"{letter.id}  {what}")
-    screen.flush()
-    say(f"{done} of {len(letters)} {_DONE[action] if done == 1 else _DONE[action].replace('its', 'their')}")
-    return code
 
 
 def _list(letter: DeadLetter, screen: Screen) -> None:

@@ -422,8 +422,8 @@ class _Memory(ContextStore):
         self._shown.stored(messages)
         return len(messages)
 
-    async def due(self) -> list[Kept]:
-        return []
+    async def due(self, after: int) -> tuple[list[Kept], int]:
+        return [], after
 
     async def release(self) -> None:
         """There is nobody to go on."""

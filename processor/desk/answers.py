@@ -228,16 +228,21 @@ class Desk:
         done: list[str] = []
         missed: list[str] = []
         failed: list[dict[str, str]] = []
+        known: list[DeadLetter] = []
         for letter in letters:
             try:
                 if what == "redrive":
                     self._route(letter.route)  # nobody would take it up
-                is_done = await (store.redrive if what == "redrive" else store.drop)(letter)
-            except (BrokerError, Refusal) as err:
-                text = err.what if isinstance(err, BrokerError) else err.text
-                failed.append({"id": letter.id, "code": err.code, "text": text})
+            except Refusal as err:
+                failed.append({"id": letter.id, "code": err.code, "text": err.text})
             else:
-                (done if is_done else missed).append(letter.id)
+                known.append(letter)
+        outcomes = await (store.redrive_all if what == "redrive" else store.drop_all)(known)
+        for letter, outcome in zip(known, outcomes, strict=True):
+            if isinstance(outcome, BrokerError):
+                failed.append({"id": letter.id, "code": outcome.code, "text": outcome.what})
+            else:
+                (done if outcome else missed).append(letter.id)
         return {"done": done, "missed": missed, "failed": failed, "more": is_cut}
 
     async def _get(self, request: Place) -> dict[str, Any]:

@@ -711,6 +711,22 @@ class Broker:
     def _page_bytes(self) -> int:
         return max(_PAGE_BYTES, 2 * self.max_payload)
 
+    async def page_of(self, stream: str, subject: str, sequence: int, max_messages: int) -> list[Stored]:
+        """The first messages of a subject or pattern from `sequence` on, in order, without their times.
+
+        At least one where the replica that answers has one. It may lag behind the stream's leader, and then
+        lacks the newest. Raises Unknown when the server does not answer, and Again where it cannot now.
+        """
+        asked = {
+            "seq": sequence,
+            "next_by_subj": subject,
+            "batch": max_messages,
+            "max_bytes": self._page_bytes,
+        }
+        page = await self._direct_get(stream, asked)
+        assert page is not None  # only what is asked for by many subjects can be too much
+        return page[0]
+
     async def last_from_leader(self, stream: str, subject: str) -> Stored | None:
         """The last message of one subject as the stream's leader has it: never behind an answered commit."""
         return await self._message(stream, {"last_by_subj": subject})
