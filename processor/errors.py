@@ -30,6 +30,7 @@ CODES: dict[str, str] = {
     "E204": "the source defines no class Runnable",
     "E205": "the source is too large or too deeply nested",
     "E206": "the Runnable's module-level code failed while it was loaded",
+    "E207": "the Runnable has no method that its mode calls",
     "E301": "the message is not JSON",
     "E302": "the message is not the envelope that its codec expects",
     "E303": "the message has no key, or one that cannot be used",

@@ -34,6 +34,7 @@ class Program:
     filename: str
     language: str = "restricted"  # or "python"
     packages: tuple[str, ...] = ()  # what plain Python may import beside the standard library
+    mode: str = ""  # of the route that calls it, "batch" or "stream"; empty where either may be called
 
     @property
     def id(self) -> str:

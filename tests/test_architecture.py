@@ -34,7 +34,7 @@ LAYERS = [
     ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
     ["config"],
     ["sandbox.guest"],
-    ["sandbox.requests"],
+    ["sandbox.entrypoints", "sandbox.requests"],
     ["sandbox.capabilities", "sandbox.plain"],
     ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire"],
     ["sandbox.facades", "sandbox.values"],

@@ -21,6 +21,7 @@ from processor.cli.terminal import (
     Screen,
     complain,
     exit_code_of,
+    warn,
 )
 from processor.codec import codec_for
 from processor.config import (
@@ -60,7 +61,7 @@ def check(path: Path, *, with_server: bool, format: str) -> int:
     configure_logging("human", "warning")
     try:
         config = _loaded(path)
-        jail = asyncio.run(_compiled(config))
+        jail, warnings = asyncio.run(_compiled(config))
     except Faults as err:
         if screen.is_json:
             screen.document({"faults": [_fault(fault) for fault in err.faults]})
@@ -80,9 +81,11 @@ def check(path: Path, *, with_server: bool, format: str) -> int:
             f"E501 the jail reaches {jail.level}, below sandbox.min_level {config.sandbox.min_level}."
         )
     if screen.is_json:
-        screen.document(_document(config, jail, server, problems))
+        found = {"warnings": [_fault(warning) for warning in warnings]}
+        screen.document(_document(config, jail, server, problems) | found)
     else:
         _print(screen, config, jail, server)
+        warn(warnings)
         for problem in problems:
             complain(problem)
     if error is not None:
@@ -126,10 +129,14 @@ async def _spawned(
         await zygote.close()
 
 
-async def _compiled(config: Config) -> JailReport:
-    """The jail's report, after every Runnable was loaded in it. Raises Faults with those of all of them."""
+async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
+    """The jail's report, after every Runnable was loaded in it, and what may be wrong with them.
+
+    Raises Faults with those of all of them.
+    """
     report, results = await _spawned((route.program, route.limits) for route in config.routes.values())
     faults: list[Fault] = []
+    warnings: list[Fault] = []
     for route, result in zip(config.routes.values(), results, strict=True):
         if isinstance(result, Faults):
             faults += result.faults
@@ -137,10 +144,12 @@ async def _compiled(config: Config) -> JailReport:
             faults.append(language_fault(config, route, result))
         elif isinstance(result, BaseException):
             raise result
+        else:
+            warnings += result.warnings
     if faults:
         # Two routes may share a Runnable.
         raise Faults(list(dict.fromkeys(faults)))
-    return report
+    return report, list(dict.fromkeys(warnings))
 
 
 @dataclass(slots=True)

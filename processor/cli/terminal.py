@@ -17,7 +17,7 @@ import shutil
 import sys
 import unicodedata
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TextIO
@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import orjson
 
 from processor.codec import content_of
-from processor.errors import Faults, ProcessorError
+from processor.errors import Fault, Faults, ProcessorError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -47,7 +47,7 @@ EXITS: dict[int, tuple[str, str]] = {
 }
 
 _COLOURS = (36, 32, 35, 34, 33, 96, 92, 95, 94)
-_RED, _DIM = 31, 2
+_RED, _YELLOW, _DIM = 31, 33, 2
 
 
 def exit_code_of(error: ProcessorError | Faults) -> int:
@@ -62,6 +62,12 @@ def complain(error: ProcessorError | Faults | str) -> None:
     """One line on standard error for each thing that is wrong."""
     for line in map(str, error.faults) if isinstance(error, Faults) else [str(error)]:
         say(_painted(printable(line), _RED, sys.stderr))
+
+
+def warn(found: Iterable[Fault]) -> None:
+    """One line on standard error for each thing that may be wrong."""
+    for fault in found:
+        say(_painted(printable(f"warning: {fault}"), _YELLOW, sys.stderr))
 
 
 def say(text: str) -> None:

@@ -33,6 +33,7 @@ from processor.cli.terminal import (
     envelope,
     printable,
     say,
+    warn,
 )
 from processor.codec import codec_for
 from processor.config import Config, Route, language_fault, load
@@ -165,7 +166,9 @@ async def _run(
             emits=route.emits,
         )
         try:
-            await (await spawn()).close()  # faults of the Runnable, before its messages
+            first = await spawn()  # faults of the Runnable, before its messages
+            await first.close()
+            warn(first.warnings)
         except LanguageError as err:
             raise Faults([language_fault(config, route, err)]) from err
         worker = _Worker(

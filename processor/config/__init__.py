@@ -192,7 +192,7 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
     if route.runnable:
         try:
             text = Path(route.runnable).read_bytes().decode("utf-8-sig")
-            route._program = Program(text, route.runnable, route.language, route.packages)
+            route._program = Program(text, route.runnable, route.language, route.packages, route.mode)
         except OSError as err:
             text = f"{dotted((*here, 'runnable'))} is {route.runnable}, which cannot be read: {err.strerror}"
             faults.append(source.fault((*here, "runnable"), "E107", text))
@@ -204,7 +204,7 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
         # Blank lines in front make the Runnable's line numbers those of the configuration file.
         offset = "\n" * line if literal else ""
         filename = str(source.path) if literal else f"{source.path}:{dotted((*here, 'code'))}"
-        route._program = Program(offset + route.code, filename, route.language, route.packages)
+        route._program = Program(offset + route.code, filename, route.language, route.packages, route.mode)
     return faults
 
 

@@ -98,7 +98,7 @@ class Voice:
 
 
 class BaseSecureRunnable:
-    """What a Runnable inherits. Every method may be left out; the defaults do nothing.
+    """What a Runnable inherits. It has at least the method that its mode calls; the others may be left out.
 
     `self.context` is kept between runs and over crashes; every other attribute lives as long as the guest.
     """

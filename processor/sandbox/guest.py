@@ -33,7 +33,7 @@ import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
-from processor.sandbox import capabilities, dialect, jail, plain, requests, values, wire
+from processor.sandbox import capabilities, dialect, entrypoints, jail, plain, requests, values, wire
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
 
 EXIT_BROKEN = 70
@@ -394,6 +394,8 @@ class Guest:
         self._secrets = capabilities.Secrets({})
         self._emits: tuple[str, ...] = ()
         self._streams_a_list = False
+        self._entry_points: frozenset[str] = frozenset()
+        self._warnings: list[Fault] = []
         self._is_loading = True
         self._is_making = False
         self._held: dict[str, Held] = {}
@@ -476,7 +478,7 @@ class Guest:
             faults = [Fault(self._program.filename, err.line, 1, "E206", err.failure.text)]
         self._stop_timers()
         self._is_loading = False
-        self._channel.send(wire.write_loaded(self._channel.nonce, faults, compiled))
+        self._channel.send(wire.write_loaded(self._channel.nonce, faults, compiled, self._warnings))
 
     def _load(self, given: bytes) -> bytes:
         """Run the module level; what was compiled for that, where it is for other guests, too."""
@@ -488,7 +490,10 @@ class Guest:
         self._logger = space["logger"]
         self._user(self._tripwire.run_module, code, space)
         with self._tripwire.disarmed():
-            self._cls = language.runnable_class(space)
+            self._cls = language.runnable_class(space, self._program)
+            entrypoints.check(self._cls, self._program)
+            self._entry_points = entrypoints.entry_points(self._cls)
+            self._warnings = entrypoints.warnings(self._cls, self._program)
             self._streams_a_list = _first_parameter(self._cls, "process_stream") == "queries"
         return compiled if len(compiled) <= wire.CODE_BYTES else b""
 
@@ -541,6 +546,9 @@ class Guest:
         queries = self._decode(group)
         if not queries:
             return
+        entry = entrypoints.ENTRY_POINTS["stream" if request.stream else "batch"]
+        if not self._program.mode and self._entry_points and entry not in self._entry_points:
+            raise _failed("E207", f"Runnable has no `{entry}`, which this call is for")
         instance = self._instance(self._held[group.key])
         if request.stream:
             self._stream(instance, queries)

@@ -502,6 +502,7 @@ class Guest:
         perform: Perform | None,
     ) -> None:
         self.alive = True
+        self.warnings: Sequence[Fault] = ()  # about the program that is loaded
         self.pid = _pid_of(handle)
         self._cell = cell
         self._order = order
@@ -591,7 +592,7 @@ class Guest:
             self._write(wire.write_load(self._nonce, program, self._limits, marks, emits, code))
             frame = await self._receive()
             self._refuse_broken(frame)
-            faults, compiled = wire.read_loaded(frame, program), wire.read_compiled(frame)
+            (faults, self.warnings), compiled = wire.read_loaded(frame, program), wire.read_compiled(frame)
         except wire.Violation as err:
             self._kill(_violated(err))
             raise Faults([_load_fault(program, await self._obituary())]) from err

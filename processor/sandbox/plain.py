@@ -9,6 +9,7 @@ Called by the guest, and only there: a namespace takes over `sys.stdout` and the
 
 from __future__ import annotations
 
+import ast
 import datetime
 import hashlib
 import io
@@ -101,25 +102,27 @@ class _Clock:
         return getattr(time, name)
 
 
-def runnable_class(space: dict[str, object]) -> type:
+def runnable_class(space: dict[str, object], program: Program) -> type:
     """The class Runnable that a program defined, with the base class among its bases. Raises Faults."""
     cls: Any = space.get("Runnable")
     base: Any = space["BaseSecureRunnable"]
+    if cls is None:
+        node, code, text = dialect.undefined(ast.parse(program.source))
+        raise _faults(program, code, text, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
     if not isinstance(cls, type):
-        found = "is not defined" if cls is None else "is not a class"
-        raise Faults([Fault(MODULE, 1, 1, "E204", f"Runnable {found}. {dialect.NO_RUNNABLE}")])
+        raise _faults(program, "E204", f"Runnable is not a class. {dialect.NO_RUNNABLE}")
     if typing.cast(object, cls.__new__) is not object.__new__:
         text = (
             "Runnable derives from a class that makes its own objects. Keep such an object in an attribute."
         )
-        raise Faults([Fault(MODULE, 1, 1, "E204", text)])
+        raise _faults(program, "E204", text)
     if not issubclass(cls, base):
         inner = {"__module__": MODULE, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         try:
             cls = types.new_class(cls.__name__, (cls, base), exec_body=lambda body: body.update(inner))
         except TypeError as err:
             text = f"Runnable cannot be combined with BaseSecureRunnable: {err}. Derive from it."
-            raise Faults([Fault(MODULE, 1, 1, "E204", text)]) from err
+            raise _faults(program, "E204", text) from err
         space["Runnable"] = cls  # rebound: type(self) is what the source calls Runnable
     return typing.cast(type, cls)
 

@@ -57,6 +57,7 @@ LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
 # What a guest may say about a run; every other code is for the host to give.
 GUEST_CODES = frozenset(
     {
+        "E207",
         "E304",
         "E305",
         "E306",
@@ -83,7 +84,7 @@ GUEST_CODES = frozenset(
 REFUSAL_CODES = frozenset({"E317", "E322", "E323", "E325", "E326"})
 # Why a message cannot be given to a Runnable.
 UNREADABLE_CODES = frozenset({"E301", "E318", "E319", "E320"})
-LOAD_CODES = frozenset({"E201", "E202", "E203", "E204", "E205", "E206"})
+LOAD_CODES = frozenset({"E201", "E202", "E203", "E204", "E205", "E206", "E207"})
 MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
@@ -474,6 +475,7 @@ def write_load(
         "load": program.filename,
         "language": program.language,
         "packages": program.packages,
+        "mode": program.mode,
         "limits": figures,
         "secrets": dict(marks or {}),
         "emits": list(emits),
@@ -498,8 +500,9 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
         wall_s=infinite if wall_s is None else wall_s,
         cpu_s=infinite if cpu_s is None else cpu_s,
     )
-    language, packages = frame.header["language"], tuple(frame.header["packages"])
-    return Program(frame.blobs[0].decode(), frame.header["load"], language, packages), limits
+    header = frame.header
+    language, packages, mode = header["language"], tuple(header["packages"]), header["mode"]
+    return Program(frame.blobs[0].decode(), header["load"], language, packages, mode), limits
 
 
 def read_code(frame: Frame) -> bytes:
@@ -579,10 +582,15 @@ def write_sealed(layers: Mapping[str, str]) -> bytes:
     return pack(0, {"sealed": layers})
 
 
-def write_loaded(nonce: int, faults: Sequence[Fault], code: bytes = b"") -> bytes:
+def write_loaded(
+    nonce: int, faults: Sequence[Fault], code: bytes = b"", warnings: Sequence[Fault] = ()
+) -> bytes:
     """The program is loaded, or everything that is wrong with it; `code` is for the next guest that does."""
-    rows = [[f.line, f.column, f.code, _clean(f.text, TEXT_CHARS)] for f in faults[:MAX_FAULTS]]
-    return pack(nonce, {"loaded": rows}, [code] if code else [])
+    rows, doubts = (
+        [[f.line, f.column, f.code, _clean(f.text, TEXT_CHARS)] for f in found[:MAX_FAULTS]]
+        for found in (faults, warnings)
+    )
+    return pack(nonce, {"loaded": rows, "warnings": doubts}, [code] if code else [])
 
 
 def write_call(nonce: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
@@ -682,10 +690,14 @@ def read_sealed(frame: Frame) -> dict[str, str]:
     return {_text(name, 64): _text(state, 300) for name, state in layers.items()}
 
 
-def read_loaded(frame: Frame, program: Program) -> list[Fault]:
-    """What is wrong with the program; empty when it is loaded. Raises Violation."""
-    (faults,) = _fields(frame.header, "loaded")
-    return [_fault(item, program) for item in _list(faults, at_most=MAX_FAULTS)]
+def read_loaded(frame: Frame, program: Program) -> tuple[list[Fault], list[Fault]]:
+    """What is wrong with the program, empty when it is loaded; and what may be. Raises Violation."""
+    faults, warnings = _fields(frame.header, "loaded", "warnings")
+    return _faults(faults, program), _faults(warnings, program)
+
+
+def _faults(rows: object, program: Program) -> list[Fault]:
+    return [_fault(row, program) for row in _list(rows, at_most=MAX_FAULTS)]
 
 
 def read_compiled(frame: Frame) -> bytes:

@@ -269,6 +269,38 @@ def test_check_for_programs_is_one_json_object(route: Path, done: Start) -> None
     assert report["routes"]["r"]["guarantee"]
 
 
+def test_a_method_that_nothing_calls_is_a_warning_of_check_and_try(
+    tmp_path: Path, route: Path, done: Start
+) -> None:
+    """A Runnable that works is not refused for a method that may be a slip, but the slip is named."""
+    source = (
+        "class Runnable:\n    def process(self, queries): return queries\n    def on_timer(self, t): pass\n"
+    )
+    (tmp_path / "slip.py").write_text(source)
+    (tmp_path / "in.jsonl").write_text('{"a":1}\n')
+    route.write_text(ROUTE + "  s: {input: s, runnable: slip.py, output: t}\n")
+    warning = "slip.py:3:5 E207 Processor does not call `on_timer` of Runnable; it calls init, process, "
+    for verb in (["check", route], ["try", route, "s", tmp_path / "in.jsonl"]):
+        shown = done(*verb)
+        assert code(shown) == EXIT_OK
+        assert [line for line in shown.err.splitlines() if warning in line and line.startswith("warning: ")]
+    [report] = done("check", route, "--format", "json").documents
+    assert [(w["line"], w["code"]) for w in report["warnings"]] == [(3, "E207")]
+
+
+def test_a_runnable_that_would_do_nothing_is_refused(tmp_path: Path, route: Path, done: Start) -> None:
+    """`check`, `try` and `run` know the mode of the route, and stop before a message is taken."""
+    (tmp_path / "stream.py").write_text("class Runnable:\n    def process_stream(self, query): yield query\n")
+    (tmp_path / "in.jsonl").write_text('{"a":1}\n')
+    route.write_text(ROUTE + "  s: {input: s, runnable: stream.py, output: t}\n")
+    for verb in (["check", route], ["try", route, "s", tmp_path / "in.jsonl"]):
+        shown = done(*verb)
+        assert code(shown) == EXIT_CONFIG
+        assert "stream.py:2:5 E207 Runnable has no `process`, which mode batch calls" in shown.err
+    route.write_text(ROUTE + "  s: {input: s, mode: stream, runnable: stream.py, output: t}\n")
+    assert code(done("check", route)) == EXIT_OK
+
+
 def test_check_finds_all_faults_of_a_configuration_at_once(route: Path, done: Start) -> None:
     """Each fault is one line with file, line, column and code; the exit code is EXIT_CONFIG."""
     route.write_text(

@@ -193,8 +193,8 @@ async def test_cannot_spin_where_we_call_its_methods(
 @pytest.mark.parametrize(
     "source",
     [
-        f"class Runnable:\n    def init(self):\n        {SPIN}",
-        f"class Runnable:\n    def __init__(self):\n        {SPIN}",
+        f"class Runnable:\n    process = len\n    def init(self):\n        {SPIN}",
+        f"class Runnable:\n    process = len\n    def __init__(self):\n        {SPIN}",
         f"class Runnable:\n    @property\n    def process(self):\n        {SPIN}",
         f"class Runnable:\n    def process_stream(self, query):\n        {SPIN}        yield\n",
         f"class Runnable:\n    def process_stream(self, query):\n        yield 1\n        {SPIN}",
@@ -438,7 +438,7 @@ async def test_what_can_be_emitted_is_as_it_was_given(spawned, one) -> None:
 @pytest.mark.parametrize("method", ["__init__", "init"])
 async def test_cannot_emit_while_a_context_is_taken_up(spawned, one, method: str) -> None:
     """That happens again after each death of a guest, and the message would be sent each time."""
-    source = f"class Runnable:\n    def {method}(self):\n        self.emit('a', 1)\n"
+    source = f"class Runnable:\n    process = len\n    def {method}(self):\n        self.emit('a', 1)\n"
     async with spawned(source, emits=["a"]) as guest:
         failed = failure(await guest.run([one({})]))
     assert (failed.code, failed.text) == (

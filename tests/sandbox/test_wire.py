@@ -154,7 +154,7 @@ def test_texts_are_bounded_and_clean() -> None:
     assert failed.failure.traceback.endswith("last?")
     assert len(failed.logs[0].text) == wire.LOG_CHARS
     faults = [Fault("f", 1, 2, "E202", "v" * 10_000)] * 5000
-    loaded = wire.read_loaded(arrived(wire.write_loaded(1, faults)), Program("", "f"))
+    loaded, _ = wire.read_loaded(arrived(wire.write_loaded(1, faults)), Program("", "f"))
     assert len(loaded) == wire.MAX_FAULTS
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import difflib
 import random
 import sys
 import types
@@ -48,7 +49,7 @@ from processor.sandbox.facades import FIELDS, attribute, bless, is_dunder, mangl
 
 __all__ = [
     "Reject", "Retry", "Runtime", "bless", "compile_program", "describe", "namespace", "preload", "reseed",
-    "runnable_class", "verify",
+    "runnable_class", "undefined", "verify",
 ]  # fmt: skip
 
 MAX_SOURCE_CHARS = 256 * 1024
@@ -88,6 +89,9 @@ class Runtime:
     explain: Callable[[BaseException], tuple[str, str]] | None = None  # `describe`, for user code that asks
 
 
+_UNNAMED = Program("", "runnable")
+
+
 def namespace(runtime: Runtime) -> dict[str, object]:
     """Fresh globals to run a compiled program in."""
     bless(runtime.base)
@@ -96,15 +100,15 @@ def namespace(runtime: Runtime) -> dict[str, object]:
     return facades.make_namespace(runtime.log, runtime.requests, extra, explain)
 
 
-def runnable_class(space: dict[str, object]) -> type:
+def runnable_class(space: dict[str, object], program: Program = _UNNAMED) -> type:
     """The class Runnable that a program defined, with the base class among its bases. Raises Faults."""
     cls = space.get("Runnable")
     if not isinstance(cls, type) or not facades.is_user_class(cls):
         found = "is not defined" if cls is None else "is not a class of this source"
-        raise Faults([Fault("runnable", 1, 1, "E204", f"Runnable {found}. {NO_RUNNABLE}")])
+        raise Faults([Fault(program.filename, 1, 1, "E204", f"Runnable {found}. {NO_RUNNABLE}")])
     if cast(object, cls.__new__) is not object.__new__:
         text = "Runnable derives from a built-in class. Keep such an object in an attribute instead."
-        raise Faults([Fault("runnable", 1, 1, "E204", text)])
+        raise Faults([Fault(program.filename, 1, 1, "E204", text)])
     base = cast(dict[str, Any], space["__builtins__"])["BaseSecureRunnable"]
     mixed = space["Runnable"] = facades.mix(
         cls, base
@@ -134,7 +138,7 @@ def compile_program(program: Program) -> types.CodeType:
     faults.stop_if_any()
     bound = _bound_names(tree)
     if "Runnable" not in bound:
-        faults.add(None, "E204", f"Runnable is not defined. {NO_RUNNABLE}")
+        faults.add(*undefined(tree))
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)
         tree = Transformer(faults, bound, words).visit(_Desugar(faults).visit(tree))
@@ -146,6 +150,17 @@ def compile_program(program: Program) -> types.CodeType:
         faults.add_at(line, 1, "E202", f"{text}; the verifier refuses the compiled code.")
     faults.stop_if_any()
     return code
+
+
+def undefined(tree: ast.AST) -> tuple[ast.AST | None, str, str]:
+    """The place, code and text of the fault that a source binds no name Runnable."""
+    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    near = difflib.get_close_matches("runnable", map(str.lower, classes), 1, 0.7)
+    for name, node in classes.items():
+        methods = {getattr(statement, "name", "") for statement in node.body}
+        if name.lower() in near or methods & {"process", "process_stream"}:
+            return node, "E204", f"Runnable is not defined; did you mean `Runnable` for class `{name}`?"
+    return None, "E204", f"Runnable is not defined. {NO_RUNNABLE}"
 
 
 @contextmanager
