@@ -203,6 +203,11 @@ def pub(
     ] = None,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Publish the input N times over.")] = 1,
     whole: Annotated[bool, typer.Option("--whole", help="Publish the whole input as one message.")] = False,
+    from_line: Annotated[int, typer.Option(min=1, metavar="N", help="Begin with line N of the input.")] = 1,
+    run_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The run that this one goes on with; it said so when it stopped."),
+    ] = None,
 ) -> int:
     """Publish each line of a file as a message.
 
@@ -210,17 +215,35 @@ def pub(
     the connection is sent again without being stored twice. Elsewhere messages go to those who are subscribed
     now. What happened is said on standard error.
 
+    A line that gives no subject, or that is too large, is named with its place and left out; the others are
+    published, and the exit code is 1. A run that is stopped says with which options it goes on. With its
+    --run-id, a stream drops lines that it has, if they were stored within its duplicate window.
+
     Examples:
     processor pub ticks.IBM ticks.jsonl --config market.yaml
     echo '{"price": 3}' | processor pub ticks.IBM
     processor pub 'ticks.{symbol}' ticks.jsonl --rate 100 --header 'source: test'
     processor pub images.in picture.png --whole
+    processor pub orders orders.jsonl --from-line 20501 --run-id 5f0c9a1be2d7
     """
     from processor.cli.traffic import publish
 
     _only_one_of(config, url)
+    if whole and from_line > 1:
+        raise typer.BadParameter("--whole and --from-line exclude each other: the whole has no lines")
+    if run_id is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id):
+        raise typer.BadParameter("letters, digits, - and _, at most 64", param_hint="--run-id")
     return publish(
-        subject, file, config=config, url=url, rate=rate, headers=header or [], count=count, is_whole=whole
+        subject,
+        file,
+        config=config,
+        url=url,
+        rate=rate,
+        headers=header or [],
+        count=count,
+        is_whole=whole,
+        from_line=from_line,
+        run_id=run_id,
     )
 
 
@@ -396,7 +419,10 @@ def status(
 
     Members, and for each route how far behind the last message of its input it is, who owns its partitions,
     what waits and what is blocked; with `--format json` also each partition's owner, epoch and position.
-    Fails where a partition has no living owner.
+    Members that run different configurations or Runnables are marked.
+
+    The exit code is 1 while a route that nobody has paused does not run: it is stopped, it has no processor,
+    or one of its partitions has none.
 
     Examples:
     processor status market.yaml

@@ -21,13 +21,17 @@ from processor.errors import ConfigError, ProcessorError
 from processor.letters import moment
 from processor.subject import Template
 
+# What Windows programs write in front of UTF-8 text; it belongs to no line.
+BOM = b"\xef\xbb\xbf"
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of input without its end, and where it stood."""
+    """One line of input without its end, where it stood, and its number, counted from 1."""
 
     text: bytes
     place: str
+    number: int = 1
 
 
 def route_of(config: Config, name: str) -> Route:
@@ -66,11 +70,11 @@ def read_all(file: str) -> bytes:
 def lines_of(content: bytes, file: str, *, keep_empty: bool = False) -> list[Line]:
     """The lines of `content`; empty ones are left out unless they are asked for."""
     name = "stdin" if file == "-" else file
-    found = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    found = content.removeprefix(BOM).split(b"\n")
     if not found[-1]:
         found.pop()
     return [
-        Line(text, f"{name}:{number}:1")
+        Line(text, f"{name}:{number}:1", number)
         for number, text in enumerate((line.removesuffix(b"\r") for line in found), 1)
         if keep_empty or text.strip()
     ]

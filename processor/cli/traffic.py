@@ -27,12 +27,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from processor.cli.connection import connected, server_for, unanswered
 from processor.cli.dev import live_subjects
-from processor.cli.inputs import Line, parse_template, subject_of
+from processor.cli.inputs import BOM, Line, parse_template, subject_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, say
 from processor.codec import codec_for
 from processor.config import Nats, Route, load, server_of
 from processor.context import app_stream
-from processor.errors import BrokerError, ConfigError
+from processor.errors import BrokerError, ConfigError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Message, Reader, Stored, Unknown, own_headers
 from processor.model import Delivery
 from processor.subject import Template, check_subject, matches
@@ -42,6 +42,9 @@ _WINDOW = 500  # messages that are under way at once
 _PATIENCE_S = 10.0  # how long an answer may be outstanding, a reconnect included
 _PROGRESS_AFTER_S = 0.5
 _READ_BYTES = 1 << 18
+_REFUSALS_SAID_MAX = 20
+_TOO_LARGE = 10054  # the server's number for a message above the stream's max_msg_size
+_REFUSED = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class _Publishing:
     template: Template
     headers: Mapping[str, str]
     rate: float | None
+    run_id: str  # with a line's number the id of its message: a stream stores a line of one run once
 
 
 def publish(
@@ -61,19 +65,28 @@ def publish(
     headers: Sequence[str],
     count: int,
     is_whole: bool,
+    from_line: int,
+    run_id: str | None,
 ) -> int:
-    """Publish the lines of `file`, or all of it as one message, `count` times; EXIT_FAILED if it is lost."""
+    """Publish the lines of `file`, or all of it as one message, `count` times.
+
+    Lines that cannot be published are named and left out, and the exit code is EXIT_FAILED; so it is where
+    nobody can hear the messages.
+    """
     nats = load(config).nats if config is not None else server_of(url)
-    how = _Publishing(parse_template(subject), dict(map(_header, headers)), rate)
+    how = _Publishing(
+        parse_template(subject), dict(map(_header, headers)), rate, run_id or secrets.token_hex(6)
+    )
     configure_logging("human", "warning")
     with _opened(file) as number, server_for(nats) as (server, is_own):
-        source = _Input(number, "stdin" if file == "-" else file, count=count, is_whole=is_whole)
+        name = "stdin" if file == "-" else file
+        source = _Input(number, name, count=count, is_whole=is_whole, from_line=from_line)
         try:
-            asyncio.run(_publish(server, how, source, is_alone=is_own))
+            refused = asyncio.run(_publish(server, how, source, is_alone=is_own))
         except _Unheard as err:
             complain(err)
             return EXIT_FAILED
-    return EXIT_OK
+    return EXIT_FAILED if refused else EXIT_OK
 
 
 class _Unheard(BrokerError):
@@ -109,27 +122,29 @@ class _Input:
     the file itself and not Python's buffer, whose lock a waiting thread would hold when the process ends.
     """
 
-    def __init__(self, number: int, name: str, *, count: int, is_whole: bool) -> None:
+    def __init__(self, number: int, name: str, *, count: int, is_whole: bool, from_line: int) -> None:
         found = os.fstat(number)
+        self.name = name
         self._number = number
-        self._name = name
         self._count = count
         self._is_whole = is_whole
+        self._from_line = from_line
         self.bytes_total = found.st_size * count if stat.S_ISREG(found.st_mode) else None
 
-    async def lines(self) -> AsyncIterator[list[Line]]:
+    async def lines(self) -> AsyncIterator[tuple[int, list[Line]]]:
+        """Some lines at a time, and how often the input is still to be published, this time included."""
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[list[Line] | OSError | None] = asyncio.Queue()
+        arrived: asyncio.Queue[tuple[int, list[Line]] | OSError | None] = asyncio.Queue()
         room = threading.Semaphore(4)
 
-        def put(item: list[Line] | OSError | None) -> None:
+        def put(item: tuple[int, list[Line]] | OSError | None) -> None:
             room.acquire()
             loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         def read() -> None:
             try:
-                for lines in self._read():
-                    put(lines)
+                for some in self._read():
+                    put(some)
                 put(None)
             except OSError as err:
                 put(err)
@@ -143,24 +158,25 @@ class _Input:
             if item is None:
                 return
             if isinstance(item, OSError):
-                raise ConfigError("E107", f"cannot be read: {item.strerror}", place=self._name)
+                raise ConfigError("E107", f"cannot be read: {item.strerror}", place=self.name)
             yield item
 
-    def _read(self) -> Iterator[list[Line]]:
+    def _read(self) -> Iterator[tuple[int, list[Line]]]:
         kept: list[list[Line]] = []
         for lines in [[self._all()]] if self._is_whole else self._once():
             if self._count > 1:
                 kept.append(lines)
-            yield lines
-        for _ in range(self._count - 1):
+            if wanted := [line for line in lines if line.number >= self._from_line]:
+                yield self._count, wanted
+        for left in range(self._count - 1, 0, -1):
             for lines in kept:
-                yield lines
+                yield left, lines
 
     def _all(self) -> Line:
         parts = []
         while part := os.read(self._number, _READ_BYTES):
             parts.append(part)
-        return Line(b"".join(parts), self._name)
+        return Line(b"".join(parts), self.name)
 
     def _once(self) -> Iterator[list[Line]]:
         begun, number = b"", 0
@@ -170,37 +186,42 @@ class _Input:
             lines = []
             for text in whole:
                 number += 1
+                text = text.removeprefix(BOM) if number == 1 else text
                 if text.strip():
-                    lines.append(Line(text.removesuffix(b"\r"), f"{self._name}:{number}:1"))
+                    lines.append(Line(text.removesuffix(b"\r"), f"{self.name}:{number}:1", number))
             if lines:
                 yield lines
             if not part:
                 return
 
 
-async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bool) -> None:
+async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bool) -> int:
+    """Publish what `source` has; how many lines could not be."""
     began_s = time.monotonic()
     async with connected(nats, "processor pub", needs_jetstream=False) as broker:
         publisher = _Publisher(broker, how, is_alone=is_alone)
         try:
             await publisher.find_streams()
             with _progress(source.bytes_total) as advance:
-                async for lines in source.lines():
+                async for rounds_left, lines in source.lines():
                     for start in range(0, len(lines), publisher.window):
                         window = lines[start : start + publisher.window]
-                        await publisher.send(window)
+                        await publisher.send(window, rounds_left)
                         advance(publisher.sent, sum(len(line.text) + 1 for line in window))
         except BaseException:
             if publisher.sent:
                 say(f"stopped: {publisher.summary(time.monotonic() - began_s)}")
+                say(f"To go on with {source.name}, add {publisher.resumption}.")
             raise
         say(publisher.summary(time.monotonic() - began_s))
+        return publisher.refused
 
 
 class _Publisher:
     """Sends windows of lines, to the streams that hold their subjects or to whoever listens.
 
-    Raises _Unheard before a message is lost because it `is_alone` at the server.
+    A line that cannot become a message, or is too large for one, is named and left out. Raises _Unheard
+    before a message is lost because it `is_alone` at the server.
     """
 
     def __init__(self, broker: Broker, how: _Publishing, *, is_alone: bool) -> None:
@@ -208,16 +229,24 @@ class _Publisher:
         self._how = how
         self._is_alone = is_alone
         self._held: dict[str, list[str]] = {}  # subjects of each stream that may hold ours
-        self._run = secrets.token_hex(6)
         self._began_s = time.monotonic()
         self._stored: collections.Counter[str] = collections.Counter()
         self._live = 0
+        self._next = (1, 1)  # times that the input is left to publish, and its first line not yet confirmed
+        self.refused = 0
         # A tenth of a second's worth keeps an even pace.
         self.window = _WINDOW if how.rate is None else max(1, min(_WINDOW, int(how.rate / 10)))
 
     @property
     def sent(self) -> int:
         return self._live + self._stored.total()
+
+    @property
+    def resumption(self) -> str:
+        """The options with which the same command goes on after a stop."""
+        rounds_left, number = self._next
+        count = f" --count {rounds_left}" if rounds_left > 1 else ""
+        return f"--from-line {number} --run-id {self._how.run_id}{count}"
 
     async def find_streams(self) -> None:
         """Learn which streams hold subjects of ours."""
@@ -233,12 +262,17 @@ class _Publisher:
             info = await self._broker.stream(name)
             self._held[name] = info["config"].get("subjects") or [] if info else []
 
-    async def send(self, lines: Sequence[Line]) -> None:
+    async def send(self, lines: Sequence[Line], rounds_left: int) -> None:
         """Publish these lines in order. Returns when streams have confirmed theirs."""
+        self._next = rounds_left, lines[0].number
         stored: list[tuple[str, Message, Line]] = []
         live = 0
         for line in lines:
-            subject = subject_of(self._how.template, line)
+            try:
+                subject = subject_of(self._how.template, line)
+            except ConfigError as err:
+                self._refuse(err)
+                continue
             holder = next((n for n, held in self._held.items() if any(matches(p, subject) for p in held)), "")
             message = Message(subject, line.text, self._how.headers)
             if not holder and self._is_alone:
@@ -250,11 +284,13 @@ class _Publisher:
                     remedy="Start the app first (processor dev CONFIG), or create the stream.",
                 )
             if not holder:
-                await self._checked(line, self._broker.publish(message))
-                live += 1
+                answer = await self._checked(line, self._broker.publish(message))
+                live += answer is not _REFUSED
                 continue
-            number = self.sent + len(stored) + live
-            headers = {"Nats-Msg-Id": f"{self._run}-{number}", **self._how.headers}
+            headers = {
+                "Nats-Msg-Id": f"{self._how.run_id}-{rounds_left}-{line.number}",
+                **self._how.headers,
+            }
             stored.append((holder, Message(subject, line.text, headers), line))
         if live:
             await self._broker.flush()
@@ -262,6 +298,7 @@ class _Publisher:
         await self._store(stored)
         if self._broker.last_denial:
             raise BrokerError("E403", f"the NATS server does not let this user {self._broker.last_denial}")
+        self._next = rounds_left, lines[-1].number + 1
         if self._how.rate is not None:
             due_s = self._began_s + self.sent / self._how.rate
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
@@ -271,6 +308,9 @@ class _Publisher:
         where += [f"{self._live:,} sent to live subscribers (no stream holds them)"] if self._live else []
         pace = f" in {seconds:.1f} s" if seconds >= 0.1 else ""
         what = f"{self.sent:,} message{'' if self.sent == 1 else 's'} to {self._how.template.text}{pace}"
+        if self.refused:
+            lines = "1 line was" if self.refused == 1 else f"{self.refused:,} lines were"
+            where.append(f"{lines} left out")
         return f"{what}: {', '.join(where) or 'the input is empty'}"
 
     async def _store(self, waiting: list[tuple[str, Message, Line]]) -> None:
@@ -289,18 +329,32 @@ class _Publisher:
                     again.append(item)
                 elif isinstance(answer, BaseException):
                     raise answer
-                else:
+                elif answer is not _REFUSED:
                     self._stored[item[0]] += 1
             waiting = again
 
     async def _checked(self, line: Line, publishing: Any) -> Any:
+        """What `publishing` returns, or _REFUSED where this line is too large. Raises BrokerError."""
         try:
             return await publishing
         except ApiError as err:
             what = f"the stream refused the message: {err.description} ({err.err_code})"
-            raise BrokerError("E406", what, place=line.place) from err
+            error = BrokerError("E406", what, place=line.place)
+            if err.err_code != _TOO_LARGE:
+                raise error from err
         except BrokerError as err:
-            raise BrokerError(err.code, err.what, place=line.place, remedy=err.remedy) from err
+            error = BrokerError(err.code, err.what, place=line.place, remedy=err.remedy)
+            if err.code != "E406":  # above the server's max_payload
+                raise error from err
+        self._refuse(error)
+        return _REFUSED
+
+    def _refuse(self, error: ProcessorError) -> None:
+        self.refused += 1
+        if self.refused <= _REFUSALS_SAID_MAX:
+            complain(error)
+        elif self.refused == _REFUSALS_SAID_MAX + 1:
+            say("There are more such lines; from here on they are only counted.")
 
 
 @contextlib.contextmanager
