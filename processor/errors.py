@@ -59,6 +59,7 @@ CODES: dict[str, str] = {
     "E326": "a secret cannot be used there",
     "E327": "a message cannot be emitted to that subject",
     "E328": "a path leads to nothing in the context, or to something of another kind",
+    "E359": "a reload would remove routes",
     "E401": "no stream holds the input subject",
     "E402": "the NATS server is too old or has JetStream switched off",
     "E403": "the NATS server refused the credentials or a permission is missing",

@@ -5,10 +5,11 @@ members everyone computes the same shares, so nobody has to be asked. Views may 
 claim the same partition, and the fence of its position lets only one commit. Nothing here is stored, and
 nothing that is wrong here can lose a message.
 
-    ctl.<app>.members     {"id", "what", "routes", "blocks"}
+    ctl.<app>.members     {"id", "what", "routes", "blocks", "config", "programs"}
 
 `what` is "hello" (everyone answers), "here" (with the routes), "beat" (without), "bye", or "who" (from
-somebody who only asks; the "here" that answers it has `blocks`: what stops this processor, as /readyz says).
+somebody who only asks; the "here" that answers it has `blocks`: what stops this processor, as /readyz says,
+and in `config` and `programs` which version of the configuration and of each route's Runnable it runs).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -68,11 +69,23 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """What a processor runs: names of its configuration and of each route's program."""
+
+    config: str = ""
+    programs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
-    """A processor as it describes itself; `blocks` by what they are about, such as `route stats`."""
+    """A processor as it describes itself; `blocks` by what they are about, such as `route stats`.
+
+    Its `version` is empty where it is of a release that does not say it.
+    """
 
     routes: tuple[str, ...]
     blocks: Mapping[str, Block]
+    version: Version
 
 
 async def ask(broker: Broker, app: str) -> dict[str, Member]:
@@ -87,9 +100,13 @@ async def ask(broker: Broker, app: str) -> dict[str, Member]:
                     str(name): Block(*map(str, block)) for name, block in body.get("blocks", {}).items()
                 }
                 routes = tuple(map(str, body["routes"]))
-                # One that only introduces itself to a newcomer says nothing of what stops it.
+                programs = {str(route): str(id) for route, id in body.get("programs", {}).items()}
+                member = Member(routes, blocks, Version(str(body.get("config", "")), programs))
+                # One that only introduces itself to a newcomer says nothing beside its routes.
                 known = found.get(body["id"])
-                found[str(body["id"])] = Member(routes, blocks or (known.blocks if known else {}))
+                if known is not None and "blocks" not in body:
+                    member = replace(known, routes=routes)
+                found[str(body["id"])] = member
         except (ValueError, KeyError, TypeError, AttributeError):
             log.debug("a message on %s is not from a processor", delivery.subject)
 
@@ -119,9 +136,11 @@ class Members:
         member: str,
         changed: Callable[[], None],
         blocks: Callable[[], Mapping[str, Block]] = dict,
+        version: Callable[[], Version] = Version,
     ) -> None:
         self._broker = broker
         self._blocks = blocks
+        self._version = version
         self._subject = f"ctl.{app}.members"
         self._member = member
         self._changed = changed
@@ -186,12 +205,14 @@ class Members:
             if lost:
                 self._changed()
 
-    async def _say(self, what: str, blocks: Mapping[str, Block] | None = None) -> None:
+    async def _say(self, what: str, *, is_full: bool = False) -> None:
         body: dict[str, Any] = {"id": self._member, "what": what}
         body["routes"] = [] if what == "beat" else list(self._routes)
-        if blocks is not None:
-            first = list(blocks.items())[:_BLOCKS_MAX]
+        if is_full:
+            first = list(self._blocks().items())[:_BLOCKS_MAX]
             body["blocks"] = {name: (block.why[:_WHY_CHARS], block.since) for name, block in first}
+            version = self._version()
+            body |= {"config": version.config, "programs": version.programs}
         try:
             await self._broker.publish(Message(self._subject, orjson.dumps(body)))
         except Unknown as err:  # the connection is down, and so is everyone's view of us
@@ -207,7 +228,7 @@ class Members:
         if member == self._member:
             return
         if what == "who":
-            await self._say("here", self._blocks())
+            await self._say("here", is_full=True)
             return
         if what == "bye":
             if self._peers.pop(member, None) is not None:

@@ -20,14 +20,14 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from processor import letters
-from processor.config import Config, Route, language_fault
+from processor.config import Config, Route, fingerprint, language_fault
 from processor.context import ContextStore, Input, app_stream
 from processor.control import UNSAID, Control, Pause, pause_subject, read_pause
 from processor.desk import Desk
@@ -38,7 +38,7 @@ from processor.inbox import Inboxes
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
 from processor.lanes import Lanes
 from processor.letters import in_subject, timestamp
-from processor.members import Block, Members
+from processor.members import Block, Members, Version
 from processor.model import Delivery, Limits, Program
 from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
@@ -60,6 +60,7 @@ _WATCH_S = 1.0
 _LAG_S = 3.0
 _LOOK_AGAIN_S = 0.5
 _COMPILED_AT_ONCE = 4
+_NAMED_MAX = 20
 # What is denied is tried again sooner than this, so that a permission that was given is noticed.
 _DENIED_S = 30.0
 _DENIED_SAID_MAX = 20
@@ -86,6 +87,7 @@ class Service:
         self._broker: Broker | None = None
         self._streams: Streams | None = None
         self._inboxes: Inboxes | None = None
+        self._version = Version()
         self._runs: dict[str, _Run] = {}
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
         self._denied: dict[str, float] = {}  # what the server does not let us do, and when it said so last
@@ -124,8 +126,11 @@ class Service:
         log.info("connected to NATS %s at %s", self._broker.server_version, self._broker.address)
         self._streams = Streams(self._broker, self._config)
         await self._streams.prepare()
-        self._members = Members(self._broker, self._config.app, self._owner, self._share_anew, self._blocks)
+        self._members = Members(
+            self._broker, self._config.app, self._owner, self._share_anew, self._blocks, lambda: self._version
+        )
         self._inboxes = Inboxes(self._broker, self._streams, self._members, self._owner, self._telemetry)
+        self._tell_version()
         await self._members.start(list(self._config.routes))
         self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
@@ -159,11 +164,12 @@ class Service:
         await self._calls.close()
         return is_clean
 
-    async def reload(self, config: Config) -> list[str]:
-        """Run `config` instead; the names of the routes that were started anew.
+    async def reload(self, config: Config, *, may_remove: bool = False) -> list[str]:
+        """Run `config` instead; the names of the routes that were started anew. What stops is logged first.
 
         Raises Faults for a Runnable that does not compile, and ProcessorError E106 for changes that need a
-        restart; then everything runs on as it was.
+        restart, and E359 for a configuration without routes that run now, unless it `may_remove` them; then
+        everything runs on as it was.
         """
         fixed = ("app", "nats", "sandbox", "http", "control")
         moved = [name for name in fixed if getattr(config, name) != getattr(self._config, name)]
@@ -172,6 +178,14 @@ class Service:
                 "E106",
                 f"{', '.join(moved)} changed, which a reload cannot apply",
                 remedy="Restart the processor, or change it back; everything else was left as it was too.",
+            )
+        gone = [name for name in self._runs if name not in config.routes]
+        if gone and not may_remove:
+            raise ProcessorError(
+                "E359",
+                f"{_named(gone)} would be removed, of {len(self._runs)} routes",
+                remedy="If that is meant, restart the processor, or run it with --allow-removal; a file that"
+                " was cut off looks the same.",
             )
         changed = [
             name
@@ -186,11 +200,16 @@ class Service:
         except (Faults, ProcessorError):
             await self._retain(self._config)
             raise
-        gone = [name for name in self._runs if name not in config.routes]
-        await self._stop_routes([name for name in [*changed, *gone] if name in self._runs])
+        again = [name for name in changed if name in self._runs]
+        if gone:
+            log.warning("reloading: stops %s for good", _named(gone))
+        if again:
+            log.info("reloading: stops %s, to start anew", _named(again))
+        await self._stop_routes([*again, *gone])
         for name in gone:
             self._telemetry.route(name).remove()
         self._config = config
+        self._tell_version()
         if self._desk is not None:
             self._desk.config = config
         await self._say_routes()
@@ -200,6 +219,14 @@ class Service:
             self._start_route(config.routes[name])
         await self._retain(config)
         return changed
+
+    def _tell_version(self) -> None:
+        """Let operators know which configuration and programs run from now on."""
+        programs = {name: route.program.id for name, route in self._config.routes.items()}
+        self._version = Version(fingerprint(self._config), programs)
+        self._telemetry.configured(self._config.app, self._version.config)
+        for name, program in programs.items():
+            self._telemetry.route(name).runs(program)
 
     def _connected(self, is_connected: bool) -> None:
         self._telemetry.connected(is_connected)
@@ -622,6 +649,12 @@ class Service:
         telemetry = self._telemetry.route(route.name)
         shared = Shared.of(route, run.survived)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
+
+
+def _named(routes: Sequence[str]) -> str:
+    """Routes by name, as many as fit into a sentence."""
+    more = f" and {len(routes) - _NAMED_MAX} more" if len(routes) > _NAMED_MAX else ""
+    return f"{'route' if len(routes) == 1 else 'routes'} {', '.join(routes[:_NAMED_MAX])}{more}"
 
 
 @dataclass(slots=True)

@@ -60,11 +60,12 @@ class Survey:
         return cls(broker, app, await control.members(), await control.pauses())
 
     def members(self) -> list[dict[str, Any]]:
-        """A document for each processor that answered: its routes, and what stops it or one of them."""
+        """A document for each processor that answered: its routes, its version, what stops it or a route."""
         return [
             {
                 "member": name,
                 "routes": list(member.routes),
+                "config": member.version.config,
                 "stops": [
                     {"what": what, "why": block.why, "since": block.since}
                     for what, block in sorted(member.blocks.items())
@@ -100,6 +101,7 @@ class Survey:
             "paused_at": pause.at if pause.is_paused else "",
             "reason": pause.reason,
             "stops": self._stops(route.name),
+            "programs": self._programs(route.name),
             "orphaned": sum(part.owner not in self._members for part in parts),
             "dead_letters": kept.dead_letters,
             "held": {
@@ -130,6 +132,14 @@ class Survey:
             for what, block in member.blocks.items()
             if what.partition(" ")[2] == route
         ]
+
+    def _programs(self, route: str) -> list[dict[str, Any]]:
+        """The programs that members run for the route, each with those members; one, if all is well."""
+        found: dict[str, list[str]] = {}
+        for name, member in sorted(self._members.items()):
+            if program := member.version.programs.get(route):
+                found.setdefault(program, []).append(name)
+        return [{"program": program, "members": names} for program, names in sorted(found.items())]
 
     async def _kept(self, route: str) -> _Kept:
         kept, seen = _Kept(), 0

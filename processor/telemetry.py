@@ -5,9 +5,10 @@
 samples are made when Prometheus asks. Only this module imports prometheus_client. The page of our metrics is
 written here and not by the client, which takes a second of processor time for a thousand busy routes.
 
-Invariants: labels are `route` and `reason` and nothing else, and a reason is a code or another word of
-ours, never data; durations are in seconds, sizes in bytes. A route's series end with `remove`. Nothing
-here sees a payload. Reports come from one thread, the event loop's; a scrape may run in another.
+Invariants: labels are `route` and `reason`, and of what runs now `app` and `hash`; a reason is a code or
+another word of ours, never data; durations are in seconds, sizes in bytes. A route's series end with
+`remove`. Nothing here sees a payload. Reports come from one thread, the event loop's; a scrape may run in
+another.
 """
 
 from __future__ import annotations
@@ -105,7 +106,16 @@ METRICS: dict[str, Metric] = {
         Metric("processor_connected", "gauge", "1 while the NATS server is connected.", ()),
         Metric("processor_ready", "gauge", "1 while /readyz answers 200.", ()),
         Metric("processor_jail_level", "gauge", "0 process, 1 confined, 2 isolated.", ()),
+        Metric("processor_config_info", "gauge", "1 for the configuration that runs.", ("app", "hash")),
+        Metric("processor_program_info", "gauge", "1 for the Runnable that runs.", ("route", "hash")),
+        Metric("processor_config_outdated", "gauge", "1 while files differ from what was loaded.", ()),
         Metric("processor_reloads_total", "counter", "Reloads: applied, or the code why not.", ("reason",)),
+        Metric(
+            "processor_reload_refused",
+            "gauge",
+            "1 while the newest version was refused, by its code.",
+            ("reason",),
+        ),
     )
 }
 
@@ -201,10 +211,21 @@ class Telemetry:
     def connected(self, is_connected: bool) -> None:
         self.numbers["processor_connected"][()] = float(is_connected)
 
+    def configured(self, app: str, hash_: str) -> None:
+        """The configuration that runs from now on."""
+        self.numbers["processor_config_info"] = {(app, hash_): 1.0}
+
+    def outdated(self, is_outdated: bool) -> None:
+        """Whether the files of the configuration differ from what was loaded. If not, none is refused."""
+        self.numbers["processor_config_outdated"][()] = float(is_outdated)
+        if not is_outdated:
+            self.numbers["processor_reload_refused"] = {}
+
     def reloaded(self, result: str) -> None:
         """One reload is over: `applied`, or the code of the error that kept the old version running."""
         reloads = self.numbers["processor_reloads_total"]
         reloads[(result,)] = reloads.get((result,), 0) + 1
+        self.numbers["processor_reload_refused"] = {} if result == "applied" else {(result,): 1.0}
 
     def page(self) -> bytes:
         """Every metric as it is now, in Prometheus' text format."""
@@ -348,6 +369,13 @@ class RouteTelemetry:
 
     def context(self, bytes_: int) -> None:
         self._add("processor_context_bytes", bytes_)
+
+    def runs(self, program: str) -> None:
+        """The program of the route from now on; the hash of the one before is gone."""
+        series = self._numbers["processor_program_info"]
+        for labels in [labels for labels in series if labels[0] == self._labels[0]]:
+            del series[labels]
+        series[(*self._labels, program)] = 1.0
 
     def paused(self, is_paused: bool) -> None:
         self._numbers["processor_route_paused"][self._labels] = float(is_paused)

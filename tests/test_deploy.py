@@ -116,7 +116,7 @@ def test_every_alert_has_a_section_in_the_runbook() -> None:
 def promtool(*arguments: str | Path) -> str:
     program = shutil.which("promtool")
     if program is None:
-        pytest.skip("promtool is not installed; Debian has it in the package `prometheus`")
+        pytest.skip("promtool is not installed: apt-get install prometheus")
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -126,6 +126,11 @@ def test_prometheus_accepts_its_configuration_and_the_alerts() -> None:
     """Prometheus' own checker reads both files and finds nothing."""
     promtool("check", "rules", DEPLOY / "alerts.yaml")
     promtool("check", "config", DEPLOY / "prometheus.yml")
+
+
+def test_alerts_know_pauses_standbys_and_reloads() -> None:
+    """Paused routes and standbys do not page, lag counts once, and a refusal lasts until it is mended."""
+    promtool("test", "rules", DEPLOY / "alerts.test.yaml")
 
 
 def histogram(name: str, le: dict[str, str]) -> dict[str, str]:
@@ -160,7 +165,12 @@ FIRING: dict[str, dict[str, str]] = {
     },
     "ProcessorGuestsDie": {'processor_guest_restarts_total{route="stats",reason="E313"}': "0+1x40"},
     "ProcessorJailWeak": {"processor_jail_level": "0x40"},
-    "ProcessorReloadRefused": {'processor_reloads_total{reason="E202"}': "_x30 1x10"},
+    "ProcessorReloadRefused": {'processor_reload_refused{reason="E202"}': "_x30 1x10"},
+    "ProcessorConfigOutdated": {"processor_config_outdated": "0x20 1x20"},
+    "ProcessorVersionsDiffer": {
+        'processor_config_info{app="market",hash="1",instance="a"}': "1x40",
+        'processor_config_info{app="market",hash="2",instance="b"}': "1x40",
+    },
 }
 # The same alerts must stay silent on these.
 QUIET: dict[str, str] = {
@@ -180,6 +190,10 @@ QUIET: dict[str, str] = {
     'processor_dropped_messages_total{route="stats",reason="E304"}': "3x40",
     'processor_guest_restarts_total{route="stats",reason="E313"}': "2x40",
     'processor_reloads_total{reason="applied"}': "0+1x40",
+    'processor_reloads_total{reason="E202"}': "2x40",
+    "processor_config_outdated": "0x40",
+    'processor_config_info{app="market",hash="1",instance="a"}': "1x40",
+    'processor_config_info{app="market",hash="1",instance="b"}': "1x40",
     **histogram("processor_end_to_end_seconds", {"10": "0+60x40", "30": "0+60x40", "+Inf": "0+60x40"}),
     **histogram("processor_commit_seconds", {"1": "0+9x40", "5": "0+9x40", "+Inf": "0+9x40"}),
 }

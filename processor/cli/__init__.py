@@ -57,21 +57,25 @@ def run(
     watch: Annotated[
         bool, typer.Option("--watch", help="Reload when the configuration or a Runnable changes.")
     ] = False,
+    allow_removal: Annotated[
+        bool, typer.Option("--allow-removal", help="Let a reload stop routes that the file no longer has.")
+    ] = False,
 ) -> int:
     """Run the routes of a configuration until SIGTERM or Ctrl-C.
 
     A stop settles what is in hand first, for at most `drain_s` seconds; a second signal ends at once. SIGHUP
-    loads the configuration and the Runnables again: a version with a fault is refused with the place of the
-    fault, and the old one goes on. Metrics and health are served at `http`.
+    loads the configuration and the Runnables again, once their files are left alone: a version with a fault
+    is refused with the place of the fault, and so is one without routes that run now; then the old one goes
+    on. Metrics and health are served at `http`.
 
     Examples:
     processor run market.yaml
     NATS_URL=nats://nats:4222 NATS_CREDS=market.creds processor run market.yaml
     processor run market.yaml --watch
     """
-    from processor.cli.serving import serve
+    from processor.cli.serving import Reloading, serve
 
-    return serve(config, watch=watch)
+    return serve(config, reloading=Reloading(is_watching=watch, may_remove=allow_removal))
 
 
 def dev(
@@ -91,10 +95,11 @@ def dev(
     processor dev configs/quickstart.yaml 2>dev.log
     """
     from processor.cli.dev import View, with_streams
-    from processor.cli.serving import serve
+    from processor.cli.serving import Reloading, serve
 
     view = View(is_fed=is_fed)
-    return serve(config, watch=watch, adapt=with_streams, companion=view, is_free_port_fine=True)
+    reloading = Reloading(is_watching=watch, may_remove=True)  # somebody looks on, and keeps nothing running
+    return serve(config, reloading=reloading, adapt=with_streams, companion=view, is_free_port_fine=True)
 
 
 def check(

@@ -14,14 +14,17 @@ import typer
 from processor.cli.connection import connected_to_app
 from processor.cli.inputs import is_confirmed, route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, printable, say
-from processor.config import Config, Route, load
+from processor.config import Config, Route, fingerprint, load
 from processor.control import Control
 from processor.status import COUNTED_MAX, Survey
 from processor.telemetry import configure_logging
 
 
 def status(path: Path, name: str | None, format: str | None) -> int:
-    """Show who runs the app, and how far each route is; EXIT_FAILED where a route has nobody."""
+    """Show who runs the app, and how far each route is; EXIT_FAILED where a route does not run.
+
+    A route that somebody has paused stands still on purpose.
+    """
     config = load(path)
     routes = [route_of(config, name)] if name is not None else list(config.routes.values())
     configure_logging("human", "warning")
@@ -31,19 +34,31 @@ def status(path: Path, name: str | None, format: str | None) -> int:
 async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
     async with connected_to_app(config, "status") as broker:
         survey = await Survey.take(broker, config.app)
-        code = EXIT_OK
         members = survey.members()
         for member in members:
             _show_member(screen, member)
         if not members:
             say("no processor of this app answers")
+        _show_versions(screen, config, members)
+        is_well = not any(_own_stops(member) for member in members)
         for route in routes:
             shown = await survey.route(route)
-            if shown["orphaned"] and not shown["paused"]:
-                code = EXIT_FAILED
-            _show_route(screen, shown)
+            has_members = any(route.name in member["routes"] for member in members)
+            is_well = is_well and _runs(shown, has_members=has_members)
+            _show_route(screen, shown, has_members=has_members)
         screen.flush()
-        return code
+        return EXIT_OK if is_well else EXIT_FAILED
+
+
+def _own_stops(member: dict[str, Any]) -> list[dict[str, str]]:
+    """What stops a processor, and not only one of its routes."""
+    of_routes = ("route ", "input ", "inbox ", "breaker ")
+    return [stop for stop in member["stops"] if not stop["what"].startswith(of_routes)]
+
+
+def _runs(shown: dict[str, Any], *, has_members: bool) -> bool:
+    """Whether a route does what it is to do; a paused one is to stand still."""
+    return shown["paused"] or (has_members and not shown["orphaned"] and not shown["stops"])
 
 
 def _show_member(screen: Screen, member: dict[str, Any]) -> None:
@@ -51,12 +66,25 @@ def _show_member(screen: Screen, member: dict[str, Any]) -> None:
         screen.document(member)
         return
     screen.heading(f"processor {member['member']}")
-    for stop in member["stops"]:
-        if not stop["what"].startswith(("route ", "input ", "breaker ")):  # those stand with their route
-            screen.problem(f"  since {stop['since']}: {stop['why']}")
+    if member["config"]:
+        screen.line(f"  configuration {member['config']}")
+    for stop in _own_stops(member):
+        screen.problem(f"  since {stop['since']}: {stop['why']}")
 
 
-def _show_route(screen: Screen, shown: dict[str, Any]) -> None:
+def _show_versions(screen: Screen, config: Config, members: list[dict[str, Any]]) -> None:
+    """Mark members that run different configurations; a file that none of them runs is only mentioned."""
+    if screen.is_json:
+        return
+    here = fingerprint(config)
+    running = {member["config"] for member in members if member["config"]}
+    if len(running) > 1:
+        screen.problem(f"processors run {len(running)} different configurations")
+    if running and here not in running:
+        screen.line(f"{config.path} is configuration {here}, which no processor runs")
+
+
+def _show_route(screen: Screen, shown: dict[str, Any], *, has_members: bool) -> None:
     if screen.is_json:
         screen.document(shown)
         return
@@ -65,12 +93,21 @@ def _show_route(screen: Screen, shown: dict[str, Any]) -> None:
     if shown["paused"]:
         why = shown["reason"] or "no reason given"
         screen.problem(f"  paused by {shown['paused_by']} since {shown['paused_at']}: {why}")
+    elif not has_members:
+        screen.problem("  no processor runs it")
     by_why: dict[str, list[dict[str, str]]] = {}
     for stop in shown["stops"]:
         by_why.setdefault(stop["why"], []).append(stop)
     for why, stops in by_why.items():
         where = ", ".join(stop["member"] for stop in stops)
         screen.problem(f"  since {min(stop['since'] for stop in stops)}: {why} ({where})")
+    programs = shown["programs"]
+    if len(programs) == 1:
+        screen.line(f"  program {programs[0]['program']}")
+    elif programs:
+        screen.problem(f"  processors run {len(programs)} different programs")
+        for each in programs:
+            screen.line(f"    program {each['program']}: {', '.join(each['members'])}")
     if parts:
         least, most = shown["behind"], shown["behind_at_most"]
         behind = f"{_counted(most, 'message')} behind" if most else "nothing behind"

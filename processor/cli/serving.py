@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,13 +28,19 @@ from processor.cli.connection import at, embedded_server, tell_address
 from processor.cli.terminal import EXIT_DIRTY, EXIT_OK
 from processor.config import Config, load
 from processor.embedded import EmbeddedServer
-from processor.errors import BrokerError, Faults, ProcessorError
+from processor.errors import BrokerError, Fault, Faults, ProcessorError
 from processor.service import Service
 from processor.telemetry import Health, Telemetry, configure_logging
 
 log = logging.getLogger("processor")
 
+Stamp = tuple[int, ...]
+
 _POLL_S = 0.25
+_OUTDATED_S = 2.0
+# How long files must have been left alone to be loaded: an editor or a copy may pause while it writes.
+_SETTLED_S = 0.75
+_PATIENCE_S = 10.0
 
 
 class Companion(Protocol):
@@ -47,10 +56,18 @@ class Companion(Protocol):
         """Finish."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reloading:
+    """When a configuration is loaded again, and whether that may remove routes."""
+
+    is_watching: bool = False
+    may_remove: bool = False
+
+
 def serve(
     path: Path,
     *,
-    watch: bool = False,
+    reloading: Reloading,
     adapt: Callable[[Config], Config] = lambda config: config,
     companion: Companion | None = None,
     is_free_port_fine: bool = False,
@@ -71,9 +88,9 @@ def serve(
         # Messages are many small objects without cycles: to look for some after every 700 of them is a tenth
         # of what they cost.
         gc.set_threshold(20_000, 20, 50)
-        serving = _Serving(adapted(first), lambda: adapted(load(path)), server, companion)
+        serving = _Serving(adapted(first), lambda: adapted(load(path)), server, companion, reloading)
         try:
-            return asyncio.run(serving.main(watch=watch, is_free_port_fine=is_free_port_fine))
+            return asyncio.run(serving.main(is_free_port_fine=is_free_port_fine))
         except KeyboardInterrupt:  # before or after the loop, which has handlers of its own
             return EXIT_OK
 
@@ -85,18 +102,23 @@ class _Serving:
         loaded: Callable[[], Config],
         server: EmbeddedServer | None,
         companion: Companion | None,
+        reloading: Reloading,
     ) -> None:
         self._config = config
         self._loaded = loaded
         self._server = server
         self._companion = companion
+        self._reloading = reloading
         self._telemetry = Telemetry()
         self._service = Service(config, self._telemetry)
-        self._stamps = _stamps(config.files)
+        self._content = _content(config.files)  # of what runs
+        self._files = frozenset(config.files)  # of what runs, and of what was read last
+        self._stamps = _stamps(self._files)  # when a configuration was read last
+        self._is_refused = False
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
 
-    async def main(self, *, watch: bool, is_free_port_fine: bool) -> int:
+    async def main(self, *, is_free_port_fine: bool) -> int:
         """Start, run until a signal, stop; the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,7 +128,7 @@ class _Serving:
         beside: list[asyncio.Task[None]] = []
         try:
             if await self._unless_stopped(self._start(health.url if health else "")):
-                beside = [asyncio.create_task(each) for each in self._beside(watch)]
+                beside = [asyncio.create_task(each) for each in self._beside()]
                 await self._until_stopped(beside)
         finally:
             is_clean = await self._service.stop()
@@ -138,13 +160,12 @@ class _Serving:
             await self._companion.open(self._config, self._server, metrics_url)
         await self._service.start()
 
-    def _beside(self, watch: bool) -> Iterable[Coroutine[Any, Any, None]]:
+    def _beside(self) -> Iterable[Coroutine[Any, Any, None]]:
         if self._companion is not None:
             yield self._companion.run()
         if self._server is not None:
             yield self._keep_alive(self._server)
-        if watch:
-            yield self._watch()
+        yield self._watch()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether `work` was done; a signal cancels it."""
@@ -190,37 +211,81 @@ class _Serving:
         os._exit(EXIT_DIRTY)
 
     async def _reload(self) -> None:
-        try:
-            # In a thread: messages in flight must not wait for a parser.
-            config = await asyncio.to_thread(self._loaded)
-            started = await self._service.reload(config)
-        except (Faults, ProcessorError) as err:
-            found = err.faults if isinstance(err, Faults) else [err]
-            for each in found:
-                log.error("not reloaded: %s", each, extra={"code": each.code})
-            self._telemetry.reloaded(found[0].code)
+        self._stamps = await self._settled()
+        self._changed.clear()  # whatever came until here is about what is read now
+        while not self._stopping.is_set():
+            config: Config | None = None
+            found: Sequence[Fault | ProcessorError] = ()
+            try:
+                # In a thread: messages in flight must not wait for a parser.
+                config = await asyncio.to_thread(self._loaded)
+            except (Faults, ProcessorError) as err:
+                found = err.faults if isinstance(err, Faults) else [err]
+            named = config.files if config else [Path(each.file) for each in found if isinstance(each, Fault)]
+            content = await asyncio.to_thread(_content, named)
+            self._files = frozenset([*self._config.files, *named])
+            later = _stamps(self._files)
+            if any(self._stamps.get(file) != later[file] for file in self._files):
+                self._stamps = await self._settled()  # written while it was read, or not looked at before
+                continue
+            if config is not None:
+                await self._apply(config, content)
+            else:
+                self._refuse(found)
             return
-        self._config = config
+
+    async def _apply(self, config: Config, content: bytes) -> None:
+        try:
+            started = await self._service.reload(config, may_remove=self._reloading.may_remove)
+        except (Faults, ProcessorError) as err:
+            self._refuse(err.faults if isinstance(err, Faults) else [err])
+            return
+        self._config, self._content, self._is_refused = config, content, False
+        self._files = frozenset(config.files)
         configure_logging(config.logs.format, config.logs.level)
         self._telemetry.reloaded("applied")
+        self._telemetry.outdated(False)
         log.info("reloaded; %s", f"started anew: {', '.join(started)}" if started else "no route changed")
 
-    async def _watch(self) -> None:
-        """Ask for a reload when a file of the configuration has changed and is left alone again."""
-        while True:
+    def _refuse(self, found: Sequence[Fault | ProcessorError]) -> None:
+        self._is_refused = True
+        for each in found:
+            log.error("not reloaded: %s", each, extra={"code": each.code})
+        self._telemetry.reloaded(found[0].code)
+
+    async def _settled(self) -> dict[Path, Stamp]:
+        """The stamps of the files, once all were left alone for a moment, or a stop is wanted."""
+        stamps = _stamps(self._files)
+        began_s = since_s = time.monotonic()
+        is_said = False
+        while not self._stopping.is_set() and time.monotonic() - since_s < _SETTLED_S:
             await asyncio.sleep(_POLL_S)
-            now = _stamps(self._config.files)
-            if all(self._stamps.get(file, stamp) == stamp for file, stamp in now.items()):
-                self._stamps = now
-                continue
-            while True:
-                await asyncio.sleep(_POLL_S)
-                later = _stamps(self._config.files)
-                if later == now:
-                    break
-                now = later
-            self._stamps = now
-            self._changed.set()
+            later = _stamps(self._files)
+            if any(later[file] != stamps[file] for file in self._files):
+                since_s = time.monotonic()
+            stamps = later
+            if since_s - began_s > _PATIENCE_S and not is_said:
+                log.warning("the reload waits: files of the configuration are still being written")
+                is_said = True
+        return stamps
+
+    async def _watch(self) -> None:
+        """Tell whether the files are those that were loaded, and with `--watch` ask for a reload if not."""
+        self._telemetry.outdated(False)
+        seen = self._stamps
+        while True:
+            await asyncio.sleep(_POLL_S if self._reloading.is_watching else _OUTDATED_S)
+            now = _stamps(self._files)
+            if now != seen:
+                seen = now
+                content = await asyncio.to_thread(_content, self._config.files)
+                self._telemetry.outdated(content != self._content)
+            # What a refused version lacks is noticed by the folder in which it appears.
+            looked_at = now if self._is_refused else self._files
+            if self._reloading.is_watching and any(
+                self._stamps.get(file) != now.get(file) for file in looked_at
+            ):
+                self._changed.set()
 
     async def _keep_alive(self, server: EmbeddedServer) -> None:
         while True:
@@ -241,13 +306,25 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*listed, return_exceptions=True)
 
 
-def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
-    """What tells that a file was written or replaced; empty for one that is not there."""
-    stamps: dict[Path, tuple[int, ...]] = {}
+def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    """What tells that a file or its folder was changed or replaced; empty for one that is not there."""
+    stamps: dict[Path, Stamp] = {}
+    for path in [each for file in files for each in (file, file.parent)]:
+        try:
+            found = path.stat()
+            stamps[path] = (found.st_mtime_ns, found.st_size, found.st_ino)
+        except OSError:
+            stamps[path] = ()
+    return stamps
+
+
+def _content(files: Iterable[Path]) -> bytes:
+    """What tells whether files hold the same as before. Not to be shown: secrets are among them."""
+    digest = hashlib.sha256()
     for file in files:
         try:
-            found = file.stat()
-            stamps[file] = (found.st_mtime_ns, found.st_size, found.st_ino)
+            part = file.read_bytes()
         except OSError:
-            stamps[file] = ()
-    return stamps
+            part = b""
+        digest.update(f"{file} {len(part)}\n".encode() + part)
+    return digest.digest()

@@ -47,7 +47,7 @@ from processor.config.rules import (
     route_faults,
 )
 from processor.config.source import ENVIRONMENT, Source, dotted
-from processor.config.text import effective_yaml, full_yaml, guarantee, json_schema, reachable
+from processor.config.text import effective_yaml, fingerprint, full_yaml, guarantee, json_schema, reachable
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
 
@@ -74,6 +74,7 @@ __all__ = [
     "Stock",
     "Tls",
     "effective_yaml",
+    "fingerprint",
     "full_yaml",
     "guarantee",
     "json_schema",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
@@ -20,6 +23,24 @@ _AT_THE_END = {
     "block": "is tried on, and holds the later messages of its key; none is skipped.",
     "drop": "is given up and counted: such messages are lost.",
 }
+
+
+def fingerprint(config: Config) -> str:
+    """12 hex digits that name this version of the configuration, its programs included.
+
+    Processors that run the same have the same one, whatever their own server, addresses, logs, folders and
+    the values of their secrets.
+    """
+    said = config.model_dump(mode="json", include={"app", "routes", "secrets"}, by_alias=True)
+    for name, route in config.routes.items():
+        del said["routes"][name]["runnable"], said["routes"][name]["code"]
+        said["routes"][name]["program"] = route.program.id
+        del said["routes"][name]["input"]["create"]  # done once, and what `dev` does of every route
+        if route.ism:
+            said["routes"][name]["ism"]["routing_file"] = asdict(route.ism.routing)
+    for source in said["secrets"].values():
+        del source["env"], source["file"]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def guarantee(route: Route) -> list[str]:

@@ -773,8 +773,9 @@ def test_status_says_how_far_a_route_is(
 
     waited(caught_up, "the route has caught up", DEADLINE_S)
     shown = done("status", route, "--format", "human", url=nats_server.url).out.splitlines()
-    assert shown[1:3] == ["route r", "  input app-in-any: at 2 of 2, nothing behind"]
-    assert re.fullmatch(r"  3 of 3 partitions: \S+, at 2", shown[3])
+    assert shown[2] == "route r"
+    assert shown[4] == "  input app-in-any: at 2 of 2, nothing behind"
+    assert re.fullmatch(r"  3 of 3 partitions: \S+, at 2", shown[5])
     assert run.ends(signal.SIGTERM) == EXIT_OK
     done("pub", "in.a", given='{"i": 3}\n', url=nats_server.url)
     [document] = done("status", route, "--format", "json", url=nats_server.url).documents

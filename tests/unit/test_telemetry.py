@@ -68,9 +68,13 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.context(200)
     route.stopped(True)
     route.paused(True)
+    route.runs("1b2c3d4e5f60")
     telemetry.jail("confined", {"seccomp": "on"})
     telemetry.connected(True)
+    telemetry.configured("market", "0f1e2d3c4b5a")
+    telemetry.outdated(True)
     telemetry.reloaded("applied")
+    telemetry.reloaded("E203")
 
 
 async def test_every_fact_that_is_reported_can_be_scraped() -> None:
@@ -169,13 +173,42 @@ def test_the_page_is_what_the_client_library_would_write() -> None:
 
 
 def test_metrics_follow_the_rules_of_their_names() -> None:
-    """Names start with processor_, counters end in _total; labels are route and reason."""
+    """Names start with processor_, counters end in _total; labels are bounded."""
     for name, metric in METRICS.items():
         assert name.startswith("processor_")
         assert name.endswith("_total") == (metric.kind == "counter"), name
-        assert set(metric.labels) <= {"route", "reason"}, name
+        assert set(metric.labels) <= {"route", "reason", "app", "hash"}, name
         assert bool(metric.bounds) == (metric.kind == "histogram"), name
         assert not name.endswith(("_ms", "_count", "_sum", "_bucket")), name
+
+
+async def test_a_version_that_runs_has_one_hash() -> None:
+    """A reload replaces the hashes of configuration and programs; a refusal ends with its cause."""
+    telemetry = Telemetry()
+    for version in ("1", "2"):
+        telemetry.configured("market", version)
+        telemetry.route("stats").runs(f"program {version}")
+    telemetry.outdated(True)
+    telemetry.reloaded("E203")
+    telemetry.reloaded("E104")
+
+    def of_versions(samples: Samples) -> Samples:
+        names = ("_info", "_outdated", "_refused")
+        return {series: n for series, n in samples.items() if series[0].endswith(names)}
+
+    running = {
+        ("processor_config_info", (("app", "market"), ("hash", "2"))): 1.0,
+        ("processor_program_info", (("hash", "program 2"), ("route", "stats"))): 1.0,
+    }
+    refused = {
+        ("processor_config_outdated", ()): 1.0,
+        ("processor_reload_refused", (("reason", "E104"),)): 1.0,
+    }
+    assert of_versions(await scrape(telemetry)) == running | refused
+    telemetry.outdated(False)
+    assert of_versions(await scrape(telemetry)) == running | {("processor_config_outdated", ()): 0.0}
+    telemetry.route("stats").remove()
+    assert "processor_program_info" not in {name for name, _ in await scrape(telemetry)}
 
 
 async def test_a_new_route_counts_from_zero() -> None:
