@@ -18,6 +18,7 @@ Nothing here waits, publishes or reads a clock that its caller did not read.
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ _DEALT = "Dealt-From"
 _SOURCE_STREAM, _SOURCE_SEQUENCE = "x-source-stream", "x-source-sequence"
 _NOT_THEIRS = frozenset({*_OURS, _DEALT})
 _TIME = b'"{time}"'
+_STREAM = operator.attrgetter("stream")
 
 
 class Unfit(Exception):
@@ -138,6 +140,13 @@ class Letters:
             KEPT,
         )
 
+    def as_sent(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Deliveries with the streams and sequences that they had before they were given to partitions."""
+        ours = f"P_{self.app}"
+        if ours not in set(map(_STREAM, deliveries)):
+            return deliveries
+        return [_as_sent(each) if each.stream == ours else each for each in deliveries]
+
     def _whole(self, subject: str, delivery: Delivery, tries: int, more: Mapping[str, str]) -> Message:
         headers = {**_restored(delivery.headers), **self._origin(delivery, tries), **more}
         self._check_room(delivery, headers)
@@ -160,6 +169,14 @@ class Letters:
     def _room(self, headers: Mapping[str, str]) -> int:
         used = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
         return self.max_bytes - used - _SPARE_BYTES
+
+
+def _as_sent(delivery: Delivery) -> Delivery:
+    headers = dict(delivery.headers)
+    stream, sequence = headers.pop(_SOURCE_STREAM, ""), headers.pop(_SOURCE_SEQUENCE, "")
+    if not (stream and sequence.isdecimal()):
+        return delivery
+    return delivery._replace(headers=headers, stream=stream, sequence=int(sequence))
 
 
 def in_subject(app: str, route: str, partition: int | str) -> str:

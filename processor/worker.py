@@ -51,6 +51,7 @@ from processor.model import (
     decide,
 )
 from processor.sandbox.host import Guest
+from processor.sandbox.messages import columns
 from processor.telemetry import RouteTelemetry
 from processor.waiting import Waiting
 
@@ -660,7 +661,8 @@ class Worker:
         else:
             template = self._route.output_template
             fields = template.fields if template else ()
-            outcome = await guest.run(groups, fields=fields, forget=forget)
+            messages = self._columns(batch)
+            outcome = await guest.run(groups, fields=fields, forget=forget, messages=messages)
         self._telemetry.processed(len(batch.deliveries), time.perf_counter() - started_s)
         self._log_lines(outcome.logs)
         failure = outcome.failure if isinstance(outcome, Failed) else None
@@ -683,6 +685,10 @@ class Worker:
             for key in missing:
                 self._resident.pop(key, None)
         return outcome
+
+    def _columns(self, batch: Batch) -> bytes:
+        """What the Runnable may know of the messages of a batch."""
+        return columns(self._letters.as_sent([*chain(*batch.members)]), self._tries)
 
     async def _load(self, keys: Sequence[str]) -> dict[str, dict[str, bytes]]:
         if self._looking is not None:
@@ -818,7 +824,7 @@ class Worker:
         for opening in self._codec.opening(group.documents[0]):
             await emit(opening)
         try:
-            outcome = await guest.stream(group, emit, forget=forget)
+            outcome = await guest.stream(group, emit, forget=forget, messages=self._columns(batch))
         except BrokerError as err:  # a chunk that no message can carry; nobody knows how far the guest is
             await guest.close()
             outcome = Failed(Failure("E307", f"a chunk cannot be sent: {err.what}", lethal=True))

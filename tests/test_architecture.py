@@ -38,10 +38,10 @@ LAYERS = [
     ["sandbox.capabilities", "sandbox.plain"],
     ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire"],
     ["sandbox.facades", "sandbox.values"],
-    ["sandbox.bounds"],
+    ["sandbox.bounds", "sandbox.messages", "sandbox.processes"],
     ["subject", "schedule", "address", "breaker"],
     ["model"],
-    ["errors"],
+    ["errors", "runnable"],
     ["", "sandbox"],
 ]
 

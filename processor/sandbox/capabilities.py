@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from processor.sandbox.messages import InHand
 from processor.sandbox.values import LiveContext
 
 
@@ -95,6 +96,19 @@ class Voice:
     logger: Any
     requests: Any
     secrets: Secrets
+    in_hand: InHand
+
+
+class _Found:
+    """An attribute that is looked up in what is in hand, unless the user's own code sets one of its name."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else getattr(instance._voice.in_hand, self._name)()
 
 
 class BaseSecureRunnable:
@@ -106,6 +120,9 @@ class BaseSecureRunnable:
     logger: Any
     requests: Any  # the calls of the library of that name, made by the host
     secrets: Mapping[str, Secret]
+    messages: Any = _Found("messages")  # of the call, one for each of its queries
+    message: Any = _Found("message")  # the only one; ValueError where there are more
+    key: Any = _Found("key")
     _context: LiveContext
     _voice: Voice
 

@@ -35,6 +35,7 @@ from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
 from processor.sandbox import capabilities, dialect, entrypoints, jail, plain, requests, values, wire
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
+from processor.sandbox.messages import InHand
 
 EXIT_BROKEN = 70
 
@@ -397,7 +398,7 @@ class Guest:
         self._entry_points: frozenset[str] = frozenset()
         self._warnings: list[Fault] = []
         self._is_loading = True
-        self._is_making = False
+        self._in_hand = InHand()
         self._held: dict[str, Held] = {}
         self._group = 0
         self._failing: int | None = None  # the group that a failure of the run would be of, where it is one
@@ -513,6 +514,7 @@ class Guest:
         """Answer one request for a run; whatever user code does, exactly one reply ends it."""
         request = wire.read_run(frame)
         self._brought = wire.Yield.of(len(request.groups))
+        self._in_hand.begin(request.messages, request.groups)
         self._event_bytes = self._output_bytes = self._output_count = 0
         self._spoiled, self._failing = None, None
         for key in request.forget:
@@ -524,6 +526,7 @@ class Guest:
         try:
             for number, group in enumerate(request.groups):
                 self._group = self._failing = number
+                self._in_hand.enter(number)
                 self._run_group(group, request)
                 if self._spoiled is not None:
                     raise self._spoiled
@@ -565,9 +568,11 @@ class Guest:
                     bounds.check(document, "the message")
             except (ValueError, RecursionError) as err:
                 self._brought.rejected.append((self._group, index, *wire.unreadable(err)))
+                self._in_hand.spread(index, 0)
                 continue
             if isinstance(document, list):
                 queries += document
+                self._in_hand.spread(index, len(document))
             else:
                 queries.append(document)
         return queries
@@ -579,14 +584,14 @@ class Guest:
 
     def _make(self, context: values.LiveContext) -> Any:
         voice = capabilities.Voice(
-            self._call, self._emit, self._event, self._logger, self._requests, self._secrets
+            self._call, self._emit, self._event, self._logger, self._requests, self._secrets, self._in_hand
         )
-        self._is_making = True
+        self._in_hand.is_making = True
         try:
             instance = self._user(capabilities.make, self._cls, context, voice)
             self._user(_init, instance)
         finally:
-            self._is_making = False
+            self._in_hand.is_making = False
         return instance
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
@@ -620,7 +625,9 @@ class Guest:
 
     def _stream(self, instance: Any, queries: list[Any]) -> None:
         sent = 0
-        for argument in [queries] if self._streams_a_list else queries:
+        for index, argument in enumerate([queries] if self._streams_a_list else queries):
+            if not self._streams_a_list:
+                self._in_hand.single_out(index)
             chunks = self._user(_chunks, instance, argument)
             while (chunk := self._user(next, chunks, _END)) is not _END:
                 if chunk is None:
@@ -773,7 +780,7 @@ class Guest:
         return lines
 
     def _emit(self, subject: Any, document: Any, delay_s: Any, headers: dict[Any, Any]) -> None:
-        if self._is_making:
+        if self._in_hand.is_making:
             # It runs whenever a guest takes the context up: the message would be sent each time.
             raise RuntimeError("self.emit is for process and process_stream; init runs again after a restart")
         # The types' own conversions: a subclass has its own idea of itself.

@@ -37,7 +37,7 @@ import orjson
 import processor
 from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
-from processor.sandbox import wire
+from processor.sandbox import processes, wire
 from processor.sandbox.jail import EXIT_TRIPWIRE, LEVELS, JailReport
 
 Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -503,7 +503,7 @@ class Guest:
     ) -> None:
         self.alive = True
         self.warnings: Sequence[Fault] = ()  # about the program that is loaded
-        self.pid = _pid_of(handle)
+        self.pid = processes.pid_of(handle)
         self._cell = cell
         self._order = order
         self._channel = channel
@@ -536,23 +536,36 @@ class Guest:
     # What the worker calls.
 
     async def run(
-        self, groups: Sequence[Group], *, fields: Sequence[str] = (), forget: Sequence[str] = ()
+        self,
+        groups: Sequence[Group],
+        *,
+        fields: Sequence[str] = (),
+        forget: Sequence[str] = (),
+        messages: bytes = b"",
     ) -> Outcome:
-        """Call `process` once per group, in order; all of it counts, or nothing."""
-        return await self._ask(wire.RunRequest(groups, fields, forget, stream=False), None)
+        """Call `process` once per group, in order; all of it counts, or nothing.
+
+        `messages` are `messages.columns` of all documents, where the Runnable is to know them.
+        """
+        return await self._ask(wire.RunRequest(groups, fields, forget, False, messages), None)
 
     async def stream(
-        self, group: Group, emit: Callable[[bytes], Awaitable[None]], *, forget: Sequence[str] = ()
+        self,
+        group: Group,
+        emit: Callable[[bytes], Awaitable[None]],
+        *,
+        forget: Sequence[str] = (),
+        messages: bytes = b"",
     ) -> Outcome:
         """Call `process_stream`, awaiting `emit` for every chunk before the next one is read.
 
         Time spent in `emit` does not count against the guest.
         """
-        return await self._ask(wire.RunRequest([group], (), forget, stream=True), emit)
+        return await self._ask(wire.RunRequest([group], (), forget, True, messages), emit)
 
     def memory_bytes(self) -> int:
         """The memory that is this guest's own and not shared with the zygote; 0 when it is dead."""
-        return _private_bytes(self.pid) if self.alive else 0
+        return processes.private_bytes(self.pid) if self.alive else 0
 
     async def close(self) -> None:
         """Kill the guest and wait until it is gone. Idempotent."""
@@ -685,7 +698,7 @@ class Guest:
     def _memory_lately(self) -> int:
         if self._loop.time() >= self._weighed_s + WEIGH_EVERY_S:
             self._weighed_s = self._loop.time()
-            self._resident_bytes = _resident_bytes(self.pid)
+            self._resident_bytes = processes.resident_bytes(self.pid)
         return self._resident_bytes
 
     async def _emit(self, chunk: bytes, emit: Callable[[bytes], Awaitable[None]]) -> None:
@@ -774,13 +787,8 @@ class Guest:
         return Failure("E311", text, lethal=True)
 
     def _cpu_s(self) -> float:
-        if self.pid <= 0:  # it died before we could learn its number; zero would name ourselves
-            return 0.0
-        try:
-            # The kernel's name for the CPU clock of another process; reading it needs no privilege.
-            return time.clock_gettime((~self.pid << 3) | 2)
-        except OSError:
-            return self._cpu_before_s
+        cpu_s = processes.cpu_s(self.pid)
+        return self._cpu_before_s if cpu_s is None else cpu_s
 
     def _cpu_used_s(self) -> float:
         return self._cpu_s() - self._cpu_before_s
@@ -958,31 +966,3 @@ def _violated(err: wire.Violation) -> Failure:
 
 def _load_fault(program: Program, failure: Failure) -> Fault:
     return Fault(program.filename, 1, 1, "E206", f"while it was loaded: {failure.text}")
-
-
-def _pid_of(handle: int) -> int:
-    """The process id in our own namespace; the zygote knows only its namespace's."""
-    text = Path(f"/proc/self/fdinfo/{handle}").read_text()
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pid:"))
-
-
-_PAGE_BYTES = resource.getpagesize()
-
-
-def _resident_bytes(pid: int) -> int:
-    """Resident anonymous memory; part of it is shared with the zygote."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as statm:
-            _, resident, shared, *_ = statm.read().split()
-    except OSError:
-        return 0
-    return (int(resident) - int(shared)) * _PAGE_BYTES
-
-
-def _private_bytes(pid: int) -> int:
-    """Memory that would be free without the process; where that is not ours to see, resident memory."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return _resident_bytes(pid)
-    return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Private_"))

@@ -27,9 +27,11 @@ from processor.config import SECRET_CHARS, BoundSecret, Outbound, Reach, Stock
 from processor.errors import ProcessorError
 from processor.http import HostCalls
 from processor.model import Emit, Failed, Failure, Group, Limits, Outcome, Program, Ran
+from processor.runnable import Message
 from processor.sandbox import values, wire
 from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.messages import columns_of
 from processor.subject import check_subject
 
 T = TypeVar("T")
@@ -205,21 +207,27 @@ class SecureRunnable:
         engine.wait_for(session.open())
         self._finish = weakref.finalize(self, engine.leave, session)
 
-    def process(self, queries: Sequence[Any]) -> list[Any]:
-        """What the Runnable's `process` returns for these documents, as a list. Raises RunFailed."""
-        return self._engine.wait_for(self._session.process(queries))
+    def process(self, queries: Sequence[Any], messages: Sequence[Message] = ()) -> list[Any]:
+        """What the Runnable's `process` returns for these documents, as a list. Raises RunFailed.
 
-    async def process_async(self, queries: Sequence[Any]) -> list[Any]:
+        `messages` are what it sees as `self.messages`: one for each query, or none. Raises ValueError for any
+        other number of them.
+        """
+        return self._engine.wait_for(self._session.process(queries, messages))
+
+    async def process_async(self, queries: Sequence[Any], messages: Sequence[Message] = ()) -> list[Any]:
         """`process`, for callers in an event loop."""
-        return await asyncio.wrap_future(self._engine.begin(self._session.process(queries)))
+        return await asyncio.wrap_future(self._engine.begin(self._session.process(queries, messages)))
 
-    def process_stream(self, query: Any) -> Iterator[str]:
+    def process_stream(self, query: Any, message: Message | None = None) -> Iterator[str]:
         """The chunks of the Runnable's `process_stream`, each before the next is made. Raises RunFailed.
 
-        A caller that stops early gives the call up: its context stays as before.
+        `message` is what it sees as `self.message`. A caller that stops early gives the call up: its context
+        stays as before.
         """
         chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
-        running = self._engine.begin(self._session.process_stream(query, chunks))
+        messages = [] if message is None else [message]
+        running = self._engine.begin(self._session.process_stream(query, chunks, messages))
         try:
             while (chunk := self._engine.wait_for(_taken(chunks))) is not None:
                 yield chunk.decode()
@@ -345,21 +353,25 @@ class _Session:
             await self._guest.close()
         await self._calls.close()
 
-    async def process(self, queries: Sequence[Any]) -> list[Any]:
+    async def process(self, queries: Sequence[Any], messages: Sequence[Message]) -> list[Any]:
         documents = [queries] if isinstance(queries, Mapping) else list(queries)
         text = self._written(documents, "queries")
-        ran = await self._ask(text, lambda guest, group: guest.run([group]))
+        columns = _columns(messages, len(documents))
+        ran = await self._ask(text, lambda guest, group: guest.run([group], messages=columns))
         bodies = [output.body for output in ran.outputs]
         return list(map(wire.decoder(bodies), bodies))
 
-    async def process_stream(self, query: Any, chunks: asyncio.Queue[bytes | None]) -> None:
+    async def process_stream(
+        self, query: Any, chunks: asyncio.Queue[bytes | None], messages: Sequence[Message]
+    ) -> None:
         async def emit(chunk: bytes) -> None:
             await chunks.put(chunk)
             await chunks.join()
 
         try:
             text = self._written(query, "query")
-            await self._ask(text, lambda guest, group: guest.stream(group, emit))
+            columns = _columns(messages, len(query) if isinstance(query, (list, tuple)) else 1)
+            await self._ask(text, lambda guest, group: guest.stream(group, emit, messages=columns))
         finally:
             chunks.put_nowait(None)
 
@@ -407,3 +419,11 @@ class _Session:
         if name == "stock":
             self._config.check_stock_host()
         return await self._calls.perform(name, arguments)
+
+
+def _columns(messages: Sequence[Message], queries: int) -> bytes:
+    if not messages:
+        return b""
+    if len(messages) != queries:
+        raise ValueError(f"{len(messages)} messages for {queries} queries; give one for each, or none")
+    return columns_of(messages)

@@ -447,6 +447,7 @@ class RunRequest:
     fields: Sequence[str]
     forget: Sequence[str]
     stream: bool
+    messages: bytes = b""  # of all groups, in columns
 
 
 def write_load(
@@ -532,6 +533,7 @@ def write_run(nonce: int, request: RunRequest) -> bytes:
             blobs += [name.encode() for name in group.context]
             blobs += group.context.values()
         blobs += group.documents
+    blobs.append(request.messages)
     header = {
         "stream" if request.stream else "run": groups,
         "fields": request.fields,
@@ -550,7 +552,9 @@ def read_run(frame: Frame) -> RunRequest:
         if items >= 0:
             context = dict(zip(_names(blobs.take(items)), blobs.take(items), strict=True))
         groups.append(Group(key, blobs.take(documents), context))
-    return RunRequest(groups, header["fields"], header["forget"], stream)
+    [messages] = blobs.take(1)
+    blobs.finish()
+    return RunRequest(groups, header["fields"], header["forget"], stream, messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,12 @@ def spawned() -> Spawned:
         perform: Perform | None = None,
         secrets: Mapping[str, str] | None = None,
         emits: Sequence[str] = (),
+        language: str = "restricted",
         **limits: Any,
     ) -> AsyncIterator[Guest]:
         zygote = await Zygote.start()
         try:
-            program = Program(dedent(source), "runnable.py")
+            program = Program(dedent(source), "runnable.py", language)
             yield await zygote.spawn(program, Limits(**limits), perform=perform, secrets=secrets, emits=emits)
         finally:
             await zygote.close()

@@ -36,6 +36,7 @@ from processor.sandbox.bounds import Bounds
 from processor.sandbox.dialect import verifier
 from processor.sandbox.facades import guards
 from processor.sandbox.host import Zygote
+from processor.sandbox.messages import InHand
 
 HERE = Path(__file__).parent
 DENIED = sorted((HERE / "denied").glob("*.py"))
@@ -50,7 +51,13 @@ def loaded(source: str) -> Any:
     space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None))
     exec(code, space)
     voice = capabilities.Voice(
-        lambda *_: {}, lambda *_: None, space["logger"], None, capabilities.Secrets({})
+        call=lambda *_: {},
+        emit=lambda *_: None,
+        event=lambda *_: None,
+        logger=space["logger"],
+        requests=None,
+        secrets=capabilities.Secrets({}),
+        in_hand=InHand(),
     )
     bounds = Bounds(Limits())
     return capabilities.make(dialect.runnable_class(space), values.Keeper(bounds).context, voice)

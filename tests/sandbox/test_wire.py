@@ -77,10 +77,11 @@ def test_a_frame_arrives_however_it_is_cut(nonce: int, header: Any, blobs: list[
     ),
     st.lists(NAMES, max_size=2),
     st.booleans(),
+    BLOBS,
 )
-def test_a_request_is_understood(groups: list[Any], names: list[str], stream: bool) -> None:
-    """A guest reads the very groups, documents and contexts that the host wrote."""
-    request = wire.RunRequest([Group(*group) for group in groups], names, names, stream)
+def test_a_request_is_understood(groups: list[Any], names: list[str], stream: bool, messages: bytes) -> None:
+    """A guest reads the very groups, documents, contexts and messages that the host wrote."""
+    request = wire.RunRequest([Group(*group) for group in groups], names, names, stream, messages)
     assert wire.read_run(arrived(wire.write_run(5, request))) == request
 
 

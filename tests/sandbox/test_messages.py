@@ -1,0 +1,218 @@
+"""What a Runnable sees of the messages in hand, in real guests and both languages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from processor.model import Delivery, Group, Ran
+from processor.runnable import Headers, Message
+from processor.sandbox.host import Guest
+from processor.sandbox.library import SecureRunnableBuilder, SecurityConfig
+from processor.sandbox.messages import columns
+
+Spawned = Callable[..., AbstractAsyncContextManager[Guest]]
+
+SHOW = """
+def show(message):
+    return [message.key, message.subject, message.stream, message.sequence, message.attempt, message.index,
+            dict(message.headers), message.time.isoformat()]
+
+class Runnable:
+    def process(self, queries):
+        return {"key": self.key, "messages": [show(message) for message in self.messages]}
+"""
+AT_S = 1_790_000_000.25
+AT = "2026-09-21T14:13:20.250000+00:00"
+
+
+def delivery(sequence: int, headers: Mapping[str, str] | None = None, subject: str = "in.a") -> Delivery:
+    return Delivery(subject, b"", headers or {}, "IN", sequence, AT_S)
+
+
+@pytest.fixture(params=["restricted", "python"])
+def language(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def documents(outcome: Any) -> list[Any]:
+    assert isinstance(outcome, Ran), outcome
+    return [orjson.loads(output.body) for output in outcome.outputs]
+
+
+async def test_each_query_has_its_message(spawned: Spawned, language: str) -> None:
+    """A group sees its own; a list's message is there for each document, a rejected one not at all."""
+    async with spawned(SHOW, language=language) as guest:
+        groups = [Group("k", [b"1", b"nope", b"[2, 3]", b"[]"], {}), Group("ü", [b"4"], {})]
+        deliveries = [
+            delivery(7),
+            delivery(8),
+            delivery(9, {"a": "ä", "Nats-Msg-Id": "x"}, "in.b"),
+            delivery(10),
+            delivery(12),
+        ]
+        outcome = await guest.run(groups, messages=columns(deliveries, {9: 2, 12: 0}))
+        assert documents(outcome) == [
+            {
+                "key": "k",
+                "messages": [
+                    ["k", "in.a", "IN", 7, 1, 0, {}, AT],
+                    ["k", "in.b", "IN", 9, 3, 0, {"a": "ä"}, AT],
+                    ["k", "in.b", "IN", 9, 3, 1, {"a": "ä"}, AT],
+                ],
+            },
+            {"key": "ü", "messages": [["ü", "in.a", "IN", 12, 1, 0, {}, AT]]},
+        ]
+        again = await guest.run([Group("k", [b"5"])], messages=columns([delivery(13)], {}))
+        assert [row[3] for row in documents(again)[0]["messages"]] == [13]
+
+
+async def test_a_stream_call_has_one_message(spawned: Spawned, language: str) -> None:
+    """process_stream is called for one document, and self.message is its own, index included."""
+    source = """
+    class Runnable:
+        def process_stream(self, query):
+            yield [query, self.message.index, self.message.sequence, len(self.messages)]
+    """
+    async with spawned(source, language=language) as guest:
+        chunks: list[Any] = []
+
+        async def take(chunk: bytes) -> None:
+            chunks.append(orjson.loads(chunk))
+
+        await guest.stream(Group("k", [b'["a", "b"]'], {}), take, messages=columns([delivery(5)], {}))
+        assert chunks == [["a", 0, 5, 1], ["b", 1, 5, 1]]
+
+
+async def test_the_one_message_is_there_where_there_is_one(spawned: Spawned, language: str) -> None:
+    """In process self.message is the only message, be it a list of documents; else a ValueError says why."""
+    source = """
+    class Runnable:
+        def process(self, queries):
+            try:
+                return self.message.sequence
+            except ValueError as err:
+                return str(err)
+    """
+    async with spawned(source, language=language) as guest:
+        groups = [Group("a", [b"[1, 2]"], {}), Group("b", [b"1", b"2", b"3"], {})]
+        outcome = await guest.run(groups, messages=columns([delivery(n) for n in range(1, 5)], {}))
+        assert documents(outcome) == [1, "3 messages are in hand; use self.messages"]
+        assert documents(await guest.run([Group("a", [b"1"])])) == [
+            "no message is in hand; use self.messages"
+        ]
+
+
+async def test_init_belongs_to_no_message(spawned: Spawned, language: str) -> None:
+    """In init all three are a RuntimeError that says where they are for."""
+    source = """
+    class Runnable:
+        def init(self):
+            self.said = []
+            for name in ("messages", "message", "key"):
+                try:
+                    getattr(self, name)
+                except RuntimeError as err:
+                    self.said.append(str(err))
+
+        def process(self, queries):
+            return self.said
+    """
+    async with spawned(source, language=language) as guest:
+        outcome = await guest.run([Group("", [b"1"], {})], messages=columns([delivery(1)], {}))
+        assert documents(outcome) == [
+            f"self.{name} is for process and process_stream; init belongs to no message"
+            for name in ("messages", "message", "key")
+        ]
+
+
+async def test_a_name_of_the_users_own_wins(spawned: Spawned, language: str) -> None:
+    """A Runnable that sets self.messages or defines a method key has its own, as before these were there."""
+    source = """
+    class Runnable:
+        def init(self):
+            self.messages = ["mine"]
+            self.message = 1
+
+        def key(self, query):
+            return query * 2
+
+        def process(self, queries):
+            self.messages.append("more")
+            return [self.messages, self.message, self.key(queries[0])]
+    """
+    async with spawned(source, language=language) as guest:
+        outcome = await guest.run([Group("", [b"21"], {})], messages=columns([delivery(1)], {}))
+        assert documents(outcome) == [["mine", "more"], 1, 42]
+
+
+async def test_a_message_cannot_be_changed(spawned: Spawned, language: str) -> None:
+    """Neither a field nor a header of a message can be set, and it has no others."""
+    source = """
+    def field(message):
+        message.subject = "x"
+
+    def other(message):
+        message.other = 1
+
+    def header(message):
+        message.headers["a"] = "b"
+
+    class Runnable:
+        def process(self, queries):
+            refused = []
+            for change in (field, other, header):
+                try:
+                    change(self.message)
+                except (AttributeError, TypeError):
+                    refused.append(change.__name__)
+            return [refused]
+    """
+    async with spawned(source, language=language) as guest:
+        outcome = await guest.run([Group("", [b"1"], {})], messages=columns([delivery(1)], {}))
+        assert documents(outcome) == [["field", "other", "header"]]
+
+
+def test_headers_keep_all_values() -> None:
+    """A repeated name has its last value by name, and all of them in get_list."""
+    headers = Headers([("a", "1"), ("b", "2"), ("a", "3")])
+    assert dict(headers) == {"a": "3", "b": "2"}
+    assert (headers.get_list("a"), headers.get_list("c")) == (["1", "3"], [])
+    assert headers.pairs() == [("a", "1"), ("b", "2"), ("a", "3")]
+    assert headers == {"a": "3", "b": "2"}
+    assert headers != Headers({"a": "3", "b": "2"})
+    assert len({Headers({"a": "1"}), Headers([("a", "1")])}) == 1
+
+
+def test_the_library_gives_the_messages_of_its_caller(language: str) -> None:
+    """Without messages= there is none; with them they are as the caller made them, one for each query."""
+    at = datetime(2026, 9, 21, 14, 13, 20, 250_000, tzinfo=UTC)
+    made = [
+        Message(key="k", subject="in.a", stream="IN", sequence=3, attempt=2, time=at),
+        Message(key="k", sequence=4, index=1, headers=Headers({"a": "b"}), time=at),
+    ]
+    with SecureRunnableBuilder(SecurityConfig(language=language)).compile(SHOW) as runnable:
+        assert runnable.process([1]) == [{"key": "", "messages": []}]
+        assert runnable.process([1, [2]], messages=made) == [
+            {
+                "key": "k",
+                "messages": [
+                    ["k", "in.a", "IN", 3, 2, 0, {}, AT],
+                    ["k", "", "", 4, 1, 1, {"a": "b"}, AT],
+                ],
+            }
+        ]
+        with pytest.raises(ValueError, match="2 messages for 1 queries; give one for each, or none"):
+            runnable.process([1], messages=made)
+
+
+def test_the_library_streams_with_a_message(language: str) -> None:
+    """message= is self.message of process_stream."""
+    source = "class Runnable:\n    def process_stream(self, query):\n        yield self.message.subject\n"
+    with SecureRunnableBuilder(SecurityConfig(language=language)).compile(source) as runnable:
+        assert list(runnable.process_stream({}, message=Message(subject="in.x"))) == ["in.x"]
