@@ -1,11 +1,11 @@
-"""The methods by which a Runnable is called, and what is told to one that does not have them.
+"""The methods by which a Runnable is called: how that is done, and what is told to one that has not got them.
 
 A Runnable of mode batch has `process`, one of mode stream `process_stream`; the base class has both, and both
 do nothing. So a method that is misspelt, or that is the other mode's, would take every message and do nothing
 with it: such a Runnable is refused when it is loaded (E207). What is only perhaps a slip is a warning.
 
-Only the guest calls this module, because only it may look at what user code made of a class. Nothing here
-runs user code: methods are found in the namespaces of classes, and places in the syntax tree.
+Only the guest calls this module, because only it may run user code, or look at what that made of a class. The
+checks run none of it: methods are found in the namespaces of classes, and places in the syntax tree.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from processor.model import Program
 from processor.sandbox.capabilities import BaseSecureRunnable
 from processor.sandbox.facades import unmangled
 
+MORE, END = object(), object()
+_AT_A_TIME = 64
+_UNCHANGING: frozenset[type] = frozenset({str, int, float, bool, type(None)})
+
 # What calls which method: the modes of a route.
 ENTRY_POINTS = {"batch": "process", "stream": "process_stream"}
 HOOKS = ("init", *ENTRY_POINTS.values())
@@ -32,6 +36,69 @@ _AWAITED = {
     "restricted": "Calls to the outside wait by themselves.",
     "python": "Calls to the outside wait by themselves; run a coroutine of your own with asyncio.run(...).",
 }
+
+
+def init(instance: Any) -> None:
+    instance.init()
+
+
+def process(instance: Any, queries: list[Any]) -> Sequence[Any] | Iterator[Any]:
+    """The documents that `process` returned, or what it makes them with."""
+    result = instance.process(queries)
+    if result is None or (isinstance(result, (dict, str, int, float)) and not result):
+        return ()
+    if type(result) is list or type(result) is tuple or isinstance(result, Iterator):
+        return result
+    return list(result) if isinstance(result, (list, tuple)) else (result,)
+
+
+def draw(iterator: Iterator[Any], flat: list[Any]) -> Any:
+    """The iterator's next item that may still change, and in `flat` copies of those before it that cannot.
+
+    MORE where it has only drawn as many as it does at a time, END where there is nothing left.
+    """
+    for item in iterator:
+        kind = type(item)
+        if kind is dict and _UNCHANGING.issuperset(map(type, item.values())):
+            flat.append(item.copy())
+        elif kind in _UNCHANGING:
+            flat.append(item)
+        else:
+            return item
+        if len(flat) == _AT_A_TIME:
+            return MORE
+    return END
+
+
+def process_stream(instance: Any, argument: Any) -> Iterator[Any]:
+    """The chunks that `process_stream` makes."""
+    result = instance.process_stream(argument)
+    if result is None:
+        return iter(())
+    if isinstance(result, (dict, str, int, float)):
+        return iter((result,))
+    return iter(result)
+
+
+def close(iterator: Iterator[Any]) -> None:
+    """End an iterator now, inside the run and its limits, and not whenever the collector finds it."""
+    end = getattr(iterator, "close", None)
+    if end is not None:
+        end()
+
+
+def first_parameter(cls: type, name: str) -> str:
+    """What the method `name` of `cls` calls its first parameter; found without running any code of `cls`."""
+    method: Any = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    for _level in range(10):  # of decorators
+        inner = vars(method).get("__wrapped__") if type(method) is FunctionType else None
+        if type(inner) is not FunctionType:
+            break
+        method = inner
+    if type(method) is not FunctionType:
+        return ""
+    names = method.__code__.co_varnames[: method.__code__.co_argcount]
+    return names[1] if len(names) > 1 else ""
 
 
 def entry_points(cls: type) -> frozenset[str]:

@@ -24,9 +24,8 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from itertools import islice
-from types import CodeType, FrameType, FunctionType, TracebackType
+from contextlib import contextmanager, suppress
+from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
 
 import orjson
@@ -495,7 +494,7 @@ class Guest:
             entrypoints.check(self._cls, self._program)
             self._entry_points = entrypoints.entry_points(self._cls)
             self._warnings = entrypoints.warnings(self._cls, self._program)
-            self._streams_a_list = _first_parameter(self._cls, "process_stream") == "queries"
+            self._streams_a_list = entrypoints.first_parameter(self._cls, "process_stream") == "queries"
         return compiled if len(compiled) <= wire.CODE_BYTES else b""
 
     def _known(self, given: bytes) -> CodeType | None:
@@ -589,26 +588,52 @@ class Guest:
         self._in_hand.is_making = True
         try:
             instance = self._user(capabilities.make, self._cls, context, voice)
-            self._user(_init, instance)
+            self._user(entrypoints.init, instance)
         finally:
             self._in_hand.is_making = False
         return instance
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
-        room = self._limits.outputs - self._output_count
-        documents = self._user(_gather, instance, queries, room)
+        documents = self._user(entrypoints.process, instance, queries)
+        # What goes on after an output may change it: that one is written before the next is asked for.
+        is_lazy = isinstance(documents, Iterator)
         written = []
-        for index, document in enumerate(documents):
+        for index, document in enumerate(self._snapshots(documents) if is_lazy else documents):
             if document is None:
                 continue
             body = self._encode(document, "output", index)
             if (excess := self._excess_of_outputs(body)) is not None:
+                if is_lazy:
+                    self._give_up(documents)
                 raise excess
             self._brought.bodies.append(body)
-            written.append(document)
-        self._brought.counts[self._group] += len(written)
-        if fields:
+            self._brought.counts[self._group] += 1
+            if fields and is_lazy:
+                self._brought.tokens += self._user(_tokens, [document], fields)
+            elif fields:
+                written.append(document)
+        if written:
             self._brought.tokens += self._user(_tokens, written, fields)
+
+    def _drawn(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """What the iterator of a user's has, one by one."""
+        while (item := self._user(next, iterator, entrypoints.END)) is not entrypoints.END:
+            yield item
+
+    def _snapshots(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """The same, but many at a time of what can no longer change: to and fro costs more."""
+        flat: list[Any] = []
+        item: Any = entrypoints.MORE
+        while item is not entrypoints.END:
+            item = self._user(entrypoints.draw, iterator, flat)
+            yield from flat
+            flat.clear()
+            if item is not entrypoints.MORE and item is not entrypoints.END:
+                yield item
+
+    def _give_up(self, iterator: Iterator[Any]) -> None:
+        with suppress(Unsuccessful):  # what it says to being closed is not why the run fails
+            self._user(entrypoints.close, iterator)
 
     def _excess_of_outputs(self, body: bytes) -> Unsuccessful | None:
         """Count an output, or what is emitted; the failure where it is one, or some bytes, too many."""
@@ -628,16 +653,15 @@ class Guest:
         for index, argument in enumerate([queries] if self._streams_a_list else queries):
             if not self._streams_a_list:
                 self._in_hand.single_out(index)
-            chunks = self._user(_chunks, instance, argument)
-            while (chunk := self._user(next, chunks, _END)) is not _END:
+            chunks = self._user(entrypoints.process_stream, instance, argument)
+            for chunk in self._drawn(chunks):
                 if chunk is None:
                     continue
                 sent += 1
                 body = self._encode_chunk(chunk, sent)
                 self._output_bytes += len(body)
                 if (excess := self._excess_of_chunks(sent)) is not None:
-                    with suppress(Unsuccessful):  # what it says to being closed is not why the run fails
-                        self._user(_close, chunks)
+                    self._give_up(chunks)
                     raise excess
                 self._send_chunk(body)
 
@@ -913,46 +937,6 @@ def _out_of_memory(memory: jail.MemoryLimit) -> Failure:
     return Failure("E313", "the Runnable used more memory than its limit")
 
 
-_END = object()
-
-
-def _init(instance: Any) -> None:
-    instance.init()
-
-
-def _gather(instance: Any, queries: list[Any], room: int) -> Sequence[Any]:
-    """What `process` returned as a list of documents, read no further than one past `room`."""
-    result = instance.process(queries)
-    if result is None or (isinstance(result, (dict, str, int, float)) and not result):
-        return ()
-    if type(result) is list or type(result) is tuple:
-        return result
-    if isinstance(result, (list, tuple)):
-        return list(result)
-    if isinstance(result, Iterator):
-        documents = list(islice(result, room + 1))
-        with suppress(Exception) if len(documents) > room else nullcontext():
-            _close(result)
-        return documents
-    return (result,)
-
-
-def _chunks(instance: Any, argument: Any) -> Iterator[Any]:
-    result = instance.process_stream(argument)
-    if result is None:
-        return iter(())
-    if isinstance(result, (dict, str, int, float)):
-        return iter((result,))
-    return iter(result)
-
-
-def _close(iterator: Iterator[Any]) -> None:
-    # Now, inside the run and its limits, and not whenever the collector finds it.
-    close = getattr(iterator, "close", None)
-    if close is not None:
-        close()
-
-
 def _tokens(documents: Sequence[Any], fields: Sequence[str]) -> list[str]:
     paths = [(field, field.split(".")) for field in fields]
     return [_token(document, field, path) for document in documents for field, path in paths]
@@ -972,17 +956,3 @@ def _token(document: Any, field: str, path: Sequence[str]) -> str:
     if not SAFE_TOKEN.match(token):
         raise _failed("E308", f"field {field!r} of an output cannot be part of a subject: {token[:60]!r}")
     return token
-
-
-def _first_parameter(cls: type, name: str) -> str:
-    """What the method `name` of `cls` calls its first parameter; found without running any code of `cls`."""
-    method: Any = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
-    for _level in range(10):  # of decorators
-        inner = vars(method).get("__wrapped__") if type(method) is FunctionType else None
-        if type(inner) is not FunctionType:
-            break
-        method = inner
-    if type(method) is not FunctionType:
-        return ""
-    names = method.__code__.co_varnames[: method.__code__.co_argcount]
-    return names[1] if len(names) > 1 else ""
