@@ -109,6 +109,12 @@ def check(
     server: Annotated[
         bool, typer.Option("--server", help="Also look at the NATS server: streams and permissions.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print the effective configuration, the jail and all guarantees.")
+    ] = False,
+    no_secrets: Annotated[
+        bool, typer.Option("--no-secrets", help="Secrets and files of a login need not be there, as in CI.")
+    ] = False,
     format: Annotated[
         Literal["human", "json"], typer.Option(help="A report for people, or one JSON object.")
     ] = "human",
@@ -122,12 +128,14 @@ def check(
     """Find every fault of a configuration and its Runnables, and say what the routes will guarantee.
 
     Compiles the Runnables as `run` does and changes nothing anywhere. Faults are printed as
-    `file:line:column CODE text`. Without one, the effective configuration, the layers of the jail on this
-    machine and the guarantees of each route are printed.
+    `file:line:column CODE text`. Without one, a line for each route says what it reads, what it writes and
+    what is guaranteed; with --full also the effective configuration, the layers of the jail on this machine
+    and each guarantee in words.
 
     Examples:
     processor check market.yaml
-    processor check market.yaml --server
+    processor check market.yaml --no-secrets
+    processor check market.yaml --server --full
     processor check market.yaml --format json | jq .routes
     processor check --schema > processor.schema.json
     """
@@ -138,7 +146,9 @@ def check(
         return print_schema()
     if config is None:
         raise typer.BadParameter("CONFIG is missing: the configuration to check")
-    return check_config(config, with_server=server, format=format)
+    if server and no_secrets:
+        raise typer.BadParameter("--server and --no-secrets exclude each other: the server wants a login")
+    return check_config(config, with_server=server, has_secrets=not no_secrets, is_full=full, format=format)
 
 
 def try_(

@@ -25,13 +25,17 @@ from processor.cli.terminal import (
 )
 from processor.codec import codec_for
 from processor.config import (
+    BRIEF,
     Config,
     Route,
+    brief,
     effective_yaml,
+    fingerprint,
     guarantee,
     json_schema,
     language_fault,
     load,
+    notable,
     reachable,
     readable_programs,
 )
@@ -48,6 +52,8 @@ from processor.streams import app_stream_config, check_app_stream, stream_name
 from processor.subject import matches
 from processor.telemetry import configure_logging
 
+_NOTABLE_MAX = 6
+
 
 def print_schema() -> int:
     """Print the JSON Schema of configurations."""
@@ -55,12 +61,12 @@ def print_schema() -> int:
     return EXIT_OK
 
 
-def check(path: Path, *, with_server: bool, format: str) -> int:
+def check(path: Path, *, with_server: bool, has_secrets: bool, is_full: bool, format: str) -> int:
     """Check the configuration at `path`, say what was found, and return the exit code."""
     screen = Screen(format)
     configure_logging("human", "warning")
     try:
-        config = _loaded(path)
+        config = _loaded(path, has_secrets=has_secrets)
         jail, warnings = asyncio.run(_compiled(config))
     except Faults as err:
         if screen.is_json:
@@ -84,7 +90,7 @@ def check(path: Path, *, with_server: bool, format: str) -> int:
         found = {"warnings": [_fault(warning) for warning in warnings]}
         screen.document(_document(config, jail, server, problems) | found)
     else:
-        _print(screen, config, jail, server)
+        (_print if is_full else _print_brief)(screen, config, jail, server)
         warn(warnings)
         for problem in problems:
             complain(problem)
@@ -103,10 +109,10 @@ def _fault(fault: Fault) -> dict[str, Any]:
     }
 
 
-def _loaded(path: Path) -> Config:
+def _loaded(path: Path, *, has_secrets: bool) -> Config:
     """The configuration. Raises Faults with its own and, where there are any, those of its Runnables too."""
     try:
-        return load(path)
+        return load(path, has_secrets=has_secrets)
     except Faults as err:
         try:
             programs = readable_programs(path)
@@ -403,6 +409,30 @@ def _document(
     return document
 
 
+def _print_brief(screen: Screen, config: Config, jail: JailReport, server: _Server | None) -> None:
+    count = "1 route" if len(config.routes) == 1 else f"{len(config.routes)} routes"
+    screen.heading(f"{config.path}: app {config.app}, {count}, no fault")
+    screen.line(f"configuration {fingerprint(config)}, sandbox level {jail.level}")
+    if server is not None:
+        screen.line(f"server {server.version} at {server.address}: {server.app_stream}")
+    screen.line("")
+    screen.table(BRIEF, [brief(route) for route in config.routes.values()], elastic=3)
+    screen.line("")
+    beside = [f"{name}: {what}." for name, route in config.routes.items() for what in notable(route)]
+    for line in beside[:_NOTABLE_MAX]:
+        screen.line(line)
+    if len(beside) > _NOTABLE_MAX:
+        screen.line(f"... and {len(beside) - _NOTABLE_MAX} more such lines")
+    screen.line("Context, position, dead letters: exactly once. Calls outside: at least once.")
+    screen.line("--full shows the effective configuration, the jail and every guarantee.")
+    if server is not None:
+        screen.line("")
+        for name, found in server.routes.items():
+            screen.heading(f"route {name}")
+            _print_findings(screen, found)
+    screen.flush()
+
+
 def _print(screen: Screen, config: Config, jail: JailReport, server: _Server | None) -> None:
     screen.heading(f"configuration {config.path}, as it is used")
     for line in effective_yaml(config).splitlines():
@@ -418,8 +448,11 @@ def _print(screen: Screen, config: Config, jail: JailReport, server: _Server | N
         for sentence in [*guarantee(route), *reachable(route)]:
             screen.line(f"  - {sentence}")
         if server is not None:
-            found = server.routes[name]
-            screen.line(f"  input: {found.input}")
-            for pattern, kind in found.outlets.items():
-                screen.line(f"  {pattern}: {kind}")
+            _print_findings(screen, server.routes[name])
     screen.flush()
+
+
+def _print_findings(screen: Screen, found: _Findings) -> None:
+    screen.line(f"  input: {found.input}")
+    for pattern, kind in found.outlets.items():
+        screen.line(f"  {pattern}: {kind}")

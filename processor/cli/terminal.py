@@ -17,7 +17,7 @@ import shutil
 import sys
 import unicodedata
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TextIO
@@ -46,6 +46,11 @@ EXITS: dict[int, tuple[str, str]] = {
     EXIT_INTERRUPTED: ("EXIT_INTERRUPTED", "Ctrl-C ended a command that was not finished"),
 }
 
+# Of a table on a terminal: rows that are shown at least, lines of a screen that are left for what goes with
+# it, and the narrowest column.
+_ROWS_MIN = 6
+_LINES_BESIDE_ROWS = 10
+_COLUMN_MIN = 6
 _COLOURS = (36, 32, 35, 34, 33, 96, 92, 95, 94)
 _RED, _YELLOW, _DIM = 31, 33, 2
 
@@ -170,6 +175,28 @@ class Screen:
         for name, value in items.items():
             text = json.dumps(value, default=plain, ensure_ascii=False)
             self.line(f"  {printable(name)}: {shortened(printable(text), self._width() - _cells(name) - 4)}")
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: int) -> None:
+        """Rows in columns. A terminal's width is kept by the first `elastic` ones, which may be cut.
+
+        A terminal is shown only as many rows as leave room for other lines.
+        """
+        room = self._width()
+        shown = list(rows)
+        if is_terminal(sys.stdout):
+            lines = max(_ROWS_MIN, shutil.get_terminal_size().lines - _LINES_BESIDE_ROWS)
+            shown = shown[: lines - 1] if len(shown) > lines else shown
+        cells = [[printable(cell) for cell in row] for row in (head, *shown)]
+        widths = [max(map(_cells, column)) for column in zip(*cells, strict=True)]
+        while sum(widths) + 2 * (len(widths) - 1) > room and max(widths[:elastic]) > _COLUMN_MIN:
+            widths[widths.index(max(widths[:elastic]))] -= 1
+        for number, row in enumerate(cells):
+            fitted = [shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
+            padded = [cell + " " * (width - _cells(cell)) for cell, width in zip(fitted, widths, strict=True)]
+            line = "  ".join(padded).rstrip()
+            self.heading(line) if number == 0 else self.line(line)
+        if len(shown) < len(rows):
+            self.line(f"... and {len(rows) - len(shown)} more")
 
     def problem(self, what: str, details: str = "") -> None:
         """A line that stands out, and indented below it what belongs to it."""

@@ -40,6 +40,7 @@ from processor.config.rules import (
     INHERITED,
     app_faults,
     filled,
+    is_absence,
     nats_faults,
     read_login,
     read_routing,
@@ -47,13 +48,24 @@ from processor.config.rules import (
     route_faults,
 )
 from processor.config.source import ENVIRONMENT, Source, dotted
-from processor.config.text import effective_yaml, fingerprint, full_yaml, guarantee, json_schema, reachable
+from processor.config.text import (
+    BRIEF,
+    brief,
+    effective_yaml,
+    fingerprint,
+    full_yaml,
+    guarantee,
+    json_schema,
+    notable,
+    reachable,
+)
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
 
 _OF_PROGRAMS = ("runnable", "code", "language", "packages")
 
 __all__ = [
+    "BRIEF",
     "ENVIRONMENT",
     "SECRET_CHARS",
     "BoundSecret",
@@ -73,6 +85,7 @@ __all__ = [
     "StateApi",
     "Stock",
     "Tls",
+    "brief",
     "effective_yaml",
     "fingerprint",
     "full_yaml",
@@ -80,6 +93,7 @@ __all__ = [
     "json_schema",
     "language_fault",
     "load",
+    "notable",
     "reachable",
     "read_login",
     "readable_programs",
@@ -87,10 +101,11 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, env: Mapping[str, str] = os.environ) -> Config:
+def load(path: str | Path, env: Mapping[str, str] = os.environ, *, has_secrets: bool = True) -> Config:
     """Return the configuration in the file at `path` with the environment laid over it.
 
-    Raises Faults with everything that is wrong, each fault at its line and column.
+    Without `has_secrets` neither secrets nor the files of a login need to be there: such a configuration can
+    be checked and not run. Raises Faults with everything that is wrong, each fault at its line and column.
     """
     source = Source.read(Path(path))
     source.lay_over(env)
@@ -107,9 +122,13 @@ def load(path: str | Path, env: Mapping[str, str] = os.environ) -> Config:
         faults += _complete_route(source, name, route, str(data.get("app", "")))
     secrets: dict[str, BoundSecret] = {}
     if config:
-        faults += [source.fault(place, code, text) for place, code, text in app_faults(config)]
-        for place, code, text in read_secrets(config, env, secrets):
-            faults.append(source.fault(place, code, text))
+        found = [*app_faults(config), *read_secrets(config, env, secrets)]
+        if not has_secrets:
+            found = [each for each in found if not is_absence(each)]
+            secrets |= {
+                n: BoundSecret(n, "", s.bindings) for n, s in config.secrets.items() if n not in secrets
+            }
+        faults += [source.fault(place, code, text) for place, code, text in found]
     if faults or config is None:
         raise Faults(
             sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.text))

@@ -434,6 +434,12 @@ def read_secrets(
             found[name] = BoundSecret(name, value, source.bindings)
 
 
+def is_absence(found: Contradiction) -> bool:
+    """Whether it is about a secret or a login that is not there, or not as it must be, on this machine."""
+    place, code, _ = found
+    return place[0] in ("secrets", "nats") and code in ("E107", "E108")
+
+
 def _secret(here: Place, source: SecretSource, env: Mapping[str, str]) -> tuple[str, Contradiction | None]:
     """The value of the secret at `here`, or what is wrong with it."""
     place, code = (*here, "file" if source.file else "env"), "E107" if source.file else "E108"

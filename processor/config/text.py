@@ -43,6 +43,47 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
+BRIEF = ("route", "reads", "writes", "delivery", "order", "what fails")
+
+
+def brief(route: Route) -> tuple[str, ...]:
+    """One line about a route: what `BRIEF` names, each in a few words."""
+    template = route.output_template
+    written = [template.text] if template else []
+    if route.ism:
+        written, delivery = ["by ISM's routing"], "chunks, live" if route.mode == "stream" else "status once"
+    elif not template and not route.emits:
+        delivery = "-"
+    elif route.mode == "stream":
+        delivery = "chunks, live"
+    elif template and route.output and not route.output.durable:
+        delivery = "at most once"
+    else:
+        delivery = "exactly once"
+    tries = "1 try" if route.retry.attempts == 1 else f"{route.retry.attempts} tries"
+    end = {"dead_letter": "dead letter", "block": "blocks its key", "drop": "LOST"}[route.retry.then]
+    return (
+        route.name,
+        route.input.schedule or ", ".join(route.input_subjects),
+        ", ".join([*written, *route.emits]) or "nothing",
+        delivery,
+        "of all" if route.key == "none" else "per key",
+        f"{tries}, {end}",
+    )
+
+
+def notable(route: Route) -> list[str]:
+    """What a reader of `brief` has to know beside it, where the route has it."""
+    said = []
+    if route.language == "python":
+        said.append("plain Python; only the jail holds it")
+    if route.outbound.allowed_domains:
+        secrets = ", ".join(secret.name for secret in route.reach.secrets)
+        may = f"may ask {', '.join(route.outbound.allowed_domains)}"
+        said.append(f"{may}, with {secrets}" if secrets else may)
+    return said
+
+
 def guarantee(route: Route) -> list[str]:
     """What becomes of a message on this route, as far as its configuration alone can say, and why."""
     order = (

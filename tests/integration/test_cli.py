@@ -253,7 +253,7 @@ def test_a_fault_of_ours_asks_for_a_report() -> None:
 
 def test_check_shows_what_will_happen(route: Path, done: Start) -> None:
     """A sound configuration is shown as it is used, with the jail's layers and each route's guarantees."""
-    shown = done("check", route)
+    shown = done("check", route, "--full")
     assert code(shown) == EXIT_OK
     assert "  app: app\n" in shown.out
     assert "attempts: 3" in shown.out
@@ -351,7 +351,7 @@ def plain(route: Path, *packages: str) -> None:
 def test_check_and_try_know_plain_python_and_its_packages(route: Path, done: Start) -> None:
     """Both load the route with its packages, and `check` says that only the jail holds it."""
     plain(route, "pydantic")
-    shown = done("check", route)
+    shown = done("check", route, "--full")
     assert code(shown) == EXIT_OK, shown.err
     assert "  - Language: plain Python with pydantic; only the jail holds it." in shown.out
     tried = done("try", route, "r", "-", given='{"i": 1}\n')
@@ -460,7 +460,7 @@ def test_check_and_try_know_the_outside(route: Path, done: Start) -> None:
     missing = done("check", route)
     assert code(missing) == EXIT_CONFIG
     assert "E108 secrets.key.env is OUR_KEY, which is not set" in missing.err
-    shown = done("check", route, OUR_KEY="CANARY-1").out
+    shown = done("check", route, "--full", OUR_KEY="CANARY-1").out
     assert "  - Outside: a.example; 50 calls a run, 5 s each, 5 redirects.\n" in shown
     assert "  - Secret key: for a.example.\n" in shown
     tried = done("try", route, "r", "-", given="{}\n", OUR_KEY="CANARY-1")

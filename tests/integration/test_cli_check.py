@@ -1,0 +1,121 @@
+"""`check` for people: a screenful first, and in CI without secrets."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from processor.cli.terminal import EXIT_CONFIG, EXIT_OK
+from tests.integration.test_cli import ROOT, Start, code, command, done, route
+
+__all__ = ["command", "done", "route"]
+
+COLUMNS, LINES = 80, 24
+
+
+def on_a_terminal(folder: Path, *arguments: object) -> list[str]:
+    """What a terminal of 80 columns and 24 lines shows of a command."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "PROCESSOR_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "processor", *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=folder,
+        env={**own, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # how a terminal says that nobody is at the other end
+        pass
+    os.close(ours)
+    assert process.wait() == EXIT_OK, shown
+    return shown.decode().replace("\r\n", "\n").splitlines()
+
+
+def with_routes(path: Path, count: int) -> None:
+    routes = "".join(
+        f"  a-route-with-quite-a-name-{n}:\n    input: {{subject: in.{n}.*, create: true}}\n"
+        f"    runnable: count.py\n    key: subject.3\n    output: results.of.the.route.{n}.{{key}}\n"
+        f"    retry: {{attempts: {n + 1}, then: {('dead_letter', 'block', 'drop')[n % 3]}}}\n"
+        for n in range(count)
+    )
+    path.write_text(f"app: app\nroutes:\n{routes}")
+
+
+@pytest.mark.parametrize("count", [6, 60])
+def test_check_fills_at_most_a_screen(count: int, route: Path) -> None:
+    """However many routes and however long their names; the first lines say what matters most."""
+    with_routes(route, count)
+    shown = on_a_terminal(route.parent, "check", route.name)
+    assert len(shown) < LINES
+    assert max(map(len, shown)) <= COLUMNS
+    assert shown[0] == f"app.yaml: app app, {count} routes, no fault"
+    rows = [line for line in shown if line.startswith("a-route-")]
+    assert [row.split("per key  ")[1] for row in rows[:3]] == [
+        "1 try, dead letter", "2 tries, blocks its key", "3 tries, LOST",
+    ]  # fmt: skip
+    assert all("exactly once" in row for row in rows)
+    assert (f"... and {count - len(rows)} more" in shown) == (count > len(rows))
+
+
+def test_check_has_every_route_in_full_where_nobody_looks_on(route: Path, done: Start) -> None:
+    """In a pipe or a file nothing is cut; what a reviewer must not miss stands beside the table."""
+    with_routes(route, 40)
+    text = route.read_text()
+    route.write_text(
+        text.replace("runnable: count.py\n", "runnable: count.py\n    outbound: [a.example]\n", 1)
+    )
+    shown = done("check", route, "--format", "human")
+    assert code(shown) == EXIT_OK
+    assert re.search(
+        r"^a-route-with-quite-a-name-38 +in\.38\.\* +results\.of\.the\.route\.38\.\{key\} +exactly once"
+        r" +per key +39 tries, LOST$",
+        shown.out,
+        re.MULTILINE,
+    )
+    assert "a-route-with-quite-a-name-0: may ask a.example.\n" in shown.out
+    assert len(shown.out.splitlines()) < 50
+    assert "limits:" not in shown.out
+
+
+def test_check_does_without_secrets_where_it_is_told_to(route: Path, done: Start) -> None:
+    """Those of the environment, files of secrets, and logins; every other fault is still one."""
+    route.write_text(
+        route.read_text()
+        + "    secrets: [key, other]\n    outbound: [a.example]\n"
+        + "secrets:\n  key: {env: OUR_KEY, hosts: [a.example]}\n"
+        + "  other: {file: /run/secrets/other, hosts: [a.example]}\n"
+        + "nats: {url: 'nats://nats:4222', user: u, password_file: /run/secrets/password}\n"
+    )
+    missing = done("check", route)
+    assert code(missing) == EXIT_CONFIG
+    assert len(missing.err.splitlines()) == 3
+    shown = done("check", route, "--no-secrets")
+    assert (code(shown), shown.err) == (EXIT_OK, "")
+    assert "r: may ask a.example, with key, other.\n" in shown.out
+    full = done("check", route, "--no-secrets", "--full")
+    assert "  - Secret key: for a.example.\n" in full.out
+    text = route.read_text().replace("[key, other]", "[key, otter]")
+    route.write_text(text.replace("{file: /run/secrets/other", "{env: A, file: /run/secrets/other"))
+    faults = done("check", route, "--no-secrets")
+    assert code(faults) == EXIT_CONFIG
+    assert "otter" in faults.err
+    assert "E106 secrets.other has both env and file" in faults.err
+    refused = done("check", route, "--no-secrets", "--server")
+    assert code(refused) == EXIT_CONFIG
+    assert "--server and --no-secrets exclude each other" in " ".join(refused.err.split())
