@@ -1,19 +1,22 @@
 """What a Runnable is written against: the classes that user code may import from `processor.runnable`.
 
 Inside of Processor the import is optional: the names are there without it. It is for editors, type checkers
-and unit tests. `Message` and `Headers` are the very classes that a guest hands out.
+(`runnable.pyi` is what they read) and unit tests: outside of a guest a context is a plain dict, `messages` is
+what a test sets, nothing is sent, and a helper that needs the world raises RuntimeError.
 
-Nothing here imports another part of Processor, and nothing of it decides anything: a guest brings a base
-class and exceptions of its own.
+`Message` and `Headers` are the very classes that a guest hands out; of the others it has its own. Nothing
+here imports another part of Processor, and nothing of it decides anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-__all__ = ["Headers", "Message"]
+__all__ = ["BaseSecureRunnable", "Headers", "Message", "Reject", "Retry"]
 
 
 class Headers(Mapping[str, str]):
@@ -78,3 +81,117 @@ class Message:
     index: int = 0
     headers: Headers = _NO_HEADERS
     time: datetime = _BEGINNING
+
+
+class Reject(BaseException):
+    """Raised by user code: the message can never be processed, and `why`."""
+
+    def __init__(self, why: object = "") -> None:
+        self.why = str(why)
+        super().__init__(self.why)
+
+
+class Retry(BaseException):
+    """Raised by user code: the message is to be tried again, `after_s` seconds from now."""
+
+    def __init__(self, after_s: float = 0.0) -> None:
+        self.after_s = float(after_s)
+        if not self.after_s >= 0:
+            raise ValueError(f"after_s is a number of seconds, 0 or more, not {self.after_s}")
+        super().__init__(f"retry in {self.after_s:g} s")
+
+
+class _Found:
+    """A property whose place an assignment takes, as in a guest."""
+
+    def __init__(self, find: Callable[[Any], Any]) -> None:
+        self._find = find
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else self._find(instance)
+
+
+def _message(runnable: BaseSecureRunnable) -> Message:
+    if len(runnable.messages) != 1:
+        count = len(runnable.messages)
+        raise ValueError(f"{count or 'no'} message{'s are' if count else ' is'} in hand; use self.messages")
+    return runnable.messages[0]
+
+
+def _key(runnable: BaseSecureRunnable) -> str:
+    return runnable.messages[0].key if runnable.messages else ""
+
+
+class BaseSecureRunnable:
+    """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
+
+    messages: Sequence[Message] = ()
+    message: Any = _Found(_message)
+    key: Any = _Found(_key)
+    logger: Any = logging.getLogger("runnable")
+    requests: Any = None
+    secrets: Mapping[str, Any] = {}
+
+    def __init__(self, config: Any = None) -> None:
+        """Take a configuration that has nothing to say."""
+
+    def init(self) -> None:
+        """Set up a new context; called once per context, before its first message."""
+
+    def process(self, queries: list[Any]) -> Any:
+        """The outputs for a batch of documents."""
+        return []
+
+    def process_stream(self, query: Any) -> Any:
+        """The chunks for one document."""
+        return ()
+
+    @property
+    def context(self) -> MutableMapping[str, Any]:
+        """The mapping that is kept: what it holds after a run is what the next run finds."""
+        kept: dict[str, Any] = vars(self).setdefault("_context", {})
+        return kept
+
+    @context.setter
+    def context(self, items: Mapping[str, Any]) -> None:
+        vars(self)["_context"] = dict(items)
+
+    def emit(
+        self, subject: str, document: Any, delay_s: float = 0, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a document to one of the subjects in the route's `emits`, in the commit of this run."""
+
+    def event(self, name: str, data: Any = None) -> None:
+        """Publish an event on the route's event subject, in the commit of this run."""
+
+    def get_stock_data(self, ticker: str) -> Any:
+        """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
+        raise _outside("get_stock_data")
+
+    def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """The newest prices of `query["ticker"]` under `ticker_*` names."""
+        raise _outside("query_stock")
+
+    def query_state_data(self, state_id: str, filters: Iterable[Mapping[str, Any]] = ()) -> Any:
+        """The rows of a state that match all of `filters` (`column`, `operator`, `value`)."""
+        raise _outside("query_state_data")
+
+    def call_api_query(
+        self, state_id: str, user_id: str | None, filters: Iterable[Mapping[str, Any]] = ()
+    ) -> Any:
+        """`query_state_data` in the name of a user."""
+        raise _outside("call_api_query")
+
+    def pivot_list_of_dicts(self, data: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+        """Rows of `data_index`, `column_name` and `data_value` as one dict per `data_index`, in order."""
+        pivoted: dict[Any, dict[str, Any]] = {}
+        for row in data or ():
+            pivoted.setdefault(row["data_index"], {})[row["column_name"]] = row["data_value"]
+        return list(pivoted.values())
+
+
+def _outside(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"self.{name} is answered by the host of a guest: replace it in a unit test, or run the code with "
+        "processor.sandbox.library.SecureRunnableBuilder"
+    )

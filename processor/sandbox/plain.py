@@ -27,8 +27,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import processor
 from processor.errors import Fault, Faults
 from processor.model import Program
+from processor.runnable import Headers, Message
 from processor.sandbox import dialect
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
 
@@ -69,11 +71,20 @@ def namespace(runtime: dialect.Runtime) -> dict[str, object]:
     sys.modules[MODULE] = module  # dataclasses, pydantic and pickle look their classes' module up
     _redirect(runtime.log)
     space = module.__dict__
+    ours = {
+        "BaseSecureRunnable": runtime.base,
+        "Headers": Headers,
+        "Message": Message,
+        "Reject": dialect.Reject,
+        "Retry": dialect.Retry,
+    }
+    # Importable under the name that editors know, which is another module outside of a guest.
+    importable = types.ModuleType("processor.runnable")
+    vars(importable).update(ours, __all__=list(ours))
+    sys.modules["processor.runnable"] = vars(processor)["runnable"] = importable
     space.update(
+        ours,
         __builtins__=__builtins__,
-        BaseSecureRunnable=runtime.base,
-        Reject=dialect.Reject,
-        Retry=dialect.Retry,
         json=json,
         math=math,
         re=re,

@@ -29,6 +29,7 @@ from typing import Any
 
 import pytest
 
+from processor import runnable
 from processor.errors import Faults
 from processor.model import Failed, Group, Limits, Program
 from processor.sandbox import capabilities, dialect, facades, values
@@ -131,6 +132,7 @@ def loot(ob: Any, depth: int = 4) -> str:
 def host_classes() -> set[type]:
     """Every class that a program can name, with its bases."""
     found: set[type] = {facades.Logger, capabilities.BaseSecureRunnable, dialect.Reject, dialect.Retry}
+    found |= {runnable.Headers, runnable.Message}
     found.update(facades.EXCEPTIONS.values(), guards.bases_allowed)
     for module in facades.MODULES.values():
         found.update(ob if isinstance(ob, type) else type(ob) for ob in vars(module).values())

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from processor.model import Delivery, Group, Ran
+from processor.errors import Faults
+from processor.model import Delivery, Failed, Group, Ran
 from processor.runnable import Headers, Message
 from processor.sandbox.host import Guest
 from processor.sandbox.library import SecureRunnableBuilder, SecurityConfig
@@ -178,17 +179,6 @@ async def test_a_message_cannot_be_changed(spawned: Spawned, language: str) -> N
         assert documents(outcome) == [["field", "other", "header"]]
 
 
-def test_headers_keep_all_values() -> None:
-    """A repeated name has its last value by name, and all of them in get_list."""
-    headers = Headers([("a", "1"), ("b", "2"), ("a", "3")])
-    assert dict(headers) == {"a": "3", "b": "2"}
-    assert (headers.get_list("a"), headers.get_list("c")) == (["1", "3"], [])
-    assert headers.pairs() == [("a", "1"), ("b", "2"), ("a", "3")]
-    assert headers == {"a": "3", "b": "2"}
-    assert headers != Headers({"a": "3", "b": "2"})
-    assert len({Headers({"a": "1"}), Headers([("a", "1")])}) == 1
-
-
 def test_the_library_gives_the_messages_of_its_caller(language: str) -> None:
     """Without messages= there is none; with them they are as the caller made them, one for each query."""
     at = datetime(2026, 9, 21, 14, 13, 20, 250_000, tzinfo=UTC)
@@ -216,3 +206,38 @@ def test_the_library_streams_with_a_message(language: str) -> None:
     source = "class Runnable:\n    def process_stream(self, query):\n        yield self.message.subject\n"
     with SecureRunnableBuilder(SecurityConfig(language=language)).compile(source) as runnable:
         assert list(runnable.process_stream({}, message=Message(subject="in.x"))) == ["in.x"]
+
+
+async def test_what_editors_know_can_be_imported(spawned: Spawned, language: str) -> None:
+    """processor.runnable has the guest's own names, however it is imported."""
+    source = """
+    import processor.runnable
+    import processor.runnable as short
+    from processor import runnable as module
+    from processor.runnable import BaseSecureRunnable as Base, Message as Sent, Reject as No, Retry as Later
+
+    same = [Base is BaseSecureRunnable, Sent is Message, No is Reject, Later is Retry,
+            processor.runnable.Message is Sent, short.Message is Sent, module.Headers is Headers]
+
+    class Runnable(Base):
+        def process(self, queries):
+            if queries == [1]:
+                raise No("final")
+            return [same, isinstance(self.message, Sent), isinstance(self, BaseSecureRunnable)]
+    """
+    async with spawned(source, language=language) as guest:
+        outcome = await guest.run([Group("", [b"0"], {})], messages=columns([delivery(1)], {}))
+        assert documents(outcome) == [[True] * 7, True, True]
+        failed = await guest.run([Group("", [b"1"])])
+        assert isinstance(failed, Failed)
+        assert (failed.failure.code, failed.failure.text) == ("E305", "final")
+
+
+async def test_a_name_that_is_not_there_is_refused(spawned: Spawned) -> None:
+    """A misspelt name of the import is a fault of the program, with those that there are."""
+    with pytest.raises(Faults) as refused:
+        async with spawned("from processor.runnable import Mesage\nclass Runnable:\n    process = len\n"):
+            pass
+    [fault] = refused.value.faults
+    assert fault.code == "E203"
+    assert "processor.runnable has here: BaseSecureRunnable, Headers, Message, Reject, Retry" in fault.text

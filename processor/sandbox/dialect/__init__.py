@@ -28,6 +28,7 @@ from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from processor.errors import Fault, Faults
 from processor.model import Program
+from processor.runnable import Headers, Message
 from processor.sandbox import facades
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
@@ -95,7 +96,13 @@ _UNNAMED = Program("", "runnable")
 def namespace(runtime: Runtime) -> dict[str, object]:
     """Fresh globals to run a compiled program in."""
     bless(runtime.base)
-    extra = {"BaseSecureRunnable": runtime.base, "Reject": Reject, "Retry": Retry}
+    extra = {
+        "BaseSecureRunnable": runtime.base,
+        "Headers": Headers,
+        "Message": Message,
+        "Reject": Reject,
+        "Retry": Retry,
+    }
     explain = runtime.explain or (lambda exc: describe(exc, Program("", "")))
     return facades.make_namespace(runtime.log, runtime.requests, extra, explain)
 
@@ -746,11 +753,8 @@ class Transformer(RestrictingNodeTransformer):
             text = f"'from {module} import *' is not allowed. Name what you use, or write 'import {module}'."
             self._faults.add(node, "E203", text)
             return
-        facade = facades.MODULES.get(module)
-        if facade is None:
-            return
-        names = [name for name in vars(facade) if not name.startswith("_")]
-        if alias.name not in names:
+        names = facades.names_in(module)
+        if names and alias.name not in names:
             known = ", ".join(sorted(names))
             text = f"'from {module} import {alias.name}' is not allowed. {module} has here: {known}."
             self._faults.add(node, "E203", text)

@@ -71,6 +71,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from processor import runnable
 from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.guards import (
     CLASS_NAMES,
@@ -150,7 +151,7 @@ __all__ = [
     "CLASS_NAMES", "DEPENDENT", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS", "MODULES",
     "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute", "bless",
     "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
-    "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
+    "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
 ]  # fmt: skip
 
 
@@ -570,12 +571,26 @@ MODULES = _build()
 datetime.datetime.strptime("2000", "%Y")
 
 # Modules that `make_namespace` builds for one Runnable, because they write to its log or speak for it.
-RUNTIME_MODULES = frozenset(("logging", "pprint", "requests", "requests.exceptions", "traceback", "warnings"))
+RUNTIME_MODULES = frozenset(
+    (
+        "logging", "pprint", "processor", "processor.runnable", "requests", "requests.exceptions",
+        "traceback", "warnings",
+    )
+)  # fmt: skip
+_OF_RUNTIME_MODULES = {"processor": ["runnable"], "processor.runnable": runnable.__all__}
 
 
 def importable(module: str) -> bool:
     """Whether a Runnable may import `module`."""
     return module in MODULES or module in RUNTIME_MODULES
+
+
+def names_in(module: str) -> list[str]:
+    """What an importable module has in a Runnable; empty where that is known only when it runs."""
+    facade = MODULES.get(module)
+    if facade is None:
+        return _OF_RUNTIME_MODULES.get(module, [])
+    return [name for name in vars(facade) if not name.startswith("_")]
 
 
 EXCEPTIONS = {
@@ -649,6 +664,8 @@ def make_namespace(
         ("warnings", warnings_names(log)),
     ):
         modules[name] = _facade(name, names)
+    ours = modules["processor.runnable"] = _facade("processor.runnable", extra)
+    modules["processor"] = _facade("processor", {"runnable": ours})
     if requests is not None:
         modules["requests"] = requests  # type: ignore[assignment]
         modules["requests.exceptions"] = vars(requests)["exceptions"]
