@@ -41,7 +41,7 @@ class Publication(NamedTuple):
     subject: str
     payload: bytes
     pattern: str
-    headers: Headers = NO_HEADERS
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 class Unreadable(Exception):
@@ -153,7 +153,7 @@ class Codec:
         """Payload of the message after the last chunk, which says how the run ended."""
         return b""
 
-    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, Headers]:
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, Mapping[str, str]]:
         return body, NO_HEADERS
 
 
@@ -193,11 +193,12 @@ class _CloudEvents(Codec):
     """CloudEvents 1.0: binary mode in and out, structured JSON (single or batch) in."""
 
     def read(self, delivery: Delivery) -> bytes:
-        headers = {name.lower(): value for name, value in delivery.headers.items()}
+        headers = {name.lower(): value for name, value in delivery.headers.pairs}
         event = {
             name[3:]: _attribute(name, value) for name, value in headers.items() if name.startswith("ce-")
         }
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        stated_type = headers.get("content-type", b"").decode(errors="replace")
+        media_type = stated_type.partition(";")[0].strip().lower()
         # A client that knows no headers can only send the structured mode.
         if media_type.startswith("application/cloudevents") or not event:
             if media_type not in ("", *_CE_STRUCTURED):
@@ -209,7 +210,7 @@ class _CloudEvents(Codec):
                 _check_event(one)
             return delivery.payload
         _check_event(event)
-        content_type = event.setdefault("datacontenttype", headers.get("content-type", ""))
+        content_type = event.setdefault("datacontenttype", stated_type)
         if not content_type:
             del event["datacontenttype"]
         return orjson.dumps({**event, **_event_data(delivery.payload, content_type)})
@@ -242,8 +243,9 @@ def _check_event(event: Any) -> None:
         )
 
 
-def _attribute(name: str, value: str) -> str:
+def _attribute(name: str, raw: bytes) -> str:
     """An attribute's value from its header: out of quotes, then percent-decoded once."""
+    value = raw.decode(errors="surrogateescape")
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
     try:
@@ -570,6 +572,44 @@ def content_of(payload: bytes) -> dict[str, Any]:
         return {"text": payload.decode()}
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(payload).decode()}
+
+
+def headers_shown(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Headers as JSON: text by name, a list of what is repeated, `{"base64": ...}` for what is not UTF-8."""
+    if not isinstance(headers, Headers):
+        return dict(headers)
+    shown: dict[str, Any] = {}
+    for name, raw in headers.pairs:
+        try:
+            value: Any = raw.decode()
+        except UnicodeDecodeError:
+            value = {"base64": base64.b64encode(raw).decode()}
+        if name not in shown:
+            shown[name] = value
+        elif isinstance(shown[name], list):
+            shown[name].append(value)
+        else:
+            shown[name] = [shown[name], value]
+    return shown
+
+
+def headers_from(shown: Any) -> Headers:
+    """The headers that `headers_shown` showed. Raises ValueError for anything else."""
+    if not isinstance(shown, dict):
+        raise ValueError("`headers` is not an object")
+    pairs: list[tuple[str, str | bytes]] = []
+    for name, values in shown.items():
+        for value in values if isinstance(values, list) else [values]:
+            match value:
+                case str():
+                    pairs.append((name, value))
+                case {"base64": str(text), **more} if not more:
+                    pairs.append((name, base64.b64decode(text, validate=True)))
+                case _:
+                    raise ValueError(
+                        f"the header {name!r} is {_kind(value)}; text, or a list of texts, is read"
+                    )
+    return Headers.of(pairs)
 
 
 def key_of(delivery: Delivery, codec: Codec) -> str:

@@ -28,6 +28,7 @@ from processor.history import me
 from processor.jetstream import EXPECTED, KEPT, Again, Broker, Message, Stored, WrongLastSequence
 from processor.letters import in_subject, timestamp
 from processor.members import Member, ask
+from processor.model import NO_HEADERS
 
 log = logging.getLogger("processor")
 
@@ -295,7 +296,7 @@ class Control:
             positions = await self._positions(route, kind)
             if not positions and kind == "hop":  # the route's messages were not dealt before
                 none = orjson.dumps({"of": 1, "epoch": 0})
-                positions = [Stored(f"p.{self._app}.hop.{route}.0", 0, none, {})]
+                positions = [Stored(f"p.{self._app}.hop.{route}.0", 0, none, NO_HEADERS)]
             if not positions:
                 raise BrokerError(
                     "E401",

@@ -53,7 +53,7 @@ from processor.jetstream import (
 )
 from processor.letters import Letters, Unfit, bare, in_subject
 from processor.members import Members
-from processor.model import Delivery, Failure, Ran, partition_of
+from processor.model import NO_HEADERS, Delivery, Failure, Ran, partition_of
 from processor.schedule import is_once
 from processor.streams import Streams, warn_of_gap
 from processor.telemetry import RouteTelemetry, Telemetry
@@ -521,7 +521,7 @@ def _schedule(route: Route) -> Message:
     """The message that has the server send the route's document when it is due."""
     document = route.input.document
     payload = orjson.dumps({"time": "{time}"} if document is None else document)
-    sample = Delivery(route.input_subjects[0], payload, {}, "", 0, 0.0)
+    sample = Delivery(route.input_subjects[0], payload, NO_HEADERS, "", 0, 0.0)
     partition = partition_of(key_of(sample, codec_for(route)), route.partitions)
     headers = {
         **KEPT,

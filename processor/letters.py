@@ -26,23 +26,32 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
-from processor.jetstream import EXPECTED, GONE, KEPT, Message, Stored, own_headers
-from processor.model import Delivery, Failure, key_token
+from processor.jetstream import EXPECTED, GONE, KEPT, Message, Stored
+from processor.model import Delivery, Failure, Headers, key_token
 
 REASON_CHARS = 500
 _TRACEBACK_CHARS = 2000
 _SPARE_BYTES = 512
+# The server stores at most 65,535 bytes of headers; a commit and a schedule need some of them.
+_HEADERS_MAX_BYTES = 60 << 10
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_OURS = (
-    "x-dead-letter-reason", "x-error-code", "x-error-traceback", "x-original-subject", "x-original-stream",
-    "x-original-sequence", "x-original-time", "x-original-headers-bytes", "x-failed-at", "x-delivery-count",
-    "x-route", "x-part",
-)  # fmt: skip
+_BODY_HEADERS = "x-original-headers-bytes"
 # Subject, time, stream and sequence in one header: parsing headers is what reading costs.
 _DEALT = "Dealt-From"
+_OURS = frozenset(
+    {
+        b"x-dead-letter-reason", b"x-error-code", b"x-error-traceback", b"x-original-subject",
+        b"x-original-stream", b"x-original-sequence", b"x-original-time", b"x-failed-at",
+        b"x-delivery-count", b"x-route", b"x-part", _BODY_HEADERS.encode(), _DEALT.encode(),
+    }
+)  # fmt: skip
+# Before the name of a sender's header that is called as one of ours.
+_THEIR = b"x-original-header-"
 # Where a message was before it was dealt; kept on it from then on, as if its sender had said so.
 _SOURCE_STREAM, _SOURCE_SEQUENCE = "x-source-stream", "x-source-sequence"
-_NOT_THEIRS = frozenset({*_OURS, _DEALT})
+_FIRST_LINE = b"NATS/1.0\r\n"
+# What makes it worth looking at headers one by one before they are written behind one another.
+_NEEDS_A_LOOK = re.compile(rb"(?:\A|\r\n)[ \t]*(?:Nats-|x-|Dealt-From|\r\n)")
 _TIME = b'"{time}"'
 _STREAM = operator.attrgetter("stream")
 
@@ -75,43 +84,39 @@ class Letters:
 
         Then the parts are numbered in `x-part` (`1/2`) and follow each other.
         """
-        headers = {
-            **_restored(delivery.headers),
-            **self._origin(delivery, tries),
+        more = {
             "x-dead-letter-reason": failure.text[:REASON_CHARS],
             "x-error-code": failure.code,
             "x-failed-at": timestamp(at),
             **KEPT,  # a message that is read again and given up again has one letter
         }
         if failure.traceback:
-            headers["x-error-traceback"] = orjson.dumps(failure.traceback[-_TRACEBACK_CHARS:]).decode()
-        payload = delivery.payload
-        room = self._room(headers)
-        if room < self.max_bytes // 2:
-            # Headers of that size are the sender's own: keep ours, and move theirs into the payload's parts.
-            theirs = orjson.dumps(_restored(delivery.headers))
-            headers = {name: value for name, value in headers.items() if name in _OURS or name in KEPT}
-            headers["x-original-headers-bytes"] = str(len(theirs))
-            payload, room = theirs + payload, self.max_bytes // 2
+            more["x-error-traceback"] = orjson.dumps(failure.traceback[-_TRACEBACK_CHARS:]).decode()
+        ours = Headers.of({**self._origin(delivery, tries), **more})
+        # Headers that leave little room are the sender's own: theirs begin the payload's parts then.
+        headers, payload = _combined(delivery, ours, max_bytes=min(_HEADERS_MAX_BYTES, self.max_bytes // 2))
+        room = self.max_bytes - len(headers.lines) - _SPARE_BYTES
         subject = f"p.{self.app}.dlq.{self.route}.{partition}.{delivery.sequence}"
         if len(payload) <= room:
             return [Message(subject, payload, headers)]
         parts = [payload[start : start + room] for start in range(0, len(payload), room)]
         return [
-            Message(f"{subject}.{number}", part, {**headers, "x-part": f"{number}/{len(parts)}"})
+            Message(
+                f"{subject}.{number}",
+                part,
+                Headers(b"%bx-part: %d/%d\r\n" % (headers.lines, number, len(parts))),
+            )
             for number, part in enumerate(parts, 1)
         ]
 
     def dealt(self, delivery: Delivery, partition: int) -> Message:
         """The message that gives a delivery to a partition of its route. Raises Unfit."""
-        headers = _restored(delivery.headers)
-        stream, sequence = delivery.stream, str(delivery.sequence)
+        stream, sequence = delivery.stream.encode(), b"%d" % delivery.sequence
         if delivery.dealt is not None:  # it is dealt anew, and says where it was before the first time
-            stream = headers.pop(_SOURCE_STREAM, stream)
-            sequence = headers.pop(_SOURCE_SEQUENCE, sequence)
-        headers[_DEALT] = f"{delivery.subject} {delivery.timestamp_s!r} {stream} {sequence}"
-        self._check_room(delivery, headers)
-        return Message(in_subject(self.app, self.route, partition), delivery.payload, headers)
+            delivery, stream, sequence = _without_source(delivery, stream, sequence)
+        origin = (_subject_bytes(delivery), repr(delivery.timestamp_s).encode(), stream, sequence)
+        ours = Headers(b"%b: %b %b %b %b\r\n" % (_DEALT.encode(), *origin))
+        return self._fitting(in_subject(self.app, self.route, partition), delivery, ours)
 
     def later(self, delivery: Delivery, partition: int, tries: int, at: datetime) -> Message:
         """The message that the server sends on to `due` at the time `at`. Raises Unfit."""
@@ -148,27 +153,24 @@ class Letters:
         return [_as_sent(each) if each.stream == ours else each for each in deliveries]
 
     def _whole(self, subject: str, delivery: Delivery, tries: int, more: Mapping[str, str]) -> Message:
-        headers = {**_restored(delivery.headers), **self._origin(delivery, tries), **more}
-        self._check_room(delivery, headers)
-        return Message(subject, delivery.payload, headers)
+        ours = Headers.of({**self._origin(delivery, tries), **more})
+        return self._fitting(subject, delivery, ours)
 
-    def _check_room(self, delivery: Delivery, headers: Mapping[str, str]) -> None:
-        if len(delivery.payload) > self._room(headers):
+    def _fitting(self, subject: str, delivery: Delivery, ours: Headers) -> Message:
+        headers, payload = _combined(delivery, ours, max_bytes=_HEADERS_MAX_BYTES)
+        if len(payload) + len(headers.lines) + _SPARE_BYTES > self.max_bytes:
             raise Unfit(f"{len(delivery.payload)} bytes of payload leave no room for where it came from")
+        return Message(subject, payload, headers)
 
-    def _origin(self, delivery: Delivery, tries: int) -> dict[str, str]:
+    def _origin(self, delivery: Delivery, tries: int) -> dict[str, str | bytes]:
         return {
-            "x-original-subject": delivery.subject,
+            "x-original-subject": _subject_bytes(delivery),
             "x-original-stream": delivery.stream,
             "x-original-sequence": str(delivery.sequence),
             "x-original-time": repr(delivery.timestamp_s),
             "x-delivery-count": str(tries),
             "x-route": self.route,
         }
-
-    def _room(self, headers: Mapping[str, str]) -> int:
-        used = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-        return self.max_bytes - used - _SPARE_BYTES
 
 
 def _as_sent(delivery: Delivery) -> Delivery:
@@ -190,12 +192,14 @@ def arrived(raw: Delivery) -> Delivery:
     Its sequence stays that of the app's stream, where its position counts. A schedule's document gets the
     time at which it was due, which is when the server stored it.
     """
-    subject, payload, time_s, source = raw.subject, raw.payload, raw.timestamp_s, {}
-    if _DEALT in raw.headers:
+    subject, payload, time_s = raw.subject, raw.payload, raw.timestamp_s
+    theirs, ours, payload = _taken_apart(raw.headers, payload)
+    if _DEALT.encode() in ours:
         with contextlib.suppress(ValueError):  # not written here
-            subject, time, stream, sequence = raw.headers[_DEALT].split(" ")
-            time_s = float(time)
-            source = {_SOURCE_STREAM: stream, _SOURCE_SEQUENCE: sequence}
+            was_at, time, stream, sequence = ours[_DEALT.encode()].rsplit(b" ", 3)
+            subject, time_s = _subject_text(was_at), float(time)
+            source = (_SOURCE_STREAM.encode(), stream, _SOURCE_SEQUENCE.encode(), sequence)
+            theirs = Headers(b"%b%b: %b\r\n%b: %b\r\n" % (theirs.lines, *source))
     elif "Nats-Scheduler" in raw.headers:
         subject = raw.headers["Nats-Scheduler"]
         due = datetime.fromtimestamp(int(time_s), UTC).isoformat().replace("+00:00", "Z")
@@ -203,7 +207,7 @@ def arrived(raw: Delivery) -> Delivery:
     return Delivery(
         subject,
         payload,
-        {**_restored(raw.headers), **source},
+        theirs,
         raw.stream,
         raw.sequence,
         time_s,
@@ -213,7 +217,7 @@ def arrived(raw: Delivery) -> Delivery:
 
 def bare(delivery: Delivery) -> Delivery:
     """A delivery with the headers that are left of it once it was written down and read back."""
-    return delivery._replace(headers=_restored(delivery.headers)) if delivery.headers else delivery
+    return delivery._replace(headers=_theirs(delivery.headers)) if delivery.headers else delivery
 
 
 def gone(kept: Delivery) -> Message:
@@ -235,13 +239,9 @@ def joined(parts: Sequence[Stored]) -> Kept | None:
     headers = first.headers
     if "x-original-subject" not in headers:
         return None
-    payload = b"".join(part.payload for part in parts)
-    theirs = _restored(headers)
-    moved = int(headers.get("x-original-headers-bytes", "0"))
-    if moved:
-        theirs, payload = orjson.loads(payload[:moved]), payload[moved:]
+    theirs, ours, payload = _taken_apart(headers, b"".join(part.payload for part in parts))
     delivery = Delivery(
-        headers["x-original-subject"],
+        _subject_text(ours[b"x-original-subject"]),
         payload,
         theirs,
         headers["x-original-stream"],
@@ -269,8 +269,76 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _restored(headers: Mapping[str, str]) -> dict[str, str]:
-    """The sender's headers, without what the server and we put there."""
-    if not headers:
-        return {}
-    return {name: value for name, value in own_headers(headers).items() if name not in _NOT_THEIRS}
+def _subject_bytes(delivery: Delivery) -> bytes:
+    return delivery.subject.encode(errors="surrogateescape")
+
+
+def _subject_text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
+
+
+def _combined(delivery: Delivery, ours: Headers, *, max_bytes: int) -> tuple[Headers, bytes]:
+    """The headers and the payload of a message that holds a delivery.
+
+    Where the sender's headers and ours are more than `max_bytes`, the sender's begin the payload.
+    """
+    if not delivery.headers:
+        return ours, delivery.payload
+    theirs = _theirs(delivery.headers)
+    named = _renamed(theirs)
+    if len(named) + len(ours.lines) <= max_bytes:
+        return Headers(named + ours.lines), delivery.payload
+    block = b"%b%b\r\n" % (_FIRST_LINE, theirs.lines)
+    size = b"%b: %d\r\n" % (_BODY_HEADERS.encode(), len(block))
+    return Headers(ours.lines + size), block + delivery.payload
+
+
+def _theirs(headers: Headers) -> Headers:
+    """The sender's headers: without what the server put there, and what we did where a letter was copied."""
+    if headers.lines.endswith(b"\r\n") and not _NEEDS_A_LOOK.search(headers.lines):
+        return headers
+    is_copy = "x-original-subject" in headers and "x-original-sequence" in headers
+    return headers.without(lambda name: name.startswith(b"Nats-") or (is_copy and name in _OURS))
+
+
+def _renamed(theirs: Headers) -> bytes:
+    """The lines of a sender's headers, told apart from ours where they are called the same."""
+    if not _NEEDS_A_LOOK.search(theirs.lines):
+        return theirs.lines
+    lines = []
+    for line in theirs.split():
+        name = line.partition(b":")[0].strip(b" \t")
+        is_like_ours = name in _OURS or name.startswith(_THEIR)
+        lines.append((_THEIR + line.lstrip(b" \t") if is_like_ours else line) + b"\r\n")
+    return b"".join(lines)
+
+
+def _taken_apart(headers: Headers, payload: bytes) -> tuple[Headers, dict[bytes, bytes], bytes]:
+    """What was combined: the sender's headers, ours by name, and the payload."""
+    theirs, ours = [], {}
+    for line in headers.split():
+        name, _, value = line.partition(b":")
+        if name in _OURS:
+            ours[name] = value.strip(b" \t")
+        elif not name.startswith(b"Nats-"):
+            theirs.append(line.removeprefix(_THEIR) + b"\r\n")
+    size = int(ours.get(_BODY_HEADERS.encode(), b"0"))
+    if not size:
+        return Headers(b"".join(theirs)), ours, payload
+    block, payload = payload[:size], payload[size:]
+    if block.startswith(_FIRST_LINE):
+        return Headers(block[len(_FIRST_LINE) : -2]), ours, payload
+    return Headers.of(orjson.loads(block)), ours, payload  # as 0.1.0 wrote it
+
+
+def _without_source(delivery: Delivery, stream: bytes, sequence: bytes) -> tuple[Delivery, bytes, bytes]:
+    """A dealt delivery as it was before that: without the last two headers, which say where it was."""
+    headers = delivery.headers
+    stream = headers.raw(_SOURCE_STREAM) or stream
+    sequence = headers.raw(_SOURCE_SEQUENCE) or sequence
+    lines = headers.split()
+    for name in (_SOURCE_SEQUENCE, _SOURCE_STREAM):
+        if lines and lines[-1].startswith(name.encode() + b":"):
+            lines.pop()
+    before = Headers(b"".join(line + b"\r\n" for line in lines))
+    return delivery._replace(headers=before), stream, sequence

@@ -10,12 +10,86 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-Headers = Mapping[str, str]
-NO_HEADERS: Headers = {}
+
+class Headers(Mapping[str, str]):
+    """The headers of a message, all of them and unchanged: order, case, repeated names, any bytes.
+
+    `lines` are their bytes on the wire. As a mapping they are text: the last value of a name that is there
+    several times, and U+FFFD for what is not UTF-8. They are taken apart when they are first looked at: most
+    messages pass without that.
+    """
+
+    __slots__ = ("_values", "lines")
+
+    def __init__(self, lines: bytes = b"") -> None:
+        """`lines` end in CRLF each; what is no `name: value` among them is carried along and not seen."""
+        self.lines = lines
+        self._values: dict[str, bytes] | None = None
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]) -> Headers:
+        """Headers of these names and values; a line break in a text becomes a space."""
+        items = pairs.items() if isinstance(pairs, Mapping) else pairs
+        return cls(b"".join(_header_line(name, value) for name, value in items))
+
+    @property
+    def pairs(self) -> list[tuple[str, bytes]]:
+        """Each name and value as they came. Names that are not ASCII, or have white space, are left out."""
+        found = []
+        for line in self.split():
+            name, colon, value = line.partition(b":")
+            if colon and _HEADER_NAME.match(name := name.strip(b" \t")):
+                found.append((name.decode(), value.strip(b" \t")))
+        return found
+
+    def without(self, is_unwanted: Callable[[bytes], object]) -> Headers:
+        """These less the ones whose name `is_unwanted`."""
+        named = ((line, line.partition(b":")[0].strip(b" \t")) for line in self.split())
+        return Headers(b"".join(line + b"\r\n" for line, name in named if not is_unwanted(name)))
+
+    def split(self) -> list[bytes]:
+        """Each line without its end."""
+        # Not `splitlines`: a single CR is a byte of a value.
+        return [line for line in self.lines.split(b"\r\n") if line]
+
+    def raw(self, name: str) -> bytes | None:
+        """The last value of a name as it came; None where there is none."""
+        return self._last().get(name)
+
+    def _last(self) -> dict[str, bytes]:
+        if self._values is None:
+            self._values = dict(self.pairs)
+        return self._values
+
+    def __getitem__(self, name: str) -> str:
+        return self._last()[name].decode(errors="replace")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._last())
+
+    def __len__(self) -> int:
+        return len(self._last())
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def __repr__(self) -> str:
+        return f"Headers({self.lines!r})"
+
+
+def _header_line(name: str, value: str | bytes) -> bytes:
+    if isinstance(value, str):
+        text = " ".join(value.splitlines()) if "\n" in value or "\r" in value else value
+        value = text.encode(errors="replace")  # a lone surrogate in a sentence of ours
+    return b"%b: %b\r\n" % (name.encode(), value.replace(b"\r\n", b" "))
+
+
+_HEADER_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]+\Z")
+NO_HEADERS = Headers()
 
 # One token of a NATS subject that is made from data: no dots, no wildcards, no white space, no control
 # characters, and not so long that a subject stops being one.
@@ -108,7 +182,7 @@ class Emit:
     subject: str
     body: bytes
     delay_s: float = 0.0
-    headers: Headers = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from processor.cli.terminal import (
     printable,
     say,
 )
-from processor.codec import content_of
+from processor.codec import content_of, headers_shown
 from processor.config import Config, load
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import CODES, BrokerError
@@ -152,9 +152,9 @@ def _list(letter: DeadLetter, screen: Screen) -> None:
 def _show(letter: DeadLetter, screen: Screen) -> None:
     if screen.is_json:
         content = content_of(letter.delivery.payload)
-        screen.document({**letter.facts(), "headers": dict(letter.delivery.headers), **content})
+        screen.document({**letter.facts(), "headers": headers_shown(letter.delivery.headers), **content})
         return
     traceback = orjson.loads(letter.traceback) if letter.traceback else ""
     screen.problem(f"{letter.id} {letter.code} {letter.reason}", traceback)
-    screen.items({**letter.facts(), "headers": dict(letter.delivery.headers)})
+    screen.items({**letter.facts(), "headers": headers_shown(letter.delivery.headers)})
     screen.document(content_of(letter.delivery.payload))

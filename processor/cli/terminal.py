@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from processor.codec import content_of
+from processor.codec import content_of, headers_shown
 from processor.errors import Fault, Faults, ProcessorError
 
 EXIT_OK = 0
@@ -280,7 +280,7 @@ def envelope(shown: Shown) -> dict[str, Any]:
             datetime.fromtimestamp(shown.time_s).astimezone().isoformat(timespec="milliseconds")
         )
     if shown.headers:
-        envelope["headers"] = dict(shown.headers)
+        envelope["headers"] = headers_shown(shown.headers)
     return envelope | content_of(shown.payload)
 
 

@@ -35,7 +35,7 @@ from processor.cli.terminal import (
     say,
     warn,
 )
-from processor.codec import codec_for
+from processor.codec import codec_for, headers_from
 from processor.config import Config, Route, language_fault, load
 from processor.context import ContextStore, Move
 from processor.effects import Effects, Outlet
@@ -43,7 +43,7 @@ from processor.errors import ConfigError, Faults, LanguageError
 from processor.http import HostCalls
 from processor.jetstream import Broker, Message, Reader, own_headers
 from processor.letters import REASON_CHARS, Kept
-from processor.model import ContextChange, Delivery, Failure
+from processor.model import NO_HEADERS, ContextChange, Delivery, Failure
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import Template, check_subject, matches, overlaps
@@ -96,7 +96,7 @@ class _Subjects:
 
 
 def _from_line(line: Line, number: int, subjects: _Subjects) -> Delivery:
-    return Delivery(subjects.of(line), line.text, {}, "try", number, time.time())
+    return Delivery(subjects.of(line), line.text, NO_HEADERS, "try", number, time.time())
 
 
 def _from_envelope(line: Line, number: int, subjects: _Subjects) -> Delivery:
@@ -104,9 +104,7 @@ def _from_envelope(line: Line, number: int, subjects: _Subjects) -> Delivery:
         envelope = orjson.loads(line.text)
         if not isinstance(envelope, dict):
             raise ValueError("it is no object")
-        headers = envelope.get("headers", {})
-        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-            raise ValueError("`headers` is no object of texts")
+        headers = headers_from(envelope.get("headers", {}))
         payload = _payload_of(envelope)
         subject = envelope.get("subject", subjects.example)
         if not isinstance(subject, str):

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from processor import __version__
-from processor.codec import content_of
+from processor.codec import content_of, headers_shown
 from processor.config import Config, Route
 from processor.control import Control
 from processor.deadletters import DeadLetter, DeadLetters, Filter
@@ -191,7 +191,7 @@ class Desk:
 
     async def _show(self, request: Letter) -> dict[str, Any]:
         letter = await self._letter(request.id)
-        headers, payload = dict(letter.delivery.headers), letter.delivery.payload
+        headers, payload = headers_shown(letter.delivery.headers), letter.delivery.payload
         facts = {**letter.facts(), "traceback": orjson.loads(letter.traceback) if letter.traceback else ""}
         whole = {**facts, "headers": headers, **content_of(payload)}
         if len(orjson.dumps(whole)) <= self._room:

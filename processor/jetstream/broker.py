@@ -39,12 +39,13 @@ from processor.jetstream.protocol import (
     encode,
     encode_batch,
     encode_parts,
+    is_status,
     own_headers,
     parse_ack,
     parse_head,
-    parse_headers,
+    status_of,
 )
-from processor.model import NO_HEADERS, Delivery
+from processor.model import NO_HEADERS, Delivery, Headers
 
 log = logging.getLogger("processor")
 
@@ -137,7 +138,7 @@ class Ear:
                 await self._subscription.unsubscribe()
 
     async def _hear(self, message: Msg) -> None:
-        headers = message.headers or {}
+        headers = Headers.of(message.headers or {})
         await self._callback(
             Delivery(message.subject, message.data, headers, "", 0, time.time(), ack=message.reply)
         )
@@ -602,7 +603,7 @@ class Broker:
             raise Unknown(head.decode(errors="replace").strip()) from err
         finally:
             self._unanswered.pop(token, None)
-        if headers and parse_head(headers).get("Status") == "503":
+        if status_of(headers)[0] == "503":
             raise Again(f"nobody answers to {head.split()[1].decode()}")
         result: dict[str, Any] = orjson.loads(payload)
         if "error" in result:
@@ -762,11 +763,9 @@ class Broker:
             raise Again(str(err)) from err
         message = reply["message"]
         payload, head = (base64.b64decode(message.get(part, "")) for part in ("data", "hdrs"))
-        return Stored(message["subject"], int(message["seq"]), payload, parse_headers(head))
+        return Stored(message["subject"], int(message["seq"]), payload, parse_head(head))
 
-    async def _direct_get(
-        self, stream: str, body: Mapping[str, Any]
-    ) -> tuple[list[Stored], Mapping[str, str]] | None:
+    async def _direct_get(self, stream: str, body: Mapping[str, Any]) -> tuple[list[Stored], Headers] | None:
         """What the server sends, and the headers that end it; None for too many subjects."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         found: list[Stored] = []
@@ -782,13 +781,13 @@ class Broker:
                         raise _denied(f"publish to {subject}") from None
                     raise
                 headers = parse_head(head)
-                status = headers.get("Status")
+                status, description = status_of(head)
                 if status in ("204", "404"):
                     return found, headers
                 if status == "413":
                     return None
                 if status:
-                    raise Again(f"direct get from {stream}: {status} {headers.get('Description', '')}")
+                    raise Again(f"direct get from {stream}: {status} {description}")
                 found.append(
                     Stored(
                         headers["Nats-Subject"],
@@ -880,14 +879,14 @@ class Broker:
                         await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
                     message = await _next(arrived, _READ_TIMEOUT_S, f"reading {stream}")
                     subject, reply, head, payload = message
-                    headers = parse_head(head)
-                    if "Status" not in headers or reply:
+                    if reply or not is_status(head):
                         _, sequence, _, timestamp_s, waiting = parse_ack(reply)
                         asked -= 1
+                        headers = parse_head(head)
                         headers = headers if headers_only else own_headers(headers)
                         yield Stored(subject, sequence, payload, headers, timestamp_s)
                         continue
-                    match headers["Status"], headers.get("Description", ""):
+                    match status_of(head):
                         case (("404" | "408"), _):
                             return  # what was left to read has been removed meanwhile
                         case "409", "Batch Completed":

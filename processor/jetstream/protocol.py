@@ -19,7 +19,7 @@ class Message(NamedTuple):
 
     subject: str
     payload: bytes
-    headers: Headers = NO_HEADERS
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 class Stored(NamedTuple):
@@ -65,22 +65,21 @@ def parse_ack(reply: str) -> tuple[str, int, int, float, int]:
     return tokens[3], int(tokens[5]), int(tokens[6]), int(tokens[7]) / NS, int(tokens[8])
 
 
-def parse_headers(head: bytes) -> dict[str, str]:
-    """The headers of a message as the server stores them, `NATS/1.0` line first. Bad names are left out."""
-    lines = (line.partition(":") for line in head.decode(errors="replace").split("\r\n")[1:])
-    pairs = ((name.strip(), value.strip()) for name, colon, value in lines if colon)
-    return {n: v for n, v in pairs if n and n.isascii() and not any(map(str.isspace, n))}
+def parse_head(head: bytes) -> Headers:
+    """The headers of a message as the server sends or stores them, `NATS/1.0` line first."""
+    lines = head.partition(b"\r\n")[2]
+    return Headers(lines[:-2] if lines.endswith(b"\r\n\r\n") else lines) if len(lines) > 2 else NO_HEADERS
 
 
-def parse_head(head: bytes) -> dict[str, str]:
-    """As `parse_headers`, with `Status` and `Description` of the first line: `NATS/1.0 404 No Messages`."""
-    if not head:
-        return {}
-    headers = parse_headers(head)
-    if is_status(head):
-        status, _, description = head[9 : head.index(b"\r\n")].decode(errors="replace").partition(" ")
-        headers = {"Status": status, **({"Description": description} if description else {}), **headers}
-    return headers
+def status_of(head: bytes) -> tuple[str, str]:
+    """Status and description that the server says in the first line: `NATS/1.0 404 No Messages`.
+
+    Both are empty for any other message, whatever its headers are called.
+    """
+    if not is_status(head):
+        return "", ""
+    status, _, description = head[9 : head.find(b"\r\n")].decode(errors="replace").partition(" ")
+    return status, description
 
 
 def is_status(head: bytes) -> bool:
@@ -88,9 +87,13 @@ def is_status(head: bytes) -> bool:
     return head[8:9] == b" "
 
 
-def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def own_headers(headers: Mapping[str, str]) -> Headers:
     """`headers` without those of the server, which must not travel on with a forwarded message."""
-    return {name: value for name, value in headers.items() if not name.startswith("Nats-")}
+    if not isinstance(headers, Headers):
+        headers = Headers.of(headers)
+    if b"Nats-" not in headers.lines:
+        return headers
+    return headers.without(lambda name: name.startswith(b"Nats-"))
 
 
 def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:
@@ -101,8 +104,8 @@ def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:
     for number, message in enumerate(messages, 1):
         head = heads.get(id(message.headers))
         if head is None:
-            lines = "".join(f"{name}: {_header_value(value)}\r\n" for name, value in message.headers.items())
-            head = f"NATS/1.0\r\n{lines}Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: ".encode()
+            lines = _lines(message.headers)
+            head = b"NATS/1.0\r\n%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: " % (lines, batch.encode())
             heads[id(message.headers)] = head
         payload = message.payload
         raw = b"%b%d\r\n\r\n" % (head, number)
@@ -116,22 +119,18 @@ def encode(message: Message, reply: str) -> bytes:
     return head + reply.encode() + b" " + rest if reply else head + rest
 
 
-def encode_parts(message: Message, extra: Headers) -> tuple[bytes, bytes]:
+def encode_parts(message: Message, extra: Mapping[str, str]) -> tuple[bytes, bytes]:
     """The PUB or HPUB protocol line and body, split where the reply subject belongs."""
     payload = message.payload
+    subject = message.subject.encode()
     if not message.headers and not extra:
-        return f"PUB {message.subject} ".encode(), b"%d\r\n%b\r\n" % (len(payload), payload)
-    header = "".join(
-        f"{name}: {_header_value(value)}\r\n"
-        for headers in (message.headers, extra)
-        for name, value in headers.items()
-    )
-    raw = f"NATS/1.0\r\n{header}\r\n".encode()
+        return b"PUB %b " % subject, b"%d\r\n%b\r\n" % (len(payload), payload)
+    raw = b"NATS/1.0\r\n%b%b\r\n" % (_lines(message.headers), _lines(extra))
     return (
-        f"HPUB {message.subject} ".encode(),
+        b"HPUB %b " % subject,
         b"%d %d\r\n%b%b\r\n" % (len(raw), len(raw) + len(payload), raw, payload),
     )
 
 
-def _header_value(value: str) -> str:
-    return " ".join(value.splitlines()) if "\n" in value or "\r" in value else value
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return (headers if isinstance(headers, Headers) else Headers.of(headers)).lines

@@ -10,7 +10,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nats.errors
@@ -28,9 +28,9 @@ from processor.jetstream.protocol import (
     is_status,
     parse_ack,
     parse_head,
-    parse_headers,
+    status_of,
 )
-from processor.model import NO_HEADERS, Delivery
+from processor.model import NO_HEADERS, Delivery, Headers
 
 log = logging.getLogger("processor")
 
@@ -330,7 +330,7 @@ class Reader:
     def _receive(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         self._heard_s = time.monotonic()
         if is_status(head) and not reply.startswith("$JS.ACK."):
-            self._receive_status(parse_head(head))
+            self._receive_status(*status_of(head), parse_head(head))
             return
         if self._broken:
             return
@@ -360,7 +360,7 @@ class Reader:
         delivery = Delivery(
             subject,
             payload,
-            parse_headers(head) if head else NO_HEADERS,
+            parse_head(head) if head else NO_HEADERS,
             self._stream,
             sequence,
             timestamp_s,
@@ -372,14 +372,12 @@ class Reader:
         self._buffered_bytes += len(delivery.payload)
         self._arrived.set()
 
-    def _receive_status(self, headers: Mapping[str, str]) -> None:
-        status = headers["Status"]
+    def _receive_status(self, status: str, description: str, headers: Headers) -> None:
         if status == "100":
             return
         if status in ("408", "409") and headers.get("Nats-Pending-Messages"):
             # The request ended (expired, or full by bytes); what it did not bring can be asked for again.
             self._asked = max(0, self._asked - int(headers["Nats-Pending-Messages"]))
-            description = headers.get("Description", "")
             if "Deleted" not in description and "Shutdown" not in description:
                 self._ask()
                 return
@@ -389,7 +387,7 @@ class Reader:
             self._asked = 0
             asyncio.get_running_loop().call_later(0.05 * self._unanswered, self._ask)
             return
-        self._broken = f"{status} {headers.get('Description', '')}"
+        self._broken = f"{status} {description}"
         self._arrived.set()
 
 

@@ -1,21 +1,14 @@
-"""What a run leaves behind: dead letters hold all of a message, and a batch that failed is split in order."""
+"""What several runs leave behind, put together for one commit, and a batch that failed is split in order."""
 
 from __future__ import annotations
-
-from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.context import Move
 from processor.effects import Batch, Effects
-from processor.jetstream import Message, Stored
-from processor.letters import Letters, joined
-from processor.model import ContextChange, Delivery, Failure, Group
-
-MAX_BYTES = 4096
-names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,20}\Z")
-
+from processor.jetstream import Message
+from processor.model import NO_HEADERS, ContextChange, Delivery, Group
 
 changes = st.builds(
     ContextChange,
@@ -31,35 +24,6 @@ runs = st.builds(
     scattered=st.integers(0, 3),
     is_recorded=st.booleans(),
 )
-
-
-def size(headers: dict[str, str], payload: bytes) -> int:
-    return sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items()) + 12 + len(payload)
-
-
-@given(
-    payload=st.binary(max_size=3 * MAX_BYTES),
-    headers=st.dictionaries(names, st.text(max_size=900), max_size=8),
-    text=st.text(max_size=2000),
-)
-def test_a_dead_letter_fits_and_gives_the_message_back(
-    payload: bytes, headers: dict[str, str], text: str
-) -> None:
-    """Parts stay below the server's limit and, put together, are the payload with the sender's headers."""
-    delivery = Delivery("in.a", payload, headers, "IN", 7, 0.0)
-    failure = Failure("E304", text)
-    letters = Letters("app", "r", 2 * MAX_BYTES).dead(delivery, 3, failure, 2, datetime.now(UTC))
-    assert all(size(dict(letter.headers), letter.payload) <= 2 * MAX_BYTES for letter in letters)
-    first = letters[0].headers
-    assert (first["x-error-code"], first["x-route"], first["x-original-sequence"]) == ("E304", "r", "7")
-    if len(letters) > 1:
-        assert [letter.headers["x-part"] for letter in letters] == [
-            f"{number}/{len(letters)}" for number in range(1, len(letters) + 1)
-        ]
-    kept = joined([Stored(m.subject, n, m.payload, m.headers) for n, m in enumerate(letters, 1)])
-    assert kept is not None
-    theirs = {k: v for k, v in headers.items() if not k.startswith("Nats-")}
-    assert (kept.delivery.payload, kept.delivery.headers, kept.tries) == (payload, theirs, 2)
 
 
 def test_effects_of_later_runs_win_where_they_must() -> None:
@@ -107,7 +71,7 @@ def test_a_context_that_came_whole_stays_whole() -> None:
 
 def planned(keys: str) -> Batch:
     """A batch of one message for each letter, grouped by key; a dot is a message that no group has."""
-    taken = [Delivery(key, b"", {}, "IN", number, 0.0) for number, key in enumerate(keys, 1)]
+    taken = [Delivery(key, b"", NO_HEADERS, "IN", number, 0.0) for number, key in enumerate(keys, 1)]
     batch = Batch(taken)
     for key in dict.fromkeys(keys.replace(".", "")):
         batch.groups.append(Group(key, []))

@@ -14,7 +14,7 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 from processor.jetstream.intake import Intake
-from processor.jetstream.protocol import parse_head
+from processor.jetstream.protocol import parse_head, status_of
 
 Heard = tuple[str, str, dict[str, str], bytes]
 
@@ -64,7 +64,10 @@ class Ears(Client):
         self.heard.append(err)
 
     def take(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
-        self.heard.append((subject, reply, parse_head(head), payload))
+        said = {
+            name: word for name, word in zip(("Status", "Description"), status_of(head), strict=True) if word
+        }
+        self.heard.append((subject, reply, {**said, **parse_head(head)}, payload))
 
 
 class Ticket:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from processor.model import Delivery
+from processor.model import NO_HEADERS, Delivery
 from processor.waiting import HELD_MAX, Waiting
 
 
 def message(sequence: int) -> Delivery:
-    return Delivery("in.a", b"", {}, "IN", sequence, 0.0)
+    return Delivery("in.a", b"", NO_HEADERS, "IN", sequence, 0.0)
 
 
 def test_a_key_waits_until_its_time_and_keeps_its_order() -> None:
