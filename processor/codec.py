@@ -26,7 +26,7 @@ import orjson
 
 from processor.config import Ism, Route
 from processor.errors import ProcessorError
-from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output
+from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output, shown
 from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
@@ -78,7 +78,8 @@ class Codec:
                 tokens = delivery.subject.split(".")
                 value: Any = tokens[source.number - 1] if source.number <= len(tokens) else None
             case "header":
-                value = delivery.headers.get(source.name)
+                raw = delivery.headers.raw(source.name)
+                value = None if raw is None else raw.decode(errors="surrogateescape")
             case "json":
                 value = _pointed_at(_parsed(self.read(delivery)), source.name)
         if isinstance(value, int) and not isinstance(value, bool):
@@ -86,7 +87,14 @@ class Codec:
         if not isinstance(value, str) or not value:
             found = "has none" if value is None else f"has {_show(value)} there"
             raise Unreadable("E303", f"the key is {self._route.key}, and the message {found}")
-        if len(value.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            what = (
+                f"the key is {self._route.key}, and the message has {_show(value)} there, which is not UTF-8"
+            )
+            raise Unreadable("E303", what) from None
+        if size > MAX_KEY_BYTES:
             raise Unreadable("E303", f"the key {_show(value)} is longer than {MAX_KEY_BYTES} bytes")
         return value
 
@@ -161,7 +169,7 @@ class _Raw(Codec):
     """Any bytes: in as text where they are UTF-8 and as base64 where not, out the same way."""
 
     def read(self, delivery: Delivery) -> bytes:
-        document: dict[str, str] = {"subject": delivery.subject}
+        document: dict[str, str] = {"subject": shown(delivery.subject)}
         try:
             document["data"] = delivery.payload.decode()
         except UnicodeDecodeError:

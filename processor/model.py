@@ -356,6 +356,14 @@ def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: flo
     return DeadLetter(failure)
 
 
+def shown(subject: str) -> str:
+    """A subject as text for people and programs: U+FFFD stands for bytes that are not UTF-8.
+
+    Inside, they are the lone surrogates of `surrogateescape`, so that the subject can be written as it came.
+    """
+    return subject if subject.isascii() else subject.encode(errors="surrogateescape").decode(errors="replace")
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def partition_of(key: str, partitions: int) -> int:
     """The partition that owns `key`: FNV-1a (32 bit) modulo `partitions`, as nats-server's `partition()`."""

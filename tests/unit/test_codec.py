@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def ism_codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     return ism(tmp_path_factory.mktemp("ism"))
 
 
-def message(payload: Any, headers: Mapping[str, str] | None = None, subject: str = "ticks.MSFT") -> Delivery:
+def message(payload: Any, headers: Any = None, subject: str = "ticks.MSFT") -> Delivery:
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     return Delivery(subject, body, Headers.of(headers or {}), "TICKS", 7, 1_767_225_600.5)
 
@@ -93,6 +92,7 @@ def decoded(publications: list[Publication]) -> list[tuple[str, Any]]:
         ("none", message({}), ""),
         ("subject.2", message({}), "MSFT"),
         ("header.Symbol", message({}, {"Symbol": "IBM"}), "IBM"),
+        ("header.Symbol", message({}, [("Symbol", "A"), ("Symbol", "Bö"), ("symbol", "C")]), "Bö"),
         ("json./a/1/b~1c", message({"a": [0, {"b/c": "deep"}]}), "deep"),
         ("json./0/id", message([{"id": 12345678901234567890}]), "12345678901234567890"),
     ],
@@ -109,6 +109,13 @@ def test_a_key_is_found_where_the_route_says(
     [
         ("header.Symbol", message({}), "E303", "the key is header.Symbol, and the message has none"),
         ("header.Symbol", message({}, {"Symbol": ""}), "E303", "has '' there"),
+        (
+            "header.Symbol",
+            message({}, {"Symbol": b"\xff"}),
+            "E303",
+            r"has '\\udcff' there, which is not UTF-8",
+        ),
+        ("subject.2", message({}, subject="t.\udce9"), "E303", r"has '\\udce9' there, which is not UTF-8"),
         ("json./a", message({"a": 1.5}), "E303", "has 1.5 there"),
         ("json./a", message({"a": True}), "E303", "has True there"),
         ("json./a", message({"a": {}}), "E303", "has an object there"),
