@@ -13,7 +13,7 @@ from processor.bench.cases import Case
 from processor.bench.processes import now_s
 from processor.jetstream import Broker, Message
 from processor.letters import Letters
-from processor.model import Delivery, Failure, partition_of
+from processor.model import NO_HEADERS, Delivery, Failure, partition_of
 
 _FLUSH_MESSAGES = 500
 _TICK_S = 0.005
@@ -76,7 +76,9 @@ async def give_up(broker: Broker, source: Source, app: str, count: int) -> None:
         for number in range(first, min(count, first + _FLUSH_MESSAGES)):
             document = source.next()
             key = document.subject.rsplit(".", 1)[1]
-            delivery = Delivery(document.subject, document.payload, {}, "given-up", number + 1, now_s())
+            delivery = Delivery(
+                document.subject, document.payload, NO_HEADERS, "given-up", number + 1, now_s()
+            )
             written += letters.dead(delivery, partition_of(key, 64), failure, 1, datetime.now(UTC))
         await broker.commit(written)
 

@@ -662,7 +662,8 @@ class Route(Settings):
         default="none",
         description="What separates contexts and keeps order: none (one context), subject.N (token N of the"
         " subject,"
-        " counted from 1), header.NAME (the last one where it is repeated), or json./pointer into the document.",
+        " counted from 1), header.NAME (the last one where it is repeated), or json./pointer into the"
+        " document.",
         examples=["subject.2"],
     )
     partitions: int = Field(

@@ -13,7 +13,7 @@ from processor.control import Control
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.jetstream import Broker, Message
 from processor.letters import Letters
-from processor.model import Delivery, Failure, partition_of
+from processor.model import NO_HEADERS, Delivery, Failure, partition_of
 from tests.conftest import waited
 from tests.running import Running, Start
 
@@ -46,7 +46,7 @@ async def give_up(broker: Broker, count: int) -> None:
         written: list[Message] = []
         for i in range(first, min(count, first + 500)):
             key = f"k{i % KEYS}"
-            delivery = Delivery(f"in.{key}", b'{"i":%d}' % i, {}, "app-in-any", i + 1, 1e9)
+            delivery = Delivery(f"in.{key}", b'{"i":%d}' % i, NO_HEADERS, "app-in-any", i + 1, 1e9)
             written += letters.dead(delivery, partition_of(key, 64), failure, 1, datetime.now(UTC))
         await broker.commit(written)
 

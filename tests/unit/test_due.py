@@ -8,7 +8,7 @@ import pytest
 
 from processor.due import Due
 from processor.letters import Kept
-from processor.model import Delivery
+from processor.model import NO_HEADERS, Delivery
 
 ALL = 1 << 30
 
@@ -20,7 +20,7 @@ def payload(size: int) -> bytes:
 
 def kept(place: int, *, sequence: int | None = None, size: int = 1) -> Kept:
     own = place if sequence is None else sequence
-    return Kept(Delivery("in.a", payload(size), {}, "IN", own, 0.0, kept=f"due.{place}"), 0, place)
+    return Kept(Delivery("in.a", payload(size), NO_HEADERS, "IN", own, 0.0, kept=f"due.{place}"), 0, place)
 
 
 class Stream:
