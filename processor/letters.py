@@ -174,11 +174,10 @@ class Letters:
 
 
 def _as_sent(delivery: Delivery) -> Delivery:
-    headers = dict(delivery.headers)
-    stream, sequence = headers.pop(_SOURCE_STREAM, ""), headers.pop(_SOURCE_SEQUENCE, "")
-    if not (stream and sequence.isdecimal()):
+    sent, stream, sequence = _without_source(delivery, b"", b"")
+    if not (stream and sequence.isdigit()):
         return delivery
-    return delivery._replace(headers=headers, stream=stream, sequence=int(sequence))
+    return sent._replace(stream=stream.decode(errors="replace"), sequence=int(sequence))
 
 
 def in_subject(app: str, route: str, partition: int | str) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 import orjson
 
-from processor.model import Delivery, Group
+from processor.model import Delivery, Group, shown
+from processor.model import Headers as Sent
 from processor.runnable import Headers, Message
 
 # What the server puts on a message, or a publisher asks of it: not what one says to who reads it.
@@ -30,14 +31,18 @@ def columns(deliveries: Sequence[Delivery], tries: Mapping[int, int]) -> bytes:
     # One pass in C for all fields: each that is asked for by name costs a pass of its own.
     subjects, _, headers, streams, sequences, times_s, *_ = zip(*deliveries, strict=True)
     attempts = [tries.get(sequence, 0) + 1 for sequence in sequences] if tries else []
-    return _written(
-        s=_one_or_all(subjects),
-        st=_one_or_all(streams),
-        q=sequences,
-        t=times_s,
-        a=attempts if any(attempt > 1 for attempt in attempts) else None,
-        h=[_shown(each) for each in headers] if any(headers) else None,
-    )
+    named = {
+        "s": _one_or_all(subjects),
+        "st": _one_or_all(streams),
+        "q": sequences,
+        "t": times_s,
+        "a": attempts if any(attempt > 1 for attempt in attempts) else None,
+        "h": [_shown(each) for each in headers] if any(headers) else None,
+    }
+    try:
+        return _written(**named)
+    except orjson.JSONEncodeError:  # a subject that is not UTF-8
+        return _written(**{**named, "s": [shown(subject) for subject in subjects]})
 
 
 def columns_of(messages: Sequence[Message]) -> bytes:
@@ -63,8 +68,9 @@ def _one_or_all(texts: Sequence[str]) -> str | Sequence[str]:
     return texts[0] if texts.count(texts[0]) == len(texts) else texts
 
 
-def _shown(headers: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [pair for pair in headers.items() if not pair[0].startswith(_SERVERS)]
+def _shown(headers: Sent) -> list[tuple[str, str]]:
+    pairs = headers.pairs if headers else ()
+    return [(n, value.decode(errors="replace")) for n, value in pairs if not n.startswith(_SERVERS)]
 
 
 class InHand:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from processor.errors import Faults
 from processor.model import Delivery, Failed, Group, Ran
+from processor.model import Headers as Sent
 from processor.runnable import Headers, Message
 from processor.sandbox.host import Guest
 from processor.sandbox.library import SecureRunnableBuilder, SecurityConfig
@@ -32,8 +33,8 @@ AT_S = 1_790_000_000.25
 AT = "2026-09-21T14:13:20.250000+00:00"
 
 
-def delivery(sequence: int, headers: Mapping[str, str] | None = None, subject: str = "in.a") -> Delivery:
-    return Delivery(subject, b"", headers or {}, "IN", sequence, AT_S)
+def delivery(sequence: int, headers: Any = None, subject: str = "in.a") -> Delivery:
+    return Delivery(subject, b"", Sent.of(headers or {}), "IN", sequence, AT_S)
 
 
 @pytest.fixture(params=["restricted", "python"])
@@ -71,6 +72,22 @@ async def test_each_query_has_its_message(spawned: Spawned, language: str) -> No
         ]
         again = await guest.run([Group("k", [b"5"])], messages=columns([delivery(13)], {}))
         assert [row[3] for row in documents(again)[0]["messages"]] == [13]
+
+
+async def test_bytes_that_are_not_utf8_are_replaced_in_what_a_runnable_sees(spawned: Spawned) -> None:
+    """A subject or a header of another encoding is U+FFFD there, and hurts no message beside it."""
+    source = """
+    class Runnable:
+        def process(self, queries):
+            return [[m.subject, m.headers.get_list("a")] for m in self.messages]
+    """
+    taken = [
+        delivery(7, subject="in.\udce9t"),
+        delivery(8, [("a", b"\xff"), ("a", "2"), ("Nats-Msg-Id", "x")]),
+    ]
+    async with spawned(source) as guest:
+        outcome = await guest.run([Group("", [b"1", b"2"], {})], messages=columns(taken, {}))
+        assert documents(outcome) == [["in.\ufffdt", []], ["in.a", ["\ufffd", "2"]]]
 
 
 async def test_a_stream_call_has_one_message(spawned: Spawned, language: str) -> None:
