@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from processor import letters
-from processor.codec import Codec, Publication
+from processor.codec import Codec, Publication, key_of
 from processor.config import Route
 from processor.context import Move
 from processor.errors import ProcessorError
@@ -42,6 +42,7 @@ log = logging.getLogger("processor")
 
 # Idle partitions are taken along in what a commit has left.
 COMMIT_BUDGET = BATCH_MAX - 50
+_KEY_CHARS = 200  # of a key in a line of the log
 _HEADER_BYTES = 16 << 10  # room that a message keeps for its headers, and a position for its own fields
 
 
@@ -321,13 +322,16 @@ class EffectsOf:
         effects.dead_letters.append(failure.code)
         partition = batch.partitions[delivery.sequence]
         effects.stored += self._letters.dead(delivery, partition, failure, attempt, datetime.now(UTC))
-        self._tell(effects, "dead_lettered", delivery, failure, attempt)
+        id_ = f"{self._route.name}.{partition}.{delivery.sequence}"
+        self._tell(effects, "dead_lettered", delivery, failure, attempt, id_)
 
     def _add_dropped(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
         effects.dropped.append((delivery, failure, attempt))
         self._tell(effects, "dropped", delivery, failure, attempt)
 
-    def _tell(self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int) -> None:
+    def _tell(
+        self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int, id_: str = ""
+    ) -> None:
         """Say to the sender's system, to listeners and in the log that a message was given up."""
         for publication in self._codec.failed(delivery, failure):
             self._add(effects, publication, delivery)
@@ -335,16 +339,18 @@ class EffectsOf:
         if self._events_level in ("failures", "all"):
             self._add_event(effects, what, delivery, attempt=attempt, code=failure.code, text=reason)
         log.warning(
-            "%s: %s %s%s",
+            "%s: %s %s",
             {"dead_lettered": "dead letter"}.get(what, what),
             failure.code,
             reason,
-            f"\n{failure.traceback}" if failure.traceback else "",
             extra={
                 "route": self._route.name,
                 "seq": delivery.sequence,
+                "key": key_of(delivery, self._codec)[:_KEY_CHARS] or None,
                 "attempt": attempt,
                 "code": failure.code,
+                "id": id_ or None,
+                "traceback": failure.traceback,
             },
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import json
 import logging
 import os
@@ -456,10 +457,14 @@ class Health:
         except (OSError, UnicodeError) as error:  # a host that is no name at all is the second kind
             number = getattr(error, "errno", None) or 0
             why = os.strerror(number) if number > 0 else str(error)
+            remedy = "Choose another http.host or http.port (PROCESSOR_HTTP_HOST, PROCESSOR_HTTP_PORT)."
+            if number == errno.EADDRINUSE:
+                remedy = (
+                    "Another program listens there, perhaps another processor. Take another port: "
+                    f"PROCESSOR_HTTP_PORT={self._port + 1} (0 for any that is free), or http.port in the file."
+                )
             raise ProcessorError(
-                "E109",
-                f"health cannot listen on {self._host}:{self._port}: {why}",
-                remedy="Choose another http.host or http.port; port 0 takes any free one.",
+                "E109", f"health cannot listen on {self._host}:{self._port}: {why}", remedy=remedy
             ) from error
         self._port = self._server.sockets[0].getsockname()[1]
 
@@ -522,7 +527,8 @@ class Health:
                 return "404 Not Found", "text/plain", b"try /metrics, /livez or /readyz\n"
 
 
-FIELDS = ("route", "seq", "attempt", "code")
+# `id` is that of a dead letter, as `processor dlq` takes it.
+FIELDS = ("route", "seq", "key", "attempt", "code", "id")
 COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
 # User text and keys reach the log: nothing in them may start a line of its own or steer a terminal.
 UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
@@ -532,6 +538,12 @@ UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0x
     0x2028: "\\u2028",
     0x2029: "\\u2029",
 }
+
+
+def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The traceback that belongs to a line: a Runnable's, or that of an error of ours."""
+    theirs: str = vars(record).get("traceback") or ""
+    return theirs or (formatter.formatException(record.exc_info) if record.exc_info else "")
 
 
 class JsonLines(logging.Formatter):
@@ -545,13 +557,16 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if traceback := traceback_of(self, record):
+            line["traceback"] = traceback
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
 class HumanLines(logging.Formatter):
-    """One aligned line for people: time, level, route, what happened, and the other fields."""
+    """One aligned line for people: time, level, route, what happened, and the other fields.
+
+    The lines of a traceback follow, each behind a bar, so that none can pass for a line of the log.
+    """
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -568,8 +583,8 @@ class HumanLines(logging.Formatter):
         line = f"{time} {record.levelname:<7} {route:<12} {(message + rest).translate(UNPRINTABLE)}"
         if self._colour and record.levelname in COLOURS:
             line = f"\x1b[{COLOURS[record.levelname]}m{line}\x1b[0m"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+        for each in traceback_of(self, record).split("\n"):
+            line += f"\n    | {each.translate(UNPRINTABLE)}" if each else ""
         return line
 
 

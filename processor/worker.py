@@ -478,11 +478,12 @@ class Worker:
         self._unblocking = None
         if not self._waiting.is_blocked(key):
             log.warning(
-                "its key is blocked until this message succeeds: %s %s%s",
+                "its key is blocked until this message succeeds: %s %s",
                 failure.code,
                 failure.text[:REASON_CHARS],
-                f"\n{failure.traceback}" if failure.traceback else "",
-                extra=self._where(delivery, attempt=tries, code=failure.code),
+                extra=self._where(
+                    delivery, key=key, attempt=tries, code=failure.code, traceback=failure.traceback
+                ),
             )
         self._waiting.block(key, until_s)
         batch.moves.setdefault(partition, Move()).blocked[key] = tries

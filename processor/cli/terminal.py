@@ -46,6 +46,7 @@ EXITS: dict[int, tuple[str, str]] = {
     EXIT_INTERRUPTED: ("EXIT_INTERRUPTED", "Ctrl-C ended a command that was not finished"),
 }
 
+_TEXT_MAX = 1000  # characters of one message or value on a terminal
 # Of a table on a terminal: rows that are shown at least, lines of a screen that are left for what goes with
 # it, and the narrowest column.
 _ROWS_MIN = 6
@@ -124,9 +125,10 @@ class Shown:
 class Screen:
     """Standard output as a place for messages and documents, for people or for programs.
 
-    For people a message is one line that fits the width of the terminal: time, subject in its own colour,
-    why it failed, content. For programs it is a JSON object with `subject`, `headers` where it has any, and
-    `data` (a JSON document), `text`, or `base64` for other bytes; `processor try --envelope` reads the same.
+    For people a message is one line: time, subject in its own colour, why it failed, and its content, of
+    which a terminal is shown the beginning where it is very long. For programs it is a JSON object with
+    `subject`, `headers` where it has any, and `data` (a JSON document), `text`, or `base64` for other bytes;
+    `processor try --envelope` reads the same.
     """
 
     def __init__(self, format: str | None) -> None:
@@ -143,15 +145,13 @@ class Screen:
         if _is_chunk(shown):
             content = repr(content)
         why = printable(f"{shown.code} {shown.reason}".strip())
-        head = [part for part in (moment, shown.kind, shown.subject, why) if part]
-        room = self._width() - sum(map(_cells, head)) - len(head)
         colour = _COLOURS[zlib.crc32(shown.subject.encode()) % len(_COLOURS)]
         parts = [
             self._paint(moment, _DIM),
             self._paint(shown.kind, _RED if shown.kind == "dead letter" else _DIM),
             self._paint(printable(shown.subject), colour),
             self._paint(why, _RED),
-            shortened(content, room),
+            self._beginning(content),
         ]
         self.line(" ".join(part for part in parts if part))
 
@@ -174,7 +174,7 @@ class Screen:
         """Names with their values, indented, each on a line of its own."""
         for name, value in items.items():
             text = json.dumps(value, default=plain, ensure_ascii=False)
-            self.line(f"  {printable(name)}: {shortened(printable(text), self._width() - _cells(name) - 4)}")
+            self.line(f"  {printable(name)}: {self._beginning(printable(text))}")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: int) -> None:
         """Rows in columns. A terminal's width is kept by the first `elastic` ones, which may be cut.
@@ -210,6 +210,12 @@ class Screen:
 
     def _paint(self, text: str, colour: int) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if text and self._has_colour else text
+
+    def _beginning(self, text: str) -> str:
+        """All of a text, unless it would fill a terminal."""
+        if len(text) <= _TEXT_MAX or not is_terminal(sys.stdout):
+            return text
+        return f"{text[:_TEXT_MAX]}… {self._paint(f'({len(text):,} characters; a pipe gets all)', _DIM)}"
 
     def _width(self) -> int:
         # Who redirects lines for people into a file wants all of them.

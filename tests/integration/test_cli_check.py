@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from pathlib import Path
 
 import pytest
 
 from processor.cli.terminal import EXIT_CONFIG, EXIT_OK
-from tests.integration.test_cli import ROOT, Start, code, command, done, route
+from tests.integration.test_cli import Start, code, command, done, route
+from tests.terminal import COLUMNS, LINES, on_a_terminal
 
 __all__ = ["command", "done", "route"]
-
-COLUMNS, LINES = 80, 24
-
-
-def on_a_terminal(folder: Path, *arguments: object) -> list[str]:
-    """What a terminal of 80 columns and 24 lines shows of a command."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "PROCESSOR_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "processor", *map(str, arguments)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=folder,
-        env={**own, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while part := os.read(ours, 4096):
-            shown += part
-    except OSError:  # how a terminal says that nobody is at the other end
-        pass
-    os.close(ours)
-    assert process.wait() == EXIT_OK, shown
-    return shown.decode().replace("\r\n", "\n").splitlines()
 
 
 def with_routes(path: Path, count: int) -> None:
@@ -61,7 +28,9 @@ def with_routes(path: Path, count: int) -> None:
 def test_check_fills_at_most_a_screen(count: int, route: Path) -> None:
     """However many routes and however long their names; the first lines say what matters most."""
     with_routes(route, count)
-    shown = on_a_terminal(route.parent, "check", route.name)
+    with on_a_terminal(route.parent, "check", route.name) as terminal:
+        assert terminal.end() == EXIT_OK
+    shown = terminal.text.splitlines()
     assert len(shown) < LINES
     assert max(map(len, shown)) <= COLUMNS
     assert shown[0] == f"app.yaml: app app, {count} routes, no fault"

@@ -355,7 +355,8 @@ async def test_a_port_in_use_is_named() -> None:
             await Health(Telemetry(), port=port).start()
     assert str(taken.value) == (
         f"E109 health cannot listen on 127.0.0.1:{port}: Address already in use."
-        " Choose another http.host or http.port; port 0 takes any free one."
+        " Another program listens there, perhaps another processor. Take another port: "
+        f"PROCESSOR_HTTP_PORT={port + 1} (0 for any that is free), or http.port in the file."
     )
 
 

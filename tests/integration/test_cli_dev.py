@@ -1,0 +1,104 @@
+"""What a person at a terminal sees of messages and failures, and two processors on one machine."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+from processor.cli.terminal import EXIT_CONFIG, EXIT_OK
+from processor.embedded import EmbeddedServer
+from tests.integration.test_cli import ROUTE, Start, code, command, done, route
+from tests.terminal import COLUMNS, on_a_terminal
+
+__all__ = ["command", "done", "route"]
+
+KEYED = ROUTE.replace("    output: out\n", "    output: out\n    key: subject.2\n    retry: {attempts: 1}\n")
+FAILS = """
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            if query.get("fail"):
+                raise ValueError(query["fail"])
+        return queries
+"""
+
+
+def test_dev_shows_documents_whole_and_failures_as_a_person_reads_them(
+    route: Path, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """No document ends at the edge of the screen; a traceback has lines; a dead letter says its id."""
+    route.write_text(KEYED)
+    (route.parent / "count.py").write_text(FAILS)
+    long = '{"text":"' + "word " * 60 + 'the end"}'
+    with on_a_terminal(route.parent, "dev", route.name, NATS_URL=nats_server.url) as terminal:
+        terminal.sees("route started")
+        given = f'{long}\n{{"fail": "first\\nline\\u001b[2J"}}\n'
+        assert code(done("pub", "in.ibm", url=nats_server.url, given=given)) == EXIT_OK
+        terminal.sees('the end"}')
+        terminal.sees("| ValueError: first")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == EXIT_OK
+    lines = terminal.text.splitlines()
+    [output] = [line for line in lines if "the end" in line]
+    assert output.endswith(long)
+    assert len(output) > 3 * COLUMNS
+    [letter] = [number for number, line in enumerate(lines) if "dead letter: E304" in line]
+    found = re.search(r" key=ibm attempt=1 id=(r\.\d+\.2)$", lines[letter])
+    assert found, lines[letter]
+    assert lines[letter + 1].startswith("    | Traceback (most recent call last):")
+    assert '    |     raise ValueError(query["fail"])' in lines
+    assert "    | ValueError: first" in lines
+    assert r"    | line\x1b[2J" in lines
+    shown = done("dlq", "show", route, "--id", found[1], url=nats_server.url)
+    assert code(shown) == EXIT_OK
+    assert shown.documents[0]["code"] == "E304"
+
+
+def test_a_document_that_would_fill_the_screen_is_begun(
+    route: Path, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """A terminal is shown its beginning and how long it is; a pipe gets all of it."""
+    route.write_text(ROUTE)
+    (route.parent / "count.py").write_text(FAILS)
+    (route.parent / "in.jsonl").write_text('{"text":"' + 5000 * "x" + '"}\n')
+    with on_a_terminal(route.parent, "try", route.name, "r", "in.jsonl") as terminal:
+        assert terminal.end() == EXIT_OK
+    assert "xxx… (5,011 characters; a pipe gets all)" in terminal.text
+    piped = done("try", route, "r", "in.jsonl", "--format", "human")
+    assert 5000 * "x" in piped.out
+
+
+def test_json_lines_keep_a_traceback_in_a_field(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """One line is one record, with the key and the id of the dead letter beside it."""
+    route.write_text(KEYED + "logs: {format: json}\n")
+    (route.parent / "count.py").write_text(FAILS)
+    run = command("run", route, url=nats_server.url)
+    run.says("route started")
+    done("pub", "in.ibm", url=nats_server.url, given='{"fail": "no"}\n')
+    run.says('"id": "r.')
+    [line] = [line for line in run.err.splitlines() if "dead letter" in line]
+    assert '"message": "dead letter: E304 ValueError: no"' in line
+    assert '"key": "ibm"' in line
+    assert r'"traceback": "Traceback (most recent call last):\n' in line
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+
+
+def test_a_second_processor_on_one_machine_needs_another_port(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer, free_port: int
+) -> None:
+    """`run` says how to give it one; `dev` takes a free one and says which."""
+    port = {"PROCESSOR_HTTP_PORT": str(free_port)}
+    first = command("run", route, url=nats_server.url, **port)
+    first.says("route started")
+    second = done("run", route, url=nats_server.url, **port)
+    assert code(second) == EXIT_CONFIG
+    assert f"E109 health cannot listen on 127.0.0.1:{free_port}: Address already in use." in second.err
+    assert f"PROCESSOR_HTTP_PORT={free_port + 1} (0 for any that is free)" in second.err
+    dev = command("dev", route, url=nats_server.url, **port)
+    dev.says(f"{free_port} is in use; metrics take a free port")
+    dev.says("metrics  http://127.0.0.1:")
+    for each in (dev, first):
+        assert each.ends(signal.SIGINT) == EXIT_OK
