@@ -67,7 +67,7 @@ GUEST = "sandbox.guest"
 NOT_IN_A_GUEST = {"asyncio", "ssl", "socketserver", *OWNERS} - {"RestrictedPython"}
 
 # Folders of programs that tests feed to the sandbox: data, not code of ours.
-PROGRAMS = {"allowed", "denied"}
+PROGRAMS = {"allowed", "denied", "hostile"}
 
 NO_NOUN = {"utils", "helpers", "types", "base", "interfaces", "common", "misc"}
 LINES = 1000

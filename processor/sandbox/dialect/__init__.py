@@ -144,11 +144,12 @@ def compile_program(program: Program) -> types.CodeType:
     _check_depth(tree, faults)
     faults.stop_if_any()
     bound = _bound_names(tree)
+    has_slices = _knows_extended_slices(tree)
     if "Runnable" not in bound:
         faults.add(*undefined(tree))
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)
-        tree = Transformer(faults, bound, words).visit(_Desugar(faults).visit(tree))
+        tree = Transformer(faults, bound, words, has_slices).visit(_Desugar(faults).visit(tree))
         # A source that is refused is compiled as it stands, for the mistakes that only the compiler finds.
         code = _compile(program.source if faults.any else ast.fix_missing_locations(tree), program, faults)
     faults.stop_if_any()
@@ -278,6 +279,15 @@ def _bound_names(tree: ast.AST) -> set[str]:
     """Every name that the source binds in any scope."""
     names = (node.arg if isinstance(node, ast.arg) else bound_by(node) for node in ast.walk(tree))
     return {name for name in names if name is not None}
+
+
+def _knows_extended_slices(tree: ast.AST) -> bool:
+    """Whether a slice with a step can come up as a value: where it is an index, a list has to be guarded."""
+    return any(
+        (isinstance(node, ast.Slice) and node.step is not None)
+        or (isinstance(node, ast.Name) and node.id == "slice")
+        for node in ast.walk(tree)
+    )
 
 
 class _Desugar(ast.NodeTransformer):
@@ -500,8 +510,9 @@ class _Fields(ast.Assign):
 class Transformer(RestrictingNodeTransformer):
     """What the dialect allows, by name and by construct; unknown nodes are refused by RestrictedPython."""
 
-    def __init__(self, faults: _Collector, bound: set[str], words: str | None) -> None:
+    def __init__(self, faults: _Collector, bound: set[str], words: str | None, has_slices: bool) -> None:
         super().__init__()
+        self._has_slices = has_slices
         self._words = words  # of the source as a whole, its docstring
         self._faults = faults
         self._bound = bound
@@ -618,7 +629,24 @@ class Transformer(RestrictingNodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if not isinstance(node.ctx, ast.Load):
             node.value = self._written_dict(node.value)
-        return self._contents(node)
+        self._contents(node)
+        if isinstance(node.ctx, ast.Store) and self._has_slices:
+            node.value = _call("~items", node.value, at=node.value)
+        return node
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        self.check_name(node, node.name)
+        self._contents(node)
+        named = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        if node.type is not None and not all(self._is_plain_exception(kind) for kind in named):
+            node.type = _call("~caught", node.type, at=node.type)
+        return node
+
+    def _is_plain_exception(self, kind: ast.expr | None) -> bool:
+        """Whether it names a class of exceptions that stands for itself."""
+        if not isinstance(kind, ast.Name) or kind.id in self._bound:
+            return False
+        return kind.id in facades.EXCEPTIONS and kind.id != "UnicodeDecodeError"
 
     def _written_dict(self, node: ast.expr) -> ast.expr:
         """`node`, which something is done to: where it is `ob.__dict__`, what writes through to `ob`."""

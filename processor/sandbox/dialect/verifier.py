@@ -62,7 +62,9 @@ OPERATIONS = frozenset(
 )
 # CALL_INTRINSIC_1 with STOPITERATION_ERROR, UNARY_POSITIVE, LIST_TO_TUPLE; not import *, not the rest.
 _INTRINSICS = frozenset((3, 5, 6))
-_GUARDS = frozenset(("~read", "~super", "~write", "~put", "~match", "~class", "~any", facades.FRESH))
+_GUARDS = frozenset((
+    "~read", "~super", "~write", "~put", "~match", "~class", "~any", "~items", "~caught", facades.FRESH,
+))  # fmt: skip
 _READ_ATTRIBUTE = frozenset(("LOAD_ATTR", "LOAD_METHOD"))
 _WRITE_ATTRIBUTE = frozenset(("STORE_ATTR", "DELETE_ATTR"))
 _CELLS = frozenset(("STORE_DEREF", "DELETE_DEREF"))
@@ -86,9 +88,15 @@ class _Verifier:
     def __init__(self, code: types.CodeType) -> None:
         self.complaints: list[tuple[int, str]] = []
         self._line = 1
+        self._knows_extended_slices = False
+        self._unguarded_items: list[int] = []  # the lines of code that sets an item past its guard
         pending = [code]
         while pending:
             pending += self._verify(pending.pop())
+        if self._knows_extended_slices:
+            for line in self._unguarded_items:
+                self._line = line
+                self._complain("an item is set without its guard where there are extended slices")
 
     def _complain(self, text: str) -> None:
         if len(self.complaints) < MAX_COMPLAINTS:
@@ -113,7 +121,8 @@ class _Verifier:
         inner = list(self._constants(code.co_consts))
         before: list[dis.Instruction] = []
         counts = dict.fromkeys(
-            ("write", "guarded", "class", "built", "match", "positional", "super", "handed"), 0
+            ("write", "guarded", "class", "built", "match", "positional", "super", "handed", "set", "items"),
+            0,
         )
         operations = [
             operation
@@ -129,6 +138,8 @@ class _Verifier:
             before.append(instruction)
         if counts["write"] > counts["guarded"]:
             self._complain("an attribute is set without its guard")
+        if counts["set"] > counts["items"]:
+            self._unguarded_items.append(self._line)
         if counts["built"] > counts["class"]:
             self._complain("a class is built without its guard")
         if counts["handed"] > counts["super"]:
@@ -190,11 +201,17 @@ class _Verifier:
             counts["positional"] += bool(instruction.arg) and not _names_builtin(before)
         elif operation == "LOAD_BUILD_CLASS":
             counts["built"] += 1
+        elif operation == "BUILD_SLICE":
+            self._knows_extended_slices |= instruction.arg == 3
+        elif operation == "STORE_SUBSCR":
+            counts["set"] += 1
         elif instruction.opcode in dis.hasname:
             counts["guarded"] += name == "~write"
             counts["class"] += name == "~class"
             counts["match"] += name == "~match"
             counts["super"] += name == "~super"
+            counts["items"] += name == "~items"
+            self._knows_extended_slices |= name == "slice"
             self._variable(operation, name)
 
     def _attribute(self, name: str, *, after_super: bool, written: bool = False) -> None:

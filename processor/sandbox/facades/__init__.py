@@ -72,6 +72,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from processor import runnable
+from processor.sandbox.facades import exact
 from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.guards import (
     CLASS_NAMES,
@@ -88,6 +89,7 @@ from processor.sandbox.facades.guards import (
     WRITTEN_DICT,
     attribute,
     attributes_of,
+    bases_allowed,
     bless,
     delete,
     has,
@@ -148,8 +150,8 @@ from processor.sandbox.facades.standins import (
 )
 
 __all__ = [
-    "CLASS_NAMES", "DEPENDENT", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS", "MODULES",
-    "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute", "bless",
+    "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS",
+    "MODULES", "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute", "bless",
     "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
     "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
 ]  # fmt: skip
@@ -265,6 +267,7 @@ for _kind in (
         if isinstance(_value, types.FunctionType) and not _name.startswith("_"):
             _insist_on_self(_kind, _name)
 guard_user_string()
+exact.guard_collections()
 
 # The one mutable thing among the attributes of the classes that are handed out.
 setattr(textwrap.TextWrapper, "unicode_whitespace_trans",  # noqa: B010
@@ -306,7 +309,7 @@ def _pick(module: types.ModuleType, names: str) -> dict[str, Any]:
 
 
 _BASE_CLASSES = (
-    object, dict, list, set, frozenset, tuple, int, float, complex, collections.OrderedDict,
+    object, dict, list, set, frozenset, tuple, int, float, complex, exact.OrderedDict,
     collections.defaultdict, collections.Counter, collections.deque, collections.ChainMap,
     json.JSONEncoder, json.JSONDecoder, abc.ABC,
     str, bytes, collections.UserDict, collections.UserList, collections.UserString, random.Random,
@@ -341,7 +344,7 @@ def _build() -> dict[str, types.ModuleType]:
     kinds = "Enum IntEnum Flag IntFlag StrEnum"
     modules: dict[str, dict[str, Any]] = {
         "abc": {"ABC": abc.ABC, "ABCMeta": Hint("ABCMeta", abc.ABC), "abstractmethod": _abstractmethod},
-        "array": _pick(array, "array ArrayType typecodes"),
+        "array": {"array": exact.array, "ArrayType": exact.array, "typecodes": array.typecodes},
         "base64": _pick(
             base64,
             "b64encode b64decode standard_b64encode standard_b64decode urlsafe_b64encode urlsafe_b64decode "
@@ -361,9 +364,8 @@ def _build() -> dict[str, types.ModuleType]:
         "cmath": {name: value for name, value in vars(cmath).items() if not name.startswith("_")},
         "colorsys": _pick(colorsys, "rgb_to_yiq yiq_to_rgb rgb_to_hls hls_to_rgb rgb_to_hsv hsv_to_rgb"),
         "collections": {
-            **_pick(
-                collections, "defaultdict OrderedDict Counter deque ChainMap UserDict UserList UserString"
-            ),
+            **_pick(collections, "defaultdict Counter deque ChainMap UserDict UserList UserString"),
+            "OrderedDict": exact.OrderedDict,
             "namedtuple": namedtuple,
             "abc": collections_abc,
         },
@@ -440,7 +442,8 @@ def _build() -> dict[str, types.ModuleType]:
             "accumulate batched chain combinations combinations_with_replacement compress count cycle "
             "dropwhile filterfalse groupby islice pairwise permutations product repeat starmap takewhile tee "
             "zip_longest",
-        ),
+        )
+        | exact.ITERTOOLS,
         "json": _pick(json, "dumps loads JSONDecodeError JSONEncoder JSONDecoder"),
         "keyword": {
             **_pick(keyword, "iskeyword issoftkeyword"),
@@ -459,6 +462,7 @@ def _build() -> dict[str, types.ModuleType]:
             ),
             "attrgetter": _attrgetter,
             "methodcaller": _methodcaller,
+            "setitem": exact.set_item,
         },
         "posixpath": _pick(
             posixpath, "basename commonpath commonprefix dirname isabs join normpath sep split splitext"
@@ -600,6 +604,8 @@ EXCEPTIONS = {
 }
 for _exception in EXCEPTIONS.values():
     bless(_exception)
+EXCEPTIONS["UnicodeDecodeError"] = exact.UnicodeDecodeError  # not to derive from: its attributes could be set
+bases_allowed.discard(UnicodeDecodeError)
 bless(json.JSONDecodeError)
 
 _BUILTINS = (
@@ -670,6 +676,7 @@ def make_namespace(
         modules["requests"] = requests  # type: ignore[assignment]
         modules["requests.exceptions"] = vars(requests)["exceptions"]
     space = {name: getattr(builtins, name) for name in words(_BUILTINS)}
+    space["bytearray"] = exact.bytearray
     space.update(EXCEPTIONS)
     space.update(extra)
     space.update(
@@ -689,6 +696,8 @@ def make_namespace(
             "~write": writable,
             "~put": put,
             "~match": matchable,
+            "~items": exact.items_of,
+            "~caught": exact.caught,
             "~class": user_class,
             "~any": ANY,
             FRESH: fresh,

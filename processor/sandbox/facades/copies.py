@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from processor.sandbox.facades import exact
 from processor.sandbox.facades.guards import is_user_class
 
 # What a copy of is the thing itself; their subclasses that are the host's, too.
@@ -32,8 +33,8 @@ _SAME: tuple[type, ...] = (
 _ATOMS = frozenset((*_SAME, bool))
 # What copies itself as its type says, with no word of the user's in it.
 _MADE_BY_COPY = frozenset((
-    bytearray, decimal.Context, list, dict, set, collections.deque, collections.Counter,
-    collections.OrderedDict, collections.defaultdict, collections.ChainMap,
+    exact.bytearray, decimal.Context, list, dict, set, collections.deque, collections.Counter,
+    exact.OrderedDict, collections.defaultdict, collections.ChainMap,
 ))  # fmt: skip
 
 _Copy = Callable[[Any], Any]
@@ -174,7 +175,7 @@ _CONTAINERS: dict[type, Callable[[Any, _Copy, dict[int, Any]], Any]] = {
     collections.deque: _deque,
     dict: _mapping,
     collections.Counter: _mapping,
-    collections.OrderedDict: _mapping,
+    exact.OrderedDict: _mapping,
     collections.defaultdict: _defaultdict,
     collections.ChainMap: _chain,
     tuple: _collection,

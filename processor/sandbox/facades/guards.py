@@ -18,8 +18,11 @@ import functools
 import re
 import string
 import types
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
+
+from processor.sandbox.facades import exact
 
 # A letter, as __slots__ takes only identifiers; one that nobody begins a name with.
 PRIVATE = "\u01c0"
@@ -247,8 +250,12 @@ def _method(ob: Any, name: str) -> Any:
     if name == "__init__":
         return _initializer(ob)
     value = getattr(ob, name)
+    if name == "__setitem__" and isinstance(value, _SLOTS) and issubclass(_kind(ob), list):
+        return exact.list_setter(value)
     # A host class's own Python code trusts its `self`; through the class a user could give it any.
-    if isinstance(ob, type) and not (is_user_function(value) or isinstance(value, _SLOTS)):
+    if isinstance(ob, type) and not (
+        is_user_function(value) or isinstance(value, _SLOTS) or _is_pinning(value)
+    ):
         _refuse(name, " on a class; use the operator or function that stands for it")
     return value
 
@@ -436,7 +443,9 @@ def inherited(found: Any, name: str) -> Any:
         return DEPENDENT[name](found, name)
     if isinstance(_SUPER_SELF(found), type) and name != "__init_subclass__":
         _refuse(name, " of super() in a method of the class; call the class")
-    return getattr(found, name)
+    value = getattr(found, name)
+    is_list = name == "__setitem__" and isinstance(value, _SLOTS) and isinstance(_SUPER_SELF(found), list)
+    return exact.list_setter(value) if is_list else value
 
 
 _SUPER_SELF = vars(super)["__self__"].__get__
@@ -489,6 +498,12 @@ def writable(ob: Any) -> Any:
 
 def write(ob: Any, name: str, value: Any) -> None:
     _check_name(name)
+    if name in METHODS and isinstance(ob, type):
+        members = {name: value}
+        _keep_from_c(members, ob.__mro__ if ob in user_classes else ())
+        for key, made in members.items():
+            setattr(writable(ob), key, made)
+        return
     setattr(writable(ob), name if name in METHODS else _vetted(name), value)
 
 
@@ -551,10 +566,11 @@ _SHOWN: dict[type, type] = {
     kind: _shown(kind)
     for kind in (
         *_INTERNALS, types.FunctionType, types.MethodType, types.ModuleType, types.CellType,
-        types.GenericAlias, types.BuiltinFunctionType, staticmethod,
+        types.GenericAlias, types.BuiltinFunctionType, staticmethod, slice,
     )
 }  # fmt: skip
 CLASSMETHOD = _SHOWN[classmethod] = _shown(classmethod, _ClassMethod)
+_SHOWN.update({kind: shown for shown, kind in exact.CAUGHT.items()})
 
 
 def shown(kind: type) -> type:
@@ -585,7 +601,7 @@ def matchable(subject: Any, *classes: Any) -> Any:
     return subject
 
 
-_SELF_MATCHING = frozenset((bool, bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple))
+_SELF_MATCHING = frozenset((bool, exact.bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple))
 
 
 def user_class(name: str, bases: tuple[type, ...], body: Mapping[str, Any], /, **options: Any) -> type:
@@ -686,6 +702,70 @@ _HOOKED: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# What C compares with these may be its own last hold of both.
+_PINNED = frozenset(("__lt__", "__le__", "__eq__", "__ne__", "__gt__", "__ge__"))
+# The pairs of the last comparisons that gave no answer: C goes on with both, and in some places nobody else
+# holds them any more. No code of a user's runs between such an answer and the end of C's comparison.
+_pins: deque[tuple[Any, Any]] = deque(maxlen=16)
+
+
+def _pinning(function: Any) -> Any:
+    """A user's comparison, whose operands outlive it where it answers NotImplemented."""
+
+    def compared(self: Any, other: Any, /) -> Any:
+        found = function(self, other)
+        if found is NotImplemented:
+            _pins.append((self, other))
+        return found
+
+    return compared
+
+
+_PINNING = _pinning(None).__code__
+
+
+def _is_pinning(value: Any) -> bool:
+    return type(value) is types.FunctionType and value.__code__ is _PINNING
+
+
+def _as_function(value: Any) -> Any:
+    """A hook that is not a function, as one that is."""
+
+    def bound(self: Any, other: Any, /) -> Any:
+        get = getattr(type(value), "__get__", None)
+        return (value if get is None else get(value, self, type(self)))(other)
+
+    return bound
+
+
+def _walk(self: Any) -> Iterator[Any]:
+    """The items of an object that has only `__getitem__`; C's own iterator lets go of it twice."""
+    at = 0
+    while True:
+        try:
+            item = self[at]
+        except (IndexError, StopIteration):
+            return
+        yield item
+        at += 1
+
+
+def _keep_from_c(members: dict[str, Any], bases: tuple[type, ...]) -> None:
+    """Change among the hooks of a class of the user's what C code would trust. Raises TypeError."""
+    if "__len__" in members and any(issubclass(base, (str, bytes)) for base in bases):
+        raise TypeError("__len__ of a class derived from str or bytes cannot be defined in a Runnable")
+    for name in _PINNED & members.keys():
+        value = members[name]
+        if is_user_function(value):
+            members[name] = _pinning(value)
+        elif value is not None and not isinstance(value, (types.FunctionType, *_SLOTS)):
+            members[name] = _pinning(_as_function(value))
+    if "__getitem__" not in members or "__iter__" in members:
+        return
+    if not any("__iter__" in vars(kind) for base in bases for kind in base.__mro__):
+        members["__iter__"] = _walk
+
+
 class _Registrar:
     """The first member of a class: the interpreter tells members of their class before it calls hooks."""
 
@@ -707,6 +787,7 @@ def _metaclass(bases: tuple[type, ...]) -> type:
 def register(
     meta: type, name: str, bases: tuple[type, ...], members: dict[str, Any], options: Mapping[str, Any] = {}
 ) -> type:
+    _keep_from_c(members, bases)
     space = meta.__prepare__(name, bases)
     space[REGISTRAR] = _Registrar()
     for key, value in members.items():

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from processor.sandbox.facades import exact
 from processor.sandbox.facades.guards import (
     CLASS_NAMES,
     FIELDS,
@@ -153,7 +154,7 @@ ABSTRACT: dict[str, type] = {
 }
 _CONCRETE: dict[str, type] = {
     "List": list, "Dict": dict, "Set": set, "FrozenSet": frozenset, "Tuple": tuple, "Text": str,
-    "DefaultDict": collections.defaultdict, "OrderedDict": collections.OrderedDict,
+    "DefaultDict": collections.defaultdict, "OrderedDict": exact.OrderedDict,
     "Counter": collections.Counter, "Deque": collections.deque, "ChainMap": collections.ChainMap,
     "AbstractSet": collections.abc.Set, "Pattern": re.Pattern, "Match": re.Match,
 }  # fmt: skip

@@ -1,0 +1,534 @@
+"""What C code works on while it could call a Runnable's code: given exact built-in types, or kept from it.
+
+C holds raw memory, or a reference that nobody else owns, across a call of a hook (`__index__`, `__lt__`,
+`__len__`): a hook that changes the very object then makes it read and write what is no longer its own.
+CPython mends such places one by one, in new releases only. So arguments become exact built-in objects, whose
+hooks are the interpreter's, before the memory is looked at; what must call hooks is written in Python.
+
+`facades` and `guards` hand out what is here in the place of their namesakes. `tests/sandbox/fuzz.py` looks
+for what is missing.
+"""
+
+from __future__ import annotations
+
+import array as arrays
+import builtins
+import collections
+import datetime
+import decimal
+import fractions
+import itertools
+import math
+import operator
+import reprlib
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+# Values of these types have no hook of a user's, nor do those that they hold.
+_EXACT = frozenset((int, float, complex, bool, str, bytes, type(None), memoryview, range))
+_NUMBERS = frozenset((int, float, complex, bool, decimal.Decimal, fractions.Fraction, datetime.timedelta))
+
+
+def whole(value: Any) -> Any:
+    """`value` as an int that is nothing but an int. Raises TypeError where it is no whole number."""
+    if type(value) is int:
+        return value
+    return int.__index__(operator.index(value))
+
+
+def real(value: Any) -> float:
+    """`value` as a float that is nothing but a float. Raises TypeError where it is no number."""
+    return value if type(value) is float else math.ldexp(value, 0)
+
+
+def exact(value: Any) -> Any:
+    """An argument as C may have it: of the built-in type that its class derives from, or the int it is."""
+    kind = type(value)
+    if kind in _EXACT:
+        return value
+    if kind is slice:
+        return slice(
+            *(None if part is None else whole(part) for part in (value.start, value.stop, value.step))
+        )
+    if kind is tuple:
+        return tuple([exact(item) for item in value])
+    if isinstance(value, int):
+        return int.__index__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, builtins.bytes):
+        return builtins.bytes.__bytes__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, (arrays.array, builtins.bytearray)):
+        return value
+    return int.__index__(operator.index(value)) if hasattr(kind, "__index__") else value
+
+
+def _is_buffer(value: Any) -> bool:
+    return isinstance(value, (builtins.bytes, builtins.bytearray, memoryview, arrays.array))
+
+
+def _given_exactly(method: Callable[..., Any], made: Callable[[Any], Any]) -> Callable[..., Any]:
+    """`method` of a C type, given exact arguments only; `made` is what becomes of the result."""
+
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        args = tuple([exact(value) for value in args])
+        return made(method(self, *args, **{name: exact(value) for name, value in kwargs.items()}))
+
+    call.__name__ = call.__qualname__ = method.__name__
+    return call
+
+
+class bytearray(builtins.bytearray):
+    """bytearray, as its namesake."""
+
+    __slots__ = ()
+
+    def __init__(self, source: Any = b"", /, *args: Any, **kwargs: Any) -> None:
+        if type(source) not in _EXACT and not _is_buffer(source) and not isinstance(source, (str, int)):
+            source = whole(source) if hasattr(type(source), "__index__") else _octets(source)
+        _BYTEARRAY_INIT(self, exact(source), *map(exact, args), **kwargs)
+
+    def extend(self, iterable: Any, /) -> None:
+        builtins.bytearray.extend(self, iterable if _is_buffer(iterable) else _octets(iterable))
+
+    def join(self, iterable: Any, /) -> Any:
+        return _bytearray(builtins.bytearray.join(self, [exact(item) for item in iterable]))
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        if type(at) is slice and not _is_buffer(value) and not hasattr(type(value), "__index__"):
+            value = _octets(value)
+        builtins.bytearray.__setitem__(self, exact(at), exact(value))
+
+    def __mod__(self, values: Any) -> Any:
+        return bytearray(bytes(self) % values)
+
+    def __contains__(self, value: Any) -> bool:
+        return builtins.bytearray.__contains__(self, exact(value))
+
+    def copy(self) -> Any:
+        return bytearray(self)
+
+
+_BYTEARRAY_INIT = builtins.bytearray.__init__
+
+
+def _octets(iterable: Any) -> builtins.bytes:
+    return builtins.bytes([whole(item) for item in iterable])
+
+
+def _bytearray(made: Any) -> Any:
+    """What a method of bytearray gave, with those in it of the class that is handed out."""
+    kind = type(made)
+    if kind is builtins.bytearray:
+        return bytearray(made)
+    if kind is list or kind is tuple:
+        return kind(map(_bytearray, made))
+    return made
+
+
+_TEXT_CODES = frozenset("uw")
+_REAL_CODES = frozenset("fd")
+
+
+class array(arrays.array):  # type: ignore[type-arg]
+    """array.array, as its namesake."""
+
+    __slots__ = ()
+
+    def __new__(cls, typecode: Any, initializer: Any = (), /) -> Any:
+        typecode = exact(typecode)
+        if isinstance(initializer, str):
+            initializer = exact(initializer)
+        elif not _is_buffer(initializer):
+            initializer = [_item(typecode, item) for item in initializer]
+        return arrays.array.__new__(cls, typecode, initializer)
+
+    def append(self, value: Any, /) -> None:
+        arrays.array.append(self, _item(self.typecode, value))
+
+    def insert(self, at: Any, value: Any, /) -> None:
+        arrays.array.insert(self, whole(at), _item(self.typecode, value))
+
+    def extend(self, iterable: Any, /) -> None:
+        if not isinstance(iterable, arrays.array):
+            iterable = [_item(self.typecode, item) for item in iterable]
+        arrays.array.extend(self, iterable)
+
+    def fromlist(self, items: Any, /) -> None:
+        if not isinstance(items, list):
+            raise TypeError("arg must be list")
+        arrays.array.fromlist(self, [_item(self.typecode, item) for item in items])
+
+    def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
+        return arrays.array.__iadd__(self, other)
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        at = exact(at)
+        arrays.array.__setitem__(self, at, value if type(at) is slice else _item(self.typecode, value))
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.tolist()
+
+    def index(self, value: Any, /, *limits: Any) -> int:
+        try:
+            return self.tolist().index(value, *map(whole, limits))
+        except ValueError:
+            raise ValueError("array.index(x): x not in array") from None
+
+    def count(self, value: Any, /) -> int:
+        return self.tolist().count(value)
+
+    def remove(self, value: Any, /) -> None:
+        try:
+            del self[self.tolist().index(value)]
+        except ValueError:
+            raise ValueError("array.remove(x): x not in array") from None
+
+    def tofile(self, file: Any, /) -> None:
+        file.write(self.tobytes())
+
+    def fromfile(self, file: Any, count: Any, /) -> None:
+        count = whole(count)
+        read = exact(file.read(count * self.itemsize))
+        if not _is_buffer(read):
+            raise TypeError("read() didn't return bytes")
+        self.frombytes(read)
+        if len(read) != count * self.itemsize:
+            raise EOFError("read() didn't return enough bytes")
+
+    def __repr__(self) -> str:
+        return arrays.array.__repr__(self)
+
+
+def _item(typecode: str, value: Any) -> Any:
+    """`value` as an array with that type code stores it."""
+    if typecode in _REAL_CODES:
+        return real(value)
+    if typecode in _TEXT_CODES or type(value) is int:
+        return exact(value)
+    return whole(value) if hasattr(type(value), "__index__") else exact(value)
+
+
+def _array(made: Any) -> Any:
+    return array(made.typecode, made) if type(made) is arrays.array else made
+
+
+# Their hooks are for the interpreter, which asks a type and not an object, or cannot be reached at all.
+_LEFT_ALONE = frozenset((
+    "__new__", "__init__", "__getattribute__", "__class__", "__doc__", "__hash__", "__class_getitem__",
+    "__init_subclass__", "__subclasshook__", "__sizeof__", "__alloc__", "__reduce__", "__reduce_ex__",
+    "__buffer__", "__release_buffer__", "__iter__", "__len__", "__repr__", "__str__", "__eq__", "__ne__",
+    "__lt__", "__le__", "__gt__", "__ge__", "__setattr__", "__delattr__", "__dir__", "__getstate__",
+    "__format__",
+))  # fmt: skip
+_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType)
+
+
+def _guard(cls: Any, base: type, made: Callable[[Any], Any]) -> None:
+    for name, value in vars(base).items():
+        if isinstance(value, _METHODS) and name not in vars(cls) and name not in _LEFT_ALONE:
+            setattr(cls, name, _given_exactly(value, made))
+    cls.__module__ = base.__module__
+
+
+_guard(bytearray, builtins.bytearray, _bytearray)
+_guard(array, arrays.array, _array)
+
+
+def _fromhex(text: Any, /) -> Any:
+    return bytearray(builtins.bytes.fromhex(exact(text)))
+
+
+setattr(bytearray, "fromhex", staticmethod(_fromhex))  # noqa: B010 (a class method would take any class)
+
+
+# Lists
+
+
+def set_item(ob: Any, at: Any, value: Any) -> None:
+    """`ob[at] = value`. A list measures an extended slice, and then runs the iterator that it is given."""
+    if type(at) is slice and isinstance(ob, list) and not isinstance(value, (list, tuple)):
+        value = list(value)
+    ob[at] = value
+
+
+def list_setter(method: Callable[..., None]) -> Callable[..., None]:
+    """`list.__setitem__`, bound or not, that does the same."""
+
+    def __setitem__(*args: Any) -> None:
+        *place, value = args
+        if place and type(place[-1]) is slice and not isinstance(value, (list, tuple)):
+            value = list(value)
+        method(*place, value)
+
+    return __setitem__
+
+
+class _Items:
+    """A list where items of it are set in a program that knows extended slices."""
+
+    __slots__ = ("_list",)
+
+    def __init__(self, items: list[Any]) -> None:
+        self._list = items
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._list[at]
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        set_item(self._list, at, value)
+
+
+def items_of(ob: Any) -> Any:
+    """`ob`, where a Runnable sets an item of it."""
+    return _Items(ob) if isinstance(ob, list) else ob
+
+
+def _set_item_of_user_list(self: Any, at: Any, value: Any) -> None:
+    set_item(self.data, at, value)
+
+
+# Counting
+
+
+def _count_elements(mapping: Any, iterable: Iterable[Any]) -> None:
+    elements = iterable if type(iterable) in (list, tuple, str, bytes) else list(iterable)
+    if _are_plain(elements) and _are_plain(mapping) and _are_plain(mapping.values()):
+        _C_COUNT_ELEMENTS(mapping, elements)
+        return
+    get = mapping.get
+    for element in elements:
+        mapping[element] = get(element, 0) + 1
+
+
+def _are_plain(items: Any) -> bool:
+    return _EXACT.issuperset(map(type, items))
+
+
+_C_COUNT_ELEMENTS: Callable[..., None] = vars(collections)["_count_elements"]
+
+
+def guard_collections() -> None:
+    """C keeps no hold of the count that it adds one to, and UserList sets items of its list."""
+    setattr(collections, "_count_elements", _count_elements)  # noqa: B010
+    setattr(collections.UserList, "__setitem__", _set_item_of_user_list)  # noqa: B010
+
+
+# Iterators
+
+
+def count(start: Any = 0, step: Any = 1) -> Iterator[Any]:
+    """itertools.count; with numbers of a user's class it counts in Python."""
+    if type(start) in _NUMBERS and type(step) in _NUMBERS:
+        return itertools.count(start, step)
+    if not (_is_number(start) and _is_number(step)):
+        raise TypeError("a number is required")
+    return _counted(start, step)
+
+
+def _is_number(value: Any) -> bool:
+    return any(hasattr(type(value), name) for name in ("__index__", "__int__", "__float__", "__complex__"))
+
+
+def _counted(number: Any, step: Any) -> Iterator[Any]:
+    while True:
+        yield number
+        number = number + step
+
+
+def _alone(iterator: Iterator[Any]) -> Iterator[Any]:
+    """`iterator`, which refuses to be advanced from inside of its own step, as a generator does."""
+    yield from iterator
+
+
+def accumulate(iterable: Iterable[Any], func: Any = None, *, initial: Any = None) -> Iterator[Any]:
+    return _alone(itertools.accumulate(iterable, func, initial=initial))
+
+
+def pairwise(iterable: Iterable[Any], /) -> Iterator[Any]:
+    return _alone(itertools.pairwise(iterable))
+
+
+def zip_longest(*iterables: Iterable[Any], fillvalue: Any = None) -> Iterator[Any]:
+    return _alone(itertools.zip_longest(*iterables, fillvalue=fillvalue))
+
+
+def _chain(*iterables: Iterable[Any]) -> Iterator[Any]:
+    return _alone(itertools.chain(*iterables))
+
+
+def _chain_from_iterable(iterable: Iterable[Any], /) -> Iterator[Any]:
+    return _alone(itertools.chain.from_iterable(iterable))
+
+
+_chain.__name__ = _chain.__qualname__ = "chain"
+vars(_chain)["from_iterable"] = _chain_from_iterable
+
+
+def groupby(iterable: Iterable[Any], key: Any = None) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """itertools.groupby, whose groups are as alone as itself."""
+    return ((found, _alone(group)) for found, group in itertools.groupby(iterable, key))
+
+
+ITERTOOLS: dict[str, Any] = {
+    "accumulate": accumulate, "chain": _chain, "count": count, "groupby": groupby, "pairwise": pairwise,
+    "zip_longest": zip_longest,
+}  # fmt: skip
+
+
+# Exceptions
+
+
+class _CodecError(type):
+    def __instancecheck__(cls, ob: object) -> bool:
+        return isinstance(ob, builtins.UnicodeDecodeError)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, builtins.UnicodeDecodeError)
+
+
+class UnicodeDecodeError(builtins.UnicodeDecodeError, metaclass=_CodecError):
+    """UnicodeDecodeError, as its namesake: C shows the byte at `start` wherever that is."""
+
+    def __init__(self, encoding: Any, data: Any, start: Any, end: Any, reason: Any, /) -> None:
+        data = builtins.bytes(exact(data)) if _is_buffer(data) else data
+        start, end = whole(start), whole(end)
+        if not 0 <= start <= end <= len(data):
+            raise ValueError(f"the bytes {start} to {end} are not among the {len(data)} that were given")
+        builtins.UnicodeDecodeError.__init__(self, exact(encoding), data, start, end, exact(reason))
+
+
+# What a stand-in catches: what C raises is of the class that it stands for.
+CAUGHT: dict[type, type] = {UnicodeDecodeError: builtins.UnicodeDecodeError}
+UnicodeDecodeError.__module__ = "builtins"
+
+
+def caught(kinds: Any) -> Any:
+    """What an except clause names, as the interpreter has to have it."""
+    if type(kinds) is tuple:
+        return tuple(map(caught, kinds))
+    return CAUGHT.get(kinds, kinds) if isinstance(kinds, type) else kinds
+
+
+# Ordered dicts
+
+
+class OrderedDict(dict[Any, Any]):
+    """collections.OrderedDict, in dict's own order: C's has a list of nodes that hooks can cut off."""
+
+    __slots__ = ("\u01c0holes",)
+
+    def __init__(self, other: Any = (), /, **items: Any) -> None:
+        setattr(self, _HOLES, 0)
+        self.update(other, **items)
+
+    def update(self, other: Any = (), /, **items: Any) -> None:
+        if type(self) is OrderedDict:
+            dict.update(self, other, **items)
+            return
+        _insist_on_ordered(self)
+        for key, value in dict(other, **items).items():
+            self[key] = value
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if type(self) is OrderedDict:
+            return dict.setdefault(self, key, default)
+        _insist_on_ordered(self)
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: Any, *default: Any, **named: Any) -> Any:
+        default = (*default, *named.values()) if named.keys() <= {"default"} else (None, None, None)
+        if type(self) is OrderedDict:
+            return dict.pop(self, key, *default)
+        _insist_on_ordered(self)
+        if len(default) > 1:
+            raise TypeError("pop() takes a key and a default")
+        if default and key not in self:
+            return default[0]
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self, last: Any = True) -> tuple[Any, Any]:
+        if not dict.__len__(self):
+            raise KeyError("dictionary is empty")
+        if last:
+            key = next(dict.__reversed__(self))
+        else:
+            key = next(dict.__iter__(self))
+            self._count_hole()
+        return key, self.pop(key)
+
+    def move_to_end(self, key: Any, last: Any = True) -> None:
+        value = dict.pop(self, key)
+        if last:
+            dict.__setitem__(self, key, value)
+        else:
+            _refill(self, [(key, value), *dict.items(self)])
+
+    def _count_hole(self) -> None:
+        # dict finds its first item by a walk over what was removed before it.
+        holes = getattr(self, _HOLES, 0) + 1
+        if holes * holes > dict.__len__(self) + _HOLES_MIN:
+            holes = 0
+            _refill(self, list(dict.items(self)))
+        setattr(self, _HOLES, holes)
+
+    def copy(self) -> Any:
+        _insist_on_ordered(self)
+        return type(self)(self)
+
+    def __eq__(self, other: Any) -> Any:
+        if not isinstance(other, OrderedDict):
+            return dict.__eq__(self, other)
+        return dict.__eq__(self, other) and list(dict.keys(self)) == list(dict.keys(other))
+
+    def __ne__(self, other: Any) -> Any:
+        equal = self == other
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = None
+
+    def __or__(self, other: Any) -> Any:
+        return self._merged(self, other)
+
+    def __ror__(self, other: Any) -> Any:
+        return self._merged(other, self)
+
+    def _merged(self, first: Any, second: Any) -> Any:
+        if not (isinstance(first, dict) and isinstance(second, dict)):
+            return NotImplemented
+        merged = type(self)(first)
+        merged.update(second)
+        return merged
+
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    @reprlib.recursive_repr()
+    def __repr__(self) -> str:
+        shown = dict(self) if sys.version_info >= (3, 12) else list(dict.items(self))
+        return f"{type(self).__name__}({shown!r})" if shown else f"{type(self).__name__}()"
+
+
+def _insist_on_ordered(self: Any) -> None:
+    if not isinstance(self, OrderedDict):  # given a class as self, type(self) is a metaclass
+        raise TypeError("a method of OrderedDict is for an OrderedDict")
+
+
+_HOLES = "\u01c0holes"
+OrderedDict.__module__ = "collections"
+_HOLES_MIN = 256  # so that a small one is not filled anew at every turn
+
+
+def _refill(ordered: OrderedDict, items: list[tuple[Any, Any]]) -> None:
+    dict.clear(ordered)
+    for key, value in items:
+        dict.__setitem__(ordered, key, value)
