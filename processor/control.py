@@ -25,7 +25,17 @@ from processor.config import Route
 from processor.context import VERSION, Input, app_stream
 from processor.errors import BrokerError
 from processor.history import me
-from processor.jetstream import EXPECTED, KEPT, Again, Broker, Message, Stored, WrongLastSequence
+from processor.holdings import Holdings
+from processor.jetstream import (
+    EXPECTED,
+    KEPT,
+    Again,
+    Broker,
+    Message,
+    Stored,
+    WrongLastSequence,
+    create_consumer,
+)
 from processor.letters import in_subject, timestamp
 from processor.members import Member, ask
 from processor.model import NO_HEADERS
@@ -159,10 +169,11 @@ class Control:
         """Where a reset of `route` to a sequence or a time would put it.
 
         Raises ValueError for a sequence behind the end of the input, and BrokerError E401 where no stream
-        holds it, E407 while messages wait that another way of reading brought, E413 where it is gone.
+        holds it, E417 where several do, E407 while messages wait that another way of reading brought, E413
+        where it is gone.
         """
         subject = route.input_subjects[0]
-        info = await self._broker.stream_of(subject)
+        info = await Holdings(self._broker).input(route)
         if info is None:
             raise BrokerError("E401", f"no stream holds {subject!r}, the input of route {route.name}")
         stream = info["config"]["name"]
@@ -349,9 +360,7 @@ class Control:
             "mem_storage": True,
             "num_replicas": 1,
         }
-        info = await self._broker.api(
-            f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config, "action": "create"}
-        )
+        info = await create_consumer(self._broker.api, stream, config)
         try:
             return int(info["delivered"]["stream_seq"]) + 1
         finally:

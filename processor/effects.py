@@ -37,12 +37,14 @@ from processor.model import (
     Output,
     Ran,
 )
+from processor.subject import matches
 
 log = logging.getLogger("processor")
 
 # Idle partitions are taken along in what a commit has left.
 COMMIT_BUDGET = BATCH_MAX - 50
 _KEY_CHARS = 200  # of a key in a line of the log
+_SCHEDULED_BYTES = 256  # of the headers that the server gives a message that it sends when it is due
 _HEADER_BYTES = 16 << 10  # room that a message keeps for its headers, and a position for its own fields
 
 
@@ -53,11 +55,45 @@ class Outlet:
     Durable ones are part of the commit, under the app's own subject, and a stream of the public subject
     copies them from there (`live` and `foreign` false). `live` ones go to whoever listens right after the
     commit. `foreign` ones go to a stream that cannot copy from ours, before the commit and deduplicated.
+
+    With `parts` each message goes the way of the pattern there that its subject matches, and one that matches
+    none has no stream; `foreign` then says whether that is the way of any.
     """
 
     live: bool = False
     foreign: bool = False
     ttl: Mapping[str, str] = field(default_factory=lambda: {"Nats-TTL": "24h"})
+    stream: str = ""
+    max_bytes: int | None = None  # the largest message that the stream takes, headers included
+    copy_bytes: int = 0  # of the headers that a copy has more, but for the message's subject
+    parts: Mapping[str, Outlet] = field(default_factory=dict)
+
+    def to(self, subject: str) -> Outlet:
+        """The way to one subject. Raises ProcessorError E417 where no stream holds it."""
+        if not self.parts:
+            return self
+        for pattern, part in self.parts.items():
+            if matches(pattern, subject):
+                return part
+        held = "; ".join(f"{part.stream} holds {pattern}" for pattern, part in [*self.parts.items()][:5])
+        raise ProcessorError("E417", f"no stream holds {subject!r}, the subject of an output: {held}")
+
+    def check_size(self, publication: Publication, more_bytes: int = 0) -> None:
+        """Raise ProcessorError E307 for a message that, with `more_bytes`, the stream would refuse."""
+        if self.max_bytes is None:
+            return
+        headers = more_bytes + sum(
+            len(n.encode()) + len(v.encode()) + 4 for n, v in publication.headers.items()
+        )
+        if not self.live and not self.foreign:
+            headers += self.copy_bytes + len(publication.subject.encode())
+        size = len(publication.payload) + headers
+        if size > self.max_bytes:
+            raise ProcessorError(
+                "E307",
+                f"an output or event for {publication.subject} has {size} bytes with its headers; stream "
+                f"{self.stream} takes {self.max_bytes} (max_msg_size)",
+            )
 
 
 @dataclass(slots=True)
@@ -212,10 +248,10 @@ class EffectsOf:
         )
         try:
             self._add_outputs(effects, batch, outcome)
+            for event in outcome.events:
+                self._add_user_event(effects, batch, event)
         except ProcessorError as err:
             return Failure(err.code, err.what)
-        for event in outcome.events:
-            self._add_user_event(effects, batch, event)
         rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
         for delivery, failure in [*batch.rejected, *rejected]:
             attempt = tries.get(delivery.sequence, 0) + 1
@@ -259,7 +295,8 @@ class EffectsOf:
     def _add(
         self, effects: Effects, publication: Publication, origin: Delivery, delay_s: float = 0.0
     ) -> None:
-        outlet = self._outlets[publication.pattern]
+        outlet = self._outlets[publication.pattern].to(publication.subject)
+        outlet.check_size(publication, _SCHEDULED_BYTES if delay_s else 0)
         if delay_s:
             effects.stored.append(self._delayed(publication, outlet, delay_s))
         elif outlet.live:
@@ -274,6 +311,13 @@ class EffectsOf:
             subject = f"{self._out}{publication.subject}"
             kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl
             effects.stored.append(Message(subject, publication.payload, kept))
+
+    def _add_if_taken(self, effects: Effects, publication: Publication, origin: Delivery) -> None:
+        """Add what only reports a fate, which stands even where the report fits into no stream."""
+        try:
+            self._add(effects, publication, origin)
+        except ProcessorError as err:
+            log.warning("not sent: %s", err, extra={"route": self._route.name, "seq": origin.sequence})
 
     def _delayed(self, publication: Publication, outlet: Outlet, delay_s: float) -> Message:
         """What has the server send a message to its place among the outputs when it is due."""
@@ -314,7 +358,8 @@ class EffectsOf:
             **more,
         }
         effects.events += 1
-        self._add(effects, Publication(subject, orjson.dumps(body), subject), delivery)
+        add = self._add if kind == "user" else self._add_if_taken
+        add(effects, Publication(subject, orjson.dumps(body), subject), delivery)
 
     def _add_dead_letter(
         self, effects: Effects, batch: Batch, delivery: Delivery, failure: Failure, attempt: int
@@ -334,7 +379,7 @@ class EffectsOf:
     ) -> None:
         """Say to the sender's system, to listeners and in the log that a message was given up."""
         for publication in self._codec.failed(delivery, failure):
-            self._add(effects, publication, delivery)
+            self._add_if_taken(effects, publication, delivery)
         reason = failure.text[:REASON_CHARS]
         if self._events_level in ("failures", "all"):
             self._add_event(effects, what, delivery, attempt=attempt, code=failure.code, text=reason)

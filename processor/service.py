@@ -33,6 +33,7 @@ from processor.control import UNSAID, Control, Pause, pause_subject, read_pause
 from processor.desk import Desk
 from processor.effects import Outlet
 from processor.errors import Edited, Faults, Fenced, LanguageError, ProcessorError
+from processor.holdings import Holdings
 from processor.http import HostCalls, RouteCalls
 from processor.inbox import Inboxes
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
@@ -45,6 +46,7 @@ from processor.sandbox.jail import LEVELS
 from processor.status import behind
 from processor.streams import Streams, warn_of_gap
 from processor.telemetry import Telemetry
+from processor.watch import CopyWatch, StreamWatch
 from processor.worker import Shared
 
 log = logging.getLogger("processor")
@@ -66,9 +68,16 @@ _DENIED_S = 30.0
 _DENIED_SAID_MAX = 20
 # A route that may not run here, whoever else runs it: the others have its partitions meanwhile.
 _NOT_HERE = frozenset({"E407", "E410"})
-# Without the first, outputs are published to the stream instead; without the others nobody can ask us over
-# NATS. That is said where it is found out, and routes run on.
-_DISPENSABLE = ("publish to $js.api.stream.update.", "publish to _inbox.", "subscribe to $srv.")
+# Without leave to update, outputs are published to the stream instead; without that of advisories, changes of
+# streams are noticed later; without the last two nobody can ask us over NATS. That is said where it is found
+# out, and routes run on.
+_DISPENSABLE = (
+    "publish to $js.api.stream.list",
+    "publish to $js.api.stream.update.",
+    "publish to _inbox.",
+    "subscribe to $js.event.advisory.stream.",
+    "subscribe to $srv.",
+)
 
 
 class Service:
@@ -135,10 +144,16 @@ class Service:
         self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
             self._start_route(route)
+        streams = StreamWatch(self._broker, self._streams, self._running)
+        copies = CopyWatch(self._broker, self._streams, self._telemetry)
         self._watching = [
             asyncio.create_task(self._watch(), name="watch-routes"),
             asyncio.create_task(self._watch_app(), name="watch-app"),
             asyncio.create_task(self._watch_lag(), name="watch-lag"),
+            asyncio.create_task(streams.run(self._begin_with_other_streams), name="watch-streams"),
+            asyncio.create_task(
+                copies.run(lambda: [run.route for run in self._runs.values()]), name="watch-copies"
+            ),
             asyncio.create_task(self._inboxes.watch_schedules(self._config.app), name="watch-schedules"),
         ]
         if self._config.control == "on":
@@ -242,6 +257,10 @@ class Service:
         desk = f"subscribe to ctl.{self._config.app}.api."
         if action.lower().startswith((*_DISPENSABLE, desk.lower())):
             return
+        # Of other streams than the app's it only tells how far they have copied.
+        get, _, stream = action.lower().rpartition(".")
+        if get == "publish to $js.api.stream.msg.get" and stream != app_stream(self._config.app).lower():
+            return
         # One line for all partitions, keys and messages.
         tokens = action.split(".")
         count = 5 if "$JS.API." in action else 4
@@ -343,7 +362,7 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(run.calls.close() for run in runs))
         for name in names:
-            for what in ("route", "input", "inbox"):
+            for what in ("route", "input", "inbox", "copy"):
                 self._telemetry.readiness.clear(f"{what} {name}")
         return not late
 
@@ -457,6 +476,18 @@ class Service:
                 else:
                     self._telemetry.readiness.clear(f"input {name}")
 
+    def _running(self) -> list[Route]:
+        return [run.route for run in self._runs.values() if run.lanes is not None]
+
+    def _begin_with_other_streams(self, route: str, why: str) -> None:
+        """The streams of a route are not what they were: it follows them, or says why it cannot."""
+        run = self._runs.get(route)
+        if run is not None and run.lanes is not None:
+            log.warning("%s; the route begins anew", why.rstrip("."), extra={"route": route})
+            run.begin_anew()
+            assert self._inboxes is not None
+            self._inboxes.change(route, is_paused=False)
+
     def _blocks(self) -> dict[str, Block]:
         """What stops this processor and its routes, for those who ask."""
         readiness = self._telemetry.readiness
@@ -474,7 +505,7 @@ class Service:
                 if run.lanes is not None:
                     continue
                 try:
-                    info = await self._broker.stream_of(run.route.input_subjects[0])
+                    info = await Holdings(self._broker).input(run.route)
                     _, waiting = await behind(self._broker, run.route, info)
                 except (ProcessorError, Unknown, Again, ApiError) as err:
                     log.debug("what waits cannot be counted: %s", err, extra={"route": name})

@@ -20,6 +20,8 @@ from processor.backlog import Backlog
 from processor.config import Route
 from processor.context import Input, app_stream
 from processor.control import UNSAID, Control, Part, Pause
+from processor.errors import BrokerError
+from processor.holdings import Holdings
 from processor.jetstream import Broker, Stored
 from processor.letters import timestamp
 from processor.members import Member
@@ -76,7 +78,12 @@ class Survey:
 
     async def route(self, route: Route) -> dict[str, Any]:
         """The document of one route: position, lag, owners, and what is paused, stopped, held or given up."""
-        info = await self._broker.stream_of(route.input_subjects[0])
+        try:
+            info = await Holdings(self._broker).input(route)
+        except BrokerError as err:
+            if err.code != "E417":  # which is among what stops the route
+                raise
+            info = None
         control = Control(self._broker, self._app)
         parts = counted = await control.parts(route.name)
         kept = await self._kept(route.name)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from processor.codec import Codec, codec_for
+from processor.codec import codec_for
 from processor.config import Config, Route
 from processor.context import app_stream
 from processor.effects import Outlet
 from processor.errors import BrokerError
-from processor.jetstream import Again, ApiError, Broker, Unknown
-from processor.subject import matches
+from processor.holdings import Holding, Holdings
+from processor.jetstream import NAME_IN_USE, Again, ApiError, Broker, Unknown
+from processor.subject import covers, overlaps
 
 log = logging.getLogger("processor")
 
@@ -28,6 +32,10 @@ _RETRY_S = 2.0
 # The server answers the requests of a connection one after the other, and some take it milliseconds: more
 # at a time would only wait there, until those of the last routes are given up as unanswered.
 _AT_ONCE = 16
+# What a file system may take for the name of a folder, too: the server keeps a stream in one.
+_LEGAL_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,200}\Z")
+_ILLEGAL = re.compile(r"[\s.*>/\\\x00-\x1f\x7f]")
+_NAME_CHARS = 120
 
 
 def app_stream_config(config: Config) -> dict[str, Any]:
@@ -60,10 +68,14 @@ class Streams:
     def __init__(self, broker: Broker, config: Config) -> None:
         self._broker = broker
         self._config = config
+        self._holdings = Holdings(broker)
         # Two routes may share a stream: changing it is reading it and writing it back.
         self._changing = asyncio.Lock()
         self._making: dict[str, asyncio.Lock] = {}  # by the name of a stream that is to be made
         self._asking = asyncio.Semaphore(_AT_ONCE)  # held by a route while it asks for its streams
+        self.app = config.app
+        self._used: dict[str, Used] = {}  # by route
+        self.made: set[str] = set()  # names of streams that were made here, or tried to
 
     async def prepare(self, *, is_known: bool = False) -> None:
         """Return when the app's own stream is there. Raises BrokerError E410 where it has other settings.
@@ -106,10 +118,11 @@ class Streams:
         """The configurations of the outputs' streams that copy from the app's stream, which is not there."""
         found: dict[str, dict[str, Any]] = {}
         for route in self._config.routes.values():
-            for pattern in _topics(route, codec_for(route)):
-                info = await self._broker.stream_of(pattern)
-                if info and any(source["name"] == name for source in info["config"].get("sources") or []):
-                    found[info["config"]["name"]] = info["config"]
+            for pattern in topics(route):
+                for holding in await self._holdings.of([pattern]):
+                    config = dict(holding.info["config"])
+                    if any(source["name"] == name for source in config.get("sources") or []):
+                        found[holding.name] = config
         return list(found.values())
 
     async def _find_anew(self, config: dict[str, Any], name: str) -> None:
@@ -130,18 +143,45 @@ class Streams:
         Creates or extends the streams that keep them. Raises BrokerError E408 for one that cannot be.
         """
         async with self._asking:
-            return {
+            found = {
                 pattern: await self._outlet(route, pattern, is_durable)
-                for pattern, is_durable in _topics(route, codec_for(route)).items()
+                for pattern, is_durable in topics(route).items()
             }
+        self._used[route.name] = replace(self.used_by(route.name), outlets=found)
+        return found
 
     async def input(self, route: Route) -> dict[str, Any]:
         """The stream that a route reads, as the server describes it; made where the route wants that.
 
-        Raises BrokerError E401 where there is none.
+        Raises BrokerError E401 where there is none, and E417 where it is not one, or not under its subject.
         """
         async with self._asking:
-            return await self._input(route)
+            info = await self._input(route)
+        if facts(info) != self.used_by(route.name).input:
+            warn_of_idle_limit(info, route.name)
+        self._used[route.name] = replace(self.used_by(route.name), input=facts(info))
+        return info
+
+    async def change(self, route: Route) -> str:
+        """What is different from when the streams of a route were asked for last; empty if nothing is.
+
+        Nothing is made. Raises BrokerError as `input` and `outlets` do.
+        """
+        used = self.used_by(route.name)
+        if used.input:
+            info = await self._holdings.input(route)
+            if info is None:
+                return f"stream {used.input['name']} does not hold {route.input_subjects[0]!r} any more"
+            if difference := _difference(used.input, facts(info)):
+                return f"stream {used.input['name']}: {difference}"
+        for pattern, outlet in used.outlets.items():
+            if outlet.stream or outlet.parts:
+                found = await self._holdings.of([pattern])
+                if not found:
+                    return f"no stream holds {pattern} any more"
+                if outlet_of(route, pattern, found) != outlet:
+                    return f"the streams of {pattern} are others, or have other settings: {_shown(found)}"
+        return ""
 
     async def source(self, route: Route) -> dict[str, Any]:
         """The stream that the processors of a route read, as the server describes it.
@@ -157,32 +197,30 @@ class Streams:
 
     async def _input(self, route: Route) -> dict[str, Any]:
         subjects = route.input_subjects
-        name = await self._broker.find_stream(subjects[0])
-        if name is None:
-            if not route.input.create:
-                raise BrokerError(
-                    "E401",
-                    f"no stream holds {subjects[0]!r}, the input of route {route.name}",
-                    remedy=f"Create it, or set routes.{route.name}.input.create: true.",
-                )
-            name = stream_name(route.app, subjects[0])
-            config: dict[str, Any] = {}
-            if route.ism is not None:
-                # As the routers and processors of that system make it themselves.
-                name, config = route.ism.routing.input.name, {"retention": "workqueue"}
-            name = await self._made(
-                route,
-                subjects[0],
-                {
-                    "name": name,
-                    "subjects": list(subjects),
-                    "storage": self._config.nats.storage,
-                    "num_replicas": self._config.nats.replicas,
-                    "allow_direct": True,
-                    "metadata": {"processor.app": route.app},
-                    **config,
-                },
-            )
+        found = await self._holdings.input(route)
+        if found is not None:
+            return dict(found)
+        if not route.input.create:
+            await self._holdings.check_elsewhere(route)
+            raise no_input(route)
+        name = stream_name(route.app, subjects[0])
+        config: dict[str, Any] = {}
+        if route.ism is not None:
+            # As the routers and processors of that system make it themselves.
+            name, config = route.ism.routing.input.name, {"retention": "workqueue"}
+        name = await self._made(
+            route,
+            subjects[0],
+            {
+                "name": name,
+                "subjects": list(subjects),
+                "storage": self._config.nats.storage,
+                "num_replicas": self._config.nats.replicas,
+                "allow_direct": True,
+                "metadata": {"processor.app": route.app},
+                **config,
+            },
+        )
         info = await self._broker.stream(name)
         if info is None:
             raise BrokerError("E401", f"stream {name} is gone", remedy="Create it again.")
@@ -198,91 +236,256 @@ class Streams:
         async with making:
             if is_being_made and (made := await self._broker.find_stream(subject)):
                 return made
+            self.made.add(wanted["name"])
             try:
                 await self._broker.create_stream(wanted)
-            except BrokerError:
+            except BrokerError as err:
                 # Another route or processor may have been faster, with other settings or a wider subject.
                 name = await self._broker.find_stream(subject)
-                if name is None:
+                if name is not None:
+                    return name
+                other = distinct_name(route.app, subject)
+                is_taken = isinstance(err.__cause__, ApiError) and err.__cause__.err_code == NAME_IN_USE
+                if not is_taken or wanted["name"] != stream_name(route.app, subject) or route.ism is not None:
                     raise
-                return name
+                # Two subjects may make one name, such as `a.b` and `a-b`.
+                self.made.add(other)
+                wanted = {**wanted, "name": other}
+                await self._broker.create_stream(wanted)
             log.info("created stream %s for %s", wanted["name"], subject, extra={"route": route.name})
         return str(wanted["name"])
 
     async def _outlet(self, route: Route, pattern: str, is_durable: bool) -> Outlet:
         """How to reach a public subject; creates or extends the stream that keeps it."""
-        is_chunks = route.mode == "stream" and route.output is not None and pattern == _pattern(route)
         if not is_durable:
             return Outlet(live=True)
-        ttl_s = int(route.output.ttl) if route.output else 86_400
-        outlet = Outlet(live=True) if is_chunks else Outlet(ttl={"Nats-TTL": f"{ttl_s}s"})
-        name = await self._broker.find_stream(pattern)
-        if name == app_stream(route.app):
-            raise BrokerError(
-                "E408",
-                f"the subject {pattern} of route {route.name} belongs to the app's own stream {name}",
-                remedy="Give the output or the events another subject.",
-            )
-        source = {"name": app_stream(route.app), "subject_transforms": [_transform(route.app, pattern)]}
-        if name is None:
-            max_age_s = route.output.max_age if route.output else 7 * 86_400
-            created = {
-                "name": stream_name(route.app, pattern),
-                "subjects": [pattern],
-                "storage": self._config.nats.storage,
-                "num_replicas": self._config.nats.replicas,
-                "max_age": int(max_age_s * _NS),
-                "allow_direct": True,
-                "metadata": {"processor.app": route.app},
-            }
-            # Chunks are published as they are made, straight to their subject.
-            wanted = created if is_chunks else {**created, "sources": [source]}
-            name = await self._made(route, pattern, wanted)
-        if is_chunks or await self._copies(name, source):
+        found = await self._holdings.of([pattern])
+        if not found:
+            await self._made(route, pattern, self._wanted(route, pattern))
+            found = await self._holdings.of([pattern])
+        outlet = outlet_of(route, pattern, found)
+        if not outlet.foreign:
             return outlet
+        for holding in found:
+            if not _copies(holding, route.app):
+                await self._ask_to_copy(route, holding)
+        return outlet_of(route, pattern, await self._holdings.of([pattern]))
+
+    def _wanted(self, route: Route, pattern: str) -> dict[str, Any]:
+        """The stream that is made for a public subject that none holds."""
+        max_age_s = route.output.max_age if route.output else 7 * 86_400
+        wanted = {
+            "name": stream_name(route.app, pattern),
+            "subjects": [pattern],
+            "storage": self._config.nats.storage,
+            "num_replicas": self._config.nats.replicas,
+            "max_age": int(max_age_s * _NS),
+            "allow_direct": True,
+            "metadata": {"processor.app": route.app},
+        }
+        # Chunks are published as they are made, straight to their subject.
+        return wanted if is_chunks(route, pattern) else {**wanted, "sources": [_source(route.app, [pattern])]}
+
+    async def _ask_to_copy(self, route: Route, holding: Holding) -> None:
+        """Have a stream copy from ours what it holds of the route's subjects; said where it does not."""
+        name, why = holding.name, "a mirror takes nothing else"
+        async with self._changing:
+            info = await self._broker.stream(name)
+            if info is None:
+                raise Again(f"stream {name} is gone")
+            holding = Holding(info, holding.subjects)
+            missing = [s for s in holding.subjects if not _is_copied(info["config"], route.app, s)]
+            if not missing:
+                return
+            try:
+                replaced = _replaced(info["config"], route.app, missing)
+                copied = [await self.copied_to(info, each) for each in replaced]
+                sources = _with_copies(info["config"], route.app, missing, replaced, min(copied, default=0))
+                await self._broker.update_stream({**info["config"], "sources": sources})
+                log.info("stream %s now copies %s from %s", name, ", ".join(missing), app_stream(route.app))
+                return
+            except (ApiError, Unknown, BrokerError) as err:
+                why = err.description if isinstance(err, ApiError) else str(err)
         log.warning(
-            "stream %s cannot copy from %s: outputs of route %s are published to it at least once, and "
+            "stream %s cannot copy from %s (%s): outputs of route %s are published to it at least once, and "
             "deduplicated within its duplicate window",
-            name, source["name"], route.name,
+            name, app_stream(route.app), why, route.name,
             extra={"route": route.name},
         )  # fmt: skip
-        return Outlet(foreign=True)
 
-    async def _copies(self, name: str, source: dict[str, Any]) -> bool:
-        """Whether stream `name` copies from ours, after asking it to where it does not."""
-        if _with_source(await self._config_of(name), source) is None:
-            return True
-        async with self._changing:
-            changed = _with_source(await self._config_of(name), source)
-            if changed is None:
-                return True
-            try:
-                await self._broker.update_stream(changed)
-            except (ApiError, Unknown, BrokerError) as err:
-                log.debug("stream %s: %s", name, err)
-                return False
-        [wanted] = source["subject_transforms"]
-        log.info("stream %s now copies %s from %s", name, wanted["dest"], source["name"])
-        return True
+    async def copied_to(self, info: Mapping[str, Any], source: Mapping[str, Any]) -> int:
+        """The sequence of the app's stream up to which another has copied by this source; 0 for nothing."""
+        transforms = source.get("subject_transforms") or []
+        for found in info.get("sources") or []:
+            is_it = found["name"] == source["name"] and found.get("subject_transforms", []) == transforms
+            if is_it and found.get("seq"):
+                return int(found["seq"])
+        # Where the server does not say, the last copy does.
+        copied = 0
+        for pattern in map(_stored_as, transforms):
+            last = await self._broker.last_from_leader(info["config"]["name"], pattern)
+            name, _, rest = (last.headers.get("Nats-Stream-Source", "") if last else "").partition(" ")
+            if name == source["name"] and rest.split(" ")[0].isdigit():
+                copied = max(copied, int(rest.split(" ")[0]))
+        return copied
 
-    async def _config_of(self, name: str) -> dict[str, Any]:
-        info = await self._broker.stream(name)
-        if info is None:
-            raise Again(f"stream {name} is gone")
-        return dict(info["config"])
+    def used_by(self, route: str) -> Used:
+        """What was found of the streams of a route when it asked last."""
+        return self._used.get(route, Used())
 
 
-def _with_source(config: dict[str, Any], source: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The configuration of a stream that copies from `source`, too; None for one that does already."""
-    sources = list(config.get("sources") or [])
-    [wanted] = source["subject_transforms"]
-    ours = next((s for s in sources if s["name"] == source["name"]), None)
-    transforms = list(ours.get("subject_transforms") or []) if ours else []
-    if any(matches(t["src"], wanted["src"]) for t in transforms):
-        return None
-    others = [s for s in sources if s is not ours]
-    merged = {**(ours or {}), "name": source["name"], "subject_transforms": [*transforms, wanted]}
-    return {**config, "sources": [*others, merged]}
+def source_of(config: Mapping[str, Any], app: str, subject: str) -> dict[str, Any] | None:
+    """The source by which a stream copies a public subject from the app's; None where it does not."""
+    for source in config.get("sources") or []:
+        transforms = source.get("subject_transforms") or []
+        if source["name"] == app_stream(app) and any(
+            covers(each["src"], f"p.{app}.out.{subject}") for each in transforms
+        ):
+            return dict(source)
+    return None
+
+
+def _replaced(config: Mapping[str, Any], app: str, missing: Sequence[str]) -> list[dict[str, Any]]:
+    """The sources of ours that copy a part of these subjects, and cannot stay beside one that copies all."""
+    ours = [source for source in config.get("sources") or [] if source["name"] == app_stream(app)]
+    return [
+        source
+        for source in ours
+        if any(
+            each == _transform(app, each["src"].removeprefix(f"p.{app}.out."))
+            and any(overlaps(each["src"], f"p.{app}.out.{subject}") for subject in missing)
+            for each in source.get("subject_transforms") or []
+        )
+    ]
+
+
+def _with_copies(
+    config: Mapping[str, Any],
+    app: str,
+    missing: Sequence[str],
+    replaced: Sequence[Mapping[str, Any]],
+    copied: int,
+) -> list[dict[str, Any]]:
+    """The sources of a stream that copies these subjects from the app's, too.
+
+    The server begins anew with a source that changes, so they get one of their own. It takes the place of
+    those that are `replaced`, and goes on behind what these have copied.
+    """
+    sources = [dict(source) for source in config.get("sources") or [] if source not in replaced]
+    behind = {"opt_start_seq": copied + 1} if copied else {}
+    wanted = [f"p.{app}.out.{subject}" for subject in missing]
+    for source in replaced:
+        transforms = [
+            each
+            for each in source["subject_transforms"]
+            if not any(overlaps(each["src"], subject) for subject in wanted)
+        ]
+        if transforms:
+            sources.append({**source, "subject_transforms": transforms, **behind})
+    return [*sources, {**_source(app, missing), **behind}]
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What was found of the streams of a route when it asked last."""
+
+    input: Mapping[str, Any] = field(default_factory=dict)
+    outlets: Mapping[str, Outlet] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> set[str]:
+        """The names of all of them."""
+        ways = [way for outlet in self.outlets.values() for way in (outlet, *outlet.parts.values())]
+        return {name for name in (self.input.get("name"), *(way.stream for way in ways)) if name}
+
+
+def facts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader has to know of a stream: where one of these changes, it must begin anew."""
+    config = info["config"]
+    return {
+        "name": config["name"],
+        "created": info["created"],
+        "subjects": config.get("subjects"),
+        "retention": config.get("retention", "limits"),
+        "subject_transform": config.get("subject_transform"),
+    }
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    changed = [name for name, value in now.items() if before[name] != value]
+    return "; ".join(f"{name} was {before[name]} and is {now[name]}" for name in changed)
+
+
+def no_input(route: Route) -> BrokerError:
+    """What is said of a route whose input no stream holds."""
+    return BrokerError(
+        "E401",
+        f"no stream holds {route.input_subjects[0]!r}, the input of route {route.name}",
+        remedy=f"Create it, or set routes.{route.name}.input.create: true.",
+    )
+
+
+def outlet_of(route: Route, pattern: str, found: Sequence[Holding]) -> Outlet:
+    """How messages of a route reach a public subject that these streams hold, as they are now.
+
+    Raises BrokerError E408 where one of them is the app's own.
+    """
+    for holding in found:
+        if holding.name == app_stream(route.app):
+            raise BrokerError(
+                "E408",
+                f"the subject {pattern} of route {route.name} belongs to the app's own stream {holding.name}",
+                remedy="Give the output or the events another subject.",
+            )
+    ways = {subject: _way(route, pattern, holding) for holding in found for subject in holding.subjects}
+    if len(found) == 1 and found[0].covers(pattern):
+        return next(iter(ways.values()))
+    is_live = is_chunks(route, pattern)
+    return Outlet(live=is_live, foreign=any(way.foreign for way in ways.values()), parts=ways)
+
+
+def _way(route: Route, pattern: str, holding: Holding) -> Outlet:
+    config = holding.info["config"]
+    limit = config.get("max_msg_size", -1)
+    outlet = Outlet(stream=holding.name, max_bytes=limit if limit >= 0 else None)
+    if is_chunks(route, pattern):
+        return replace(outlet, live=True)
+    ttl = {"Nats-TTL": f"{int(route.output.ttl) if route.output else 86_400}s"}
+    if not _copies(holding, route.app):
+        return replace(outlet, foreign=True, ttl=ttl)
+    if outlet.max_bytes is None:
+        return replace(outlet, ttl=ttl)
+    return replace(outlet, ttl=ttl, copy_bytes=_copy_bytes(config, route.app, holding.subjects[0]))
+
+
+def _copies(holding: Holding, app: str) -> bool:
+    """Whether a stream copies from the app's all that it holds of the subjects that were looked for."""
+    return all(_is_copied(holding.info["config"], app, subject) for subject in holding.subjects)
+
+
+def _is_copied(config: Mapping[str, Any], app: str, subject: str) -> bool:
+    return source_of(config, app, subject) is not None
+
+
+def _copy_bytes(config: Mapping[str, Any], app: str, subject: str) -> int:
+    """The headers that a copy has more than the message that was made, less its subject: the most they are.
+
+    `Nats-Stream-Source: <stream> <sequence> <filters> <destinations> <subject> <account>`, and the TTL.
+    """
+    source = source_of(config, app, subject)
+    if source is None:
+        return 0
+    names = sum(len(f"{each['src']}{each['dest']}".encode()) + 2 for each in source["subject_transforms"])
+    fixed = "NATS/1.0\r\nNats-TTL: 31536000s\r\nNats-Stream-Source:      12345678\r\n\r\n"
+    return len(fixed) + len(app_stream(app)) + 20 + names + len(f"p.{app}.out.")
+
+
+def _source(app: str, patterns: Sequence[str]) -> dict[str, Any]:
+    return {"name": app_stream(app), "subject_transforms": [_transform(app, each) for each in patterns]}
+
+
+def _shown(found: Sequence[Holding]) -> str:
+    return "; ".join(map(str, found[:5]))
 
 
 def warn_of_gap(source: Mapping[str, Any], start: int, route: str) -> None:
@@ -297,26 +500,63 @@ def warn_of_gap(source: Mapping[str, Any], start: int, route: str) -> None:
         )  # fmt: skip
 
 
+def warn_of_idle_limit(source: Mapping[str, Any], route: str) -> None:
+    """Say it where a stream lets go of our consumer, and so of messages, while nobody reads."""
+    idle_s = (source["config"].get("consumer_limits") or {}).get("inactive_threshold", 0) / _NS
+    if idle_s and source["config"].get("retention") == "interest":
+        log.warning(
+            "stream %s removes a consumer that nobody uses for %g s (consumer_limits), and keeps only what "
+            "one wants: messages that come while no processor runs for longer are lost",
+            source["config"]["name"], idle_s,
+            extra={"route": route},
+        )  # fmt: skip
+
+
 def stream_name(app: str, pattern: str) -> str:
-    """The name of a stream that is created for a subject: `market-stats-any` for `stats.*` of app market."""
+    """The name of a stream that is created for a subject: `market-stats-any` for `stats.*` of app market.
+
+    A subject with characters that the name of a stream cannot have makes a `distinct_name`.
+    """
     words = {"*": "any", ">": "all"}
-    return "-".join([app, *(words.get(token, token) for token in pattern.split("."))])
+    name = "-".join([app, *(words.get(token, token) for token in pattern.split("."))])
+    return name if _LEGAL_NAME.match(name) else distinct_name(app, pattern)
 
 
-def _topics(route: Route, codec: Codec) -> dict[str, bool]:
+def distinct_name(app: str, pattern: str) -> str:
+    """The name of a stream for a subject, where another subject's has its `stream_name`."""
+    digest = hashlib.sha256(pattern.encode()).hexdigest()[:8]
+    words = {"*": "any", ">": "all"}
+    tokens = [words.get(token, _ILLEGAL.sub("_", token)) for token in pattern.split(".")]
+    return f"{'-'.join([app, *tokens])[:_NAME_CHARS]}-{digest}"
+
+
+async def free_name(broker: Broker, app: str, pattern: str) -> str:
+    """The name that a stream for a subject would get now, which no stream holds."""
+    name = stream_name(app, pattern)
+    return name if await broker.stream(name) is None else distinct_name(app, pattern)
+
+
+def topics(route: Route) -> dict[str, bool]:
+    """The patterns of all subjects that a route writes to, and whether a stream is to keep them."""
     events = {route.events_subject: True} if route.events_subject else {}
-    return {**codec.topics, **events}
+    return {**codec_for(route).topics, **events}
 
 
-def _pattern(route: Route) -> str:
+def is_chunks(route: Route, pattern: str) -> bool:
+    """Whether what goes to a pattern are the chunks of runs in stream mode."""
     template = route.output_template
-    return template.pattern if template else ""
+    return route.mode == "stream" and template is not None and pattern == template.pattern
 
 
 def _transform(app: str, pattern: str) -> dict[str, str]:
     numbers = iter(range(1, len(pattern)))
     tokens = [f"{{{{wildcard({next(numbers)})}}}}" if t == "*" else t for t in pattern.split(".")]
     return {"src": f"p.{app}.out.{pattern}", "dest": ".".join(tokens)}
+
+
+def _stored_as(transform: Mapping[str, str]) -> str:
+    """The subjects of the copies that a transform makes."""
+    return ".".join("*" if "{{" in token else token for token in transform["dest"].split("."))
 
 
 def check_app_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -87,6 +87,34 @@ def overlaps(a: str, b: str) -> bool:
     return len(left) == len(right)
 
 
+def covers(pattern: str, other: str) -> bool:
+    """Whether every subject that `other` stands for is one of those of `pattern`."""
+    wanted, found = pattern.split("."), other.split(".")
+    for position, token in enumerate(wanted):
+        if token == ">":
+            return len(found) > position
+        if position >= len(found) or found[position] == ">" or token not in ("*", found[position]):
+            return False
+    return len(wanted) == len(found)
+
+
+def intersection(a: str, b: str) -> str | None:
+    """The pattern of the subjects that both stand for; None where there are none."""
+    left, right, shared = a.split("."), b.split("."), list[str]()
+    for position in range(max(len(left), len(right))):
+        if position >= min(len(left), len(right)):
+            return None
+        x, y = left[position], right[position]
+        if x == ">":
+            return ".".join([*shared, *right[position:]])
+        if y == ">":
+            return ".".join([*shared, *left[position:]])
+        if x != y and "*" not in (x, y):
+            return None
+        shared.append(y if x == "*" else x)
+    return ".".join(shared)
+
+
 _OWN = frozenset({"key", "session"})
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 

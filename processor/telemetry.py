@@ -104,6 +104,18 @@ METRICS: dict[str, Metric] = {
         Metric("processor_breaker_open", "gauge", "1 while the route pauses because its guests keep dying."),
         Metric("processor_breaker_openings_total", "counter", "Times that the circuit breaker opened."),
         Metric("processor_log_lines_dropped_total", "counter", "Lines of Runnables' logs over their limits."),
+        Metric(
+            "processor_copy_waiting_messages",
+            "gauge",
+            "Committed outputs that the stream of their subject has not copied.",
+            ("stream", "subject"),
+        ),
+        Metric(
+            "processor_copy_stopped",
+            "gauge",
+            "1 while a stream does not take the copies of committed outputs (E350).",
+            ("stream", "subject"),
+        ),
         Metric("processor_connected", "gauge", "1 while the NATS server is connected.", ()),
         Metric("processor_ready", "gauge", "1 while /readyz answers 200.", ()),
         Metric("processor_jail_level", "gauge", "0 process, 1 confined, 2 isolated.", ()),
@@ -227,6 +239,19 @@ class Telemetry:
         reloads = self.numbers["processor_reloads_total"]
         reloads[(result,)] = reloads.get((result,), 0) + 1
         self.numbers["processor_reload_refused"] = {} if result == "applied" else {(result,): 1.0}
+
+    def made(self, route: str) -> float:
+        """Outputs and events that a route has committed so far."""
+        both = ("processor_outputs_total", "processor_events_total")
+        return sum(self.numbers[name].get((route,), 0) for name in both)
+
+    def copies(self, stream: str, subject: str, waiting: int | None, *, is_stopped: bool) -> None:
+        """How many copies wait for a stream, and whether it takes none; None where nothing goes there now."""
+        series = {"processor_copy_waiting_messages": waiting, "processor_copy_stopped": is_stopped}
+        for name, value in series.items():
+            self.numbers[name].pop((stream, subject), None)
+            if waiting is not None:
+                self.numbers[name][stream, subject] = float(value or 0)
 
     def page(self) -> bytes:
         """Every metric as it is now, in Prometheus' text format."""

@@ -7,7 +7,7 @@ or changed there: what a start would find, make and need is reported, and each t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from processor.cli.terminal import (
     exit_code_of,
     warn,
 )
-from processor.codec import codec_for
 from processor.config import (
     BRIEF,
     Config,
@@ -41,14 +40,24 @@ from processor.config import (
 )
 from processor.context import app_stream
 from processor.desk import VERBS, api_subject
+from processor.effects import Outlet
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
+from processor.holdings import Holding, Holdings
 from processor.inbox import check_server
-from processor.jetstream import Broker
+from processor.jetstream import Broker, expected_refusal
 from processor.letters import in_subject
 from processor.model import Limits, Program
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
-from processor.streams import app_stream_config, check_app_stream, stream_name
+from processor.streams import (
+    app_stream_config,
+    check_app_stream,
+    free_name,
+    is_chunks,
+    no_input,
+    outlet_of,
+    topics,
+)
 from processor.subject import matches
 from processor.telemetry import configure_logging
 
@@ -212,8 +221,10 @@ async def _look(config: Config) -> _Server:
                 problems += needs.missing("publish", ["_INBOX.x.y"], why)
         if permissions is None:
             said += "; the server does not say what this user may do, so permissions were not checked"
+        holdings = Holdings(broker)
         routes = {
-            route.name: await _findings(broker, config, route, needs) for route in config.routes.values()
+            route.name: await _findings(broker, holdings, config, route, needs)
+            for route in config.routes.values()
         }
         return _Server(broker.server_version, broker.address, said, routes, problems)
 
@@ -240,59 +251,65 @@ def _app_subjects(config: Config) -> Iterator[str]:
         yield f"p.{config.app}.ctl.{route}"
 
 
-async def _findings(broker: Broker, config: Config, route: Route, needs: _Needs) -> _Findings:
+async def _findings(
+    broker: Broker, holdings: Holdings, config: Config, route: Route, needs: _Needs
+) -> _Findings:
     found = _Findings()
-    await _look_at_input(broker, config, route, needs, found)
-    topics = dict(codec_for(route).topics)
-    if route.events_subject:
-        topics[route.events_subject] = True
-    for pattern, is_durable in topics.items():
-        await _look_at_outlet(broker, route, pattern, is_durable, needs, found)
+    try:
+        await _look_at_input(broker, holdings, config, route, needs, found)
+    except BrokerError as err:
+        found.input = found.input or f"{', '.join(route.input_subjects)}, which cannot be read"
+        found.problems.append(str(err))
+    for pattern, is_durable in topics(route).items():
+        await _look_at_outlet(broker, holdings, route, pattern, is_durable, needs, found)
     return found
 
 
 async def _look_at_input(
-    broker: Broker, config: Config, route: Route, needs: _Needs, found: _Findings
+    broker: Broker, holdings: Holdings, config: Config, route: Route, needs: _Needs, found: _Findings
 ) -> None:
     if route.input.is_own:
         _look_at_inbox(broker, route, needs, found)
     if route.input.schedule:
         return
     subject = route.input_subjects[0]
-    info = await broker.stream_of(subject)
+    info = await holdings.input(route)
     # A route's stream serves every route that reads a subject of it.
     creators = [r for r in config.routes.values() if r.input.create and matches(r.input_subjects[0], subject)]
-    reader = f"{app_stream(route.app)}-{route.name}-x"
+    reader = f"{app_stream(route.app)}-{route.name}"
     if info is not None:
         name = info["config"]["name"]
         retention = info["config"].get("retention", "limits")
         found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
     elif creators:
-        name = stream_name(route.app, creators[0].input_subjects[0])
+        name = await free_name(broker, route.app, creators[0].input_subjects[0])
         found.input = f"{subject} from stream {name}, which will be created"
         found.problems += needs.missing(
             "publish", [f"$JS.API.STREAM.CREATE.{name}"], f"for route {route.name}"
         )
     else:
         found.input = f"{subject}, which no stream holds"
-        error = BrokerError(
-            "E401",
-            f"no stream holds {subject!r}, the input of route {route.name}",
-            remedy=f"Create it, or set routes.{route.name}.input.create: true.",
-        )
-        found.problems.append(str(error))
-        return
+        await holdings.check_elsewhere(route)
+        raise no_input(route)
     requests = (
         f"STREAM.INFO.{name}",
-        f"CONSUMER.CREATE.{name}.{reader}",
-        f"CONSUMER.MSG.NEXT.{name}.{reader}",
-        f"CONSUMER.DELETE.{name}.{reader}",
+        f"CONSUMER.CREATE.{name}.{reader}-x",
+        f"CONSUMER.MSG.NEXT.{name}.{reader}-x",
+        f"CONSUMER.DELETE.{name}.{reader}-x",
     )
     wanted = [f"$JS.API.{request}" for request in requests]
     if info is not None and info["config"].get("retention", "limits") != "limits":
-        wanted += [f"$JS.API.CONSUMER.LIST.{name}", f"$JS.API.CONSUMER.INFO.{name}.{reader}"]
-        wanted += [f"$JS.ACK.{name}.{reader}.1.1.1.1.1"]
-    found.problems += needs.missing("publish", wanted, f"for route {route.name} to read {name}")
+        wanted += [f"$JS.API.CONSUMER.LIST.{name}", f"$JS.API.CONSUMER.INFO.{name}.{reader}-x"]
+        wanted += [f"$JS.ACK.{name}.{reader}-x.1.1.1.1.1"]
+    missing = needs.missing("publish", wanted, f"for route {route.name} to read {name}")
+    found.problems += missing
+    is_limited = info is not None and (
+        info["config"].get("retention") == "workqueue" or info["config"].get("max_consumers", -1) > 0
+    )
+    if info is not None and is_limited and not missing:
+        consumers = await broker.consumers(name)
+        if (refusal := expected_refusal(info, route.input_subjects, reader, consumers)) is not None:
+            raise refusal
 
 
 def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings) -> None:
@@ -313,51 +330,60 @@ def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings
 
 
 async def _look_at_outlet(
-    broker: Broker, route: Route, pattern: str, is_durable: bool, needs: _Needs, found: _Findings
+    broker: Broker,
+    holdings: Holdings,
+    route: Route,
+    pattern: str,
+    is_durable: bool,
+    needs: _Needs,
+    found: _Findings,
 ) -> None:
-    template = route.output_template
-    is_chunks = route.mode == "stream" and template is not None and pattern == template.pattern
-    committed = f"p.{route.app}.out.{pattern}"
     why = f"for route {route.name} to publish {pattern}"
     direct = [pattern.replace("*", "x").replace(">", "x")]
     if not is_durable:
         found.outlets[pattern] = "live, at most once; no stream keeps them"
         found.problems += needs.missing("publish", direct, why)
         return
-    info = await broker.stream_of(pattern)
-    name = info["config"]["name"] if info else ""
-    if info is None:
-        created = stream_name(route.app, pattern)
-        how = "takes the chunks" if is_chunks else "copies committed outputs: exactly once"
+    streams = await holdings.of([pattern])
+    is_live = is_chunks(route, pattern)
+    if not streams:
+        created = await free_name(broker, route.app, pattern)
+        how = "takes the chunks" if is_live else "copies committed outputs: exactly once"
         found.outlets[pattern] = f"stream {created} will be created and {how}"
         found.problems += needs.missing("publish", [f"$JS.API.STREAM.CREATE.{created}"], why)
-    elif name == app_stream(route.app):
-        found.outlets[pattern] = "the app's own stream"
-        found.problems.append(
-            f"E408 the subject {pattern} of route {route.name} belongs to the app's own stream {name}. "
-            "Give the output or the events another subject."
-        )
-    elif is_chunks:
-        found.outlets[pattern] = f"stream {name} takes the chunks"
-    elif _copies(info["config"], app_stream(route.app), committed):
-        found.outlets[pattern] = f"stream {name} copies committed outputs: exactly once"
-    elif info["config"].get("mirror") or needs.missing("publish", [f"$JS.API.STREAM.UPDATE.{name}"], why):
-        found.outlets[pattern] = f"stream {name} cannot copy: published to it at least once, deduplicated"
+    else:
+        try:
+            outlet = outlet_of(route, pattern, streams)
+        except BrokerError as err:
+            found.outlets[pattern] = "the app's own stream"
+            found.problems.append(str(err))
+            return
+        ways = outlet.parts or {pattern: outlet}
+        for part, way in ways.items():
+            how, is_direct = _way(way, needs, streams, why)
+            found.outlets[part] = f"stream {way.stream} {how}"
+            found.problems += needs.missing("publish", direct, why) if is_direct else []
+        if outlet.parts:
+            found.outlets[pattern] = "to any other subject: a dead letter, for no stream holds it (E417)"
+    if is_live:
         found.problems += needs.missing("publish", direct, why)
     else:
-        found.outlets[pattern] = f"stream {name} will be asked to copy committed outputs: exactly once"
-    if is_chunks:
-        found.problems += needs.missing("publish", direct, why)
-    elif name != app_stream(route.app):
         found.problems += needs.missing("publish", [f"p.{route.app}.out.{direct[0]}"], why)
 
 
-def _copies(config: Mapping[str, Any], source: str, committed: str) -> bool:
-    for found in config.get("sources") or []:
-        transforms = found.get("subject_transforms") or []
-        if found["name"] == source and any(matches(t["src"], committed) for t in transforms):
-            return True
-    return False
+def _way(way: Outlet, needs: _Needs, streams: Sequence[Holding], why: str) -> tuple[str, bool]:
+    """How one stream gets what is published, in words, and whether it is published there directly."""
+    limit = f"; a larger one than {way.max_bytes} bytes is a dead letter (E307)" if way.max_bytes else ""
+    if way.live:
+        return "takes the chunks", False
+    if not way.foreign:
+        return f"copies committed outputs: exactly once{limit}", False
+    [config] = [each.info["config"] for each in streams if each.name == way.stream]
+    if config.get("mirror") or config.get("sealed"):
+        return f"cannot copy: published to it at least once, deduplicated{limit}", True
+    if needs.missing("publish", [f"$JS.API.STREAM.UPDATE.{way.stream}"], why):
+        return f"cannot copy: published to it at least once, deduplicated{limit}", True
+    return f"will be asked to copy committed outputs: exactly once{limit}", False
 
 
 class _Needs:

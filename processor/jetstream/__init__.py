@@ -16,7 +16,17 @@ Sources: ADR-50 (atomic batch publish), ADR-31 (direct get), ADR-42/43 (TTL), na
 
 from __future__ import annotations
 
-from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker, Ear, connect_options
+from processor.jetstream.broker import (
+    BATCH_MAX,
+    EXPECTED,
+    GONE,
+    KEPT,
+    NAME_IN_USE,
+    Broker,
+    Ear,
+    connect_options,
+)
+from processor.jetstream.consumers import create_consumer, expected_refusal
 from processor.jetstream.micro import Endpoint, MicroService, Refusal
 from processor.jetstream.protocol import (
     NS,
@@ -37,6 +47,7 @@ __all__ = [
     "EXPECTED",
     "GONE",
     "KEPT",
+    "NAME_IN_USE",
     "NS",
     "Again",
     "ApiError",
@@ -51,7 +62,9 @@ __all__ = [
     "Unknown",
     "WrongLastSequence",
     "connect_options",
+    "create_consumer",
     "encode",
+    "expected_refusal",
     "own_headers",
     "parse_ack",
 ]

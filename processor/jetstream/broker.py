@@ -27,6 +27,7 @@ from nats.aio.subscription import Subscription
 
 from processor.config import Nats, read_login
 from processor.errors import BrokerError, ProcessorError
+from processor.jetstream.consumers import create_consumer
 from processor.jetstream.intake import Intake, Taker
 from processor.jetstream.protocol import (
     NS,
@@ -65,6 +66,7 @@ _PAGE_BYTES = 8 << 20
 _WRONG_LAST_SEQUENCE = 10071
 _CONFLICT = frozenset({10164, 10176, 10210, 10008, 10074, 503})  # in flight, gap, too many open: send again
 STREAM_NOT_FOUND = 10059
+NAME_IN_USE = 10058
 _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
 _DENIAL = re.compile(r'permissions violation for (publish|subscri)\w* to "(.+?)"', re.IGNORECASE)
@@ -479,8 +481,26 @@ class Broker:
 
     async def find_stream(self, subject: str) -> str | None:
         """The name of a stream that stores messages of `subject` (or of a part of that pattern)."""
-        names = (await self.api("STREAM.NAMES", {"subject": subject})).get("streams") or []
-        return str(names[0]) if names else None
+        names = await self.find_streams(subject)
+        return names[0] if names else None
+
+    async def find_streams(self, subject: str) -> list[str]:
+        """The names of all streams that take messages of `subject`, or of a part of that pattern."""
+        return [str(name) for name in await self._pages("STREAM.NAMES", "streams", {"subject": subject})]
+
+    async def streams(self) -> list[dict[str, Any]]:
+        """What the server says of every stream of the account."""
+        return await self._pages("STREAM.LIST", "streams", {})
+
+    async def _pages(self, name: str, what: str, asked: Mapping[str, Any]) -> list[Any]:
+        """All that a request for a list brings, page by page."""
+        listed: list[Any] = []
+        while True:
+            page = await self.api(name, {**asked, "offset": len(listed)})
+            found = page.get(what) or []
+            listed += found
+            if not found or len(listed) >= page.get("total", 0):
+                return listed
 
     async def stream(self, name: str) -> dict[str, Any] | None:
         """The server's information on a stream: `config`, `state`, `created`; None if there is none."""
@@ -523,13 +543,7 @@ class Broker:
 
     async def consumers(self, stream: str) -> list[dict[str, Any]]:
         """What the server says of every consumer of a stream."""
-        consumers: list[dict[str, Any]] = []
-        while True:
-            page = await self.api(f"CONSUMER.LIST.{stream}", {"offset": len(consumers)})
-            found = page.get("consumers") or []
-            consumers += found
-            if not found or len(consumers) >= page.get("total", 0):
-                return consumers
+        return await self._pages(f"CONSUMER.LIST.{stream}", "consumers", {})
 
     # publish and commit
 
@@ -831,9 +845,7 @@ class Broker:
             "num_replicas": 1,
             "inactive_threshold": 5 * NS,
         }
-        info = await self.api(
-            f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config, "action": "create"}
-        )
+        info = await create_consumer(self.api, stream, config)
         with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
             await self.delete_consumer(stream, info["name"])  # it would go by itself, later
         return int(info["num_pending"])
@@ -864,17 +876,16 @@ class Broker:
             config["opt_start_seq"] = max(1, start_sequence)
         if headers_only:
             config["headers_only"] = True
-        info = await self.api(
-            f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config, "action": "create"}
-        )
+        info = await create_consumer(self.api, stream, config)
         name, waiting = info["name"], int(info["num_pending"])
+        most = info["config"].get("max_batch") or 1000
         try:
             async with self._inbox() as (inbox, arrived):
                 unanswered = asked = 0
                 request = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
                 while waiting:
                     if not asked:
-                        asked = min(waiting, 1000)
+                        asked = min(waiting, most)
                         ask = {"batch": asked, "no_wait": True, "max_bytes": self._page_bytes}
                         await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
                     message = await _next(arrived, _READ_TIMEOUT_S, f"reading {stream}")

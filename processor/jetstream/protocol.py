@@ -38,6 +38,8 @@ class ApiError(Exception):
     def __init__(self, subject: str, error: Mapping[str, Any]) -> None:
         self.err_code = int(error.get("err_code", error.get("code", 0)))
         self.description = str(error.get("description", ""))
+        # As HTTP has it: the same request would be refused again.
+        self.is_final = 400 <= int(error.get("code", 0)) < 500
         super().__init__(f"{subject}: {self.description} ({self.err_code})")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import itertools
 import logging
 import random
@@ -18,6 +19,7 @@ import orjson
 
 from processor.errors import BrokerError
 from processor.jetstream.broker import STREAM_NOT_FOUND, Broker, Tap
+from processor.jetstream.consumers import TOO_MANY_CONSUMERS, create_consumer, others_of, refusal
 from processor.jetstream.protocol import (
     NS,
     Again,
@@ -40,6 +42,7 @@ _EXPIRES_S = 30.0
 # wake up for each of them by itself is most of what a thousand idle routes cost.
 _MOMENTS = 10
 _LOOK_S = 0.25
+_PATIENCE_S = 10.0
 _UNANSWERED_MAX = 10  # pull requests that nobody took, before the consumer is given up
 
 
@@ -88,6 +91,8 @@ class Reader:
         self._heard_s = time.monotonic()
         self._moment_s = random.randrange(_MOMENTS) * _HEARTBEAT_S / _MOMENTS
         self._is_in_step = False  # its requests end at that moment
+        self._most = prefetch  # of a pull request: the server may limit it
+        self._refused_since_s: float | None = None  # the server refuses a consumer, or does not answer
         self._broken = ""
         # Delivered and not settled, with the newest subject to acknowledge on: for streams that wait for it.
         self._unsettled: dict[int, str] = {}
@@ -205,15 +210,31 @@ class Reader:
             log.debug("reading %s of %s anew: %s", self._subjects, self._stream, self._broken)
         try:
             await self._open()
+            self._refused_since_s = None
         except (ApiError, Again, Unknown, nats.errors.Error, OSError) as err:
-            if isinstance(err, ApiError) and err.err_code == STREAM_NOT_FOUND:
-                raise BrokerError(
-                    "E401",
-                    f"stream {self._stream} is gone",
-                    remedy="Create it again; the position is kept, see `processor check --server`.",
-                ) from err
+            if isinstance(err, ApiError):
+                await self._give_up(err)
             self._broken = str(err) or type(err).__name__
             await asyncio.sleep(0.25)
+
+    async def _give_up(self, err: ApiError) -> None:
+        """Raise BrokerError for a refusal that a person has to end; return for one that may pass."""
+        if err.err_code == STREAM_NOT_FOUND:
+            raise BrokerError(
+                "E401",
+                f"stream {self._stream} is gone",
+                remedy="Create it again; the position is kept, see `processor check --server`.",
+            ) from err
+        since_s = self._refused_since_s = self._refused_since_s or time.monotonic()
+        # While a cluster elects its leaders it refuses what it takes a moment later.
+        if err.is_final or time.monotonic() - since_s > _PATIENCE_S:
+            raise refusal(self._stream, self._subjects, err, await self._in_the_way()) from err
+
+    async def _in_the_way(self) -> list[dict[str, Any]]:
+        """The consumers of others on our subjects, where they may be listed."""
+        with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
+            return others_of(await self._broker.consumers(self._stream), self._subjects, self._name)
+        return []
 
     async def _open(self) -> None:
         self._broker.waking.add(self._arrived.set)
@@ -249,10 +270,8 @@ class Reader:
                     await self._broker.delete_consumer(self._stream, name)
                 config["deliver_policy"] = "all"
                 del config["opt_start_seq"]
-        await self._broker.api(
-            f"CONSUMER.CREATE.{self._stream}.{self._consumer}",
-            {"stream_name": self._stream, "config": config, "action": "create"},
-        )
+        made = await self._create(config, old)
+        self._most = min(self._prefetch, made["config"].get("max_batch") or self._prefetch)
         # Looked at after the consumer was made: a consumer dies with its stream.
         info = await self._broker.stream(self._stream)
         if info is None or info["created"] != self._created:
@@ -277,6 +296,19 @@ class Reader:
         self._inbox = self._broker.client.new_inbox()
         self._tap = await self._broker.tap(self._inbox, self._receive)
         self._ask()
+
+    async def _create(self, config: dict[str, Any], old: str) -> dict[str, Any]:
+        create = functools.partial(
+            create_consumer, self._broker.api, self._stream, config, name=self._consumer
+        )
+        try:
+            return await create()
+        except ApiError as err:
+            # What our last consumer had is in `_next`, so it can make room for this one.
+            if err.err_code != TOO_MANY_CONSUMERS or not old or not self._keeps:
+                raise
+            await self._broker.delete_consumer(self._stream, old)
+            return await create()
 
     async def _own_consumers(self) -> list[str]:
         """The consumers that readers of this name have made on the stream, oldest first."""
@@ -308,8 +340,8 @@ class Reader:
             await tap.close()
 
     def _ask(self) -> None:
-        room = self._prefetch - len(self._buffer) - self._asked
-        if self._broken or self._tap is None or room < self._prefetch // 2:
+        room = min(self._prefetch - len(self._buffer) - self._asked, self._most)
+        if self._broken or self._tap is None or room < min(self._prefetch // 2, self._most):
             return
         limit = max(8 << 20, 2 * self._broker.max_payload)
         if self._buffered_bytes > limit:

@@ -93,6 +93,8 @@ async def test_two_apps_in_one_account_never_touch_each_others_subjects(
             used = subjects(bytes(line.sent))
             own = re.compile(
                 rf"p\.{name}\..*|ctl\.{name}\.(members|api\..*)|_INBOX\..*|{name}\.talk"
+                # What another app's new stream holds may be this one's input.
+                r"|\$JS\.API\.STREAM\.INFO\.[^.]+|\$JS\.EVENT\.ADVISORY\.STREAM\.\*\.\*"
                 rf"|\$SRV\.(PING|INFO|STATS)(\.processor-{name}(\..*)?)?"
                 rf"|\$JS\.API\.(INFO|STREAM\.NAMES)|\$JS\.API\.[A-Z.]+\.(P_{name}|{name}-{name}-any|IN)(\..*)?"
             )

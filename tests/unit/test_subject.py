@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from processor.errors import ProcessorError
 from processor.model import SAFE_TOKEN
-from processor.subject import MAX_SUBJECT_BYTES, Template, check_subject, matches, overlaps
+from processor.subject import (
+    MAX_SUBJECT_BYTES,
+    Template,
+    check_subject,
+    covers,
+    intersection,
+    matches,
+    overlaps,
+)
 
 TOKENS = st.sampled_from(["a", "b", "stats", "x-1", "é"])
 SUBJECTS = st.lists(TOKENS, min_size=1, max_size=5).map(".".join)
@@ -189,3 +198,34 @@ def test_whatever_the_data_a_rendered_subject_is_one_of_the_templates_pattern(
         rendered = template.render(key=key, subject=subject, fields=fields, session=session)
         assert check_subject(rendered, wildcards=False) == rendered
         assert matches(template.pattern, rendered)
+
+
+SHORT = [
+    "a",
+    "b",
+    "*",
+    ">",
+    "a.a",
+    "a.b",
+    "a.*",
+    "*.a",
+    "*.*",
+    "a.>",
+    "*.>",
+    "a.b.>",
+    "a.*.a",
+    "*.b.*",
+    "a.b.a",
+]
+ALL_SHORT = [".".join(tokens) for n in (1, 2, 3, 4) for tokens in itertools.product("abc", repeat=n)]
+
+
+@pytest.mark.parametrize("left", SHORT)
+def test_what_two_patterns_share_is_what_both_match(left: str) -> None:
+    """A pattern covers another, and meets it, as the subjects that they match say."""
+    for right in SHORT:
+        ours, theirs = ({s for s in ALL_SHORT if matches(pattern, s)} for pattern in (left, right))
+        shared = intersection(left, right)
+        assert {s for s in ALL_SHORT if shared and matches(shared, s)} == ours & theirs, (left, right)
+        assert overlaps(left, right) == bool(ours & theirs), (left, right)
+        assert covers(left, right) == (theirs <= ours), (left, right)

@@ -1,0 +1,361 @@
+"""The streams that a route reads and writes: found by what they hold, watched, named where they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from processor.embedded import EmbeddedServer
+from processor.jetstream import NS, Broker, Message
+from tests.conftest import waited
+from tests.running import COUNT, Running, Serve, Start, connected, is_empty, starter
+
+ECHO = """
+class Runnable:
+    def process(self, queries):
+        return queries
+"""
+ROUTE = """
+r:
+  input: {subject: "in.>"}
+  runnable: count.py
+  output: out
+"""
+KEYED = """
+r:
+  input: {subject: "in.>", create: true}
+  runnable: count.py
+  key: subject.2
+  output: "own.{key}"
+"""
+
+
+async def problems_of(running: Running) -> list[str]:
+    """What `check --server` finds wrong with the configuration that runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "processor", "check", str(running.path), "--server", "--format", "json"),
+        env={"NATS_URL": running.broker.address, "PATH": "/usr/bin:/bin"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate()
+    found: list[str] = json.loads(out)["problems"]
+    return found
+
+
+async def blocked(running: Running, *words: str, deadline_s: float = 10) -> str:
+    """Why the route is not ready, as soon as the sentence has these words."""
+
+    def sentence() -> str | None:
+        why = running.telemetry.readiness.blocks.get("route r", "")
+        return why if all(word in why for word in words) else None
+
+    found: str = await waited(sentence, f"the route says {' and '.join(words)}", deadline_s)
+    return found
+
+
+async def has_messages(broker: Broker, stream: str, count: int) -> bool:
+    info = await broker.stream(stream)
+    return info is not None and info["state"]["messages"] >= count
+
+
+async def bodies(broker: Broker, stream: str) -> list[Any]:
+    return [orjson.loads(s.payload) async for s in broker.history(stream, [">"])]
+
+
+async def test_an_input_in_two_streams_is_refused_by_name(processor: Start, wait_until: Any) -> None:
+    """One stream would never be read: the route, and the check, name both and what they hold (E417)."""
+    async with processor(ROUTE, count=COUNT) as running:
+        await blocked(running, "E401")
+        await running.broker.create_stream({"name": "EU", "subjects": ["in.eu.*"]})
+        await running.broker.create_stream({"name": "US", "subjects": ["in.us.*"]})
+        why = await blocked(running, "E417")
+        assert "EU holds in.eu.*" in why
+        assert "US holds in.us.*" in why
+        assert await problems_of(running) == [why]
+
+
+async def test_a_stream_that_takes_a_part_of_the_input_stops_a_running_route(
+    processor: Start, wait_until: Any
+) -> None:
+    """The route says so when it happens, and goes on when the input is in one stream again."""
+    async with processor(ROUTE, count=COUNT) as running:
+        broker = running.broker
+        await broker.create_stream({"name": "EU", "subjects": ["in.eu.*"]})
+        await running.until_ready()
+        await broker.create_stream({"name": "US", "subjects": ["in.us.*"]})
+        await blocked(running, "E417", "US")
+        await broker.api("STREAM.DELETE.US")
+        await running.publish("in.eu.x", {"i": 1})
+        await running.until_ready()
+        assert await running.documents("out", 1) == [{"i": 1, "n": 1}]
+
+
+async def test_subjects_that_move_to_another_stream_stop_the_route(processor: Start) -> None:
+    """Its position belongs to the stream that it has read: the route says which is another now (E407)."""
+    async with processor(ROUTE, count=COUNT) as running:
+        broker = running.broker
+        await broker.create_stream({"name": "OLD", "subjects": ["in.>"]})
+        await running.until_ready()
+        await running.publish("in.x", {"i": 1})
+        assert len(await running.documents("out", 1)) == 1
+        old = await broker.stream("OLD")
+        assert old is not None
+        await broker.update_stream({**old["config"], "subjects": ["elsewhere"]})
+        await broker.create_stream({"name": "NEW", "subjects": ["in.>"]})
+        await blocked(running, "E407", "NEW")
+
+
+async def test_a_stream_that_becomes_one_of_interest_is_read_as_one(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """The reader follows with a consumer that lasts, so what comes while nobody runs is not lost."""
+    async with processor(ROUTE, count=COUNT) as running:
+        made = await running.broker.create_stream({"name": "IN", "subjects": ["in.>"]})
+        await running.until_ready()
+        await running.publish("in.x", {"i": 1})
+        assert len(await running.documents("out", 1)) == 1
+        await running.broker.update_stream({**made["config"], "retention": "interest"})
+
+        async def is_durable() -> bool:
+            found = await running.broker.consumers("IN")
+            return any(consumer["config"].get("durable_name") for consumer in found)
+
+        await wait_until(is_durable, "the route has a consumer that lasts")
+        await running.publish("in.x", {"i": 2})
+        assert len(await running.documents("out", 2)) == 2
+        await wait_until(partial(is_empty, running.broker, "IN"), "what was processed is gone")
+    async with connected(nats_server.url) as broker:
+        await broker.publish_stored(Message("in.x", b'{"i": 3}'))
+    async with processor(ROUTE, count=COUNT) as running:
+        assert [o["i"] for o in await running.documents("out", 3)] == [1, 2, 3]
+
+
+async def test_what_a_stream_renames_is_read_under_its_new_name(processor: Start, wait_until: Any) -> None:
+    """Nothing is ever stored under the subject that was published: E417 says which one to read."""
+    transform = {"src": "raw.*", "dest": "orders.{{wildcard(1)}}"}
+    raw = ROUTE.replace("in.>", "raw.*")
+    async with processor(raw, count=COUNT) as running:
+        await running.broker.create_stream(
+            {"name": "T", "subjects": ["raw.*"], "subject_transform": transform}
+        )
+        why = await blocked(running, "E417", "stream T", "'orders.*'")
+        assert await problems_of(running) == [why]
+    async with processor(raw.replace("raw.*", "orders.*"), app="b", count=COUNT) as running:
+        await running.until_ready()
+        await running.publish("raw.x", {"i": 1})
+        assert await running.documents("out", 1) == [{"i": 1, "n": 1}]
+
+
+async def test_a_mirror_as_input_is_refused_by_name(processor: Start, wait_until: Any) -> None:
+    """A mirror has no subjects: the route says that it holds the messages and where the origin is (E417)."""
+    async with processor(ROUTE, count=COUNT) as running:
+        broker = running.broker
+        await broker.create_stream({"name": "ORIGIN", "subjects": ["in.>"]})
+        await running.publish("in.x", {"i": 1})
+        await broker.create_stream({"name": "COPY", "mirror": {"name": "ORIGIN"}})
+        await wait_until(partial(has_messages, broker, "COPY", 1), "the mirror has the message")
+        origin = await broker.stream("ORIGIN")
+        assert origin is not None
+        await broker.update_stream({**origin["config"], "subjects": ["elsewhere"]})
+        why = await blocked(running, "E417", "COPY", "a mirror", "ORIGIN", deadline_s=30)
+        assert await problems_of(running) == [why]
+
+
+async def test_each_output_gets_to_the_stream_that_holds_its_subject(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """Two streams hold a part of the outputs' subjects each; an output that none holds is a dead letter."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "A", "subjects": ["own.a"]})
+        await broker.create_stream({"name": "B", "subjects": ["own.b"]})
+    async with processor(KEYED, count=COUNT) as running:
+        await running.until_ready()
+        for key in "abcab":
+            await running.publish(f"in.{key}", {"i": ord(key)})
+        await wait_until(partial(has_messages, running.broker, "A", 2), "both of a are in A")
+        await wait_until(partial(has_messages, running.broker, "B", 2), "both of b are in B")
+        assert [each["i"] for each in await bodies(running.broker, "A")] == [ord("a")] * 2
+        assert [each["i"] for each in await bodies(running.broker, "B")] == [ord("b")] * 2
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E417"
+        assert "'own.c'" in letter.headers["x-dead-letter-reason"]
+
+
+async def test_a_stream_that_comes_for_a_part_of_the_outputs_gets_them(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """A route that runs notices a stream that now holds what none has held, and writes to it."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "A", "subjects": ["own.a"]})
+    async with processor(KEYED, count=COUNT) as running:
+        await running.until_ready()
+        await running.publish("in.b", {"i": 1})
+        await running.dead_letters("r")
+        await running.broker.create_stream({"name": "B", "subjects": ["own.b"]})
+
+        async def is_asked() -> bool:
+            info = await running.broker.stream("B")
+            return info is not None and bool(info["config"].get("sources"))
+
+        await wait_until(is_asked, "B is asked to copy")
+        await running.until_ready()
+        await running.publish("in.b", {"i": 2})
+        await wait_until(partial(has_messages, running.broker, "B", 1), "the second is in B")
+        assert [each["i"] for each in await bodies(running.broker, "B")] == [2]
+
+
+@pytest.mark.parametrize("second", ["own.b", "own.{key}"])
+async def test_a_stream_that_is_to_copy_more_copies_nothing_twice(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any, second: str
+) -> None:
+    """A second subject of the app for the same stream leaves what was copied of the first as it is."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OWN", "subjects": ["own.*"]})
+    async with processor(KEYED.replace("own.{key}", "own.a"), count=COUNT) as running:
+        await running.publish("in.b", *({"i": i} for i in range(5)))
+        await wait_until(partial(has_messages, running.broker, "OWN", 5), "five outputs")
+    more = KEYED.replace("own.{key}", second)
+    async with processor(more, count=COUNT) as running:
+        await running.until_ready()
+        await running.publish("in.b", {"i": 5})
+        await wait_until(partial(has_messages, running.broker, "OWN", 6), "the sixth")
+        assert [each["i"] for each in await bodies(running.broker, "OWN")] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("retention", ["limits", "interest", "workqueue"])
+async def test_the_limits_of_a_streams_consumers_are_obeyed(
+    processor: Start, wait_until: Any, retention: str
+) -> None:
+    """A stream may limit what waits for its acknowledgement, and for how long a consumer may be idle."""
+    async with processor(ROUTE, count=COUNT) as running:
+        limits = {"inactive_threshold": 10 * NS, "max_ack_pending": 10}
+        wanted = {"name": "IN", "subjects": ["in.>"], "retention": retention, "consumer_limits": limits}
+        await running.broker.create_stream(wanted)
+        await running.until_ready()
+        await running.publish("in.x", *({"i": i} for i in range(50)))
+        assert [o["i"] for o in await running.documents("out", 50)] == list(range(50))
+
+
+async def test_the_limits_of_the_server_for_requests_are_obeyed(serve: Serve, tmp_path: Path) -> None:
+    """A server may limit how many messages are asked for at once."""
+    url = await serve(f'jetstream {{ store_dir: "{tmp_path}/js", limits {{ max_request_batch: 7 }} }}')
+    async with starter(tmp_path, url)(ROUTE, count=COUNT) as running:
+        await running.broker.create_stream({"name": "IN", "subjects": ["in.>"]})
+        await running.until_ready()
+        await running.publish("in.x", *({"i": i} for i in range(50)))
+        assert [o["i"] for o in await running.documents("out", 50)] == list(range(50))
+
+
+async def test_a_work_queue_that_is_taken_is_named(processor: Start) -> None:
+    """The server's sentence and the consumer that is in the way are said, by the check too."""
+    async with processor(ROUTE, count=COUNT) as running:
+        broker = running.broker
+        await broker.create_stream({"name": "IN", "subjects": ["in.>"], "retention": "workqueue"})
+        await running.until_ready()
+    async with connected(broker.address) as broker:
+        for consumer in await broker.consumers("IN"):
+            await broker.delete_consumer("IN", consumer["name"])
+        other = {"durable_name": "other", "ack_policy": "explicit", "filter_subject": "in.>"}
+        await broker.api(
+            "CONSUMER.CREATE.IN.other", {"stream_name": "IN", "config": {"name": "other", **other}}
+        )
+        async with processor(ROUTE, count=COUNT) as running:
+            why = await blocked(running, "E408", "not unique on workqueue stream (10100)", "consumer other")
+            assert await problems_of(running) == [why]
+            await broker.delete_consumer("IN", "other")
+            await running.until_ready()
+
+
+async def test_a_stream_without_room_for_a_consumer_is_named(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """max_consumers of a stream is said, by the check too, and the route starts when there is room."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "IN", "subjects": ["in.>"], "max_consumers": 1})
+        other = {"name": "other", "ack_policy": "none", "inactive_threshold": 60 * NS}
+        await broker.api("CONSUMER.CREATE.IN.other", {"stream_name": "IN", "config": other})
+    async with processor(ROUTE, count=COUNT) as running:
+        why = await blocked(running, "E408", "maximum consumers limit reached (10026)")
+        assert await problems_of(running) == [why]
+        await running.broker.delete_consumer("IN", "other")
+        await running.until_ready()
+
+
+async def test_an_output_above_the_limit_of_its_stream_is_a_dead_letter(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """Whatever its size, an output is copied or a dead letter (E307), and those behind it arrive."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OUT", "subjects": ["out"], "max_msg_size": 500})
+    route = ROUTE.replace('"in.>"', '"in.>", create: true').replace("count.py", "echo.py")
+    route += "  retry: {attempts: 1}\n"
+    async with processor(route, echo=ECHO) as running:
+        await running.until_ready()
+        sizes = range(300, 520, 4)
+        await running.publish("in.x", *({"pad": "x" * size} for size in sizes), {"pad": ""})
+
+        async def has_last() -> bool:
+            return {"pad": ""} in await bodies(running.broker, "OUT")
+
+        await wait_until(has_last, "the last, which is small, is in the stream")
+        copied = {len(each["pad"]) for each in await bodies(running.broker, "OUT")} - {0}
+        letters = await running.dead_letters("r", len(sizes) - len(copied))
+        assert {letter.headers["x-error-code"] for letter in letters} == {"E307"}
+        refused = {len(orjson.loads(letter.payload)["pad"]) for letter in letters}
+        assert copied | refused == set(sizes)
+        assert max(copied) < min(refused) < 400
+
+
+async def test_a_stream_that_takes_no_more_copies_is_red_and_measured(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Committed outputs that a full stream refuses are named with the cause (E350); they go on with room."""
+    monkeypatch.setattr("processor.watch._COPIES_S", 0.2)
+    monkeypatch.setattr("processor.watch._STANDS_STILL_S", 0.5)
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OUT", "subjects": ["out"], "max_msgs": 2, "discard": "new"})
+    async with processor(ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT) as running:
+        await running.publish("in.x", *({"i": i} for i in range(5)))
+        blocks = running.telemetry.readiness
+        await wait_until(lambda: "copy r" in blocks.blocks, "the process is red")
+        why = blocks.blocks["copy r"]
+        assert "E350 stream OUT" in why
+        assert "full (max_msgs 2, discard new)" in why
+        assert running.metric("processor_copy_waiting_messages", stream="OUT", subject="out") == 3
+        assert running.metric("processor_copy_stopped", stream="OUT", subject="out") == 1
+        info = await running.broker.stream("OUT")
+        assert info is not None
+        await running.broker.update_stream({**info["config"], "max_msgs": -1})
+        assert [o["i"] for o in await running.documents("out", 5)] == [0, 1, 2, 3, 4]
+        await wait_until(lambda: "copy r" not in blocks.blocks, "the process is ready again")
+        assert running.metric("processor_copy_stopped", stream="OUT", subject="out") == 0
+
+
+async def test_streams_of_subjects_that_make_one_name_are_two(processor: Start) -> None:
+    """A name that is taken by the stream of another subject, or that no stream can have, is made distinct."""
+    routes = """
+    a:
+      input: {subject: "spBv1//0.>", create: true}
+      runnable: count.py
+      output: a-b
+    b:
+      input: {subject: a-b}
+      runnable: count.py
+      output: a.b
+    """
+    async with processor(routes, count=COUNT) as running:
+        await running.until_ready()
+        await running.publish("spBv1//0.x", {"i": 1})
+        assert await running.documents("a.b", 1) == [{"i": 1, "n": 1}]
+        names = [await running.broker.find_stream(subject) for subject in ("a-b", "a.b", "spBv1//0.>")]
+        assert len(set(names)) == 3
+        assert "app-a-b" in names
+        assert await problems_of(running) == []
