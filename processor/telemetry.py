@@ -485,8 +485,8 @@ class Health:
             remedy = "Choose another http.host or http.port (PROCESSOR_HTTP_HOST, PROCESSOR_HTTP_PORT)."
             if number == errno.EADDRINUSE:
                 remedy = (
-                    "Another program listens there, perhaps another processor. Take another port: "
-                    f"PROCESSOR_HTTP_PORT={self._port + 1} (0 for any that is free), or http.port in the file."
+                    "Another program listens there, perhaps another processor. Take another port: PROCESSOR_"
+                    f"HTTP_PORT={self._port + 1} (0 for any that is free), or http.port in the file."
                 )
             raise ProcessorError(
                 "E109", f"health cannot listen on {self._host}:{self._port}: {why}", remedy=remedy

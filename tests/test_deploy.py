@@ -30,6 +30,8 @@ ALERTS: dict[str, dict[str, Any]] = {
 }
 DASHBOARD = json.loads((DEPLOY / "dashboard.json").read_text())
 DEPLOYMENT = read("k8s/deployment.yaml")
+KUSTOMIZATION = read("k8s/kustomization.yaml")
+[GENERATED] = KUSTOMIZATION["configMapGenerator"]
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
 COMPOSE = read("compose.yaml")
@@ -247,8 +249,8 @@ def test_the_pod_is_probed() -> None:
 
 def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
     """The ConfigMap's files load as they are, reach the probes' port, and drain before the pod is killed."""
-    for name, text in read("k8s/configmap.yaml")["data"].items():
-        (tmp_path / name).write_text(text)
+    for name in GENERATED["files"]:
+        shutil.copy(DEPLOY / "k8s" / name, tmp_path)
     config = load(tmp_path / "config.yaml", {})
     assert config.http is not None
     assert (config.http.host, config.http.port) == ("0.0.0.0", CONTAINER["ports"][0]["containerPort"])
@@ -263,10 +265,33 @@ def test_the_manifests_select_the_same_pods() -> None:
     budget = read("k8s/poddisruptionbudget.yaml")["spec"]
     assert budget["selector"]["matchLabels"] == labels
     assert DEPLOYMENT["spec"]["replicas"] >= budget["maxUnavailable"]
-    listed = {*read("k8s/kustomization.yaml")["resources"], "kustomization.yaml"}
+    listed = {*KUSTOMIZATION["resources"], *GENERATED["files"], "kustomization.yaml"}
     assert listed == {path.name for path in (DEPLOY / "k8s").iterdir()}
     mounted = {volume["configMap"]["name"] for volume in POD["volumes"] if "configMap" in volume}
-    assert mounted == {read("k8s/configmap.yaml")["metadata"]["name"]}
+    assert mounted == {GENERATED["name"]}
+
+
+def test_a_change_of_the_configuration_is_a_rollout(tmp_path: Path) -> None:
+    """The pod names a ConfigMap by its content, so that another Runnable makes another pod."""
+    assert KUSTOMIZATION.get("generatorOptions") is None, "the hash in the name can be switched off there"
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("kubectl is not installed: see kubernetes.io/docs/tasks/tools")
+    shutil.copytree(DEPLOY / "k8s", tmp_path / "k8s")
+
+    def mounted() -> str:
+        command = [program, "kustomize", str(tmp_path / "k8s")]
+        manifests = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        by_kind = {each["kind"]: each for each in yaml.safe_load_all(manifests)}
+        volumes = by_kind["Deployment"]["spec"]["template"]["spec"]["volumes"]
+        [name] = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
+        assert by_kind["ConfigMap"]["metadata"]["name"] == name
+        return str(name)
+
+    before = mounted()
+    with open(tmp_path / "k8s" / "counter.py", "a") as runnable:
+        runnable.write("# another version\n")
+    assert mounted() != before
 
 
 def test_every_file_that_compose_mounts_exists() -> None:
@@ -281,6 +306,22 @@ def test_every_file_that_compose_mounts_exists() -> None:
     assert (ROOT / "configs" / Path(config).relative_to("/etc/processor")).is_file()
     scraped = read("prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"]
     assert scraped == ["processor:9464"]
+
+
+def test_the_composed_grafana_shows_the_dashboard() -> None:
+    """It is provisioned with the Prometheus beside it and with the folder of the mounted dashboard."""
+    service = COMPOSE["services"]["grafana"]
+    mounts = {source: target for source, target, _ in (each.split(":") for each in service["volumes"])}
+    provisioning = "/etc/grafana/provisioning/"
+    assert mounts["./grafana/datasources.yaml"].startswith(f"{provisioning}datasources/")
+    assert mounts["./grafana/dashboards.yaml"].startswith(f"{provisioning}dashboards/")
+    [source] = read("grafana/datasources.yaml")["datasources"]
+    assert (source["type"], source["isDefault"]) == ("prometheus", True)
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert COMPOSE["services"][host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    [provider] = read("grafana/dashboards.yaml")["providers"]
+    assert str(Path(mounts["./dashboard.json"]).parent) == provider["options"]["path"]
+    assert f"3000/d/{DASHBOARD['uid']}," in (DEPLOY / "compose.yaml").read_text()
 
 
 def test_the_composed_service_is_confined() -> None:
