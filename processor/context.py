@@ -192,6 +192,11 @@ class ContextStore:
         return part
 
     @property
+    def created(self) -> str:
+        """When the input stream that was claimed was created; empty where none was."""
+        return self._input.created
+
+    @property
     def watermark(self) -> int:
         """Up to here the input was read for these partitions, by what was handed over to `commit`."""
         return self._watermark

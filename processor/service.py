@@ -678,7 +678,7 @@ class Service:
             emits=route.emits,
         )
         telemetry = self._telemetry.route(route.name)
-        shared = Shared.of(route, run.survived)
+        shared = Shared.of(route, run.survived, calls.secrets)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
 
 

@@ -78,10 +78,15 @@ METRICS: dict[str, Metric] = {
         Metric(
             "processor_requests_total",
             "counter",
-            "Calls to the outside: ok, or the code of why not.",
+            "Calls to the outside: the class of the answer's status, or the code of why there was none.",
             ("route", "reason"),
         ),
         Metric("processor_request_seconds", "histogram", "Time of one call to the outside.", bounds=SECONDS),
+        Metric(
+            "processor_repeated_requests_total",
+            "counter",
+            "Calls to the outside that their message had made before, in this process.",
+        ),
         Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
         Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
         Metric(
@@ -367,9 +372,13 @@ class RouteTelemetry:
         self._readiness.clear(f"breaker {self._labels[0]}")
 
     def called(self, result: str, seconds: float) -> None:
-        """One call of a guest to the outside: `ok` or the code that it got instead of an answer."""
+        """A call of a guest to the outside: the class of its answer, as `2xx`, or the code instead of one."""
         self._count("processor_requests_total", 1, result)
         self._observe("processor_request_seconds", seconds)
+
+    def repeated(self) -> None:
+        """A call was made that its message had made before, in another run."""
+        self._count("processor_repeated_requests_total", 1)
 
     def lag(self, n: int) -> None:
         """How many messages wait for the whole route, whichever lane says so."""

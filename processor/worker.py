@@ -50,7 +50,8 @@ from processor.model import (
     Retry,
     decide,
 )
-from processor.sandbox.host import Guest
+from processor.replay import Replay
+from processor.sandbox.host import Answer, Guest
 from processor.sandbox.messages import columns
 from processor.telemetry import RouteTelemetry
 from processor.waiting import Waiting
@@ -104,16 +105,18 @@ class Shared:
     # By sequence, the tries that a message had before it was written down. It outlives the workers: what this
     # process has survived did not end it.
     survived: dict[int, int]
+    # What stands for the route's secrets in the calls of its guests, by name.
+    marks: Mapping[str, str]
     # Held while a message runs that may end the process: only one can then be blamed for it.
     carefully: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
-    def of(cls, route: Route, survived: dict[int, int]) -> Shared:
+    def of(cls, route: Route, survived: dict[int, int], marks: Mapping[str, str]) -> Shared:
         """For workers that have not run yet."""
         limits, breaker = route.limits, route.breaker
         # Guests that use up their time die slowly; a window too short for that would never see them all.
         window_s = max(breaker.window_s, 1.2 * breaker.deaths * limits.wall_s)
-        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived)
+        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived, marks)
 
 
 class Worker:
@@ -155,10 +158,15 @@ class Worker:
         self._unblocking: str | None = None  # the blocked key whose messages are being tried
         self._due = Due(store.due)
         self._is_alone = (
-            codec.alone or route.mode == "stream" or any(outlet.foreign for outlet in outlets.values())
+            codec.alone
+            or route.mode == "stream"
+            or route.limit_settings.calls_alone
+            or any(outlet.foreign for outlet in outlets.values())
         )
         self._breaker = shared.breaker
         self._carefully = shared.carefully
+        scope = (route.app, route.name, store.created)
+        self._replay = Replay(scope, route.calls.replay, shared.marks, telemetry.repeated)
         self._guest: Guest | None = None
         self._resident: OrderedDict[str, None] = OrderedDict()  # keys whose contexts the guest holds
         # Contexts of keys that it does not hold and the next batch has; nobody changes them meanwhile.
@@ -386,6 +394,7 @@ class Worker:
         if isinstance(effects, Effects):
             for key, delivery in batch.followers:
                 self._waiting.follow(key, delivery)
+            self._replay.settled(batch.groups, batch.members)
             await self._submit(effects)
         elif len(deliveries) > 1:
             failed = outcome.group if isinstance(outcome, Failed) else None
@@ -400,6 +409,7 @@ class Worker:
         self._telemetry.failed(failure.code)
         where = self._where(delivery, attempt=attempt, code=failure.code)
         log.debug("attempt failed: %s %s", failure.code, failure.text, extra=where)
+        self._replay.failed(batch.groups, batch.members)
         match decide(failure, attempt, self._policy, random.random()):
             case Retry(after_s):
                 self._tries[delivery.sequence] = attempt
@@ -419,8 +429,10 @@ class Worker:
                 self._telemetry.retried()
                 await self._block(batch, failure, attempt, after_s)
             case DeadLetter(failure):
+                self._replay.settled(batch.groups, batch.members)
                 await self._submit_without_run(batch, rejected=[(delivery, failure)])
             case Drop(failure):
+                self._replay.settled(batch.groups, batch.members)
                 await self._submit_without_run(batch, dropped=[(delivery, failure)])
             case Ack():
                 raise AssertionError("a failure is never acknowledged")
@@ -657,15 +669,20 @@ class Worker:
         forget = self._evicted(keys)
         self._look_ahead()
         started_s = time.perf_counter()
+        calls = self._replay.calls(batch.groups, batch.members)
         if self._route.mode == "stream":
-            outcome = await self._stream(guest, batch, groups[0], forget)
+            outcome = await self._stream(guest, batch, groups[0], forget, calls.answer)
         else:
             template = self._route.output_template
             fields = template.fields if template else ()
-            messages = self._columns(batch)
-            outcome = await guest.run(groups, fields=fields, forget=forget, messages=messages)
+            outcome = await guest.run(
+                groups, fields=fields, forget=forget, messages=self._columns(batch), answer=calls.answer
+            )
         self._telemetry.processed(len(batch.deliveries), time.perf_counter() - started_s)
-        self._log_lines(outcome.logs)
+        if calls.cut is None:
+            self._log_lines(outcome.logs)
+        else:
+            outcome = await self._cut(outcome, calls.cut)
         failure = outcome.failure if isinstance(outcome, Failed) else None
         if failure is None or not failure.lethal:
             await self._lived()
@@ -690,6 +707,14 @@ class Worker:
     def _columns(self, batch: Batch) -> bytes:
         """What the Runnable may know of the messages of a batch."""
         return columns(self._letters.as_sent([*chain(*batch.members)]), self._tries)
+
+    async def _cut(self, outcome: Outcome, group: int) -> Failed:
+        """What becomes of a run whose calls were refused from this group on, whatever it made of that."""
+        if isinstance(outcome, Failed) and outcome.failure.lethal:
+            return Failed(outcome.failure, group=group)
+        if isinstance(outcome, Ran):
+            await self._undo()
+        return Failed(Failure("E323", "the batch got more bytes of answers than can be kept"), group=group)
 
     async def _load(self, keys: Sequence[str]) -> dict[str, dict[str, bytes]]:
         if self._looking is not None:
@@ -805,7 +830,9 @@ class Worker:
         room = COMMIT_BUDGET - self._route.partitions
         return max(1, min(self._route.batch.max_messages, int(room / self._weight / 2)))
 
-    async def _stream(self, guest: Guest, batch: Batch, group: Group, forget: Sequence[str]) -> Outcome:
+    async def _stream(
+        self, guest: Guest, batch: Batch, group: Group, forget: Sequence[str], answer: Answer
+    ) -> Outcome:
         """Run one message of a stream-mode route; what it yields goes to its listeners at once."""
         delivery = batch.members[0][0]
         try:
@@ -825,7 +852,9 @@ class Worker:
         for opening in self._codec.opening(group.documents[0]):
             await emit(opening)
         try:
-            outcome = await guest.stream(group, emit, forget=forget, messages=self._columns(batch))
+            outcome = await guest.stream(
+                group, emit, forget=forget, messages=self._columns(batch), answer=answer
+            )
         except BrokerError as err:  # a chunk that no message can carry; nobody knows how far the guest is
             await guest.close()
             outcome = Failed(Failure("E307", f"a chunk cannot be sent: {err.what}", lethal=True))

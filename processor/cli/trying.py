@@ -146,6 +146,7 @@ async def _run(
         }
     )
     shown = _Display(route, places, screen)
+    telemetry = Telemetry()
     broker = _NoBroker(shown)
     store = _Memory(broker, route, shown)
     reader = _Lines(broker, deliveries)
@@ -178,9 +179,9 @@ async def _run(
             store,
             spawn,
             dict.fromkeys([*codec.topics, *events], Outlet()),
-            Telemetry().route(route.name),
+            telemetry.route(route.name),
             lambda why: complain(why) if why else None,
-            Shared.of(route, {}),
+            Shared.of(route, {}, outside.secrets),
         )
         await worker.say("started")
         working = asyncio.create_task(worker.run())
@@ -199,6 +200,11 @@ async def _run(
         await calls.close()
     shown.contexts(store.kept)
     say(f"{len(deliveries)} message{'' if len(deliveries) == 1 else 's'}: {shown.summary()}")
+    if repeated := int(telemetry.numbers["processor_repeated_requests_total"][(route.name,)]):
+        say(
+            f"{repeated} call{' was' if repeated == 1 else 's were'} made again in a later try of a message;"
+            " `calls.replay` says which answers are kept for that"
+        )
     return EXIT_FAILED if shown.counts["dead letter"] or shown.counts["dropped"] else EXIT_OK
 
 

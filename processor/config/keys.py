@@ -459,7 +459,17 @@ class LimitSettings(Settings):
     )
     cpu_s: float = Field(default=5, gt=0, le=86_400, description="CPU seconds of one run (E311).")
     wall_s: float = Field(default=10, gt=0, le=86_400, description="Seconds of one run (E312).")
-    requests: int = Field(default=50, ge=0, le=100_000, description="Calls to the outside in one run (E322).")
+    requests: int = Field(
+        default=50,
+        ge=0,
+        le=100_000,
+        description="Calls to the outside for one message (E322); what `calls.replay` answers is none.",
+    )
+    calls_alone: bool = Field(
+        default=False,
+        description="Give `process` one message at a time, so that each call is known to be of one message"
+        " whatever batch it comes in.",
+    )
     output_bytes: Size = Field(
         default=8 << 20, ge=1, description="Bytes of all outputs, with what is emitted, of one run (E307)."
     )
@@ -505,6 +515,17 @@ class LimitSettings(Settings):
         ge=1,
         le=100,  # what can be kept; see sandbox.values.DEPTH
         description="Levels of lists and dicts in the same places (E320); in a context a set counts as two.",
+    )
+
+
+class CallSettings(Settings):
+    """What becomes of the answers that a message's calls to the outside got when it is run again."""
+
+    replay: Literal["attempt", "writes", "all"] = Field(
+        default="attempt",
+        description="Which answers are handed out again, from memory, instead of a new call. attempt: those"
+        " of the same try, as when another message of the batch failed. writes: in later tries also those of"
+        " POST, PUT, PATCH and DELETE below 400. all: all of them. No answer, 429 and 5xx are never kept.",
     )
 
 
@@ -700,6 +721,9 @@ class Route(Settings):
     retry: Retry = Field(default=Retry(), description="What happens to a message that failed.")
     limit_settings: LimitSettings = Field(
         default=LimitSettings(), alias="limits", description="What the Runnable may use."
+    )
+    calls: CallSettings = Field(
+        default=CallSettings(), description="Whether calls to the outside are made again with their message."
     )
     breaker: BreakerSettings = Field(
         default=BreakerSettings(), description="When the route pauses because its guests keep dying (E503)."

@@ -161,10 +161,18 @@ def guarantee(route: Route) -> list[str]:
     if route.input.start == "new":
         said.append("Messages from before the route's first start are not read (`start: new`).")
     said.append(
-        "Calls to the outside (`self.requests`, stock and state API): at least once; a retry calls again, and"
-        " nothing can take a call back."
+        "Calls to the outside (`self.requests`, stock and state API): at least once; "
+        + _AGAIN[route.calls.replay]
+        + " Nothing can take a call back."
     )
     return said
+
+
+_AGAIN = {
+    "attempt": "a message that is tried again calls again (`calls.replay`).",
+    "writes": "a message that is tried again calls again, but not a POST, PUT, PATCH, DELETE that went well.",
+    "all": "a message that is tried again calls again only what failed.",
+}
 
 
 def reachable(route: Route) -> list[str]:
@@ -174,7 +182,7 @@ def reachable(route: Route) -> list[str]:
     if outbound.allowed_domains:
         redirects = f", {outbound.redirects} redirects" if outbound.redirects else ", no redirects"
         said = [
-            f"Outside: {', '.join(outbound.allowed_domains)}; {route.limits.requests} calls a run,"
+            f"Outside: {', '.join(outbound.allowed_domains)}; {route.limits.requests} calls a message,"
             f" {outbound.timeout_s:g} s each{redirects}."
         ]
     said += [

@@ -24,11 +24,11 @@ from processor.address import Allowed, parse_url
 from processor.config import Reach
 from processor.errors import ProcessorError
 from processor.http.client import Client, Resolve, resolve, trusted_roots
-from processor.http.outbound import Outside
+from processor.http.outbound import UNSAFE, Outside
 from processor.http.secrets import Scrubber, Vault
 from processor.http.services import Service
 
-__all__ = ["HostCalls", "Resolve", "RouteCalls"]
+__all__ = ["UNSAFE", "HostCalls", "Resolve", "RouteCalls"]
 
 Observe = Callable[[str, float], None]
 
@@ -42,7 +42,10 @@ class HostCalls:
         self._calls: weakref.WeakSet[RouteCalls] = weakref.WeakSet()
 
     def for_route(self, reach: Reach, observe: Observe | None = None) -> RouteCalls:
-        """What a route's guests may ask for. `observe` hears of each call: `ok` or a code, and seconds."""
+        """What a route's guests may ask for. `observe` hears of each call: what came of it, and seconds.
+
+        That is the class of the answer's status, such as `2xx`, or the code of why there was no answer.
+        """
         calls = RouteCalls(reach, self._client, observe or (lambda result, seconds: None))
         self._calls.add(calls)
         return calls
@@ -75,11 +78,11 @@ class RouteCalls:
         Raises ProcessorError with E317, E323, E325 or E326, whose sentence the guest's code sees as an
         exception.
         """
-        started, result = time.monotonic(), "ok"
+        started, result = time.monotonic(), "2xx"
         try:
             answer = await self._perform(name, args)
-            if name == "requests" and "failed" in answer.value:
-                result = "E317"
+            if name == "requests":
+                result = "E317" if "failed" in answer.value else f"{answer.value['status'] // 100}xx"
             return answer
         except ProcessorError as err:
             result = err.code

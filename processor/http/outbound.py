@@ -23,7 +23,8 @@ from processor.http.client import Answer, Client, Unanswered
 from processor.http.secrets import STEP_BYTES, Scrubber, Vault
 from processor.sandbox.wire import Attached
 
-METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})  # what they do may be done twice
+METHODS = frozenset({"GET", "HEAD", "OPTIONS"}) | UNSAFE
 KINDS = frozenset({"none", "json", "form", "raw"})
 PAIRS = 1000  # of headers, and of params
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}\Z")
@@ -37,7 +38,9 @@ _RESERVED = frozenset(
     }
 )  # fmt: skip
 _CREDENTIALS = frozenset({"authorization", "cookie"})
-_OF_A_BODY = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
+_OF_A_BODY = frozenset(
+    {"content-type", "content-encoding", "content-language", "content-location", "idempotency-key"}
+)
 
 Pairs = list[tuple[str, str]]
 
@@ -85,8 +88,9 @@ class Outside:
     async def request(self, args: dict[str, Any]) -> Attached:
         """The answer to one call: its head as JSON, its body beside it.
 
-        A call that was allowed and brought no answer gives `{"failed": kind, "text": why}`. Raises
-        ProcessorError with E317, E323, E325 or E326.
+        An unsafe method gets the header Idempotency-Key from `idempotency_key`, where the host gave one and
+        the call has none. A call that was allowed and brought no answer gives
+        `{"failed": kind, "text": why}`. Raises ProcessorError with E317, E323, E325 or E326.
         """
         text = self._scrubber.text
         hop, deadline_s, follow = self._read(args)
@@ -186,6 +190,9 @@ class Outside:
             if name.lower() in _RESERVED:
                 raise _refused(f"the header {name} is for the host to set")
             _header(name, value)
+        key = args.get("idempotency_key")
+        if method in UNSAFE and key and not any(name.lower() == "idempotency-key" for name, _ in headers):
+            headers += _pairs([["Idempotency-Key", key]])
         for name, _ in params:
             self._vault.refuse_marks(name, "the name of a parameter")
         auth = args.get("auth")

@@ -866,7 +866,7 @@ class Guest:
                 raise capabilities.CapabilityError(
                     f"the arguments of {name} are {size} bytes long (limit {most})", code="E323"
                 )
-            self._channel.send(wire.write_call(self._channel.nonce, name, text, body))
+            self._channel.send(wire.write_call(self._channel.nonce, self._group, name, text, body))
             frame = self._channel.receive()
             if "refused" in frame.header:
                 raise capabilities.CapabilityError(frame.header["refused"], code=frame.header["code"])

@@ -28,7 +28,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,9 +38,12 @@ import processor
 from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
 from processor.sandbox import processes, wire
-from processor.sandbox.jail import EXIT_TRIPWIRE, LEVELS, JailReport
+from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
+from processor.sandbox.jail import LEVELS, JailReport
 
 Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
+# Who makes the calls of one run: gets the group that calls, the name, the arguments, and what makes the call.
+Answer = Callable[[int, str, dict[str, Any], Callable[[dict[str, Any]], Awaitable[Any]]], Awaitable[Any]]
 
 # How often a running guest's processor time is read: the most that it can go over its limit.
 CPU_POLL_S = 0.05
@@ -68,14 +71,6 @@ zygote(int(sys.argv[1]), orjson.loads(sys.argv[2]))
 
 class _Gone(Exception):
     """The guest's process has ended, and it left no frame that has not been read."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How a guest's process ended, as the zygote saw it."""
-
-    exit: int  # negative: the number of the signal
-    resident_bytes: int  # at its peak
 
 
 # What a zygote has in it: None is the dialect's, anything else plain Python's, with these packages.
@@ -236,6 +231,7 @@ class _Cell:
         self._errors = errors
         self._errors_text = ""
         self._resident_bytes = 0
+        self.kills = OutOfMemoryKills.here()
         self._kept = 0
         self._failed: list[str] = []
         self._handle = os.pidfd_open(process.pid)
@@ -243,7 +239,7 @@ class _Cell:
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._orders = 0
         self._forked: dict[int, asyncio.Future[list[int]]] = {}  # descriptors: its process, its channel
-        self._endings: dict[int, asyncio.Future[_Ending | None]] = {}
+        self._endings: dict[int, asyncio.Future[Ending | None]] = {}
         self._loop.add_reader(control, self._readable)
         self._loop.add_reader(self._handle, self._ended)
 
@@ -343,11 +339,6 @@ class _Cell:
         """Have the zygote kill a guest that we may not signal: root without CAP_KILL, uid dropped."""
         self._send({"kill": order})
 
-    def was_near_limit(self, ending: _Ending, limits: Limits) -> bool:
-        """Whether a crash of that guest is what running out of memory looks like."""
-        used = ending.resident_bytes - self._resident_bytes
-        return limits.memory_mb > 0 and used > 0.3 * (limits.memory_mb << 20)
-
     async def close(self) -> None:
         if self.is_up:
             self._control.shutdown(socket.SHUT_RDWR)
@@ -404,7 +395,7 @@ class _Cell:
                 waiting.set_exception(_no_guest(message["why"]))
         else:
             ending = self._endings.pop(message["ended"])
-            _settle(ending, _Ending(message["exit"], message["resident"]))
+            _settle(ending, Ending(message["exit"], message["resident"] - self._resident_bytes))
 
     def _ended(self) -> None:
         """The zygote's process has ended: reap it and let go of everything that waits for it."""
@@ -497,7 +488,7 @@ class Guest:
         order: int,
         channel: socket.socket,
         handle: int,
-        ending: asyncio.Future[_Ending | None],
+        ending: asyncio.Future[Ending | None],
         limits: Limits,
         perform: Perform | None,
     ) -> None:
@@ -512,6 +503,7 @@ class Guest:
         self._limits = limits
         self._perform = perform
         self._emits: Sequence[str] = ()
+        self._kills = cell.kills
         self._loop = asyncio.get_running_loop()
         self._splitter = wire.Splitter(wire.reply_bytes(limits), wire.reply_parts(limits))
         self._frames: deque[wire.Frame] = deque()
@@ -542,12 +534,15 @@ class Guest:
         fields: Sequence[str] = (),
         forget: Sequence[str] = (),
         messages: bytes = b"",
+        answer: Answer | None = None,
     ) -> Outcome:
         """Call `process` once per group, in order; all of it counts, or nothing.
 
-        `messages` are `messages.columns` of all documents, where the Runnable is to know them.
+        `messages` are `messages.columns` of all documents, where the Runnable is to know them. `answer`
+        answers the capability calls, and may do so without making them; what is not made does not count as
+        one of the requests that its group may make.
         """
-        return await self._ask(wire.RunRequest(groups, fields, forget, False, messages), None)
+        return await self._ask(wire.RunRequest(groups, fields, forget, False, messages), None, answer)
 
     async def stream(
         self,
@@ -556,12 +551,13 @@ class Guest:
         *,
         forget: Sequence[str] = (),
         messages: bytes = b"",
+        answer: Answer | None = None,
     ) -> Outcome:
         """Call `process_stream`, awaiting `emit` for every chunk before the next one is read.
 
-        Time spent in `emit` does not count against the guest.
+        Time spent in `emit` does not count against the guest. `answer` is as in `run`.
         """
-        return await self._ask(wire.RunRequest([group], (), forget, True, messages), emit)
+        return await self._ask(wire.RunRequest([group], (), forget, True, messages), emit, answer)
 
     def memory_bytes(self) -> int:
         """The memory that is this guest's own and not shared with the zygote; 0 when it is dead."""
@@ -620,7 +616,10 @@ class Guest:
     # A conversation.
 
     async def _ask(
-        self, request: wire.RunRequest, emit: Callable[[bytes], Awaitable[None]] | None
+        self,
+        request: wire.RunRequest,
+        emit: Callable[[bytes], Awaitable[None]] | None,
+        answer: Answer | None,
     ) -> Outcome:
         if self._nonce is not None:
             raise RuntimeError("a guest does one run at a time")
@@ -631,7 +630,7 @@ class Guest:
         assert self._nonce is not None
         try:
             self._write(wire.write_run(self._nonce, request))
-            outcome = await self._converse(request, emit)
+            outcome = await self._converse(request, emit, _Requests(self._limits, request.groups, answer))
             if isinstance(outcome, Failed) and outcome.failure.lethal:
                 await self._obituary()
         except wire.Violation as err:
@@ -657,10 +656,12 @@ class Guest:
                 )
 
     async def _converse(
-        self, request: wire.RunRequest, emit: Callable[[bytes], Awaitable[None]] | None
+        self,
+        request: wire.RunRequest,
+        emit: Callable[[bytes], Awaitable[None]] | None,
+        requests: _Requests,
     ) -> Outcome:
         room_bytes, room_chunks = self._limits.output_bytes, self._limits.outputs * 100
-        calls = 0
         while True:
             frame = await self._receive()
             if "chunk" in frame.header and emit is not None:
@@ -670,8 +671,7 @@ class Guest:
                     raise wire.Violation("more chunks than the limit")
                 await self._emit(chunk, emit)
             elif "call" in frame.header:
-                calls += 1
-                await self._answer(frame, calls)
+                await self._answer(frame, requests)
             else:
                 return self._conclude(frame, request)
 
@@ -710,33 +710,27 @@ class Guest:
             self._is_held_up = False
             self._deadline_s += self._loop.time() - before
 
-    async def _answer(self, frame: wire.Frame, calls: int) -> None:
-        """Perform one capability call, unless the guest dies over it."""
-        name, arguments = wire.read_call(frame)
+    async def _answer(self, frame: wire.Frame, requests: _Requests) -> None:
+        """Answer one capability call, unless the guest dies over it."""
+        group, name, arguments = wire.read_call(frame, len(requests.made))
         assert self._nonce is not None
-        if self._unsent or calls > self._limits.requests + REFUSED_CALLS:
+        if self._unsent or requests.refused > REFUSED_CALLS:
             raise wire.Violation("calls without an end, or before the last one was answered")
-        if calls > self._limits.requests:
-            reply = wire.write_refusal(
-                self._nonce,
-                "E322",
-                f"{name}: more than {self._limits.requests} requests in one run (limits.requests)",
-            )
-        elif self._perform is None:
-            reply = wire.write_refusal(self._nonce, "E317", f"{name}: this Runnable has no such capability")
-        else:
-            task = self._performing = asyncio.ensure_future(_as_coroutine(self._perform(name, arguments)))
-            try:
-                reply = wire.write_answer(self._nonce, await task)
-            except ProcessorError as err:
-                reply = wire.write_refusal(self._nonce, err.code, str(err))
-            except asyncio.CancelledError:
-                if self.alive or _is_cancelled():
-                    raise
-                return  # it is the guest that ended; what it said last is still to be read
-            finally:
-                self._performing = None
-                task.cancel()
+        make = requests.making(group, name, self._perform)
+        answering = requests.answer(group, name, arguments, make) if requests.answer else make(arguments)
+        task = self._performing = asyncio.ensure_future(_as_coroutine(answering))
+        try:
+            reply = wire.write_answer(self._nonce, await task)
+        except ProcessorError as err:
+            requests.refused += 1
+            reply = wire.write_refusal(self._nonce, err.code, str(err))
+        except asyncio.CancelledError:
+            if self.alive or _is_cancelled():
+                raise
+            return  # it is the guest that ended; what it said last is still to be read
+        finally:
+            self._performing = None
+            task.cancel()
         self._write(reply)
 
     def _refuse_broken(self, frame: wire.Frame) -> None:
@@ -758,6 +752,7 @@ class Guest:
         self._nonce = secrets.randbits(64)
         self._deadline_s = self._loop.time() + self._limits.wall_s
         self._cpu_before_s = self._cpu_s()
+        self._kills.look()
         self._check_time()
 
     def _end(self) -> None:
@@ -913,41 +908,38 @@ class Guest:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS_S):
                     ending = await asyncio.shield(self._ending)
-            self._verdict = self._verdict or self._explain(ending)
+            self._verdict = self._verdict or explain(ending, self._limits, self._kills)
         return self._verdict
 
-    def _explain(self, ending: _Ending | None) -> Failure:
-        def lethal(code: str, text: str) -> Failure:
-            return Failure(code, text, lethal=True)
 
-        if ending is None:
-            return lethal("E314", "the guest process ended with the zygote")
-        if ending.exit >= 0:
-            if ending.exit == EXIT_TRIPWIRE:
-                return lethal("E316", "the Runnable reached for something that its language does not have")
-            return lethal("E314", f"the guest process ended with exit code {ending.exit}")
-        name = signal.Signals(-ending.exit).name
-        if -ending.exit == signal.SIGSYS:
-            return lethal("E316", "the Runnable made a system call that the jail forbids")
-        if -ending.exit == signal.SIGKILL:
-            return lethal("E313", "the kernel killed the guest process, as it does when memory runs out")
-        if self._cell.was_near_limit(ending, self._limits):
-            limit = f"limit {self._limits.memory_mb} MB"
-            return lethal(
-                "E313", f"the Runnable used more memory than its limit and crashed ({name}, {limit})"
-            )
-        if self._limits.memory_mb > 0 and -ending.exit in _CRASHES:
-            # Address space leaves no trace: orjson asks for 64 bytes of it per item of a list, and crashes
-            # when it is refused, with most of it never touched.
-            limit = f"limit {self._limits.memory_mb} MB"
-            return lethal(
-                "E313",
-                f"the guest process crashed, as native code does that is refused memory ({name}, {limit})",
-            )
-        return lethal("E314", f"the guest process crashed ({name})")
+class _Requests:
+    """The capability calls of one run, counted: every message may make `limits.requests`."""
 
+    def __init__(self, limits: Limits, groups: Sequence[Group], answer: Answer | None) -> None:
+        self.answer = answer
+        self.made = [0] * len(groups)
+        self.refused = 0
+        self._limits = limits
+        self._groups = groups
 
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS})
+    def making(
+        self, group: int, name: str, perform: Perform | None
+    ) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+        """What makes a call of a group. It raises ProcessorError E322 beyond what its messages may make."""
+
+        async def make(arguments: dict[str, Any]) -> Any:
+            messages, most = len(self._groups[group].documents), self._limits.requests
+            self.made[group] += 1
+            if self.made[group] > most * messages:
+                whose = "one message" if messages == 1 else f"each of {messages} messages"
+                raise ProcessorError(
+                    "E322", f"{name}: more than {most} requests for {whose} (limits.requests)"
+                )
+            if perform is None:
+                raise ProcessorError("E317", f"{name}: this Runnable has no such capability")
+            return await perform(name, arguments)
+
+        return make
 
 
 def _is_cancelled() -> bool:

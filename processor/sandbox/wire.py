@@ -597,9 +597,9 @@ def write_loaded(
     return pack(nonce, {"loaded": rows, "warnings": doubts}, [code] if code else [])
 
 
-def write_call(nonce: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
-    """A capability call; `arguments` is a JSON object, and `body` any bytes that go with it."""
-    return pack(nonce, {"call": name}, [arguments] if body is None else [arguments, body])
+def write_call(nonce: int, group: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
+    """A capability call of a group; `arguments` is a JSON object, and `body` any bytes that go with it."""
+    return pack(nonce, {"call": name, "group": group}, [arguments] if body is None else [arguments, body])
 
 
 def write_chunk(nonce: int, chunk: bytes) -> bytes:
@@ -721,9 +721,12 @@ def _fault(item: object, program: Program) -> Fault:
     )
 
 
-def read_call(frame: Frame) -> tuple[str, dict[str, Any]]:
-    """The capability that a guest calls, and its arguments, with bytes as `body`. Raises Violation."""
-    (name,) = _fields(frame.header, "call")
+def read_call(frame: Frame, groups: int) -> tuple[int, str, dict[str, Any]]:
+    """The group of a run that calls a capability, its name, and its arguments, with bytes as `body`.
+
+    Raises Violation.
+    """
+    name, group = _fields(frame.header, "call", "group")
     if len(frame.blobs) not in (1, 2) or len(frame.blobs[0]) > CALL_BYTES:
         raise Violation("a call without arguments, or with too many bytes of them")
     if sum(map(len, frame.blobs)) > BODY_BYTES:
@@ -736,7 +739,7 @@ def read_call(frame: Frame) -> tuple[str, dict[str, Any]]:
         raise Violation("arguments that are not an object")
     if len(frame.blobs) == 2:
         arguments["body"] = frame.blobs[1]
-    return _text(name, 64), arguments
+    return _integer(group, 0, groups - 1), _text(name, 64), arguments
 
 
 def read_chunk(frame: Frame) -> bytes:

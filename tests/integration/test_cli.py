@@ -461,7 +461,7 @@ def test_check_and_try_know_the_outside(route: Path, done: Start) -> None:
     assert code(missing) == EXIT_CONFIG
     assert "E108 secrets.key.env is OUR_KEY, which is not set" in missing.err
     shown = done("check", route, "--full", OUR_KEY="CANARY-1").out
-    assert "  - Outside: a.example; 50 calls a run, 5 s each, 5 redirects.\n" in shown
+    assert "  - Outside: a.example; 50 calls a message, 5 s each, 5 redirects.\n" in shown
     assert "  - Secret key: for a.example.\n" in shown
     tried = done("try", route, "r", "-", given="{}\n", OUR_KEY="CANARY-1")
     assert code(tried) == EXIT_FAILED

@@ -90,7 +90,7 @@ async def test_a_secret_is_nowhere_but_in_its_request(
             assert {letter.headers["x-error-code"] for letter in letters} == {
                 "E304", "E306", "E309", "E326", "E325",
             }  # fmt: skip
-            assert running.metric("processor_requests_total", route="r", reason="ok") >= 5
+            assert running.metric("processor_requests_total", route="r", reason="2xx") >= 5
             assert running.metric("processor_requests_total", route="r", reason="E326") >= 1
             assert running.metric("processor_requests_total", route="r", reason="E325") >= 1
             contexts = await running.contexts("r")
@@ -179,3 +179,126 @@ class Runnable:
             assert await running.documents("out", 1) == ["x" * 100]
             [letter] = await running.dead_letters("s")
             assert letter.headers["x-error-code"] == "E323"
+
+
+POST = """
+import requests
+
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            said = requests.post(query["url"], json={"n": query["n"]})
+            self.context["sum"] = self.context.get("sum", 0) + query["n"]
+            if query["n"] == 37:
+                raise ValueError("no")
+            yield {"n": query["n"], "said": said.json()}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "more", "calls"),
+    [
+        ("none", "", 62),  # the message that fails is tried three times
+        ("json./n", "", 62),
+        ("none", "calls: {replay: writes}", 60),
+        ("json./n", "calls: {replay: writes}", 60),
+    ],
+)
+async def test_a_message_that_fails_repeats_no_call_of_another(
+    processor: Start, key: str, more: str, calls: int
+) -> None:
+    """Sixty messages make sixty calls, whichever of a batch fails; what is made again is counted."""
+    route = f"""
+r:
+  input: {{{{subject: "in.*", create: true}}}}
+  runnable: post.py
+  output: out
+  key: {key}
+  {more.replace("{", "{{").replace("}", "}}")}
+  retry: {{{{base_ms: 0}}}}
+  outbound: {{{{allowed_domains: ["{{host}}"]}}}}
+"""
+    async with (
+        serving(lambda asked: answer(asked.body)) as web,
+        processor(route.format(host=web.host), post=POST) as running,
+    ):
+        await running.publish("in.a", *({"url": web.url, "n": n} for n in range(60)))
+        outputs = await running.documents("out", 59)
+        await running.dead_letters("r", 1)
+        repeated = running.metric("processor_repeated_requests_total", route="r")
+        assert running.metric("processor_requests_total", route="r", reason="2xx") == calls
+    assert [output["n"] for output in outputs] == [n for n in range(60) if n != 37]
+    assert all(output["said"] == {"n": output["n"]} for output in outputs)
+    assert (len(web.asked), repeated) == (calls, calls - 60)
+    keys = {asked.headers["idempotency-key"] for asked in web.asked}
+    assert len(keys) == 60
+    of_37 = {asked.headers["idempotency-key"] for asked in web.asked if b"37" in asked.body}
+    assert len(of_37) == 1
+
+
+async def test_calls_are_not_made_again_when_a_guest_is_killed(processor: Start) -> None:
+    """What the messages of a batch were answered outlives the guest that one of them kills."""
+    program = POST.replace("raise ValueError", "while True: pass\n                raise ValueError")
+    route = """
+r:
+  input: {{subject: "in.*", create: true}}
+  runnable: post.py
+  output: out
+  key: json./n
+  limits: {{cpu_s: 0.5}}
+  retry: {{attempts: 1}}
+  outbound: {{allowed_domains: ["{host}"]}}
+"""
+    async with (
+        serving(lambda asked: answer(asked.body)) as web,
+        processor(route.format(host=web.host), post=program) as running,
+    ):
+        await running.publish("in.a", *({"url": web.url, "n": n} for n in range(30, 45)))
+        await running.documents("out", 14)
+        [letter] = await running.dead_letters("r", 1)
+        assert letter.headers["x-error-code"] == "E311"
+    assert sorted(json.loads(asked.body)["n"] for asked in web.asked) == list(range(30, 45))
+
+
+async def test_an_idempotency_key_goes_with_unsafe_calls(processor: Start) -> None:
+    """It is given to POST, PUT, PATCH and DELETE unless the program gives one, and not to what is safe."""
+    program = """
+import requests
+
+class Runnable:
+    def process(self, queries):
+        for query in queries:
+            for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
+                requests.request(method, query["url"])
+            requests.post(query["url"], headers={"idempotency-key": "mine"})
+            yield 1
+"""
+    async with serving() as web:
+        route = ROUTE.format(host=web.host, other="b.example").replace("  secrets: [key]\n", "")
+        async with processor(route, ask=program) as running:
+            await running.publish("in.a", {"url": web.url})
+            await running.documents("out", 1)
+    given = [asked.headers.get("idempotency-key") for asked in web.asked]
+    assert given[:3] + given[7:] == [None, None, None, "mine"]
+    assert all(key is not None and len(key) == 32 for key in given[3:7])
+    assert len(set(given[3:7])) == 4
+
+
+async def test_a_batch_may_make_the_calls_of_all_of_its_messages(processor: Start) -> None:
+    """`limits.requests` is of a message: a batch of a hundred makes no call twice for want of more."""
+    route = """
+r:
+  input: {{subject: "in.*", create: true}}
+  runnable: post.py
+  output: out
+  limits: {{requests: 1}}
+  outbound: {{allowed_domains: ["{host}"]}}
+"""
+    async with (
+        serving(lambda asked: answer(asked.body)) as web,
+        processor(route.format(host=web.host), post=POST) as running,
+    ):
+        await running.publish("in.a", *({"url": web.url, "n": n} for n in range(100, 200)))
+        await running.documents("out", 100)
+        assert running.metric("processor_failures_total", route="r", reason="E322") == 0
+    assert len(web.asked) == 100

@@ -16,6 +16,7 @@ import pytest
 
 from processor.errors import Faults, ProcessorError
 from processor.model import Failed, Group, Limits, Program, Ran
+from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
 from processor.sandbox.host import Guest, Zygote, raise_descriptor_limit
 
 COUNTER = """
@@ -692,6 +693,44 @@ async def test_a_dead_guest_says_so_and_a_new_one_goes_on(one, wait_until) -> No
         assert other.memory_bytes() > 0
     finally:
         await zygote.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL from outside, as with `kill -9`: the kernel counted no kill"),
+        (signal.SIGTERM, "was ended by SIGTERM, which somebody outside sent"),
+    ],
+)
+async def test_a_guest_that_somebody_kills_is_not_called_out_of_memory(spawned, one, number, said) -> None:
+    """The kernel counts whom it kills for lack of memory; a signal of anybody else's is E314."""
+    async with spawned("class Runnable:\n def process(self, q):\n  while True: pass") as guest:
+        os.kill(guest.pid, number)
+        failed = failure(await guest.run([one({})]))
+    assert (failed.code, failed.lethal, said in failed.text) == ("E314", True, True), failed.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "said"),
+    [
+        ("low 0\noom_kill 3\n", "low 0\noom_kill 4\n", "E313", "because memory ran out"),
+        ("low 0\noom_kill 3\n", "low 9\noom_kill 3\n", "E314", "from outside"),
+        ("low 0\n", "low 9\n", "E314", "which the kernel sends when memory runs out, and people"),
+    ],
+)
+def test_a_kill_is_told_by_the_counters_of_the_kernel(tmp_path, before, after, code, said) -> None:
+    """A rise of oom_kill is lack of memory; without a counter both who may have sent it are named."""
+    counter = tmp_path / "memory.events"
+    counter.write_text(before)
+    kills = OutOfMemoryKills([counter, tmp_path / "missing"])
+    counter.write_text(after)
+    failed = explain(Ending(-signal.SIGKILL, 0), Limits(), kills)
+    assert (failed.code, said in failed.text) == (code, True), failed.text
+
+
+def test_this_machine_counts_its_kills() -> None:
+    """The kernel's counter is found here, so that the rule above has something to go by."""
+    assert OutOfMemoryKills.here().have_grown() is False
 
 
 async def test_a_guest_that_dies_idle_is_noticed(spawned, wait_until) -> None:

@@ -502,9 +502,28 @@ async def test_cannot_make_more_requests_than_allowed(spawned, one) -> None:
     async with spawned(source, perform, requests=2) as guest:
         outcome = await guest.run([one({})])
         again = await guest.run([one({}, context=None)])
-    refusal = b'"stock: more than 2 requests in one run (limits.requests)"'
+    refusal = b'"E322 stock: more than 2 requests for one message (limits.requests)."'
     assert [output.body for output in outcome.outputs] == [b"1", b"2", refusal, refusal, refusal]
     assert [output.body for output in again.outputs][:3] == [b"3", b"4", refusal]
+
+
+async def test_every_message_has_its_own_requests(spawned, one) -> None:
+    """A batch may make the limit's calls for each of its messages, and no message uses up another key's."""
+    source = processing(
+        "for n in range(queries[0]):", "    self.get_stock_data('IBM')", "return 'done'",
+    )  # fmt: skip
+
+    async def perform(name: str, arguments: dict[str, Any]) -> Any:
+        return 1
+
+    async with spawned(source, perform, requests=2) as guest:
+        outcome = await guest.run([one(2, key=f"k{number}") for number in range(50)])
+        shared = await guest.run([one(6, 0, 0, key="three")])
+        failed = await guest.run([one(2, key="a"), one(5, 0, key="b")])
+    assert [output.body for output in outcome.outputs] == [b'"done"'] * 50
+    assert [output.body for output in shared.outputs] == [b'"done"']
+    assert (failed.group, failed.failure.code) == (1, "E322")
+    assert "more than 2 requests for each of 2 messages (limits.requests)" in failed.failure.text
 
 
 async def test_cannot_call_for_ever(spawned, one, within) -> None:

@@ -268,7 +268,7 @@ async def test_a_mistake_in_a_call_is_the_users_exception(route: Any, arguments:
 
 
 async def test_requests_over_the_limit_are_refused(route: Any) -> None:
-    """limits.requests is for one run, whatever was caught in it; the next run may ask again."""
+    """limits.requests is for one message, whatever was caught in it; when it runs again it may ask again."""
     body = """
 count = 0
 for n in range(5):
@@ -285,7 +285,7 @@ return [count]
             "for n in range(5): requests.get(queries[0])", limits={"requests": 3}
         )
         assert failed.code == "E322"
-        assert "more than 3 requests in one run (limits.requests)" in failed.text
+        assert "more than 3 requests for one message (limits.requests)" in failed.text
 
 
 async def test_no_calls_while_a_program_is_loaded(route: Any) -> None:
@@ -460,8 +460,8 @@ def arrived(frame: bytes) -> wire.Frame:
 
 def test_bytes_cross_beside_a_call_and_its_answer() -> None:
     """A body is not JSON, and is not written as JSON."""
-    call = wire.read_call(arrived(wire.write_call(1, "requests", b'{"a": 1}', b"\x00\xff")))
-    assert call == ("requests", {"a": 1, "body": b"\x00\xff"})
+    call = wire.read_call(arrived(wire.write_call(1, 4, "requests", b'{"a": 1}', b"\x00\xff")), 5)
+    assert call == (4, "requests", {"a": 1, "body": b"\x00\xff"})
     answer = arrived(wire.write_answer(1, wire.Attached({"b": 2}, b"\xff")))
     assert list(answer.blobs) == [b'{"b":2}', b"\xff"]
 
@@ -476,7 +476,7 @@ def test_bytes_cross_beside_a_call_and_its_answer() -> None:
 def test_a_call_with_too_much_beside_it_is_a_violation(blobs: list[bytes]) -> None:
     """What no honest guest sends costs it its life."""
     with pytest.raises(wire.Violation):
-        wire.read_call(arrived(wire.pack(1, {"call": "requests"}, blobs)))
+        wire.read_call(arrived(wire.pack(1, {"call": "requests", "group": 0}, blobs)), 1)
 
 
 def test_a_refusal_has_a_code_that_a_guest_may_have() -> None:

@@ -496,16 +496,17 @@ def test_no_call_breaks_the_host(args: dict[str, Any]) -> None:
 
 
 async def test_calls_are_counted_with_their_result() -> None:
-    """Each call is reported once, with its time: `ok`, or the code that stood in its way."""
+    """Each call is reported once: the class of its answer, or the code of why there is none."""
     heard: list[tuple[str, bool]] = []
     async with (
-        serving() as web,
+        serving(lambda asked: answer(status=int(asked.target[1:] or 200))) as web,
         outside(
             web.host, "127.0.0.1:1", observe=lambda result, seconds: heard.append((result, seconds > 0))
         ) as calls,
     ):
-        await get(calls, web.url)
+        for status in (200, 304, 404, 500):
+            await get(calls, f"{web.url}/{status}")
         await refusal("E325", get(calls, "http://evil.example/"))
         await get(calls, "http://127.0.0.1:1/")
         await refusal("E317", calls.perform("shell", {}))
-    assert heard == [(result, True) for result in ("ok", "E325", "E317", "E317")]
+    assert heard == [(result, True) for result in ("2xx", "3xx", "4xx", "5xx", "E325", "E317", "E317")]
