@@ -32,6 +32,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_la
 
 from processor import __version__
 from processor.errors import ProcessorError
+from processor.printable import printable, printable_json
 from processor.sandbox.jail import LEVELS
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -564,14 +565,6 @@ class Health:
 # `id` is that of a dead letter, as `processor dlq` takes it.
 FIELDS = ("route", "seq", "key", "attempt", "code", "id")
 COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
-# User text and keys reach the log: nothing in them may start a line of its own or steer a terminal.
-UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    0x0A: "\\n",
-    0x0D: "\\r",
-    0x09: "\\t",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
 
 
 def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
@@ -593,7 +586,7 @@ class JsonLines(logging.Formatter):
         line |= {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
         if traceback := traceback_of(self, record):
             line["traceback"] = traceback
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class HumanLines(logging.Formatter):
@@ -609,16 +602,16 @@ class HumanLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         fields = {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
-        route = str(fields.pop("route", "-")).translate(UNPRINTABLE)
+        route = printable(str(fields.pop("route", "-")))
         message = record.getMessage()
         if str(fields.get("code", "")) in message:
             fields.pop("code", None)
         rest = "".join(f" {name}={value}" for name, value in fields.items())
-        line = f"{time} {record.levelname:<7} {route:<12} {(message + rest).translate(UNPRINTABLE)}"
+        line = f"{time} {record.levelname:<7} {route:<12} {printable(message + rest)}"
         if self._colour and record.levelname in COLOURS:
             line = f"\x1b[{COLOURS[record.levelname]}m{line}\x1b[0m"
         for each in traceback_of(self, record).split("\n"):
-            line += f"\n    | {each.translate(UNPRINTABLE)}" if each else ""
+            line += f"\n    | {printable(each)}" if each else ""
         return line
 
 

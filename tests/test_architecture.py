@@ -40,7 +40,7 @@ LAYERS = [
     ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire"],
     ["sandbox.facades", "sandbox.values"],
     ["sandbox.bounds", "sandbox.messages", "sandbox.processes"],
-    ["subject", "schedule", "address", "breaker"],
+    ["subject", "schedule", "address", "breaker", "printable"],
     ["model"],
     ["errors", "runnable"],
     ["", "sandbox"],

@@ -25,13 +25,13 @@ from processor.cli.terminal import (
     Screen,
     complain,
     exit_code_of,
-    printable,
     say,
 )
 from processor.config import Config, Route, load
 from processor.edits import ContextEdits, Edit, plain_of, value_of
 from processor.errors import BrokerError, ConfigError, ProcessorError
 from processor.history import Author, Record, me
+from processor.printable import printable, printable_json
 from processor.sandbox.values import TOMBSTONE, decode, encode
 from processor.telemetry import configure_logging
 
@@ -252,7 +252,7 @@ async def _export(edits: ContextEdits, key: str | None) -> int:
 
 def _export_one(key: str, items: Mapping[str, bytes]) -> None:
     line = {"key": key, "context": {name: orjson.Fragment(value) for name, value in items.items()}}
-    sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    sys.stdout.write(printable_json(orjson.dumps(line).decode()) + "\n")
 
 
 async def _import(edits: ContextEdits, route: Route, file: str, author: Author, options: Options) -> int:

@@ -18,13 +18,13 @@ from processor.cli.terminal import (
     EXIT_OK,
     Screen,
     complain,
-    printable,
     say,
 )
 from processor.codec import content_of, headers_shown
 from processor.config import Config, load
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import CODES, BrokerError
+from processor.printable import printable
 from processor.telemetry import configure_logging
 
 _AT_ONCE = 250  # letters in memory

@@ -13,9 +13,10 @@ import typer
 
 from processor.cli.connection import connected_to_app
 from processor.cli.inputs import is_confirmed, route_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, printable, say
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
 from processor.config import Config, Route, fingerprint, load
 from processor.control import Control
+from processor.printable import printable
 from processor.status import COUNTED_MAX, Survey
 from processor.telemetry import configure_logging
 

@@ -26,6 +26,7 @@ import orjson
 
 from processor.codec import content_of, headers_shown
 from processor.errors import Fault, Faults, ProcessorError
+from processor.printable import printable, printable_json, printable_lines
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -78,18 +79,8 @@ def warn(found: Iterable[Fault]) -> None:
 
 def say(text: str) -> None:
     """A line about the work, on standard error."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable_lines(text, may_colour=has_colour(sys.stderr)) + "\n")
     sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with every character visible that could do something to a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(c, f"\\x{ord(c):02x}")
-        for c in text
-    )
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -162,10 +153,10 @@ class Screen:
             text = orjson.dumps(document, default=plain, option=options).decode()
         except orjson.JSONEncodeError:  # an integer beyond 64 bits
             text = json.dumps(document, default=plain, ensure_ascii=False, indent=None if self.is_json else 2)
-        self.line(text)
+        self.line(printable_json(text))
 
     def line(self, text: str) -> None:
-        sys.stdout.write(text.encode(errors="replace").decode() + "\n")
+        sys.stdout.write(printable_lines(text, may_colour=self._has_colour) + "\n")
 
     def heading(self, text: str) -> None:
         self.line(self._paint(text, 1))
@@ -173,8 +164,8 @@ class Screen:
     def items(self, items: Mapping[str, Any]) -> None:
         """Names with their values, indented, each on a line of its own."""
         for name, value in items.items():
-            text = json.dumps(value, default=plain, ensure_ascii=False)
-            self.line(f"  {printable(name)}: {self._beginning(printable(text))}")
+            text = printable_json(json.dumps(value, default=plain, ensure_ascii=False))
+            self.line(f"  {printable(name)}: {self._beginning(text)}")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: int) -> None:
         """Rows in columns. A terminal's width is kept by the first `elastic` ones, which may be cut.

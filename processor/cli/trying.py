@@ -31,7 +31,6 @@ from processor.cli.terminal import (
     Shown,
     complain,
     envelope,
-    printable,
     say,
     warn,
 )
@@ -44,6 +43,7 @@ from processor.http import HostCalls
 from processor.jetstream import Broker, Message, Reader, own_headers
 from processor.letters import REASON_CHARS, Kept
 from processor.model import NO_HEADERS, ContextChange, Delivery, Failure
+from processor.printable import printable
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import Template, check_subject, matches, overlaps
