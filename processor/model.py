@@ -109,12 +109,15 @@ class Program:
     language: str = "restricted"  # or "python"
     packages: tuple[str, ...] = ()  # what plain Python may import beside the standard library
     mode: str = ""  # of the route that calls it, "batch" or "stream"; empty where either may be called
+    class_name: str = "Runnable"
 
     @property
     def id(self) -> str:
         said = (
             [self.source] if self.language == "restricted" else [self.source, self.language, *self.packages]
         )
+        if self.class_name != "Runnable":
+            said.append(f"class {self.class_name}")
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
 
 

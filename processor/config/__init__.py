@@ -210,15 +210,15 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
         except Faults as err:
             faults += err.faults
     if route.runnable:
+        file = route.runnable_file
+        what = f"{dotted((*here, 'runnable'))} is {file}, which"
         try:
-            text = Path(route.runnable).read_bytes().decode("utf-8-sig")
-            route._program = Program(text, route.runnable, route.language, route.packages, route.mode)
+            text = Path(file).read_bytes().decode("utf-8-sig")
+            route._program = Program(text, file, route.language, route.packages, route.mode, route.class_name)
         except OSError as err:
-            text = f"{dotted((*here, 'runnable'))} is {route.runnable}, which cannot be read: {err.strerror}"
-            faults.append(source.fault((*here, "runnable"), "E107", text))
+            faults.append(source.fault((*here, "runnable"), "E107", f"{what} cannot be read: {err.strerror}"))
         except UnicodeDecodeError:
-            text = f"{dotted((*here, 'runnable'))} is {route.runnable}, which is not UTF-8 text"
-            faults.append(source.fault((*here, "runnable"), "E107", text))
+            faults.append(source.fault((*here, "runnable"), "E107", f"{what} is not UTF-8 text"))
     elif route.code:
         line, literal = source.position((*here, "code"))
         # Blank lines in front make the Runnable's line numbers those of the configuration file.

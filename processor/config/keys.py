@@ -658,14 +658,17 @@ def _key(value: str) -> str:
     return value
 
 
+_FILE_AND_CLASS = re.compile(r"(.+\.py):([^\W\d]\w*)")
+
+
 class Route(Settings):
     """One input, the Runnable that reads it, and where its results go."""
 
     input: Input = Field(description="What the route reads: a subject, or a mapping.", examples=["ticks.*"])
     runnable: File | None = Field(
         default=None,
-        description="Python file with `class Runnable`, relative to this file. One of `runnable` and `code`"
-        " is required.",
+        description="Python file with `class Runnable`, relative to this file; `file.py:Name` for a class of"
+        " another name. One of `runnable` and `code` is required.",
         examples=["runnables/stats.py"],
     )
     code: Text | None = Field(
@@ -778,6 +781,21 @@ class Route(Settings):
     @property
     def app(self) -> str:
         return self._app
+
+    @property
+    def runnable_file(self) -> str:
+        """The file of `runnable`, without the class that may stand behind it."""
+        return self._runnable_parts[0]
+
+    @property
+    def class_name(self) -> str:
+        """The class that the route calls."""
+        return self._runnable_parts[1]
+
+    @property
+    def _runnable_parts(self) -> tuple[str, str]:
+        found = _FILE_AND_CLASS.fullmatch(self.runnable or "")
+        return (found[1], found[2]) if found else (self.runnable or "", "Runnable")
 
     @property
     def program(self) -> Program:
@@ -944,7 +962,7 @@ class Config(Settings):
         """Every file whose change changes this configuration; to be watched."""
         found = [self._path]
         for route in self.routes.values():
-            found += [Path(route.runnable)] if route.runnable else []
+            found += [Path(route.runnable_file)] if route.runnable else []
             found += [Path(route.ism.routing_file)] if route.ism else []
         found += [Path(source.file) for source in self.secrets.values() if source.file]
         return tuple(dict.fromkeys(found))

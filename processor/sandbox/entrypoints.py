@@ -121,11 +121,12 @@ def check(cls: type, program: Program) -> None:
     source = _Source(cls, program)
     if awaited:
         advice = _AWAITED[program.language]
-        text = "`{0}` of Runnable is `async def`, which nothing awaits. Write 'def {0}({1}):'. {2}"
-        faults = [source.fault(name, text.format(name, _PARAMETERS[name], advice)) for name in awaited]
+        text = "`{0}` of {3} is `async def`, which nothing awaits. Write 'def {0}({1}):'. {2}"
+        own = program.class_name
+        faults = [source.fault(name, text.format(name, _PARAMETERS[name], advice, own)) for name in awaited]
         raise Faults(faults)
     if not source.assigns(wanted):  # with `self.process = ...` it is there when it is called
-        raise Faults([_missing(source, program.mode, wanted, found)])
+        raise Faults([_missing(source, program, wanted, found)])
 
 
 def warnings(cls: type, program: Program) -> list[Fault]:
@@ -136,7 +137,7 @@ def warnings(cls: type, program: Program) -> list[Fault]:
             near = difflib.get_close_matches(name, HOOKS, 1, 0.8)
             if near or name.startswith("on_"):
                 meant = f"did you mean `{near[0]}`?" if near else f"it calls {', '.join(HOOKS)}."
-                suspects[name] = f"Processor does not call `{name}` of Runnable; {meant}"
+                suspects[name] = f"Processor does not call `{name}` of {program.class_name}; {meant}"
     if not suspects:
         return []
     source = _Source(cls, program)
@@ -144,9 +145,10 @@ def warnings(cls: type, program: Program) -> list[Fault]:
     return [source.fault(name, text) for name, text in suspects.items() if not source.mentions(name)]
 
 
-def _missing(source: _Source, mode: str, wanted: Sequence[str], found: Collection[str]) -> Fault:
+def _missing(source: _Source, program: Program, wanted: Sequence[str], found: Collection[str]) -> Fault:
     names = " and no ".join(f"`{name}`" for name in wanted)
-    text = f"Runnable has no {names}" + (f", which mode {mode} calls" if mode else "")
+    text = f"{program.class_name} has no {names}"
+    text += f", which mode {program.mode} calls" if program.mode else ""
     write = " or ".join(f"'def {name}({_PARAMETERS[name]}):'" for name in wanted)
     for other in found:
         theirs = next(key for key, entry in ENTRY_POINTS.items() if entry == other)
@@ -239,8 +241,9 @@ class _Source:
         )
 
     def outside(self, names: Collection[str]) -> _Function | None:
-        """A function that is named and written like one of these methods, but is not in the class."""
-        methods = set(map(id, self._methods.values()))
+        """A function that is named and written like one of these methods, but is in no class."""
+        classes = (node for node in self._nodes if isinstance(node, ast.ClassDef))
+        methods = {id(method) for node in classes for method in _methods_in(node)}
         for node in self._nodes:
             if not isinstance(node, _Function) or node.name not in names or id(node) in methods:
                 continue

@@ -550,7 +550,7 @@ class Guest:
             return
         entry = entrypoints.ENTRY_POINTS["stream" if request.stream else "batch"]
         if not self._program.mode and self._entry_points and entry not in self._entry_points:
-            raise _failed("E207", f"Runnable has no `{entry}`, which this call is for")
+            raise _failed("E207", f"{self._program.class_name} has no `{entry}`, which this call is for")
         instance = self._instance(self._held[group.key])
         if request.stream:
             self._stream(instance, queries)

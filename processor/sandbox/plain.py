@@ -114,27 +114,26 @@ class _Clock:
 
 
 def runnable_class(space: dict[str, object], program: Program) -> type:
-    """The class Runnable that a program defined, with the base class among its bases. Raises Faults."""
-    cls: Any = space.get("Runnable")
+    """The class that a program is for, with the base class among its bases. Raises Faults."""
+    name = program.class_name
+    cls: Any = space.get(name)
     base: Any = space["BaseSecureRunnable"]
     if cls is None:
-        node, code, text = dialect.undefined(ast.parse(program.source))
+        node, code, text = dialect.undefined(ast.parse(program.source), name)
         raise _faults(program, code, text, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
     if not isinstance(cls, type):
-        raise _faults(program, "E204", f"Runnable is not a class. {dialect.NO_RUNNABLE}")
+        raise _faults(program, "E204", f"{name} is not a class. {dialect.no_class(name)}")
     if typing.cast(object, cls.__new__) is not object.__new__:
-        text = (
-            "Runnable derives from a class that makes its own objects. Keep such an object in an attribute."
-        )
+        text = f"{name} derives from a class that makes its own objects. Keep such an object in an attribute."
         raise _faults(program, "E204", text)
     if not issubclass(cls, base):
         inner = {"__module__": MODULE, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         try:
             cls = types.new_class(cls.__name__, (cls, base), exec_body=lambda body: body.update(inner))
         except TypeError as err:
-            text = f"Runnable cannot be combined with BaseSecureRunnable: {err}. Derive from it."
+            text = f"{name} cannot be combined with BaseSecureRunnable: {err}. Derive from it."
             raise _faults(program, "E204", text) from err
-        space["Runnable"] = cls  # rebound: type(self) is what the source calls Runnable
+        space[name] = cls  # rebound: type(self) is what the source calls it
     return typing.cast(type, cls)
 
 

@@ -477,6 +477,7 @@ def write_load(
         "language": program.language,
         "packages": program.packages,
         "mode": program.mode,
+        "class": program.class_name,
         "limits": figures,
         "secrets": dict(marks or {}),
         "emits": list(emits),
@@ -502,8 +503,15 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
         cpu_s=infinite if cpu_s is None else cpu_s,
     )
     header = frame.header
-    language, packages, mode = header["language"], tuple(header["packages"]), header["mode"]
-    return Program(frame.blobs[0].decode(), header["load"], language, packages, mode), limits
+    program = Program(
+        frame.blobs[0].decode(),
+        header["load"],
+        header["language"],
+        tuple(header["packages"]),
+        header["mode"],
+        header["class"],
+    )
+    return program, limits
 
 
 def read_code(frame: Frame) -> bytes:

@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from processor.errors import Faults, ProcessorError
-from processor.model import Limits, Program
+from processor.model import Group, Limits, Program, Ran
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.library import SecureRunnableBuilder
 
@@ -187,3 +187,37 @@ def test_a_library_call_without_its_method_is_refused() -> None:
             runnable.process([{}])
     with pytest.raises(Faults, match="E207"):
         builder.compile("class Runnable:\n  def init(self): pass\n")
+
+
+@pytest.mark.parametrize("language", ["restricted", "python"])
+async def test_a_program_may_be_for_a_class_of_another_name(language: str) -> None:
+    """That class is called and spoken of, whatever else the file has."""
+    source = """
+    class Runnable:
+        def process(self, queries):
+            return ["wrong"]
+
+    class Other:
+        def process(self, queries):
+            return [type(self) is Other, isinstance(self, BaseSecureRunnable)]
+
+    class Empty:
+        pass
+    """
+    zygote = await Zygote.start()
+    try:
+        for name, refusal in (
+            ("Othr", "r.py:6:1 E204 Othr is not defined; did you mean `Other`?"),
+            ("Empty", "r.py:10:1 E207 Empty has no `process`, which mode batch calls."),
+        ):
+            with pytest.raises(Faults) as refused:
+                await zygote.spawn(
+                    Program(dedent(source), "r.py", language, mode="batch", class_name=name), Limits()
+                )
+            assert str(refused.value).startswith(refusal)
+        guest = await zygote.spawn(Program(dedent(source), "r.py", language, class_name="Other"), Limits())
+        outcome = await guest.run([Group("", [b"1"], {})])
+        assert isinstance(outcome, Ran)
+        assert [output.body for output in outcome.outputs] == [b"true", b"true"]
+    finally:
+        await zygote.close()

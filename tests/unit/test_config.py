@@ -959,3 +959,26 @@ def test_the_schema_is_generated_and_accepts_what_load_accepts() -> None:
         "app: x",
     ):
         assert list(check.iter_errors(yaml.safe_load(text))), text
+
+
+def test_a_route_may_name_its_class(tmp_path: Path) -> None:
+    """`file.py:Name` is the class Name of that file, and another program than its Runnable; else a path."""
+    (tmp_path / "two.py").write_text("class Runnable: ...\nclass Other: ...\n")
+    (tmp_path / "odd:name").write_text("class Runnable: ...\n")
+    path = tmp_path / "config.yaml"
+    named = ["two.py", "two.py:Runnable", "two.py:Other", "odd:name"]
+    path.write_text(
+        yaml.dump(
+            {
+                "app": "a",
+                "routes": {f"r{n}": {"input": "in", "runnable": name} for n, name in enumerate(named)},
+            }
+        )
+    )
+    config = load(path, {})
+    programs = [route.program for route in config.routes.values()]
+    assert [program.class_name for program in programs] == ["Runnable", "Runnable", "Other", "Runnable"]
+    assert [Path(program.filename).name for program in programs] == ["two.py", "two.py", "two.py", "odd:name"]
+    assert programs[0] == programs[1]
+    assert len({program.id for program in programs}) == 3
+    assert config.files == (path, tmp_path / "two.py", tmp_path / "odd:name")

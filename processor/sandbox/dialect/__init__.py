@@ -108,18 +108,17 @@ def namespace(runtime: Runtime) -> dict[str, object]:
 
 
 def runnable_class(space: dict[str, object], program: Program = _UNNAMED) -> type:
-    """The class Runnable that a program defined, with the base class among its bases. Raises Faults."""
-    cls = space.get("Runnable")
+    """The class that a program is for, with the base class among its bases. Raises Faults."""
+    name = program.class_name
+    cls = space.get(name)
     if not isinstance(cls, type) or not facades.is_user_class(cls):
         found = "is not defined" if cls is None else "is not a class of this source"
-        raise Faults([Fault(program.filename, 1, 1, "E204", f"Runnable {found}. {NO_RUNNABLE}")])
+        raise Faults([Fault(program.filename, 1, 1, "E204", f"{name} {found}. {no_class(name)}")])
     if cast(object, cls.__new__) is not object.__new__:
-        text = "Runnable derives from a built-in class. Keep such an object in an attribute instead."
+        text = f"{name} derives from a built-in class. Keep such an object in an attribute instead."
         raise Faults([Fault(program.filename, 1, 1, "E204", text)])
     base = cast(dict[str, Any], space["__builtins__"])["BaseSecureRunnable"]
-    mixed = space["Runnable"] = facades.mix(
-        cls, base
-    )  # rebound: type(self) is what the source calls Runnable
+    mixed = space[name] = facades.mix(cls, base)  # rebound: type(self) is what the source calls it
     return mixed
 
 
@@ -130,7 +129,10 @@ def reseed() -> None:
 
 _Node = TypeVar("_Node", bound=ast.AST)
 
-NO_RUNNABLE = "Write 'class Runnable(BaseSecureRunnable):' with a method process(self, queries)."
+
+def no_class(name: str) -> str:
+    """What to write where the class that a program is for is not there."""
+    return f"Write 'class {name}(BaseSecureRunnable):' with a method process(self, queries)."
 
 
 # Compiling.
@@ -145,8 +147,8 @@ def compile_program(program: Program) -> types.CodeType:
     faults.stop_if_any()
     bound = _bound_names(tree)
     has_slices = _knows_extended_slices(tree)
-    if "Runnable" not in bound:
-        faults.add(*undefined(tree))
+    if program.class_name not in bound:
+        faults.add(*undefined(tree, program.class_name))
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)
         tree = Transformer(faults, bound, words, has_slices).visit(_Desugar(faults).visit(tree))
@@ -160,15 +162,16 @@ def compile_program(program: Program) -> types.CodeType:
     return code
 
 
-def undefined(tree: ast.AST) -> tuple[ast.AST | None, str, str]:
-    """The place, code and text of the fault that a source binds no name Runnable."""
+def undefined(tree: ast.AST, wanted: str) -> tuple[ast.AST | None, str, str]:
+    """The place, code and text of the fault that a source binds no such name."""
     classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-    near = difflib.get_close_matches("runnable", map(str.lower, classes), 1, 0.7)
-    for name, node in classes.items():
+    near = difflib.get_close_matches(wanted.lower(), map(str.lower, classes), 1, 0.7)
+    for name, node in sorted(classes.items(), key=lambda item: item[0].lower() not in near):
         methods = {getattr(statement, "name", "") for statement in node.body}
         if name.lower() in near or methods & {"process", "process_stream"}:
-            return node, "E204", f"Runnable is not defined; did you mean `Runnable` for class `{name}`?"
-    return None, "E204", f"Runnable is not defined. {NO_RUNNABLE}"
+            meant = f"`{wanted}` for class `{name}`" if wanted == "Runnable" else f"`{name}`"
+            return node, "E204", f"{wanted} is not defined; did you mean {meant}?"
+    return None, "E204", f"{wanted} is not defined. {no_class(wanted)}"
 
 
 @contextmanager
