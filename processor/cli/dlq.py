@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import typer
@@ -20,7 +21,7 @@ from processor.cli.terminal import (
     complain,
     say,
 )
-from processor.codec import content_of, headers_shown
+from processor.codec import codec_for, content_of, headers_shown, key_of
 from processor.config import Config, load
 from processor.deadletters import DeadLetter, DeadLetters, Filter
 from processor.errors import CODES, BrokerError
@@ -75,7 +76,7 @@ async def _do(
             async for letter in found:
                 chosen.count += 1
                 if action in ("ls", "show"):
-                    (_list if action == "ls" else _show)(letter, screen)
+                    (_list if action == "ls" else _show)(letter, _facts(letter, config), screen)
                     continue
                 group.append(letter)
                 if len(group) == _AT_ONCE:
@@ -140,21 +141,28 @@ async def _change(
             screen.line(f"{letter.id}  {what}")
 
 
-def _list(letter: DeadLetter, screen: Screen) -> None:
+def _facts(letter: DeadLetter, config: Config) -> dict[str, Any]:
+    """What is known of a letter, with its key where the configuration says what that is."""
+    route = config.routes.get(letter.route)
+    key = key_of(letter.delivery, codec_for(route)) if route is not None else ""
+    return {**letter.facts(), **({"key": key} if key else {})}
+
+
+def _list(letter: DeadLetter, facts: dict[str, Any], screen: Screen) -> None:
     if screen.is_json:
-        screen.document(letter.facts())
+        screen.document(facts)
         return
-    screen.line(
-        f"{letter.id}  {letter.failed_at}  {letter.code}  x{letter.tries}  {printable(letter.reason)}"
-    )
+    key = f"  key={printable(facts['key'])}" if "key" in facts else ""
+    reason = printable(letter.reason)
+    screen.line(f"{letter.id}{key}  {letter.failed_at}  {letter.code}  x{letter.tries}  {reason}")
 
 
-def _show(letter: DeadLetter, screen: Screen) -> None:
+def _show(letter: DeadLetter, facts: dict[str, Any], screen: Screen) -> None:
+    facts = {**facts, "headers": headers_shown(letter.delivery.headers)}
     if screen.is_json:
-        content = content_of(letter.delivery.payload)
-        screen.document({**letter.facts(), "headers": headers_shown(letter.delivery.headers), **content})
+        screen.document({**facts, **content_of(letter.delivery.payload)})
         return
     traceback = orjson.loads(letter.traceback) if letter.traceback else ""
     screen.problem(f"{letter.id} {letter.code} {letter.reason}", traceback)
-    screen.items({**letter.facts(), "headers": headers_shown(letter.delivery.headers)})
+    screen.items(facts)
     screen.document(content_of(letter.delivery.payload))

@@ -100,7 +100,7 @@ def _painted(text: str, colour: int, stream: TextIO) -> str:
 class Shown:
     """One message to show; `kind` is what it is to the person who looks (`output`, `event`, ...).
 
-    A dead letter also has the code and the reason of its failure.
+    A dead letter also has its id, and the code and the reason of its failure.
     """
 
     subject: str
@@ -111,6 +111,7 @@ class Shown:
     kind: str = ""
     code: str = ""
     reason: str = ""
+    id: str = ""
 
 
 class Screen:
@@ -140,6 +141,7 @@ class Screen:
         parts = [
             self._paint(moment, _DIM),
             self._paint(shown.kind, _RED if shown.kind == "dead letter" else _DIM),
+            shown.id,
             self._paint(printable(shown.subject), colour),
             self._paint(why, _RED),
             self._beginning(content),
@@ -269,7 +271,7 @@ def envelope(shown: Shown) -> dict[str, Any]:
     envelope: dict[str, Any] = {"kind": shown.kind} if shown.kind else {}
     envelope["subject"] = shown.subject
     if shown.code:
-        envelope |= {"code": shown.code, "reason": shown.reason}
+        envelope |= {"id": shown.id, "code": shown.code, "reason": shown.reason}
     if shown.sequence:
         envelope["sequence"] = shown.sequence
     if shown.time_s:

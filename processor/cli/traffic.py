@@ -465,6 +465,7 @@ class _Tail:
     async def _read_route(self, broker: Broker, route: Route) -> None:
         """What the route's commits hold, and what it publishes without a commit."""
         prefix, dead_letters = f"p.{route.app}.out.", f"p.{route.app}.dlq.{route.name}."
+        id_from = dead_letters.count(".") - 1  # a letter in parts has the number of the part behind its id
         events = route.events_subject
         patterns = [*codec_for(route).topics, *([events] if events else [])]
 
@@ -476,6 +477,7 @@ class _Tail:
                     kind="dead letter",
                     code=shown.headers.get("x-error-code", ""),
                     reason=shown.headers.get("x-dead-letter-reason", ""),
+                    id=".".join(shown.subject.split(".")[id_from : id_from + 3]),
                 )
             subject = shown.subject.removeprefix(prefix)
             ending = shown.headers.get("Processor-Stream", "")

@@ -43,16 +43,22 @@ def test_dev_shows_documents_whole_and_failures_as_a_person_reads_them(
     [output] = [line for line in lines if "the end" in line]
     assert output.endswith(long)
     assert len(output) > 3 * COLUMNS
-    [letter] = [number for number, line in enumerate(lines) if "dead letter: E304" in line]
-    found = re.search(r" key=ibm attempt=1 id=(r\.\d+\.2)$", lines[letter])
-    assert found, lines[letter]
-    assert lines[letter + 1].startswith("    | Traceback (most recent call last):")
+    [place] = [number for number, line in enumerate(lines) if "dead letter: E304" in line]
+    found = re.search(r" key=ibm attempt=1 id=(r\.\d+\.2)$", lines[place])
+    assert found, lines[place]
+    assert lines[place + 1].startswith("    | Traceback (most recent call last):")
     assert '    |     raise ValueError(query["fail"])' in lines
     assert "    | ValueError: first" in lines
     assert r"    | line\x1b[2J" in lines
     shown = done("dlq", "show", route, "--id", found[1], url=nats_server.url)
     assert code(shown) == EXIT_OK
-    assert shown.documents[0]["code"] == "E304"
+    assert (shown.documents[0]["code"], shown.documents[0]["key"]) == ("E304", "ibm")
+    listed = done("dlq", "ls", route, "--format", "human", url=nats_server.url)
+    assert listed.out.startswith(f"{found[1]}  key=ibm  ")
+    tailed = ("tail", "r", "-c", route, "--no-follow", "--format")
+    assert f" dead letter {found[1]} in.ibm E304 " in done(*tailed, "human", url=nats_server.url).out
+    [letter] = [d for d in done(*tailed, "json", url=nats_server.url).documents if "code" in d]
+    assert letter["id"] == found[1]
 
 
 def test_a_document_that_would_fill_the_screen_is_begun(
