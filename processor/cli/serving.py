@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import hashlib
 import logging
 import os
 import signal
@@ -111,7 +110,7 @@ class _Serving:
         self._reloading = reloading
         self._telemetry = Telemetry()
         self._service = Service(config, self._telemetry)
-        self._content = _content(config.files)  # of what runs
+        self._contents = _contents(config.files)  # of what runs
         self._files = frozenset(config.files)  # of what runs, and of what was read last
         self._stamps = _stamps(self._files)  # when a configuration was read last
         self._is_refused = False
@@ -222,25 +221,28 @@ class _Serving:
             except (Faults, ProcessorError) as err:
                 found = err.faults if isinstance(err, Faults) else [err]
             named = config.files if config else [Path(each.file) for each in found if isinstance(each, Fault)]
-            content = await asyncio.to_thread(_content, named)
+            contents = await asyncio.to_thread(_contents, named)
             self._files = frozenset([*self._config.files, *named])
             later = _stamps(self._files)
             if any(self._stamps.get(file) != later[file] for file in self._files):
                 self._stamps = await self._settled()  # written while it was read, or not looked at before
                 continue
-            if config is not None:
-                await self._apply(config, content)
-            else:
+            cut_off = [file for file in named if _is_cut_off(contents[file], self._contents.get(file, b""))]
+            if config is None:
                 self._refuse(found)
+            elif cut_off:
+                self._refuse([_cut_off(file, self._contents[file], contents[file]) for file in cut_off])
+            else:
+                await self._apply(config, contents)
             return
 
-    async def _apply(self, config: Config, content: bytes) -> None:
+    async def _apply(self, config: Config, contents: dict[Path, bytes]) -> None:
         try:
             started = await self._service.reload(config, may_remove=self._reloading.may_remove)
         except (Faults, ProcessorError) as err:
             self._refuse(err.faults if isinstance(err, Faults) else [err])
             return
-        self._config, self._content, self._is_refused = config, content, False
+        self._config, self._contents, self._is_refused = config, contents, False
         self._files = frozenset(config.files)
         configure_logging(config.logs.format, config.logs.level)
         self._telemetry.reloaded("applied")
@@ -278,8 +280,8 @@ class _Serving:
             now = _stamps(self._files)
             if now != seen:
                 seen = now
-                content = await asyncio.to_thread(_content, self._config.files)
-                self._telemetry.outdated(content != self._content)
+                contents = await asyncio.to_thread(_contents, self._config.files)
+                self._telemetry.outdated(contents != self._contents)
             # What a refused version lacks is noticed by the folder in which it appears.
             looked_at = now if self._is_refused else self._files
             if self._reloading.is_watching and any(
@@ -318,13 +320,29 @@ def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
     return stamps
 
 
-def _content(files: Iterable[Path]) -> bytes:
-    """What tells whether files hold the same as before. Not to be shown: secrets are among them."""
-    digest = hashlib.sha256()
+def _contents(files: Iterable[Path]) -> dict[Path, bytes]:
+    """What files hold; nothing for those that cannot be read. Secrets are among them."""
+    contents: dict[Path, bytes] = {}
     for file in files:
         try:
-            part = file.read_bytes()
+            contents[file] = file.read_bytes()
         except OSError:
-            part = b""
-        digest.update(f"{file} {len(part)}\n".encode() + part)
-    return digest.digest()
+            contents[file] = b""
+    return contents
+
+
+def _is_cut_off(new: bytes, old: bytes) -> bool:
+    """Whether `new` is what is left of `old` if a writer stopped amid a line.
+
+    A person who removes the end of a file leaves the last line whole.
+    """
+    return len(new) < len(old) and old.startswith(new) and old.endswith(b"\n") and not new.endswith(b"\n")
+
+
+def _cut_off(file: Path, old: bytes, new: bytes) -> ProcessorError:
+    return ProcessorError(
+        "E358",
+        f"the file holds the first {len(new):,} of {len(old):,} bytes that were loaded, and ends amid a line",
+        place=str(file),
+        remedy="Write all of it; if that is all of it, end its last line, or restart the processor.",
+    )

@@ -77,6 +77,26 @@ def test_a_file_that_was_cut_off_stops_no_route(
     assert run.ends(signal.SIGTERM) == EXIT_OK
 
 
+@pytest.mark.parametrize("name", ["app.yaml", "count.py"])
+def test_a_file_that_ends_amid_a_line_is_not_loaded(
+    name: str, route: Path, tmp_path: Path, command: Start, nats_server: EmbeddedServer
+) -> None:
+    """Also where what is left of it is a configuration, or a Runnable: it would lack what stood behind."""
+    sound = {"app.yaml": ROUTE.replace("    runnable: count.py\n", "") + "    runnable: count.py\n"}
+    sound["count.py"] = COUNT + "    def on_timer(self, at):\n        return None\n"
+    for each, text in sound.items():
+        (tmp_path / each).write_text(text)
+    run = command("run", route, "--watch", "--allow-removal", url=nats_server.url)
+    run.says("route started")
+    whole = (tmp_path / name).read_text()
+    end = {"app.yaml": "count.py", "count.py": "        return"}[name]
+    (tmp_path / name).write_text(whole[: whole.rindex(end) + len(end)])
+    run.says(f"not reloaded: {tmp_path / name} E358 the file holds the first ")
+    (tmp_path / name).write_text(whole)
+    run.says("reloaded; no route changed")
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+
+
 def test_routes_are_removed_where_that_is_allowed(
     route: Path, command: Start, nats_server: EmbeddedServer
 ) -> None:
