@@ -345,28 +345,12 @@ def _alone(iterator: Iterator[Any]) -> Iterator[Any]:
     yield from iterator
 
 
-def accumulate(iterable: Iterable[Any], func: Any = None, *, initial: Any = None) -> Iterator[Any]:
-    return _alone(itertools.accumulate(iterable, func, initial=initial))
+def _made_alone(make: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def made(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        return _alone(make(*args, **kwargs))
 
-
-def pairwise(iterable: Iterable[Any], /) -> Iterator[Any]:
-    return _alone(itertools.pairwise(iterable))
-
-
-def zip_longest(*iterables: Iterable[Any], fillvalue: Any = None) -> Iterator[Any]:
-    return _alone(itertools.zip_longest(*iterables, fillvalue=fillvalue))
-
-
-def _chain(*iterables: Iterable[Any]) -> Iterator[Any]:
-    return _alone(itertools.chain(*iterables))
-
-
-def _chain_from_iterable(iterable: Iterable[Any], /) -> Iterator[Any]:
-    return _alone(itertools.chain.from_iterable(iterable))
-
-
-_chain.__name__ = _chain.__qualname__ = "chain"
-vars(_chain)["from_iterable"] = _chain_from_iterable
+    made.__name__ = made.__qualname__ = make.__name__
+    return made
 
 
 def groupby(iterable: Iterable[Any], key: Any = None) -> Iterator[tuple[Any, Iterator[Any]]]:
@@ -374,10 +358,22 @@ def groupby(iterable: Iterable[Any], key: Any = None) -> Iterator[tuple[Any, Ite
     return ((found, _alone(group)) for found, group in itertools.groupby(iterable, key))
 
 
+# In the place of those that run a user's code in their own step; a step inside of it would free what it uses.
 ITERTOOLS: dict[str, Any] = {
-    "accumulate": accumulate, "chain": _chain, "count": count, "groupby": groupby, "pairwise": pairwise,
-    "zip_longest": zip_longest,
+    **{
+        make.__name__: _made_alone(make)
+        for make in (
+            itertools.accumulate, itertools.chain, itertools.compress, itertools.cycle, itertools.dropwhile,
+            itertools.filterfalse, itertools.islice, itertools.pairwise, itertools.starmap,
+            itertools.takewhile, itertools.zip_longest,
+        )
+    },
+    "count": count,
+    "groupby": groupby,
 }  # fmt: skip
+if "batched" in vars(itertools):
+    ITERTOOLS["batched"] = _made_alone(vars(itertools)["batched"])
+setattr(ITERTOOLS["chain"], "from_iterable", _made_alone(itertools.chain.from_iterable))  # noqa: B010
 
 
 # Exceptions
