@@ -26,7 +26,7 @@ import orjson
 
 from processor.config import Ism, Route
 from processor.errors import ProcessorError
-from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output, shown
+from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output, subject_text
 from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
@@ -169,7 +169,7 @@ class _Raw(Codec):
     """Any bytes: in as text where they are UTF-8 and as base64 where not, out the same way."""
 
     def read(self, delivery: Delivery) -> bytes:
-        document: dict[str, str] = {"subject": shown(delivery.subject)}
+        document: dict[str, str] = {"subject": subject_text(delivery.subject)}
         try:
             document["data"] = delivery.payload.decode()
         except UnicodeDecodeError:

@@ -21,7 +21,7 @@ from processor.context import app_stream
 from processor.errors import BrokerError
 from processor.jetstream import EXPECTED, GONE, Again, Broker, Message, Stored, Unknown, WrongLastSequence
 from processor.letters import Letters, Unfit, joined
-from processor.model import Delivery
+from processor.model import Delivery, subject_text
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\.\d{1,9}\.\d{1,20}\Z")
 _AGAIN_S = 0.1
@@ -59,7 +59,7 @@ class DeadLetter:
             "reason": self.reason,
             "failed_at": self.failed_at,
             "tries": self.tries,
-            "subject": self.delivery.subject,
+            "subject": subject_text(self.delivery.subject),
             "stream": self.delivery.stream,
             "sequence": self.delivery.sequence,
         }
@@ -106,7 +106,7 @@ class DeadLetters:
             async for stored in history:
                 number, _, count = stored.headers.get("x-part", "1/1").partition("/")
                 parts = [*parts, stored] if number != "1" else [stored]
-                if number == count and len(parts) == int(count):
+                if number == count == str(len(parts)):
                     letter = _read(tuple(parts), prefix)
                     if letter is not None and which.takes(letter):
                         yield letter
@@ -141,7 +141,7 @@ class DeadLetters:
             raise BrokerError(
                 "E408",
                 f"dead letter {letter.id} cannot be sent back: {err}",
-                remedy=f"Publish its payload to {letter.delivery.subject}, then drop it.",
+                remedy=f"Publish its payload to {subject_text(letter.delivery.subject)}, then drop it.",
             ) from err
 
     async def _write_all(

@@ -60,6 +60,7 @@ CODES: dict[str, str] = {
     "E327": "a message cannot be emitted to that subject",
     "E328": "a path leads to nothing in the context, or to something of another kind",
     "E350": "a stream does not take the copies of committed outputs",
+    "E357": "a message of a stream cannot be read",
     "E358": "a file of the configuration was cut off",
     "E359": "a reload would remove routes",
     "E401": "no stream holds the input subject",

@@ -192,7 +192,10 @@ def arrived(raw: Delivery) -> Delivery:
     time at which it was due, which is when the server stored it.
     """
     subject, payload, time_s = raw.subject, raw.payload, raw.timestamp_s
-    theirs, ours, payload = _taken_apart(raw.headers, payload)
+    try:
+        theirs, ours, payload = _taken_apart(raw.headers, payload)
+    except ValueError:  # not written here
+        theirs, ours = raw.headers, {}
     if _DEALT.encode() in ours:
         with contextlib.suppress(ValueError):  # not written here
             was_at, time, stream, sequence = ours[_DEALT.encode()].rsplit(b" ", 3)
@@ -233,23 +236,29 @@ def read(stored: Stored) -> Kept | None:
 
 
 def joined(parts: Sequence[Stored]) -> Kept | None:
-    """The delivery of a dead letter from all of its parts, in order; None for one that was taken away."""
+    """The delivery of a dead letter from all of its parts, in order; None for one that was taken away.
+
+    None, too, for what was not written here.
+    """
     first = parts[0]
     headers = first.headers
     if "x-original-subject" not in headers:
         return None
-    theirs, ours, payload = _taken_apart(headers, b"".join(part.payload for part in parts))
-    delivery = Delivery(
-        _subject_text(ours[b"x-original-subject"]),
-        payload,
-        theirs,
-        headers["x-original-stream"],
-        int(headers["x-original-sequence"]),
-        float(headers.get("x-original-time", first.timestamp_s)),
-        kept=first.subject,
-        kept_at=first.sequence,
-    )
-    return Kept(delivery, int(headers["x-delivery-count"]), first.sequence)
+    try:
+        theirs, ours, payload = _taken_apart(headers, b"".join(part.payload for part in parts))
+        delivery = Delivery(
+            _subject_text(ours[b"x-original-subject"]),
+            payload,
+            theirs,
+            headers["x-original-stream"],
+            int(headers["x-original-sequence"]),
+            float(headers.get("x-original-time", first.timestamp_s)),
+            kept=first.subject,
+            kept_at=first.sequence,
+        )
+        return Kept(delivery, int(headers["x-delivery-count"]), first.sequence)
+    except (KeyError, ValueError):
+        return None
 
 
 def timestamp(at: datetime) -> str:

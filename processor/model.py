@@ -359,7 +359,7 @@ def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: flo
     return DeadLetter(failure)
 
 
-def shown(subject: str) -> str:
+def subject_text(subject: str) -> str:
     """A subject as text for people and programs: U+FFFD stands for bytes that are not UTF-8.
 
     Inside, they are the lone surrogates of `surrogateescape`, so that the subject can be written as it came.

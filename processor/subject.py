@@ -34,7 +34,9 @@ def check_subject(text: str, *, wildcards: bool = True) -> str:
     """Return `text` if it is a subject (or, with `wildcards`, a pattern); else ValueError says why not."""
     if not text:
         raise ValueError("a subject cannot be empty")
-    if len(text.encode(errors="surrogatepass")) > MAX_SUBJECT_BYTES:
+    if _SURROGATE.search(text):
+        raise ValueError(f"{_show(text)} is not UTF-8")
+    if len(text.encode()) > MAX_SUBJECT_BYTES:
         raise ValueError(f"{_show(text)} is longer than {MAX_SUBJECT_BYTES} bytes")
     tokens = text.split(".")
     for position, token in enumerate(tokens):

@@ -77,7 +77,7 @@ LINES = 1000
 # what takes messages.
 WALLS = {
     "sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service", "inbox", "jetstream.intake",
-    "jetstream.micro",
+    "jetstream.micro", "jetstream.reader", "jetstream.subscription",
 }  # fmt: skip
 
 

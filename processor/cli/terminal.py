@@ -26,6 +26,7 @@ import orjson
 
 from processor.codec import content_of, headers_shown
 from processor.errors import Fault, Faults, ProcessorError
+from processor.model import subject_text
 from processor.printable import printable, printable_json, printable_lines
 
 EXIT_OK = 0
@@ -137,12 +138,13 @@ class Screen:
         if _is_chunk(shown):
             content = repr(content)
         why = printable(f"{shown.code} {shown.reason}".strip())
-        colour = _COLOURS[zlib.crc32(shown.subject.encode()) % len(_COLOURS)]
+        subject = printable(subject_text(shown.subject))
+        colour = _COLOURS[zlib.crc32(subject.encode()) % len(_COLOURS)]
         parts = [
             self._paint(moment, _DIM),
             self._paint(shown.kind, _RED if shown.kind == "dead letter" else _DIM),
             shown.id,
-            self._paint(printable(shown.subject), colour),
+            self._paint(subject, colour),
             self._paint(why, _RED),
             self._beginning(content),
         ]
@@ -269,7 +271,7 @@ def _text(payload: bytes) -> str:
 def envelope(shown: Shown) -> dict[str, Any]:
     """A message as programs see it, but for its line."""
     envelope: dict[str, Any] = {"kind": shown.kind} if shown.kind else {}
-    envelope["subject"] = shown.subject
+    envelope["subject"] = subject_text(shown.subject)
     if shown.code:
         envelope |= {"id": shown.id, "code": shown.code, "reason": shown.reason}
     if shown.sequence:

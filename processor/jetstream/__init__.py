@@ -23,7 +23,6 @@ from processor.jetstream.broker import (
     KEPT,
     NAME_IN_USE,
     Broker,
-    Ear,
     connect_options,
 )
 from processor.jetstream.consumers import create_consumer, expected_refusal
@@ -41,6 +40,7 @@ from processor.jetstream.protocol import (
     parse_ack,
 )
 from processor.jetstream.reader import Reader
+from processor.jetstream.subscription import Ear
 
 __all__ = [
     "BATCH_MAX",

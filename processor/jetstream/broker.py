@@ -22,8 +22,6 @@ from typing import Any
 import nats.errors
 import orjson
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from processor.config import Nats, read_login
 from processor.errors import BrokerError, ProcessorError
@@ -46,6 +44,7 @@ from processor.jetstream.protocol import (
     parse_head,
     status_of,
 )
+from processor.jetstream.subscription import Ear, Tap
 from processor.model import NO_HEADERS, Delivery, Headers
 
 log = logging.getLogger("processor")
@@ -110,55 +109,6 @@ def connect_options(nats: Nats) -> dict[str, Any]:
             ) from err
         options |= {"tls": context, "tls_handshake_first": bool(tls and tls.handshake_first)}
     return options
-
-
-class Ear:
-    """A core NATS subscription that outlives the client it was made with."""
-
-    def __init__(
-        self,
-        subject: str,
-        callback: Callable[[Delivery], Awaitable[None]],
-        queue: str,
-        closed: Callable[[Ear], None],
-    ) -> None:
-        self.subject = subject
-        self._callback = callback
-        self._queue = queue
-        self._closed = closed
-        self._subscription: Subscription | None = None
-
-    async def open(self, client: Client) -> None:
-        """Listen on this client from now on."""
-        self._subscription = await client.subscribe(self.subject, queue=self._queue, cb=self._hear)
-
-    async def unsubscribe(self) -> None:
-        """Hear nothing more; what has not been handed over yet is discarded."""
-        self._closed(self)
-        if self._subscription is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await self._subscription.unsubscribe()
-
-    async def _hear(self, message: Msg) -> None:
-        headers = Headers.of(message.headers or {})
-        await self._callback(
-            Delivery(message.subject, message.data, headers, "", 0, time.time(), ack=message.reply)
-        )
-
-
-class Tap:
-    """The messages of one subject, handed over as they are read. It ends with the client it was made with."""
-
-    def __init__(self, intake: Intake, subscription: Subscription, taker: Taker) -> None:
-        self._intake = intake
-        self._subscription = subscription
-        intake.hand(subscription, taker)
-
-    async def close(self) -> None:
-        """Take no more; never raises."""
-        self._intake.leave(self._subscription)
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await self._subscription.unsubscribe()
 
 
 class _BadLogin(nats.errors.Error):
@@ -304,6 +254,8 @@ class Broker:
         if self._rebuilding is not None:
             self._rebuilding.cancel()
             await asyncio.gather(self._rebuilding, return_exceptions=True)
+        for ear in list(self._ears):
+            await ear.unsubscribe()
         if self._client is not None:
             with contextlib.suppress(Unknown):
                 await self._ping(2)
@@ -399,7 +351,7 @@ class Broker:
         concerned: list[asyncio.Future[_Answer]] = []
         for answer, frames in self._unanswered.values():
             if is_publish:
-                sent = (frame.split(b" ", 2)[1].decode() for frame in frames)
+                sent = (frame.split(b" ", 2)[1].decode(errors="replace") for frame in frames)
                 found = next((name for name in sent if name.lower() == subject), "")
                 shown = found or shown
             else:
@@ -617,11 +569,12 @@ class Broker:
             raise Unknown(head.decode(errors="replace").strip()) from err
         finally:
             self._unanswered.pop(token, None)
+        name = head.split(b" ")[1].decode(errors="replace")
         if status_of(headers)[0] == "503":
-            raise Again(f"nobody answers to {head.split()[1].decode()}")
+            raise Again(f"nobody answers to {name}")
         result: dict[str, Any] = orjson.loads(payload)
         if "error" in result:
-            raise ApiError(head.split()[1].decode(), result["error"])
+            raise ApiError(name, result["error"])
         return result
 
     async def _listen_for_answers(self) -> None:
@@ -643,10 +596,7 @@ class Broker:
 
         Before it returns nothing must be asked to be sent there.
         """
-        client = self.client
-        subscription = await client.subscribe(subject, pending_msgs_limit=0, pending_bytes_limit=0)
-        assert isinstance(client._ps, Intake)
-        return Tap(client._ps, subscription, taker)
+        return await Tap.open(self.client, subject, taker)
 
     async def send(self, frames: Sequence[bytes]) -> None:
         """Write protocol frames, and wait while the server does not take what was written.

@@ -1,10 +1,12 @@
 """What a server sends, taken apart: nats-py's parser, with a short way for the messages that are many.
 
 nats-py makes an object of every message, parses its headers, and has it wait in a queue for the task of its
-subscription. Input messages, answers and what is read from streams come in thousands a second; they are cut
-out of the bytes here and handed over at once. All else (PING, INFO, errors, other subscriptions) is its own.
+subscription; and one subject that is not UTF-8 ends its reading for good. Messages are cut out of the bytes
+here and handed over at once, those of all our subscriptions. All else (PING, INFO, errors) is its own.
 
 What must stay true:
+- No byte of a message ends the reading: a subject may hold any byte but a space and a line's end, text or not
+  (MQTT clients send such), and is handed over as `surrogateescape` has it.
 - However the bytes are cut into pieces, what comes of them is the same, in the same order.
 - A connection that was made anew starts from nothing: half a message of the old one is forgotten.
 
@@ -13,6 +15,7 @@ Source: the NATS client protocol (MSG, HMSG).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -32,7 +35,7 @@ _M, _H = b"MH"
 
 
 class Intake(Parser):
-    """The parser of one client; `hand` has the messages of a subscription go the short way."""
+    """The parser of one client; `hand` says who takes the messages of a subscription."""
 
     def __init__(self, client: Client) -> None:
         self._takers: dict[bytes, Taker] = {}
@@ -57,6 +60,17 @@ class Intake(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Take apart what has arrived. Raises ProtocolError for what is none of the protocol's commands."""
+        try:
+            await self._parse(data)
+        except (ProtocolError, asyncio.CancelledError):
+            raise
+        except Exception as err:
+            # The reading loop of nats-py ends for good on errors that it does not know; on this one it
+            # connects anew.
+            log.exception("what the NATS server sent could not be taken apart; please report it")
+            raise ProtocolError(f"nats: {type(err).__name__}") from err
+
+    async def _parse(self, data: bytes) -> None:
         if self._begun:
             self._begun += data
             if len(self._begun) < self._needed:
@@ -70,10 +84,11 @@ class Intake(Parser):
                 return
             if data[at] != _M and data[at] != _H:
                 line, at = data[at : line_end + 2], line_end + 2
-                await super().parse(line)
+                # An error names subjects as they are; nats-py takes it to be text.
+                await super().parse(line.decode(errors="replace").encode() if line[:1] == b"-" else line)
                 continue
             try:
-                name, subject, sid, *reply, size = data[at:line_end].split()
+                name, subject, sid, *reply, size = _words(data[at:line_end])
                 body, head_bytes = line_end + 2, 0
                 if name == b"HMSG":
                     *reply, head_size = reply
@@ -89,14 +104,26 @@ class Intake(Parser):
             at = next_at
             taker = self._takers.get(sid)
             head, payload = data[body : body + head_bytes], data[body + head_bytes : next_at - 2]
-            if taker is None:
-                await self.nc._process_msg(int(sid), subject, reply[0] if reply else b"", payload, head)
-                continue
-            self.nc.stats["in_msgs"] += 1
             try:
-                taker(subject.decode(), reply[0].decode() if reply else "", head, payload)
+                if taker is None:  # of a subscription that is gone, or nobody gave to us
+                    await self.nc._process_msg(int(sid), subject, reply[0] if reply else b"", payload, head)
+                    continue
+                self.nc.stats["in_msgs"] += 1
+                taker(_text(subject), _text(reply[0]) if reply else "", head, payload)
             except Exception:  # it is a fault of ours, and must not end the connection of all others
                 log.exception("a message of %s could not be taken", subject.decode(errors="replace"))
 
     def _begin(self, rest: bytes, needed: int) -> None:
         self._begun, self._needed = bytearray(rest), needed
+
+
+def _words(line: bytes) -> list[bytes]:
+    """The words of a line. Servers put a space between them; the protocol has tabs, too."""
+    words = line.split(b" ")
+    if len(words) > 3 and b"" not in words:
+        return words
+    return [word for word in line.replace(b"\t", b" ").split(b" ") if word]
+
+
+def _text(subject: bytes) -> str:
+    return subject.decode(errors="surrogateescape")

@@ -23,8 +23,9 @@ from typing import Any
 
 import orjson
 
-from processor.jetstream.broker import Broker, Ear
+from processor.jetstream.broker import Broker
 from processor.jetstream.protocol import Message, Unknown
+from processor.jetstream.subscription import Ear
 from processor.model import Delivery
 
 log = logging.getLogger("processor")

@@ -111,20 +111,20 @@ def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:
             heads[id(message.headers)] = head
         payload = message.payload
         raw = b"%b%d\r\n\r\n" % (head, number)
-        sizes = (message.subject.encode(), len(raw), len(raw) + len(payload), raw, payload)
+        sizes = (_raw(message.subject), len(raw), len(raw) + len(payload), raw, payload)
         frames.append(b"HPUB %b %d %d\r\n%b%b\r\n" % sizes)
     return frames
 
 
 def encode(message: Message, reply: str) -> bytes:
     head, rest = encode_parts(message, NO_HEADERS)
-    return head + reply.encode() + b" " + rest if reply else head + rest
+    return head + _raw(reply) + b" " + rest if reply else head + rest
 
 
 def encode_parts(message: Message, extra: Mapping[str, str]) -> tuple[bytes, bytes]:
     """The PUB or HPUB protocol line and body, split where the reply subject belongs."""
     payload = message.payload
-    subject = message.subject.encode()
+    subject = _raw(message.subject)
     if not message.headers and not extra:
         return b"PUB %b " % subject, b"%d\r\n%b\r\n" % (len(payload), payload)
     raw = b"NATS/1.0\r\n%b%b\r\n" % (_lines(message.headers), _lines(extra))
@@ -132,6 +132,10 @@ def encode_parts(message: Message, extra: Mapping[str, str]) -> tuple[bytes, byt
         b"HPUB %b " % subject,
         b"%d %d\r\n%b%b\r\n" % (len(raw), len(raw) + len(payload), raw, payload),
     )
+
+
+def _raw(subject: str) -> bytes:
+    return subject.encode(errors="surrogateescape")
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:

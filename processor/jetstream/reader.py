@@ -18,7 +18,7 @@ import nats.errors
 import orjson
 
 from processor.errors import BrokerError
-from processor.jetstream.broker import STREAM_NOT_FOUND, Broker, Tap
+from processor.jetstream.broker import STREAM_NOT_FOUND, Broker
 from processor.jetstream.consumers import TOO_MANY_CONSUMERS, create_consumer, others_of, refusal
 from processor.jetstream.protocol import (
     NS,
@@ -32,6 +32,7 @@ from processor.jetstream.protocol import (
     parse_head,
     status_of,
 )
+from processor.jetstream.subscription import Tap
 from processor.model import NO_HEADERS, Delivery, Headers
 
 log = logging.getLogger("processor")
@@ -94,6 +95,7 @@ class Reader:
         self._most = prefetch  # of a pull request: the server may limit it
         self._refused_since_s: float | None = None  # the server refuses a consumer, or does not answer
         self._broken = ""
+        self._unreadable: BrokerError | None = None  # why the next message cannot be handed out
         # Delivered and not settled, with the newest subject to acknowledge on: for streams that wait for it.
         self._unsettled: dict[int, str] = {}
         self._consumer = ""
@@ -144,7 +146,7 @@ class Reader:
         """The next messages: at least one, and more if they are here.
 
         Waits for the first for as long as it takes, through lost connections and deleted consumers. Raises
-        BrokerError E401 when the stream itself is gone.
+        BrokerError E401 when the stream itself is gone, and E357 for a message that cannot be read.
         """
         await self._wait_for_one()
         taken: list[Delivery] = []
@@ -179,6 +181,8 @@ class Reader:
 
     async def _wait_for_one(self) -> None:
         while not self._buffer:
+            if self._unreadable is not None:
+                raise self._unreadable
             await self._broker.connected()
             if self._broken or self._generation != self._broker.generation:
                 await self._reopen()
@@ -364,8 +368,22 @@ class Reader:
         if is_status(head) and not reply.startswith("$JS.ACK."):
             self._receive_status(*status_of(head), parse_head(head))
             return
-        if self._broken:
+        if self._broken or self._unreadable is not None:
             return
+        try:
+            self._receive_message(subject, reply, head, payload)
+        except Exception as err:
+            # Asked for again it would come again and again: its route stops, and says so.
+            log.debug("a message of %s cannot be read", self._stream, exc_info=err)
+            self._unreadable = BrokerError(
+                "E357",
+                f"the message behind {self._next - 1} of stream {self._stream} cannot be read "
+                f"({type(err).__name__}: {str(err)[:200]})",
+                remedy="Please report it; remove the message, or reset the route to one behind it, to go on.",
+            )
+            self._arrived.set()
+
+    def _receive_message(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         consumer, sequence, consumer_sequence, timestamp_s, self.pending = parse_ack(reply)
         if consumer != self._consumer:
             return

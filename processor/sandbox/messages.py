@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from processor.model import Delivery, Group, shown
+from processor.model import Delivery, Group, subject_text
 from processor.model import Headers as Sent
 from processor.runnable import Headers, Message
 
@@ -42,7 +42,7 @@ def columns(deliveries: Sequence[Delivery], tries: Mapping[int, int]) -> bytes:
     try:
         return _written(**named)
     except orjson.JSONEncodeError:  # a subject that is not UTF-8
-        return _written(**{**named, "s": [shown(subject) for subject in subjects]})
+        return _written(**{**named, "s": [subject_text(subject) for subject in subjects]})
 
 
 def columns_of(messages: Sequence[Message]) -> bytes:

@@ -18,7 +18,7 @@ from processor.jetstream.protocol import parse_head, status_of
 
 Heard = tuple[str, str, dict[str, str], bytes]
 
-SHORT, LONG = 1, 2  # subscriptions: of a taker, and of nats-py
+SHORT, LONG = 1, 22  # numbers of two subscriptions
 TOKEN = st.text("abcXYZ09$._-", min_size=1, max_size=30)
 HEADS = st.sampled_from(
     [
@@ -79,7 +79,8 @@ class Ticket:
 
 def intake(ears: Ears) -> Intake:
     parser = Intake(ears)
-    parser.hand(Ticket(SHORT), ears.take)  # type: ignore[arg-type]
+    for sid in (SHORT, LONG):
+        parser.hand(Ticket(sid), ears.take)  # type: ignore[arg-type]
     return parser
 
 
@@ -106,7 +107,7 @@ async def heard(parser: Parser, ears: Ears, pieces: list[bytes]) -> list[Any]:
 
 @given(st.lists(commands(), max_size=12), st.lists(st.integers(0, 9000), max_size=8))
 def test_it_hears_what_nats_py_hears_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int]) -> None:
-    """Messages of both kinds of subscription, in their order: empty ones, and what looks like commands."""
+    """Messages of both subscriptions, in their order: empty ones, and what looks like commands."""
     data = b"".join(sent)
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[a:b] for a, b in itertools.pairwise(places)]
@@ -146,3 +147,52 @@ def test_a_taker_that_fails_costs_its_message_only(caplog: pytest.LogCaptureFixt
     asyncio.run(parser.parse(b"MSG a 7 1\r\nx\r\nMSG b 1 1\r\ny\r\n"))
     assert ears.heard == [("b", "", {}, b"y")]
     assert "a fault of ours" in caplog.text
+
+
+@given(
+    st.binary(min_size=1, max_size=40).filter(lambda raw: not {*raw} & {*b" \t\n"} and b"\r" not in raw[-1:]),
+    st.booleans(),
+)
+def test_a_subject_of_any_bytes_is_handed_over(subject: bytes, has_reply: bool) -> None:
+    """Vertical tabs, single carriage returns and what is not UTF-8: it can be written again as it came."""
+    ears = Ears()
+    reply = subject[::-1] if has_reply and subject[:1] != b"\r" else b"reply"
+    asyncio.run(intake(ears).parse(b"MSG %b 1 %b 2\r\nhi\r\nMSG b\t1\t1\r\ny\r\n" % (subject, reply)))
+    (name, answer, _, payload), last = ears.heard
+    assert [text.encode(errors="surrogateescape") for text in (name, answer)] == [subject, reply]
+    assert (payload, last) == (b"hi", ("b", "", {}, b"y"))
+
+
+def test_a_message_of_a_subscription_that_is_gone_is_skipped() -> None:
+    """It was under way when the subscription ended, whatever its subject, which nats-py cannot read."""
+    ears = Ears()
+    parser = intake(ears)
+    parser.leave(Ticket(SHORT))  # type: ignore[arg-type]
+    asyncio.run(parser.parse(b"MSG \xff 1 1\r\nx\r\nMSG b 22 1\r\ny\r\n"))
+    assert ears.heard == [("b", "", {}, b"y")]
+
+
+def test_an_error_about_a_subject_of_other_bytes_is_heard() -> None:
+    """The server repeats the subject of a message that it refuses."""
+    ears = Ears()
+    asyncio.run(intake(ears).parse(b"-ERR 'Permissions Violation for Publish to \"a.\xe9\"'\r\nPING\r\n"))
+    assert ears.heard == ["'permissions violation for publish to \"a.\ufffd\"'", "ping"]
+
+
+def test_an_error_of_the_client_ends_the_connection_and_not_the_reading() -> None:
+    """nats-py connects anew after a ProtocolError; on any other its reading ends for good, in silence."""
+
+    class Broken(Ears):
+        async def _process_pong(self) -> None:
+            raise asyncio.InvalidStateError
+
+    with pytest.raises(ProtocolError):
+        asyncio.run(intake(Broken()).parse(b"PONG\r\n"))
+
+
+def test_headers_of_a_sender_are_not_the_servers_word() -> None:
+    """Only the first line is; a header that is called `Status` is one like any other."""
+    head = b"NATS/1.0\r\nStatus: 404\r\nDescription: gone\r\n\r\n"
+    assert status_of(head) == ("", "")
+    assert parse_head(head) == {"Status": "404", "Description": "gone"}
+    assert status_of(b"NATS/1.0 404 No Messages\r\n\r\n") == ("404", "No Messages")
