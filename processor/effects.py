@@ -227,7 +227,7 @@ class EffectsOf:
         self._max_payload = max_payload
         self._out = f"p.{route.app}.out."
         self._emit = f"p.{route.app}.emit.{route.name}."
-        self._letters = Letters(route.app, route.name, max_payload)
+        self._letters = Letters(route.app, route.name, max_payload, route.dlq.keep)
         self._events_level = route.events.level if route.events else ""
 
     def run(self, batch: Batch, outcome: Outcome, tries: Mapping[int, int]) -> Effects | Failure:

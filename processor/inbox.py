@@ -131,6 +131,11 @@ class Inboxes:
             if (kept.inbox is not None) != self._is_ours(kept.route.name):
                 kept.look()
 
+    def oldest(self, route: str) -> Delivery | None:
+        """The first message that waits to be dealt by this processor, if one does."""
+        kept = self._kept.get(route)
+        return kept.inbox.oldest if kept is not None and kept.inbox is not None else None
+
     def is_silent(self, route: str) -> bool:
         """Whether the input that this processor deals has not been heard of for longer than it should."""
         kept = self._kept.get(route)
@@ -255,6 +260,11 @@ class Inbox:
         self._hop: Hop | None = None
 
     @property
+    def oldest(self) -> Delivery | None:
+        """The first message that waits to be dealt, if one does."""
+        return self._hop.oldest if self._hop is not None else None
+
+    @property
     def is_silent(self) -> bool:
         """Whether the input stream has not been heard of for longer than its heartbeats allow."""
         return self._hop is not None and self._hop.is_silent
@@ -315,6 +325,10 @@ class Hop:
         self._left = 0  # messages in the inbox, those included that were dealt since that was counted
         self._message_bytes = 1.0  # of one message, as dealt lately
         self._is_full = False
+
+    @property
+    def oldest(self) -> Delivery | None:
+        return next(iter(self._reader.peek(1)), None) if self._reader is not None else None
 
     @property
     def is_silent(self) -> bool:

@@ -148,6 +148,11 @@ class Lanes:
             worker.look_for_due()
 
     @property
+    def oldest(self) -> Delivery | None:
+        """The first message that waits here to be taken, if one does."""
+        return next(iter(self._reader.peek(1)), None)
+
+    @property
     def is_silent(self) -> bool:
         """Whether the input stream has not been heard of for longer than its heartbeats allow."""
         return self._reader.is_silent

@@ -76,6 +76,7 @@ class Letters:
     app: str
     route: str
     max_bytes: int
+    keep_s: float = 0  # how long a dead letter is kept; 0 is for ever
 
     def dead(
         self, delivery: Delivery, partition: int, failure: Failure, tries: int, at: datetime
@@ -89,6 +90,7 @@ class Letters:
             "x-error-code": failure.code,
             "x-failed-at": timestamp(at),
             **KEPT,  # a message that is read again and given up again has one letter
+            **({"Nats-TTL": f"{int(self.keep_s)}s"} if self.keep_s else {}),
         }
         if failure.traceback:
             more["x-error-traceback"] = orjson.dumps(failure.traceback[-_TRACEBACK_CHARS:]).decode()

@@ -41,6 +41,7 @@ from processor.lanes import Lanes
 from processor.letters import in_subject, timestamp
 from processor.members import Block, Members, Version
 from processor.model import Delivery, Limits, Program
+from processor.retention import RetentionWatch
 from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
 from processor.status import behind
@@ -145,12 +146,22 @@ class Service:
         for route in self._config.routes.values():
             self._start_route(route)
         streams = StreamWatch(self._broker, self._streams, self._running)
+        retention = RetentionWatch(
+            self._broker,
+            self._streams,
+            self._telemetry,
+            lambda: [run.route for run in self._runs.values()],
+            self._oldest_unread,
+            lambda route: self._runs[route].lanes is not None,
+        )
         copies = CopyWatch(self._broker, self._streams, self._telemetry)
         self._watching = [
             asyncio.create_task(self._watch(), name="watch-routes"),
             asyncio.create_task(self._watch_app(), name="watch-app"),
             asyncio.create_task(self._watch_lag(), name="watch-lag"),
             asyncio.create_task(streams.run(self._begin_with_other_streams), name="watch-streams"),
+            asyncio.create_task(retention.watch_inputs(), name="watch-retention"),
+            asyncio.create_task(retention.watch_storage(), name="watch-storage"),
             asyncio.create_task(
                 copies.run(lambda: [run.route for run in self._runs.values()]), name="watch-copies"
             ),
@@ -478,6 +489,14 @@ class Service:
 
     def _running(self) -> list[Route]:
         return [run.route for run in self._runs.values() if run.lanes is not None]
+
+    def _oldest_unread(self, route: str) -> tuple[int, float] | None:
+        """The sequence and the time of the first message that waits in the route's input, if one does."""
+        run = self._runs[route]
+        oldest = self._inboxes.oldest(route) if self._inboxes and run.route.input.repartition else None
+        if run.lanes is not None and not run.route.input.is_own:
+            oldest = run.lanes.oldest
+        return None if oldest is None else (oldest.sequence, oldest.timestamp_s)
 
     def _begin_with_other_streams(self, route: str, why: str) -> None:
         """The streams of a route are not what they were: it follows them, or says why it cannot."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processor.codec import codec_for
-from processor.config import Config, Route
+from processor.config import Config, CreatedStream, Route
 from processor.context import app_stream
 from processor.effects import Outlet
 from processor.errors import BrokerError
@@ -36,6 +36,9 @@ _AT_ONCE = 16
 _LEGAL_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,200}\Z")
 _ILLEGAL = re.compile(r"[\s.*>/\\\x00-\x1f\x7f]")
 _NAME_CHARS = 120
+_LIMITS = {"max_age", "max_bytes"}
+# Of the server, the account or their storage, for what a stream may come to need.
+_NO_ROOM = frozenset({10023, 10028, 10047})
 
 
 def app_stream_config(config: Config) -> dict[str, Any]:
@@ -74,6 +77,7 @@ class Streams:
         self._making: dict[str, asyncio.Lock] = {}  # by the name of a stream that is to be made
         self._asking = asyncio.Semaphore(_AT_ONCE)  # held by a route while it asks for its streams
         self.app = config.app
+        self._has_room = True  # for the default limit of a stream, which the server sets aside
         self._used: dict[str, Used] = {}  # by route
         self.made: set[str] = set()  # names of streams that were made here, or tried to
 
@@ -203,30 +207,28 @@ class Streams:
         if not route.input.create:
             await self._holdings.check_elsewhere(route)
             raise no_input(route)
-        name = stream_name(route.app, subjects[0])
-        config: dict[str, Any] = {}
+        create = route.input.create
+        wanted = {
+            "name": stream_name(route.app, subjects[0]),
+            "subjects": list(subjects),
+            "storage": self._config.nats.storage,
+            "num_replicas": self._config.nats.replicas,
+            "allow_direct": True,
+            "metadata": {"processor.app": route.app},
+            **limits(create.max_age, create.max_bytes),
+        }
         if route.ism is not None:
             # As the routers and processors of that system make it themselves.
-            name, config = route.ism.routing.input.name, {"retention": "workqueue"}
-        name = await self._made(
-            route,
-            subjects[0],
-            {
-                "name": name,
-                "subjects": list(subjects),
-                "storage": self._config.nats.storage,
-                "num_replicas": self._config.nats.replicas,
-                "allow_direct": True,
-                "metadata": {"processor.app": route.app},
-                **config,
-            },
-        )
+            wanted |= {"name": route.ism.routing.input.name, "retention": "workqueue"}
+            wanted = {k: v for k, v in wanted.items() if k not in _LIMITS - create.model_fields_set}
+        is_own = "max_bytes" in create.model_fields_set
+        name = await self._made(route, subjects[0], wanted, has_own_bytes=is_own)
         info = await self._broker.stream(name)
         if info is None:
             raise BrokerError("E401", f"stream {name} is gone", remedy="Create it again.")
         return info
 
-    async def _made(self, route: Route, subject: str, wanted: dict[str, Any]) -> str:
+    async def _made(self, route: Route, subject: str, wanted: dict[str, Any], *, has_own_bytes: bool) -> str:
         """The name of the stream of a subject that had none: as wanted, or as somebody made it meanwhile.
 
         Raises BrokerError E408 where it cannot be.
@@ -238,7 +240,7 @@ class Streams:
                 return made
             self.made.add(wanted["name"])
             try:
-                await self._broker.create_stream(wanted)
+                wanted = await self._create_limited(wanted, has_own_bytes=has_own_bytes)
             except BrokerError as err:
                 # Another route or processor may have been faster, with other settings or a wider subject.
                 name = await self._broker.find_stream(subject)
@@ -251,9 +253,37 @@ class Streams:
                 # Two subjects may make one name, such as `a.b` and `a-b`.
                 self.made.add(other)
                 wanted = {**wanted, "name": other}
-                await self._broker.create_stream(wanted)
-            log.info("created stream %s for %s", wanted["name"], subject, extra={"route": route.name})
+                wanted = await self._create_limited(wanted, has_own_bytes=has_own_bytes)
+            log.info(
+                "created stream %s for %s%s",
+                wanted["name"], subject, bounds(wanted),
+                extra={"route": route.name},
+            )  # fmt: skip
         return str(wanted["name"])
+
+    async def _create_limited(self, wanted: dict[str, Any], *, has_own_bytes: bool) -> dict[str, Any]:
+        """Create a stream; as it was created. The server sets its `max_bytes` aside, or refuses.
+
+        Then a stream without a limit that somebody has chosen gets none, and those after it neither.
+        """
+        if has_own_bytes or "max_bytes" not in wanted:
+            await self._broker.create_stream(wanted)
+            return wanted
+        if self._has_room:
+            try:
+                await self._broker.create_stream(wanted)
+                return wanted
+            except BrokerError as err:
+                if not isinstance(err.__cause__, ApiError) or err.__cause__.err_code not in _NO_ROOM:
+                    raise
+                self._has_room = False
+                log.info(
+                    "the server sets no %d bytes aside for a stream: max_bytes is left out",
+                    wanted["max_bytes"],
+                )
+        wanted = {key: value for key, value in wanted.items() if key != "max_bytes"}
+        await self._broker.create_stream(wanted)
+        return wanted
 
     async def _outlet(self, route: Route, pattern: str, is_durable: bool) -> Outlet:
         """How to reach a public subject; creates or extends the stream that keeps it."""
@@ -261,7 +291,8 @@ class Streams:
             return Outlet(live=True)
         found = await self._holdings.of([pattern])
         if not found:
-            await self._made(route, pattern, self._wanted(route, pattern))
+            is_own = route.output is not None and "max_bytes" in route.output.model_fields_set
+            await self._made(route, pattern, self._wanted(route, pattern), has_own_bytes=is_own)
             found = await self._holdings.of([pattern])
         outlet = outlet_of(route, pattern, found)
         if not outlet.foreign:
@@ -273,15 +304,14 @@ class Streams:
 
     def _wanted(self, route: Route, pattern: str) -> dict[str, Any]:
         """The stream that is made for a public subject that none holds."""
-        max_age_s = route.output.max_age if route.output else 7 * 86_400
         wanted = {
             "name": stream_name(route.app, pattern),
             "subjects": [pattern],
             "storage": self._config.nats.storage,
             "num_replicas": self._config.nats.replicas,
-            "max_age": int(max_age_s * _NS),
             "allow_direct": True,
             "metadata": {"processor.app": route.app},
+            **output_limits(route),
         }
         # Chunks are published as they are made, straight to their subject.
         return wanted if is_chunks(route, pattern) else {**wanted, "sources": [_source(route.app, [pattern])]}
@@ -498,6 +528,35 @@ def warn_of_gap(source: Mapping[str, Any], start: int, route: str) -> None:
             source["config"]["name"], state["first_seq"], start - 1,
             extra={"route": route, "code": "E409"},
         )  # fmt: skip
+
+
+def limits(max_age_s: float, max_bytes: int) -> dict[str, Any]:
+    """The settings of a new stream that drops its oldest messages at these limits; 0 is none."""
+    found = {"max_age": int(max_age_s * _NS), "max_bytes": max_bytes}
+    return {"discard": "old", **{name: value for name, value in found.items() if value}}
+
+
+def output_limits(route: Route) -> dict[str, Any]:
+    """The limits of a new stream for what a route writes."""
+    if route.output is None:
+        return limits(7 * 86_400, CreatedStream().max_bytes)
+    return limits(route.output.max_age, route.output.max_bytes)
+
+
+def bounds(config: Mapping[str, Any]) -> str:
+    """What bounds a stream, in words that follow its name."""
+    found = []
+    if config.get("max_age", 0) > 0:
+        found.append(f"max_age {config['max_age'] / _NS / 86_400:g} d")
+    if config.get("max_bytes", -1) > 0:
+        found.append(f"max_bytes {config['max_bytes'] / (1 << 30):.3g} GiB")
+    if config.get("max_msgs", -1) > 0:
+        found.append(f"max_msgs {config['max_msgs']}")
+    if config.get("max_msgs_per_subject", -1) > 0:
+        found.append(f"max_msgs_per_subject {config['max_msgs_per_subject']}")
+    if not found and config.get("retention", "limits") != "limits":
+        return ""
+    return f" ({', '.join(found)})" if found else ", without limits: it grows until the server is full"
 
 
 def warn_of_idle_limit(source: Mapping[str, Any], route: str) -> None:

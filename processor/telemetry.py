@@ -111,6 +111,24 @@ METRICS: dict[str, Metric] = {
         Metric("processor_breaker_openings_total", "counter", "Times that the circuit breaker opened."),
         Metric("processor_log_lines_dropped_total", "counter", "Lines of Runnables' logs over their limits."),
         Metric(
+            "processor_input_retention_used_ratio",
+            "gauge",
+            "How near the oldest unread message is to being dropped by its stream's limits; 1 is when it is.",
+        ),
+        Metric("processor_app_stream_bytes", "gauge", "Size of the app's own stream.", ()),
+        Metric(
+            "processor_app_stream_messages",
+            "gauge",
+            "Messages of the app's own stream, by kind: ctx, out, dlq, held, later, hist, in.",
+            ("kind",),
+        ),
+        Metric(
+            "processor_storage_used_ratio",
+            "gauge",
+            "Part of the storage that the account may use; absent where it has no limit.",
+            (),
+        ),
+        Metric(
             "processor_copy_waiting_messages",
             "gauge",
             "Committed outputs that the stream of their subject has not copied.",
@@ -259,6 +277,15 @@ class Telemetry:
             if waiting is not None:
                 self.numbers[name][stream, subject] = float(value or 0)
 
+    def app_stream(self, size: int, messages: Mapping[str, int]) -> None:
+        """What the app's own stream holds: bytes, and messages by kind."""
+        self.numbers["processor_app_stream_bytes"][()] = float(size)
+        self.numbers["processor_app_stream_messages"] = {(k,): float(n) for k, n in messages.items()}
+
+    def storage_used(self, ratio: float | None) -> None:
+        """The part of its storage that the account has used; None where it has no limit."""
+        self.numbers["processor_storage_used_ratio"] = {} if ratio is None else {(): ratio}
+
     def page(self) -> bytes:
         """Every metric as it is now, in Prometheus' text format."""
         self.numbers["processor_ready"][()] = float(not self.readiness.blocks)
@@ -399,6 +426,10 @@ class RouteTelemetry:
             self._inboxes[_STOPPED][self._labels] = 1
         else:
             self._inboxes[_STOPPED].pop(self._labels, None)
+
+    def retention_used(self, ratio: float) -> None:
+        """How near the route's oldest unread message is to being dropped."""
+        self._numbers["processor_input_retention_used_ratio"][self._labels] = ratio
 
     def guest_memory(self, bytes_: int) -> None:
         self._add("processor_guest_memory_bytes", bytes_)

@@ -24,7 +24,7 @@ LAYERS = [
     ["cli"],
     ["bench"],
     ["service"],
-    ["desk", "inbox", "lanes", "watch"],
+    ["desk", "inbox", "lanes", "retention", "watch"],
     ["worker", "streams", "status", "sandbox.library", "edits"],
     ["control", "deadletters", "effects"],
     ["backlog", "holdings"],

@@ -146,6 +146,8 @@ FIRING: dict[str, dict[str, str]] = {
     "ProcessorNotReady": {"processor_ready": "0x40", "processor_connected": "1x40"},
     "ProcessorRouteStopped": {'processor_route_stopped{route="stats"}': "0 1x40"},
     "ProcessorCopyStopped": {'processor_copy_stopped{stream="OUT", subject="out"}': "0x30 1x10"},
+    "ProcessorInputDropsSoon": {'processor_input_retention_used_ratio{route="stats"}': "0.5x30 0.9x10"},
+    "ProcessorStorageFull": {"processor_storage_used_ratio": "0.5x30 0.9x10"},
     "ProcessorBreakerOpen": {'processor_breaker_open{route="stats"}': "0x30 1x10"},
     "ProcessorKeysBlocked": {'processor_blocked_keys{route="stats"}': "0x20 2x20"},
     "ProcessorRoutePaused": {'processor_route_paused{route="stats"}': "1x40"},

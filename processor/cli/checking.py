@@ -26,6 +26,7 @@ from processor.cli.terminal import (
 from processor.config import (
     BRIEF,
     Config,
+    CreatedStream,
     Route,
     brief,
     effective_yaml,
@@ -51,11 +52,14 @@ from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.streams import (
     app_stream_config,
+    bounds,
     check_app_stream,
     free_name,
     is_chunks,
+    limits,
     no_input,
     outlet_of,
+    output_limits,
     topics,
 )
 from processor.subject import matches
@@ -281,9 +285,12 @@ async def _look_at_input(
         name = info["config"]["name"]
         retention = info["config"].get("retention", "limits")
         found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
+        found.input += bounds(info["config"])
     elif creators:
         name = await free_name(broker, route.app, creators[0].input_subjects[0])
-        found.input = f"{subject} from stream {name}, which will be created"
+        create = creators[0].input.create or CreatedStream()
+        made = bounds(limits(create.max_age, create.max_bytes))
+        found.input = f"{subject} from stream {name}, which will be created{made}"
         found.problems += needs.missing(
             "publish", [f"$JS.API.STREAM.CREATE.{name}"], f"for route {route.name}"
         )
@@ -349,7 +356,8 @@ async def _look_at_outlet(
     if not streams:
         created = await free_name(broker, route.app, pattern)
         how = "takes the chunks" if is_live else "copies committed outputs: exactly once"
-        found.outlets[pattern] = f"stream {created} will be created and {how}"
+        made = bounds(output_limits(route))
+        found.outlets[pattern] = f"stream {created} will be created{made} and {how}"
         found.problems += needs.missing("publish", [f"$JS.API.STREAM.CREATE.{created}"], why)
     else:
         try:
@@ -373,12 +381,13 @@ async def _look_at_outlet(
 
 def _way(way: Outlet, needs: _Needs, streams: Sequence[Holding], why: str) -> tuple[str, bool]:
     """How one stream gets what is published, in words, and whether it is published there directly."""
+    [config] = [each.info["config"] for each in streams if each.name == way.stream]
     limit = f"; a larger one than {way.max_bytes} bytes is a dead letter (E307)" if way.max_bytes else ""
+    limit += bounds(config) if bounds({}) == bounds(config) else ""
     if way.live:
         return "takes the chunks", False
     if not way.foreign:
         return f"copies committed outputs: exactly once{limit}", False
-    [config] = [each.info["config"] for each in streams if each.name == way.stream]
     if config.get("mirror") or config.get("sealed"):
         return f"cannot copy: published to it at least once, deduplicated{limit}", True
     if needs.missing("publish", [f"$JS.API.STREAM.UPDATE.{way.stream}"], why):

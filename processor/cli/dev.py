@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from processor.cli.feed import check_feed, feed
 from processor.cli.terminal import Runs, Screen, Shown, say
 from processor.codec import codec_for
-from processor.config import Config, Route
+from processor.config import Config, CreatedStream, Route
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown, connect_options
 from processor.model import Delivery
@@ -30,7 +30,9 @@ _SECOND_S = 1.0
 def with_streams(config: Config) -> Config:
     """The configuration, with every input's stream created where there is none."""
     routes = {
-        name: route.model_copy(update={"input": route.input.model_copy(update={"create": True})})
+        name: route.model_copy(
+            update={"input": route.input.model_copy(update={"create": route.input.create or CreatedStream()})}
+        )
         for name, route in config.routes.items()
     }
     return config.model_copy(update={"routes": routes})

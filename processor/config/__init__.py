@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from processor.config.forms import Place
+from processor.config.keeping import CreatedStream
 from processor.config.keys import (
     Config,
     Credentials,
@@ -70,6 +71,7 @@ __all__ = [
     "SECRET_CHARS",
     "BoundSecret",
     "Config",
+    "CreatedStream",
     "Credentials",
     "Dev",
     "Ism",

@@ -44,6 +44,13 @@ from processor.config.forms import (
     read_secret,
     sequence,
 )
+from processor.config.keeping import (
+    CREATED_MAX_BYTES,
+    CreatedStream,
+    DeadLetterSettings,
+    History,
+    created_stream,
+)
 from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
 from processor.model import Limits, Program, RetryPolicy
 from processor.schedule import check_schedule, check_time_zone
@@ -250,7 +257,15 @@ class Input(Settings):
         " ism` and for a `schedule`.",
         examples=["ticks.*"],
     )
-    create: bool = Field(default=False, description="Create a stream for the subject where there is none.")
+    create: Annotated[
+        CreatedStream | None,
+        BeforeValidator(created_stream),
+        WithJsonSchema({"anyOf": [CreatedStream.model_json_schema(), {"type": "boolean"}]}),
+    ] = Field(
+        default=None,
+        description="Create a stream for the subject where there is none: true, or the limits of that stream."
+        " A stream that is there stays as it is.",
+    )
     start: Literal["all", "new"] = Field(
         default="all",
         description="Where a route starts that has no position yet: with the oldest message that the stream"
@@ -323,6 +338,13 @@ class Output(Settings):
         default=7 * 86400.0,
         ge=0,
         description="How long a stream that is created for the subject keeps outputs; 0 is for ever.",
+    )
+    max_bytes: Size = Field(
+        default=CREATED_MAX_BYTES,
+        ge=0,
+        description="How much a stream that is created for the subject keeps, oldest dropped first; 0 is"
+        " without limit. The server sets that room aside; where it cannot, a stream without a limit of your"
+        " own is made without.",
     )
 
 
@@ -400,30 +422,6 @@ class Retry(Settings):
     @property
     def policy(self) -> RetryPolicy:
         return RetryPolicy(self.attempts, self.strategy, self.base_ms, self.factor, self.max_ms, self.then)
-
-
-def _kept_time(value: float) -> float:
-    if 0 < value < 1:
-        raise ValueError("it must be 0 or at least 1s")
-    return value
-
-
-class History(Settings):
-    """How long the app's stream keeps what has changed in the contexts. A plain time is `keep`."""
-
-    short = "keep"
-
-    keep: Annotated[Time, AfterValidator(_kept_time)] = Field(
-        default=0.0,
-        ge=0,
-        description="Record what each commit of the route changes in its contexts, and keep that for so long;"
-        " 0 records nothing. A record is one more message of the commit for each context that it changes.",
-    )
-    edits: Time = Field(
-        default=90 * 86400.0,
-        ge=60,
-        description="How long to keep the records of what people changed; these are always made.",
-    )
 
 
 class BreakerSettings(Settings):
@@ -730,6 +728,9 @@ class Route(Settings):
     )
     breaker: BreakerSettings = Field(
         default=BreakerSettings(), description="When the route pauses because its guests keep dying (E503)."
+    )
+    dlq: DeadLetterSettings = Field(
+        default=DeadLetterSettings(), description="How long the route's dead letters are kept."
     )
     history: History = Field(
         default=History(), description="How long what has changed in the contexts can be looked up."

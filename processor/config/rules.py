@@ -171,7 +171,7 @@ def _input_faults(route: Route) -> Iterator[Contradiction]:
                 yield ("input", key), "E106", f"input.{key} has no effect without input.schedule"
     else:
         for key in ("subject", "create", "start", "repartition"):
-            if key in given and getattr(route.input, key) not in (False, "all"):
+            if key in given and getattr(route.input, key) not in (None, False, "all"):
                 text = f"input.{key} has no effect beside input.schedule, which sends what the route reads"
                 yield ("input", key), "E106", text
         if route.input.codec != "json":

@@ -17,6 +17,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import nats.errors
@@ -727,7 +728,8 @@ class Broker:
             raise Again(str(err)) from err
         message = reply["message"]
         payload, head = (base64.b64decode(message.get(part, "")) for part in ("data", "hdrs"))
-        return Stored(message["subject"], int(message["seq"]), payload, parse_head(head))
+        stored_s = datetime.fromisoformat(message["time"]).timestamp()
+        return Stored(message["subject"], int(message["seq"]), payload, parse_head(head), stored_s)
 
     async def _direct_get(self, stream: str, body: Mapping[str, Any]) -> tuple[list[Stored], Headers] | None:
         """What the server sends, and the headers that end it; None for too many subjects."""

@@ -359,3 +359,121 @@ async def test_streams_of_subjects_that_make_one_name_are_two(processor: Start) 
         assert len(set(names)) == 3
         assert "app-a-b" in names
         assert await problems_of(running) == []
+
+
+async def test_created_streams_have_limits(processor: Start, nats_server: EmbeddedServer) -> None:
+    """Streams that are made are bounded by age and size, as the configuration says; those there stay."""
+    routes = """
+    r:
+      input: {subject: "in.>", create: {max_age: 2d, max_bytes: 1MiB}}
+      runnable: count.py
+      output: {subject: out, max_age: 1d, max_bytes: 2MiB}
+      events: {subject: events, level: all}
+    s:
+      input: {subject: two, create: {max_age: 0s, max_bytes: 0}}
+      runnable: count.py
+      output: kept
+    """
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "KEPT", "subjects": ["kept"]})
+    async with processor(routes, count=COUNT) as running:
+        await running.until_ready()
+        found = {}
+        for subject in ("in.>", "out", "events", "two", "kept"):
+            info = await running.broker.stream_of(subject)
+            assert info is not None
+            config = info["config"]
+            found[subject] = (config["max_age"] // (86_400 * NS), config["max_bytes"], config["discard"])
+        assert found["in.>"] == (2, 1 << 20, "old")
+        assert found["out"] == (1, 2 << 20, "old")
+        assert found["events"][::2] == (1, "old")
+        assert found["two"] == found["kept"] == (0, -1, "old")
+
+
+async def test_a_default_limit_for_which_the_server_has_no_room_is_left_out(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """A limit is room that the server sets aside: the stream is made without it, if nobody has chosen it."""
+    url = await serve(f'jetstream {{ store_dir: "{tmp_path}/js", max_file_store: 100MB }}')
+    async with starter(tmp_path, url)(
+        ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT
+    ) as running:
+        await running.until_ready()
+        info = await running.broker.stream_of("in.>")
+        assert info is not None
+        assert info["config"]["max_bytes"] == -1
+        assert info["config"]["max_age"] == 7 * 86_400 * NS
+    own = ROUTE.replace('"in.>"', '"other.>", create: {max_bytes: 10GiB}').replace(
+        "output: out", "output: o2"
+    )
+    async with starter(tmp_path, url)(own, app="b", count=COUNT) as running:
+        await blocked(running, "E408", "insufficient storage")
+
+
+async def test_what_is_dropped_soon_is_said_before_it_is_gone(
+    processor: Start, wait_until: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A paused route that comes near the limits of its input is measured, logged, and told to listeners."""
+    monkeypatch.setattr("processor.retention._INPUTS_S", 0.1)
+    route = ROUTE.replace('"in.>"', '"in.>", create: true') + "  events: events\n"
+    async with processor(route, count=COUNT) as running:
+        await running.until_ready()
+        await running.publish("in.x", {"i": 0})
+        await running.documents("out", 1)
+        info = await running.broker.stream_of("in.>")
+        assert info is not None
+        await running.broker.update_stream({**info["config"], "max_msgs": 10})
+        await running.until_ready()
+        await running.broker.client.request("ctl.app.api.pause", b'{"route": "r", "by": "ann"}', timeout=5)
+        await wait_until(lambda: running.metric("processor_route_paused", route="r") == 1, "it is paused")
+        name = "processor_input_retention_used_ratio"
+        await running.publish("in.x", *({"i": i} for i in range(5)))
+        await wait_until(lambda: running.metric(name, route="r") == 0.5, "five of ten wait")
+        assert "drops messages soon" not in caplog.text
+        await running.publish("in.x", *({"i": i} for i in range(4)))
+        [event] = await running.documents("events", 1)
+        assert (event["event"], event["used"]) == ("retention", "0.90")
+        assert caplog.text.count("drops messages soon") == 1
+        assert running.telemetry.readiness.blocks == {}
+
+
+async def test_an_account_that_fills_up_is_measured_and_said(
+    serve: Serve, tmp_path: Path, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above 85 % of its storage the account's share is a metric, a line of the log and an event."""
+    monkeypatch.setattr("processor.retention._STORAGE_S", 0.2)
+    users = 'users: [{user: "u", password: "p"}], jetstream: {max_file: 1MB, max_mem: -1}'
+    store = f'jetstream {{ store_dir: "{tmp_path}/js" }}'
+    url = await serve(f"{store}\naccounts {{ A {{ {users} }} }}")
+    url = url.replace("nats://", "nats://u:p@")
+    route = ROUTE.replace('"in.>"', '"in.>", create: true') + "  events: events\n"
+    async with starter(tmp_path, url)(route, count=COUNT) as running:
+        await running.until_ready()
+        ratio = "processor_storage_used_ratio"
+        await wait_until(lambda: 0 < running.metric(ratio) < 0.5, "little is used")
+        await running.publish("in.x", {"i": 1})
+        await running.documents("out", 1)
+        await wait_until(
+            lambda: running.metric("processor_app_stream_messages", kind="out") == 1, "one output"
+        )
+        assert running.metric("processor_app_stream_bytes") > 0
+        await running.broker.create_stream({"name": "BIG", "subjects": ["big"]})
+        await running.publish("big", b"x" * 900_000)
+        await wait_until(lambda: running.metric(ratio) > 0.85, "most is used")
+        [event] = await running.documents("events", 1)
+        assert event["event"] == "storage"
+
+
+async def test_dead_letters_are_kept_for_as_long_as_the_route_says(processor: Start, wait_until: Any) -> None:
+    """`dlq.keep` is the time to live of each letter; without it they stay."""
+    route = ROUTE.replace('"in.>"', '"in.>", create: true') + "  retry: {attempts: 1}\n"
+    async with processor(route + "  dlq: 1s\n", count=COUNT) as running:
+        await running.publish("in.x", b"not json")
+        await wait_until(
+            lambda: running.metric("processor_dead_letters_total", route="r") == 1, "a dead letter"
+        )
+
+        async def is_gone() -> bool:
+            return await running.stored("p.app.dlq.>") == []
+
+        await wait_until(is_gone, "it is gone")

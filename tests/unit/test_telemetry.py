@@ -69,6 +69,10 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.stopped(True)
     route.paused(True)
     route.runs("1b2c3d4e5f60")
+    route.retention_used(0.5)
+    telemetry.copies("OUT", "out", 3, is_stopped=True)
+    telemetry.app_stream(4096, {"out": 2})
+    telemetry.storage_used(0.25)
     telemetry.jail("confined", {"seccomp": "on"})
     telemetry.connected(True)
     telemetry.configured("market", "0f1e2d3c4b5a")
@@ -106,6 +110,12 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_end_to_end_seconds_bucket", (("le", "0.005"), route), 1),
         ("processor_end_to_end_seconds_bucket", (("le", "0.25"), route), 2),
         ("processor_end_to_end_seconds_bucket", (("le", "+Inf"), route), 2),
+        ("processor_input_retention_used_ratio", (route,), 0.5),
+        ("processor_copy_waiting_messages", (("stream", "OUT"), ("subject", "out")), 3),
+        ("processor_copy_stopped", (("stream", "OUT"), ("subject", "out")), 1),
+        ("processor_app_stream_bytes", (), 4096),
+        ("processor_app_stream_messages", (("kind", "out"),), 2),
+        ("processor_storage_used_ratio", (), 0.25),
         ("processor_connected", (), 1),
         ("processor_ready", (), 1),
         ("processor_jail_level", (), 1),
@@ -177,7 +187,7 @@ def test_metrics_follow_the_rules_of_their_names() -> None:
     for name, metric in METRICS.items():
         assert name.startswith("processor_")
         assert name.endswith("_total") == (metric.kind == "counter"), name
-        assert set(metric.labels) <= {"route", "reason", "app", "hash"}, name
+        assert set(metric.labels) <= {"route", "reason", "app", "hash", "kind", "stream", "subject"}, name
         assert bool(metric.bounds) == (metric.kind == "histogram"), name
         assert not name.endswith(("_ms", "_count", "_sum", "_bucket")), name
 
