@@ -593,6 +593,7 @@ class Health:
                 return "404 Not Found", "text/plain", b"try /metrics, /livez or /readyz\n"
 
 
+RUNNABLE_LOG = "processor.runnable"
 # `id` is that of a dead letter, as `processor dlq` takes it.
 FIELDS = ("route", "seq", "key", "attempt", "code", "id")
 COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
@@ -623,7 +624,8 @@ class JsonLines(logging.Formatter):
 class HumanLines(logging.Formatter):
     """One aligned line for people: time, level, route, what happened, and the other fields.
 
-    The lines of a traceback follow, each behind a bar, so that none can pass for a line of the log.
+    What else a Runnable logged at once, and the lines of a traceback, follow behind a bar, so that none can
+    pass for a line of the log.
     """
 
     def __init__(self, *, colour: bool) -> None:
@@ -634,14 +636,16 @@ class HumanLines(logging.Formatter):
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         fields = {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
         route = printable(str(fields.pop("route", "-")))
-        message = record.getMessage()
+        message, below = record.getMessage(), ""
+        if record.name == RUNNABLE_LOG:
+            message, _, below = message.partition("\n")
         if str(fields.get("code", "")) in message:
             fields.pop("code", None)
         rest = "".join(f" {name}={value}" for name, value in fields.items())
         line = f"{time} {record.levelname:<7} {route:<12} {printable(message + rest)}"
         if self._colour and record.levelname in COLOURS:
             line = f"\x1b[{COLOURS[record.levelname]}m{line}\x1b[0m"
-        for each in traceback_of(self, record).split("\n"):
+        for each in f"{below}\n{traceback_of(self, record)}".split("\n"):
             line += f"\n    | {printable(each)}" if each else ""
         return line
 

@@ -53,11 +53,11 @@ from processor.model import (
 from processor.replay import Replay
 from processor.sandbox.host import Answer, Guest
 from processor.sandbox.messages import columns
-from processor.telemetry import RouteTelemetry
+from processor.telemetry import RUNNABLE_LOG, RouteTelemetry
 from processor.waiting import Waiting
 
 log = logging.getLogger("processor")
-user_log = logging.getLogger("processor.runnable")
+user_log = logging.getLogger(RUNNABLE_LOG)
 
 _REFUSED_PAUSE_S = 2.0
 # Up to this wait a message stays in memory and its key waits; the server keeps those that wait longer.

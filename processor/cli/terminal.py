@@ -38,7 +38,10 @@ EXIT_INTERRUPTED = 130
 
 EXITS: dict[int, tuple[str, str]] = {
     EXIT_OK: ("EXIT_OK", "done; for run, dev and tail also: stopped by Ctrl-C or SIGTERM"),
-    EXIT_FAILED: ("EXIT_FAILED", "a message failed, what was asked for is not there, or a jail is too weak"),
+    EXIT_FAILED: (
+        "EXIT_FAILED",
+        "a message failed, a route does not run, what was asked for is not there, or a jail is too weak",
+    ),
     EXIT_CONFIG: (
         "EXIT_CONFIG",
         "the command line, the configuration or a Runnable has a fault (E1xx, E2xx)",

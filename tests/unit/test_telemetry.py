@@ -434,6 +434,16 @@ def test_nothing_in_a_line_can_start_another(log: io.StringIO) -> None:
     assert line.endswith(r"a\nb\x1b[2J code=c\r\nd\u2028")
 
 
+def test_what_a_runnable_logs_has_its_lines(log: io.StringIO) -> None:
+    """A traceback that it logs is read line by line; none of them can pass for a line of the log."""
+    configure_logging("human", "info", stream=log)
+    said = "it failed\nTraceback:\n  12:00:00.000 ERROR forged\x1b[2J"
+    logging.getLogger("processor.runnable").info("%s", said, extra={"route": "stats"})
+    first, *below = log.getvalue().splitlines()
+    assert first.endswith(" INFO    stats        it failed")
+    assert below == ["    | Traceback:", r"    |   12:00:00.000 ERROR forged\x1b[2J"]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
