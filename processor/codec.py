@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ import orjson
 from processor.config import Ism, Route
 from processor.errors import ProcessorError
 from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output, subject_text
+from processor.sandbox import documents
 from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
@@ -82,6 +84,8 @@ class Codec:
                 value = None if raw is None else raw.decode(errors="surrogateescape")
             case "json":
                 value = _pointed_at(_parsed(self.read(delivery)), source.name)
+                if type(value) is float:  # or an integer of more than 64 bits
+                    value = _pointed_at(documents.loads(self.read(delivery)), source.name)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value:
@@ -473,21 +477,26 @@ def _parsed(payload: bytes) -> Any:
 
 
 def _not_json(err: ValueError | RecursionError, what: str = "the message") -> Unreadable:
-    if isinstance(err, RecursionError) or "depth limit" in str(err):
-        return Unreadable("E320", f"{what} is nested too deeply")
-    return Unreadable("E301", f"{what} is not JSON: {err}")
+    return Unreadable(*documents.unreadable(err, what))
 
 
 def _parsed_exactly(payload: bytes) -> Any:
     """As `_parsed`, with integers of any size: what is written into another message must stay what it was."""
     try:
-        return json.loads(payload.decode(), parse_constant=_refuse_constant)
+        return json.loads(payload.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as err:
         raise _not_json(err) from err
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"number is infinity: {text[:_SHOWN_CHARS]}")
+    return number
 
 
 def _dumped(value: Any) -> bytes:
@@ -505,8 +514,8 @@ def _bounded(data: Any) -> Any:
 def _first(document: bytes) -> dict[str, Any]:
     """The first query of a document, empty where it is no object; what is wrong is for the guest to say."""
     try:
-        value = orjson.loads(document)
-    except orjson.JSONDecodeError:
+        value = documents.loads(document)
+    except ValueError:
         return {}
     if isinstance(value, list):
         value = value[0] if value else None

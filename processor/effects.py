@@ -340,7 +340,7 @@ class EffectsOf:
 
     def _add_user_event(self, effects: Effects, batch: Batch, event: Event) -> None:
         delivery = batch.members[event.group][0]
-        data = orjson.loads(event.body)
+        data = orjson.Fragment(event.body)  # as it was written: it was read as JSON when it crossed
         self._add_event(
             effects, "user", delivery, name=event.name, key=batch.groups[event.group].key, data=data
         )

@@ -31,7 +31,7 @@ CODES: dict[str, str] = {
     "E205": "the source is too large or too deeply nested",
     "E206": "the Runnable's module-level code failed while it was loaded",
     "E207": "the Runnable has no method that its mode calls",
-    "E301": "the message is not JSON",
+    "E301": "the message is not JSON, or has a number or a text in it that no value stands for",
     "E302": "the message is not the envelope that its codec expects",
     "E303": "the message has no key, or one that cannot be used",
     "E304": "the Runnable raised an exception",

@@ -110,6 +110,7 @@ class Program:
     packages: tuple[str, ...] = ()  # what plain Python may import beside the standard library
     mode: str = ""  # of the route that calls it, "batch" or "stream"; empty where either may be called
     class_name: str = "Runnable"
+    nan_as_null: bool = False  # in what it hands over; otherwise NaN is an error
 
     @property
     def id(self) -> str:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import typer
 
 from processor.cli.terminal import is_terminal
 from processor.config import Config, Route
 from processor.errors import ConfigError, ProcessorError
 from processor.letters import moment
+from processor.sandbox import documents
 from processor.subject import Template
 
 # What Windows programs write in front of UTF-8 text; it belongs to no line.
@@ -96,8 +96,8 @@ def subject_of(template: Template, line: Line) -> str:
     if not template.fields:
         return template.text
     try:
-        document = orjson.loads(line.text)
-    except orjson.JSONDecodeError as err:
+        document = documents.loads(line.text)
+    except ValueError as err:
         raise ConfigError(
             "E104", f"is not JSON ({err}), and '{template.text}' needs fields of it", place=line.place
         ) from err

@@ -44,6 +44,7 @@ from processor.jetstream import Broker, Message, Reader, own_headers
 from processor.letters import REASON_CHARS, Kept
 from processor.model import NO_HEADERS, ContextChange, Delivery, Failure
 from processor.printable import printable
+from processor.sandbox import documents
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import Template, check_subject, matches, overlaps
@@ -101,7 +102,7 @@ def _from_line(line: Line, number: int, subjects: _Subjects) -> Delivery:
 
 def _from_envelope(line: Line, number: int, subjects: _Subjects) -> Delivery:
     try:
-        envelope = orjson.loads(line.text)
+        envelope = documents.loads(line.text)
         if not isinstance(envelope, dict):
             raise ValueError("it is no object")
         headers = headers_from(envelope.get("headers", {}))
@@ -121,7 +122,7 @@ def _payload_of(envelope: Mapping[str, Any]) -> bytes:
         raise ValueError("one of `data` (JSON), `text` and `base64` is the message")
     value = envelope[given[0]]
     if given == ["data"]:
-        return orjson.dumps(value)
+        return documents.dumps(value)
     if not isinstance(value, str):
         raise ValueError(f"`{given[0]}` is no text")
     try:

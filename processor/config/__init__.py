@@ -216,7 +216,7 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
         what = f"{dotted((*here, 'runnable'))} is {file}, which"
         try:
             text = Path(file).read_bytes().decode("utf-8-sig")
-            route._program = Program(text, file, route.language, route.packages, route.mode, route.class_name)
+            route._program = _program(route, text, file, route.class_name)
         except OSError as err:
             faults.append(source.fault((*here, "runnable"), "E107", f"{what} cannot be read: {err.strerror}"))
         except UnicodeDecodeError:
@@ -226,8 +226,14 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
         # Blank lines in front make the Runnable's line numbers those of the configuration file.
         offset = "\n" * line if literal else ""
         filename = str(source.path) if literal else f"{source.path}:{dotted((*here, 'code'))}"
-        route._program = Program(offset + route.code, filename, route.language, route.packages, route.mode)
+        route._program = _program(route, offset + route.code, filename)
     return faults
+
+
+def _program(route: Route, source: str, filename: str, class_name: str = "Runnable") -> Program:
+    return Program(
+        source, filename, route.language, route.packages, route.mode, class_name, route.nan_as_null
+    )
 
 
 def _inherit(config: Config) -> Config:

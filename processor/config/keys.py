@@ -718,6 +718,11 @@ class Route(Settings):
         " delay_s)`; streams keep the messages, as they keep durable outputs. Without it there are none.",
         examples=[["orders.*", "alerts"]],
     )
+    nan_as_null: bool = Field(
+        default=False,
+        description="Write NaN as null in outputs, emits, events and chunks. Without it NaN, which JSON"
+        " lacks, is an error (E306); infinity always is.",
+    )
     batch: Batch = Field(default=Batch(), description="Size of batches and commits.")
     retry: Retry = Field(default=Retry(), description="What happens to a message that failed.")
     limit_settings: LimitSettings = Field(

@@ -22,7 +22,7 @@ from urllib.parse import quote_plus
 from processor.address import Url
 from processor.config import BoundSecret
 from processor.errors import ProcessorError
-from processor.sandbox import wire
+from processor.sandbox import documents
 
 GONE = b"***"
 STEP_BYTES = 128 << 10
@@ -63,7 +63,7 @@ class Vault:
         if not self.holds_mark(text):
             return body
         if kind == "json":
-            document = self._fill_document(wire.decoder([body])(body), url)
+            document = self._fill_document(documents.decoder([body])(body), url)
             return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
         if kind == "form":
             return self.fill(text, url, quote_plus).encode()

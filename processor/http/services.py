@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
-
 from processor.address import Url, parse_url
 from processor.errors import ProcessorError
 from processor.http.client import Client, Unanswered
 from processor.http.secrets import Scrubber
+from processor.sandbox import documents
 
 TICKER = re.compile(r"[A-Za-z0-9.^=-]{1,20}\Z")
 STATE_ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
@@ -71,7 +70,7 @@ class Service:
         if key:
             headers.append(("Authorization", f"Bearer {key}"))
         url = parse_url(f"{self._base}/api/v1/query/state/{state_id}")
-        return await self._ask("POST", url, headers, orjson.dumps(document), Scrubber([key]))
+        return await self._ask("POST", url, headers, documents.dumps(document), Scrubber([key]))
 
     async def _ask(
         self, method: str, url: Url, headers: list[tuple[str, str]], body: bytes, scrubber: Scrubber
@@ -88,9 +87,9 @@ class Service:
         if answer.status != 200:
             raise self._refused(f"the server answered with status {answer.status}")
         try:
-            document = orjson.loads(scrubber.body(answer.body))
+            document = documents.loads(scrubber.body(answer.body))
             _check_depth(document, DEPTH)
-        except orjson.JSONDecodeError:
+        except ValueError:
             raise self._refused("the server's answer is not JSON") from None
         except RecursionError:
             raise self._refused("the server's answer is nested too deeply") from None

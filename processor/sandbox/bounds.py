@@ -114,24 +114,6 @@ class Bounds:
 UNCONFIGURED = Bounds(Limits())
 
 
-def instead(kind: type) -> str:
-    """What to write for a value of a package's type, to end a sentence with; empty where nothing is known."""
-    module, name = str(kind.__module__).partition(".")[0], kind.__name__
-    if module == "numpy":
-        return "; write .tolist()" if name == "ndarray" else "; write .item()"
-    return f"; write {_FOR_PANDAS.get(name, '.tolist()')}" if module == "pandas" else ""
-
-
-_FOR_PANDAS = {
-    "DataFrame": ".to_dict('records')",
-    "Timestamp": ".isoformat()",
-    "Timedelta": ".total_seconds()",
-    "Period": "str() of it",
-    "NaTType": "None",
-    "NAType": "None",
-}
-
-
 def _has_more_brackets(text: bytes, most: int) -> bool:
     # bytes.count looks at every byte, which costs as much as reading the JSON; find skips to the next one.
     for bracket in (b"{", b"["):

@@ -32,7 +32,17 @@ import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
-from processor.sandbox import capabilities, dialect, entrypoints, jail, plain, requests, values, wire
+from processor.sandbox import (
+    capabilities,
+    dialect,
+    documents,
+    entrypoints,
+    jail,
+    plain,
+    requests,
+    values,
+    wire,
+)
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
 from processor.sandbox.messages import InHand
 
@@ -123,7 +133,7 @@ def _warm_up() -> None:
         cls().process([])
     except ZeroDivisionError as err:
         dialect.describe(err, _REHEARSED)
-    wire.encode_document(wire.decoder(())(b'[1, 2.5, null, "x", {"a": true}]'), "output")
+    documents.encode(documents.decoder(())(b'[1, 2.5, null, "x", {"a": true}]'), "output")
     values.Keeper().overlay({"warm": values.encode(["up"])})
     jail.prepare()
 
@@ -559,14 +569,14 @@ class Guest:
 
     def _decode(self, group: Group) -> list[Any]:
         queries: list[Any] = []
-        decode, bounds = wire.decoder(group.documents), self._bounds
+        decode, bounds = documents.decoder(group.documents), self._bounds
         for index, text in enumerate(group.documents):
             try:
                 document = decode(text)
                 if len(text) > bounds.harmless_bytes and bounds.may_be_exceeded(text):
                     bounds.check(document, "the message")
             except (ValueError, RecursionError) as err:
-                self._brought.rejected.append((self._group, index, *wire.unreadable(err)))
+                self._brought.rejected.append((self._group, index, *documents.unreadable(err)))
                 self._in_hand.spread(index, 0)
                 continue
             if isinstance(document, list):
@@ -594,17 +604,17 @@ class Guest:
         return instance
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
-        documents = self._user(entrypoints.process, instance, queries)
+        made = self._user(entrypoints.process, instance, queries)
         # What goes on after an output may change it: that one is written before the next is asked for.
-        is_lazy = isinstance(documents, Iterator)
+        is_lazy = isinstance(made, Iterator)
         written = []
-        for index, document in enumerate(self._snapshots(documents) if is_lazy else documents):
+        for index, document in enumerate(self._snapshots(made) if is_lazy else made):
             if document is None:
                 continue
             body = self._encode(document, "output", index)
             if (excess := self._excess_of_outputs(body)) is not None:
                 if is_lazy:
-                    self._give_up(documents)
+                    self._give_up(made)
                 raise excess
             self._brought.bodies.append(body)
             self._brought.counts[self._group] += 1
@@ -696,12 +706,15 @@ class Guest:
                 raise _failed("E306", f"chunk {number} holds a lone surrogate, which is not text") from None
         return self._encode(chunk, "chunk", number)
 
+    def _written(self, document: Any, *place: object) -> bytes:
+        return documents.encode(document, *place, bounds=self._bounds, nan_as_null=self._program.nan_as_null)
+
     def _encode(self, document: Any, *place: object) -> bytes:
         try:
-            return wire.encode_document(document, *place, bounds=self._bounds)
+            return self._written(document, *place)
         except Exceeded as err:
             raise _failed(err.code, str(err)) from None
-        except wire.Unwritable as err:
+        except documents.Unwritable as err:
             raise _failed("E306", str(err)) from None
         except BaseException as err:  # a wall: the document's class is the user's, and so is its code
             raise Unsuccessful(self._explain(err)) from None
@@ -763,7 +776,7 @@ class Guest:
             return Failure("E304", text, trace, retry_after_s=min(max(float(err.after_s), 0.0), 1e9))
         if isinstance(err, capabilities.EmitError):
             return Failure("E327", text.removeprefix("EmitError: "), trace)
-        if isinstance(err, wire.Unwritable):
+        if isinstance(err, documents.Unwritable):
             return Failure("E306", text.removeprefix("Unwritable: "), trace)
         if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.GUEST_CODES:
             return Failure(err.code, text.removeprefix("Exceeded: "), trace)
@@ -818,7 +831,7 @@ class Guest:
             )
         self._memory.for_runtime()
         try:
-            body = wire.encode_document(document, "emit", subject, bounds=self._bounds)
+            body = self._written(document, "emit", subject)
         finally:
             self._memory.for_user()
         # Kept as well as raised, as for events.
@@ -835,7 +848,7 @@ class Guest:
         self._bounds.check_text(name, "an event's name")
         self._memory.for_runtime()
         try:
-            body = wire.encode_document(data, "event", name, bounds=self._bounds)
+            body = self._written(data, "event", name)
         finally:
             self._memory.for_user()
         self._event_bytes += len(body)
@@ -860,7 +873,7 @@ class Guest:
         try:
             # What goes with a body is in a form of our own, and not the user's document.
             bounds = self._bounds if body is None else UNCONFIGURED
-            text = wire.encode_document(arguments, "arguments of", name, bounds=bounds)
+            text = documents.encode(arguments, "arguments of", name, bounds=bounds)
             if len(text) > wire.CALL_BYTES or len(text) + len(body or b"") > wire.BODY_BYTES:
                 size, most = len(text) + len(body or b""), wire.BODY_BYTES if body else wire.CALL_BYTES
                 raise capabilities.CapabilityError(
@@ -874,7 +887,7 @@ class Guest:
                 head, content = frame.blobs
                 return orjson.loads(head), content
             [answer] = frame.blobs
-            return wire.decode_answer(answer, self._bounds, f"the answer of {name}")
+            return documents.decode_answer(answer, self._bounds, f"the answer of {name}")
         finally:
             self._memory.for_user()
 
@@ -937,9 +950,9 @@ def _out_of_memory(memory: jail.MemoryLimit) -> Failure:
     return Failure("E313", "the Runnable used more memory than its limit")
 
 
-def _tokens(documents: Sequence[Any], fields: Sequence[str]) -> list[str]:
+def _tokens(made: Sequence[Any], fields: Sequence[str]) -> list[str]:
     paths = [(field, field.split(".")) for field in fields]
-    return [_token(document, field, path) for document in documents for field, path in paths]
+    return [_token(document, field, path) for document in made for field, path in paths]
 
 
 def _token(document: Any, field: str, path: Sequence[str]) -> str:

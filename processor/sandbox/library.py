@@ -28,7 +28,7 @@ from processor.errors import ProcessorError
 from processor.http import HostCalls
 from processor.model import Emit, Failed, Failure, Group, Limits, Outcome, Program, Ran
 from processor.runnable import Message
-from processor.sandbox import values, wire
+from processor.sandbox import documents, values
 from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.messages import columns_of
@@ -52,6 +52,7 @@ class SecurityConfig:
     `*` for every public host, or addresses, with `:port` for another one than 80 and 443; none by default.
     The helpers ask the server at `stock_url`. `secrets` holds a pair of value and hosts for each name.
     `emits` are the subjects or patterns that `self.emit` may name, as those of a route; every one by default.
+    With `nan_as_null` NaN is null in what is handed over, else an error.
     """
 
     max_memory_mb: int = 100
@@ -67,6 +68,7 @@ class SecurityConfig:
     stock_url: str = "https://www.alphavantage.co"
     secrets: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict, repr=False)
     emits: Sequence[str] = (">",)
+    nan_as_null: bool = False
 
     def __post_init__(self) -> None:
         for name, kinds, least in (
@@ -89,6 +91,8 @@ class SecurityConfig:
             raise _refused("packages", self.packages, "Packages are for language='python'.")
         if type(self.enable_resource_limits) is not bool:
             raise _refused("enable_resource_limits", self.enable_resource_limits, "It is True or False.")
+        if type(self.nan_as_null) is not bool:
+            raise _refused("nan_as_null", self.nan_as_null, "It is True or False.")
         if isinstance(self.allowed_domains, str):
             raise _refused("allowed_domains", self.allowed_domains, "It is a list of hosts.")
         for domain in self.allowed_domains or ():
@@ -120,7 +124,7 @@ class SecurityConfig:
 
     def program(self, code: str) -> Program:
         """`code` in the language of this configuration."""
-        return Program(code, _FILENAME, self.language, tuple(self.packages))
+        return Program(code, _FILENAME, self.language, tuple(self.packages), nan_as_null=self.nan_as_null)
 
     def limits(self) -> Limits:
         """These settings as a guest takes them."""
@@ -246,7 +250,7 @@ class SecureRunnable:
     def emitted(self) -> list[Emitted]:
         """What the last call that succeeded sent with `self.emit`, in order; it goes nowhere by itself."""
         emits = self._session.emits
-        decode = wire.decoder([emit.body for emit in emits])
+        decode = documents.decoder([emit.body for emit in emits])
         return [Emitted(emit.subject, decode(emit.body), emit.delay_s, dict(emit.headers)) for emit in emits]
 
     def close(self) -> None:
@@ -354,12 +358,12 @@ class _Session:
         await self._calls.close()
 
     async def process(self, queries: Sequence[Any], messages: Sequence[Message]) -> list[Any]:
-        documents = [queries] if isinstance(queries, Mapping) else list(queries)
-        text = self._written(documents, "queries")
-        columns = _columns(messages, len(documents))
+        given = [queries] if isinstance(queries, Mapping) else list(queries)
+        text = self._written(given, "queries")
+        columns = _columns(messages, len(given))
         ran = await self._ask(text, lambda guest, group: guest.run([group], messages=columns))
         bodies = [output.body for output in ran.outputs]
-        return list(map(wire.decoder(bodies), bodies))
+        return list(map(documents.decoder(bodies), bodies))
 
     async def process_stream(
         self, query: Any, chunks: asyncio.Queue[bytes | None], messages: Sequence[Message]
@@ -377,7 +381,7 @@ class _Session:
 
     def _written(self, document: Any, name: str) -> bytes:
         try:
-            return wire.encode_document(document, name, bounds=self._bounds)
+            return documents.encode(document, name, bounds=self._bounds)
         except Exceeded as err:
             raise RunFailed(Failure(err.code, str(err))) from None
 

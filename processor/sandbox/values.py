@@ -30,7 +30,8 @@ from typing import Any, NoReturn
 
 import orjson
 
-from processor.sandbox.bounds import ELEMENT, KEY, UNCONFIGURED, Bounds, Path, described, instead
+from processor.sandbox.bounds import ELEMENT, KEY, UNCONFIGURED, Bounds, Path, described
+from processor.sandbox.remedies import instead_of_keeping
 
 # Levels of JSON in one kept value, tags included, and the highest that limits.max_depth may be. orjson reads
 # 1024 and writes 254.
@@ -116,7 +117,7 @@ class _Writer:
         if kind in _ATOM_WRITERS:
             return _ATOM_WRITERS[kind](value, path)
         if kind not in _LEVELS:
-            _refuse(path, f"is {_a(kind)}, which cannot be kept{instead(kind)}")
+            _refuse(path, f"is {_a(kind)}, which cannot be kept{instead_of_keeping(value)}")
         if id(value) in self._inside:
             _refuse(path, "refers back to itself")
         pairs = kind is dict and not _has_plain_keys(value)
@@ -194,7 +195,9 @@ def _write_decimal(value: Decimal, path: Path) -> Any:
 def _write_moment(value: date | time, path: Path) -> Any:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and type(zone) is not timezone:
-        _refuse(path, f"has the time zone of {_a(type(zone))}, which cannot be kept; a datetime.timezone can")
+        fixed = "value.astimezone(timezone.utc), or " if type(value) is datetime else ""
+        what = f"has the time zone of {_a(type(zone))}, which cannot be kept"
+        _refuse(path, f"{what}; write {fixed}value.isoformat()")
     text = value.isoformat()
     return {f"${type(value).__name__}": [text, 1] if getattr(value, "fold", 0) else text}
 

@@ -11,12 +11,9 @@ that a guest sent is ever more than data.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import struct
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -39,7 +36,7 @@ from processor.model import (
     Program,
     Ran,
 )
-from processor.sandbox.bounds import KEY, UNCONFIGURED, Bounds, Exceeded, Path, described, instead
+from processor.sandbox import documents
 from processor.subject import check_subject, matches
 
 HEADER_BYTES = 4 << 20
@@ -195,148 +192,6 @@ def _parse(data: bytes | bytearray, start: int, end: int, max_parts: int) -> Fra
     return Frame(nonce, header, [data[a:b] for a, b in pairwise(offsets)])
 
 
-# The JSON text of documents.
-
-_DUMP = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
-_ZEROES = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * 19  # 64 bits hold at most 19 digits
-
-
-def decoder(texts: Sequence[bytes]) -> Callable[[bytes], Any]:
-    """The function that reads these JSON texts, integers exact at any length; it raises ValueError."""
-    # orjson rounds integers beyond 64 bits to floats, so where one may be, Python's own module reads again.
-    return _decode_exactly if _LONG_NUMBER in b" ".join(texts).translate(_ZEROES) else orjson.loads
-
-
-def _decode_exactly(text: bytes) -> Any:
-    orjson.loads(text)  # the stricter of the two decides what is JSON: no NaN, no lone surrogates
-    return json.loads(text)
-
-
-def decode_answer(text: bytes, bounds: Bounds, name: str) -> Any:
-    """What the host answered to a call. Raises Exceeded where it is more than user code may get."""
-    answer = orjson.loads(text)
-    if bounds.may_be_exceeded(text):
-        bounds.check(answer, name)
-    return answer
-
-
-def unreadable(err: ValueError | RecursionError) -> tuple[str, str]:
-    """The code and the sentence for a message that raised this while it was read."""
-    if isinstance(err, Exceeded):
-        return err.code, str(err)
-    if isinstance(err, RecursionError) or "depth limit" in str(err):
-        return "E320", "the message is nested too deeply to be read"
-    return "E301", f"the message is not JSON: {err}"
-
-
-def encode_document(document: Any, *place: object, bounds: Bounds = UNCONFIGURED) -> bytes:
-    """The JSON text of a document that user code made.
-
-    Raises Unwritable, or Exceeded where a part is too long or too deep; both say where under `place`.
-    """
-    try:
-        text = orjson.dumps(document, _plain, _DUMP)
-    except TypeError:
-        return _encode_slowly(document, place, bounds)
-    # orjson writes NaN as null and goes deeper than we promise to; look closer only where that can be.
-    if b"null" in text:
-        return _encode_slowly(document, place, bounds)
-    if len(text) > bounds.harmless_bytes and bounds.may_be_exceeded(text):
-        bounds.check(document, " ".join(map(str, place)), _plain)
-    return text
-
-
-class Unwritable(ValueError):
-    """A value that has no JSON text; the message gives its path and its type."""
-
-
-def _plain(value: Any) -> Any:
-    """Subclasses of JSON's types as those types, the way json.dumps takes them."""
-    if isinstance(value, dict):
-        return {key: value[key] for key in value}
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    # The type's own conversion: a subclass may have another idea of str().
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    plain = _from_numpy(value)
-    if plain is None:
-        raise TypeError
-    return plain
-
-
-def _from_numpy(value: Any) -> Any:
-    """A number or an array of numpy's as Python's own; None for anything else, moments included."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, (numpy.generic, numpy.ndarray)):
-        return None
-    if isinstance(value, numpy.ndarray):
-        return value.tolist() if value.dtype.kind in "biufUO" else None
-    make = {"b": bool, "i": int, "u": int, "f": float}.get(value.dtype.kind)
-    return None if make is None else make(value)
-
-
-def _encode_slowly(document: Any, place: Sequence[object], bounds: Bounds) -> bytes:
-    checked = _checked(document, " ".join(map(str, place)), 1, set(), bounds)
-    return json.dumps(checked, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _checked(value: Any, path: Path, depth: int, inside: set[int], bounds: Bounds) -> Any:
-    """`value` in JSON's own types, keys as json.dumps would write them. Raises Unwritable or Exceeded."""
-    if value is None or value is True or value is False:
-        return value
-    if isinstance(value, str):
-        text = str.__str__(value)
-        bounds.check_text(text, path)
-        if not _is_text(text):
-            raise Unwritable(f"{described(path)} holds a lone surrogate, which is not text")
-        return text
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        number = float.__float__(value)
-        if not math.isfinite(number):
-            raise Unwritable(f"{described(path)} is {number!r}, which JSON cannot express")
-        return number
-    if not isinstance(value, (dict, list, tuple)):
-        plain = _from_numpy(value)
-        if plain is not None:
-            return _checked(plain, path, depth, inside, bounds)
-        what = f"is a {type(value).__name__}, which JSON cannot express{instead(type(value))}"
-        raise Unwritable(f"{described(path)} {what}")
-    if id(value) in inside:
-        raise Unwritable(f"{described(path)} refers back to itself")
-    bounds.check_depth(depth, path)
-    inside.add(id(value))
-    result: Any
-    if isinstance(value, dict):
-        result = {
-            _key(key, path, bounds): _checked(value[key], (path, key), depth + 1, inside, bounds)
-            for key in value
-        }
-    else:
-        result = [
-            _checked(item, (path, index), depth + 1, inside, bounds) for index, item in enumerate(value)
-        ]
-    inside.discard(id(value))
-    bounds.check_length(len(result), path)
-    return result
-
-
-def _key(key: Any, path: Path, bounds: Bounds) -> str:
-    if isinstance(key, str):
-        return str(_checked(key, (path, KEY), 1, set(), bounds))
-    if key is None or isinstance(key, (bool, int, float)):
-        _checked(key, (path, KEY), 1, set(), bounds)
-        return json.dumps(key)
-    raise Unwritable(f"{described(path)} has a key of type {type(key).__name__}, which JSON cannot express")
-
-
 # What may be emitted: the guest says it to user code, and the host holds the guest to it.
 
 _HEADER_NAME = re.compile(r"[!-9;-~]{1,128}\Z")
@@ -478,6 +333,7 @@ def write_load(
         "packages": program.packages,
         "mode": program.mode,
         "class": program.class_name,
+        "nan_as_null": program.nan_as_null,
         "limits": figures,
         "secrets": dict(marks or {}),
         "emits": list(emits),
@@ -510,6 +366,7 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
         tuple(header["packages"]),
         header["mode"],
         header["class"],
+        header["nan_as_null"],
     )
     return program, limits
 
@@ -555,11 +412,11 @@ def read_run(frame: Frame) -> RunRequest:
     stream = "stream" in header
     blobs = _Blobs(frame.blobs)
     groups = []
-    for key, documents, items in header["stream" if stream else "run"]:
+    for key, count, items in header["stream" if stream else "run"]:
         context = None
         if items >= 0:
             context = dict(zip(_names(blobs.take(items)), blobs.take(items), strict=True))
-        groups.append(Group(key, blobs.take(documents), context))
+        groups.append(Group(key, blobs.take(count), context))
     [messages] = blobs.take(1)
     blobs.finish()
     return RunRequest(groups, header["fields"], header["forget"], stream, messages)
@@ -576,8 +433,8 @@ class Attached:
 def write_answer(nonce: int, value: Any) -> bytes:
     """The result of a capability call, for the guest that waits for it: a JSON value, or Attached."""
     if isinstance(value, Attached):
-        return pack(nonce, {"answer": True}, [orjson.dumps(value.value), value.body])
-    return pack(nonce, {"answer": True}, [orjson.dumps(value)])
+        return pack(nonce, {"answer": True}, [documents.dumps(value.value), value.body])
+    return pack(nonce, {"answer": True}, [documents.dumps(value)])
 
 
 def write_refusal(nonce: int, code: str, text: str) -> bytes:
@@ -740,7 +597,7 @@ def read_call(frame: Frame, groups: int) -> tuple[int, str, dict[str, Any]]:
     if sum(map(len, frame.blobs)) > BODY_BYTES:
         raise Violation("a call with too many bytes beside its arguments")
     try:
-        arguments = orjson.loads(frame.blobs[0])
+        arguments = documents.loads(frame.blobs[0])
     except ValueError:
         raise Violation("arguments that are not JSON") from None
     if type(arguments) is not dict:

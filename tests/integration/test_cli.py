@@ -531,6 +531,30 @@ def test_try_takes_envelopes(route: Path, done: Start) -> None:
     assert shown.documents[1] == {"kind": "context", "key": "ann", "items": {"n": 1}}
 
 
+def test_integers_of_any_size_stay_what_they_are(tmp_path: Path, done: Start) -> None:
+    """As key, token of a subject, output, event and kept value, and in an envelope, no digit is lost."""
+    config = tmp_path / "big.yaml"
+    config.write_text(
+        "app: app\nroutes:\n  r:\n    input: in.*\n    key: json./id\n    output: out.{id}\n"
+        "    events: ev\n    code: |\n"
+        "      class Runnable:\n"
+        "          def process(self, queries):\n"
+        "              self.context['last'] = queries[0]['id']\n"
+        "              self.event('seen', queries[0])\n"
+        "              return queries\n"
+    )
+    numbers = [2**64 - 1, 2**64, 2**128, -(2**63) - 1, 2**700]
+    lines = "".join(json.dumps({"data": {"id": number}}) + "\n" for number in numbers)
+    shown = done("try", config, "r", "-", "--envelope", "--format", "json", given=lines)
+    assert code(shown) == EXIT_OK
+    found = [json.loads(line) for line in shown.out.splitlines()]
+    outputs = [(line["subject"], line["data"]) for line in found if line["kind"] == "output"]
+    assert outputs == [(f"out.{number}", {"id": number}) for number in numbers]
+    assert [line["data"]["data"] for line in found if line["kind"] == "event"] == [{"id": n} for n in numbers]
+    contexts = {line["key"]: line["items"]["last"] for line in found if line["kind"] == "context"}
+    assert contexts == {str(number): number for number in numbers}
+
+
 @pytest.mark.parametrize(
     "arguments, given, sentence",
     [

@@ -36,7 +36,7 @@ from processor.model import (
     Program,
     Ran,
 )
-from processor.sandbox import wire
+from processor.sandbox import documents, wire
 from processor.sandbox.host import READ_BYTES, UNREAD_BYTES, Guest, Zygote
 from processor.subject import matches
 
@@ -171,8 +171,8 @@ JSON = st.recursive(
 @given(JSON)
 def test_a_document_survives_the_way_in_and_out(document: Any) -> None:
     """Every JSON document is read and written without loss, integers of any length included."""
-    text = wire.encode_document(document, "output")
-    assert wire.decoder([text])(text) == document
+    text = documents.encode(document, "output")
+    assert documents.decoder([text])(text) == document
     assert json.loads(text) == document
 
 
@@ -180,7 +180,7 @@ def test_a_document_survives_the_way_in_and_out(document: Any) -> None:
 def test_documents_are_written_like_json_dumps(document: Any) -> None:
     """What json.dumps takes, keys that are numbers included, is written with the same meaning."""
     odd = {1: document, None: (document,), 2.5: True, False: [document]}
-    assert json.loads(wire.encode_document(odd, "output")) == json.loads(json.dumps(odd))
+    assert json.loads(documents.encode(odd, "output")) == json.loads(json.dumps(odd))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_documents_are_written_like_json_dumps(document: Any) -> None:
 def test_what_is_not_json_is_refused(value: Any) -> None:
     """Nothing is rounded, replaced or dropped to make a document of it."""
     for document in (value, [value], {"a": [value]}):
-        with pytest.raises(wire.Unwritable, match="output"):
-            wire.encode_document(document, "output")
+        with pytest.raises(documents.Unwritable, match="output"):
+            documents.encode(document, "output")
 
 
 # Nothing that a guest sends harms the host.

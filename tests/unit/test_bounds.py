@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.model import Limits
-from processor.sandbox import values, wire
+from processor.sandbox import documents, values
 from processor.sandbox.bounds import Bounds, Exceeded
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=7)
@@ -64,7 +64,7 @@ def test_a_document_is_refused_exactly_when_it_is_over_a_bound(document: Any, li
     """As ordinary values and as subclasses; and its text alone is enough to know that it may be."""
     expected, bounds = excesses(document, limits), Bounds(limits)
     for form in (document, subclassed(document)):
-        code = code_of(lambda form=form: wire.encode_document(form, "output", bounds=bounds))
+        code = code_of(lambda form=form: documents.encode(form, "output", bounds=bounds))
         assert code in expected if expected else code is None
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     if expected:

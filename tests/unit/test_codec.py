@@ -95,6 +95,8 @@ def decoded(publications: list[Publication]) -> list[tuple[str, Any]]:
         ("header.Symbol", message({}, [("Symbol", "A"), ("Symbol", "Bö"), ("symbol", "C")]), "Bö"),
         ("json./a/1/b~1c", message({"a": [0, {"b/c": "deep"}]}), "deep"),
         ("json./0/id", message([{"id": 12345678901234567890}]), "12345678901234567890"),
+        ("json./id", message({"id": 2**64, "x": 1.5}), str(2**64)),
+        ("json./id", message({"id": -(2**200)}), str(-(2**200))),
     ],
 )
 def test_a_key_is_found_where_the_route_says(
@@ -345,6 +347,7 @@ def test_an_envelope_gives_its_entries(tmp_path: Path, kind: str, entries: Any) 
     [
         (b"{", "E301", "the message is not JSON"),
         (b'{"type": NaN}', "E301", "NaN is no JSON value"),
+        (b'{"type": 1e400}', "E301", "the message has a number beyond the range of 64-bit floats"),
         (b"\xff", "E301", "the message is not JSON"),
         (b"[" * 100_000, "E320", "the message is nested too deeply"),
         ([], "E302", "the envelope is a list, not an object"),

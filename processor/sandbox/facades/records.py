@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
+from processor.sandbox.documents import AS_DOCUMENT
 from processor.sandbox.facades.copies import deepcopied, share
 from processor.sandbox.facades.guards import (
     BUILD,
@@ -252,7 +253,7 @@ def _make_dataclass(cls: Any, options: Mapping[str, Any]) -> type:
         fields.update(base.__dict__.get(_DATACLASS, {}))
     fields.update(own)
     frozen = options.get("frozen", False)
-    members: dict[str, Any] = {_DATACLASS: fields}
+    members: dict[str, Any] = {_DATACLASS: fields, AS_DOCUMENT: _as_document}
     if options.get("init", True):
         written = _written_init(cls, fields, own, frozen, options.get("kw_only", False))
         members["__init__"] = written or _dataclass_init(cls, fields, frozen)
@@ -473,6 +474,11 @@ def _plain(value: Any, make: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {_plain(k, make): _plain(v, make) for k, v in value.items()}
     return deepcopied(value)
+
+
+def _as_document(ob: Any) -> dict[str, Any]:
+    """The fields of an instance, as they are."""
+    return {name: _getter(name)(ob) for name in fields_of(ob)}
 
 
 def asdict(ob: Any, *, dict_factory: Callable[[Any], Any] = dict) -> Any:
