@@ -374,6 +374,9 @@ class Hop:
                 if self._is_full:
                     await asyncio.wait({stopping}, timeout=_FULL_S)
                     self._left = await self._backlog.tidy()
+                    with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
+                        await reader.measure()  # it asks for nothing meanwhile
+                    self._telemetry.hop_lag(reader.lag)
                     continue
                 if taking is None:
                     most = min(room, _CHUNK_MESSAGES)

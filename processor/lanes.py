@@ -24,7 +24,7 @@ from processor.context import STALE_POSITIONS, ContextStore
 from processor.effects import Outlet
 from processor.jetstream import Broker, Reader
 from processor.letters import Kept
-from processor.model import Delivery
+from processor.model import Delivery, Lag
 from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
 from processor.worker import Shared, Source, Worker, place_of
@@ -147,6 +147,18 @@ class Lanes:
         for worker in self._workers:
             worker.look_for_due()
 
+    async def measure(self) -> tuple[Lag, bool]:
+        """What waits for the route, in the stream and here, and whether the server was asked for it.
+
+        Raises as `Reader.measure`.
+        """
+        has_asked = await self._reader.measure()
+        messages, oldest = self._reader.lag, [self._reader.oldest_s]
+        if self._dealer is not None:
+            messages += self._dealer.waiting
+            oldest += [lane.oldest_s for lane in self._dealer.lanes]
+        return Lag(messages, min((at_s for at_s in oldest if at_s is not None), default=None)), has_asked
+
     @property
     def oldest(self) -> Delivery | None:
         """The first message that waits here to be taken, if one does."""
@@ -235,9 +247,9 @@ class Lane:
         return len(self._waiting)
 
     @property
-    def lag(self) -> int:
-        """Messages of the route that wait: in the stream, and here for any lane."""
-        return self._dealer.reader.lag + self._dealer.waiting
+    def oldest_s(self) -> float | None:
+        """When the first message that `take` would return was stored, seconds since 1970."""
+        return self._waiting[0].timestamp_s if self._waiting else None
 
     @property
     def taken(self) -> int:

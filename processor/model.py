@@ -155,6 +155,13 @@ class Delivery(NamedTuple):
     kept_at: int = 0  # the sequence of that message in our own stream
 
 
+class Lag(NamedTuple):
+    """What waits for a route."""
+
+    messages: int
+    oldest_s: float | None = None  # when the oldest of them was stored, seconds since 1970
+
+
 class Group(NamedTuple):
     """A run of messages of one key, given to one call of `process`.
 

@@ -33,10 +33,10 @@ from processor.control import UNSAID, Control, Pause, pause_subject, read_pause
 from processor.desk import Desk
 from processor.effects import Outlet
 from processor.errors import Edited, Faults, Fenced, LanguageError, ProcessorError
-from processor.holdings import Holdings
 from processor.http import HostCalls, RouteCalls
 from processor.inbox import Inboxes
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
+from processor.lag import LagWatch
 from processor.lanes import Lanes
 from processor.letters import in_subject, timestamp
 from processor.members import Block, Members, Version
@@ -44,7 +44,6 @@ from processor.model import Delivery, Limits, Program
 from processor.retention import RetentionWatch
 from processor.sandbox.host import Zygote, raise_descriptor_limit
 from processor.sandbox.jail import LEVELS
-from processor.status import behind
 from processor.streams import Streams, warn_of_gap
 from processor.telemetry import Telemetry
 from processor.watch import CopyWatch, StreamWatch
@@ -60,7 +59,6 @@ _FENCED_SOON_S = 5.0
 _FENCED_MAX = 10
 _STARTING = "the route is starting"
 _WATCH_S = 1.0
-_LAG_S = 3.0
 _LOOK_AGAIN_S = 0.5
 _COMPILED_AT_ONCE = 4
 _NAMED_MAX = 20
@@ -158,7 +156,7 @@ class Service:
         self._watching = [
             asyncio.create_task(self._watch(), name="watch-routes"),
             asyncio.create_task(self._watch_app(), name="watch-app"),
-            asyncio.create_task(self._watch_lag(), name="watch-lag"),
+            asyncio.create_task(LagWatch(self._broker, self._telemetry).run(self._runs), name="watch-lag"),
             asyncio.create_task(streams.run(self._begin_with_other_streams), name="watch-streams"),
             asyncio.create_task(retention.watch_inputs(), name="watch-retention"),
             asyncio.create_task(retention.watch_storage(), name="watch-storage"),
@@ -412,6 +410,7 @@ class Service:
                 if not run.share:
                     self._route_blocked(name, None)
                     log.info("others run all of the route", extra={"route": name})
+                    run.is_elsewhere = True
                     await run.is_outdated.wait()
                     continue
                 run.lanes = await self._lanes(run, source, outlets)
@@ -450,7 +449,7 @@ class Service:
                 log.exception("an unexpected error in route %s; please report it", name)
                 why, pause_s = f"an unexpected error: {type(err).__name__}", _RETRY_S
             finally:
-                run.lanes = None
+                run.lanes, run.is_elsewhere = None, False
             self._route_blocked(name, why)
             await asyncio.sleep(pause_s)
 
@@ -514,23 +513,6 @@ class Service:
             reason: Block(why, timestamp(datetime.fromtimestamp(readiness.since_s[reason], UTC)))
             for reason, why in readiness.blocks.items()
         }
-
-    async def _watch_lag(self) -> None:
-        """Count what waits for routes that do not run: those that do count it with each commit."""
-        assert self._broker is not None
-        while True:
-            await asyncio.sleep(_LAG_S)
-            for name, run in list(self._runs.items()):
-                if run.lanes is not None:
-                    continue
-                try:
-                    info = await Holdings(self._broker).input(run.route)
-                    _, waiting = await behind(self._broker, run.route, info)
-                except (ProcessorError, Unknown, Again, ApiError) as err:
-                    log.debug("what waits cannot be counted: %s", err, extra={"route": name})
-                else:
-                    if name in self._runs and run.lanes is None:
-                        self._telemetry.route(name).lag(waiting)
 
     async def _watch_app(self) -> None:
         """Follow what people say about routes, and hand over to workers what becomes due, while we run."""
@@ -723,6 +705,7 @@ class _Run:
     survived: dict[int, int] = field(default_factory=dict)  # see Shared
     holds: Collection[int] = ()  # partitions where edits wait for our next commit: one has cost us work
     is_in: bool = True  # the others count with us for it
+    is_elsewhere: bool = False  # others run all of it
     is_refused: bool = False  # plain Python cannot be had for it
 
     def begin_anew(self) -> None:

@@ -228,14 +228,27 @@ async def _unread(
         parts = await Control(broker, route.app).parts(route.name)
     if not parts and route.input.start == "new":
         return 0, 0
-    source = Input(stream, info["created"])
-    read: dict[str, int] = {}  # an owner's partitions without messages lag behind what it has read
-    for part in parts:
-        position = part.position if part.input == source else 0
-        read[part.owner] = max(position, read.get(part.owner, 0))
-    first, last = min(read.values(), default=0), max(read.values(), default=0)
+    read = _read_by_owner(info, parts)
+    first, last = min(read, default=0), max(read, default=0)
     if first >= state["last_seq"]:
         return 0, 0
     most = await broker.count(stream, route.input_subjects, first + 1)
     least = most if first == last else await broker.count(stream, route.input_subjects, last + 1)
     return least, most
+
+
+def first_unread(info: Mapping[str, Any], parts: Sequence[Part]) -> int:
+    """The sequence of a route's input from which messages may wait, by the positions of its partitions."""
+    if info["config"].get("retention", "limits") != "limits":
+        return 1  # what was processed is gone
+    return min(_read_by_owner(info, parts), default=0) + 1
+
+
+def _read_by_owner(info: Mapping[str, Any], parts: Sequence[Part]) -> list[int]:
+    """Up to where each owner has read: its partitions without messages lag behind that."""
+    source = Input(info["config"]["name"], info["created"])
+    read: dict[str, int] = {}
+    for part in parts:
+        position = part.position if part.input == source else 0
+        read[part.owner] = max(position, read.get(part.owner, 0))
+    return list(read.values())

@@ -50,6 +50,7 @@ class Metric:
 
 
 _LAG = "processor_lag_messages"
+_LAG_SECONDS = "processor_lag_seconds"
 _STOPPED = "processor_route_stopped"
 
 METRICS: dict[str, Metric] = {
@@ -102,6 +103,11 @@ METRICS: dict[str, Metric] = {
             "processor_lag_messages",
             "gauge",
             "Input messages that wait, where they are dealt also in the input.",
+        ),
+        Metric(
+            "processor_lag_seconds",
+            "gauge",
+            "Time since the oldest of them was stored; 0 where none waits.",
         ),
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
         Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
@@ -408,10 +414,15 @@ class RouteTelemetry:
         """A call was made that its message had made before, in another run."""
         self._count("processor_repeated_requests_total", 1)
 
-    def lag(self, n: int) -> None:
-        """How many messages wait for the whole route, whichever lane says so."""
-        self._parts[_LAG] = {}
-        self._add(_LAG, n)
+    def lag(self, messages: int, age_s: float = 0.0) -> None:
+        """How many messages wait for the whole route, and how long ago the oldest of them was stored."""
+        self._numbers[_LAG][self._labels] = messages
+        self._numbers[_LAG_SECONDS][self._labels] = age_s
+
+    def lag_unknown(self) -> None:
+        """What waits for the route is for others to say."""
+        self._numbers[_LAG].pop(self._labels, None)
+        self._numbers[_LAG_SECONDS].pop(self._labels, None)
 
     def hop_lag(self, n: int) -> None:
         """Messages that wait in an input until they are dealt to the route's partitions; part of its lag."""

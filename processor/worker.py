@@ -76,10 +76,6 @@ class Source(Protocol):
     """Where deliveries come from: a `Reader`, or a `Lane` of one that several workers share."""
 
     @property
-    def lag(self) -> int:
-        """Messages of the route that wait, in the stream and here."""
-
-    @property
     def taken(self) -> int:
         """Up to this sequence of the stream everything that is for this worker was taken."""
 
@@ -967,7 +963,6 @@ class Worker:
             telemetry.dropped(failure.code)
         telemetry.waiting(len(self._waiting), self._waiting.blocked)
         telemetry.context(self._store.bytes_held)
-        telemetry.lag(self._source.lag)
 
 
 def place_of(delivery: Delivery, key: str, store: ContextStore) -> int:

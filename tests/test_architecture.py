@@ -24,7 +24,7 @@ LAYERS = [
     ["cli"],
     ["bench"],
     ["service"],
-    ["desk", "inbox", "lanes", "retention", "watch"],
+    ["desk", "inbox", "lag", "lanes", "retention", "watch"],
     ["worker", "streams", "status", "sandbox.library", "edits"],
     ["control", "deadletters", "effects"],
     ["backlog", "holdings"],

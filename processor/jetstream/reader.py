@@ -125,6 +125,25 @@ class Reader:
         """Messages that wait: in the stream, and here."""
         return self.pending + len(self._buffer)
 
+    @property
+    def oldest_s(self) -> float | None:
+        """When the first message that `take` would return was stored, seconds since 1970."""
+        return self._buffer[0].timestamp_s if self._buffer else None
+
+    async def measure(self) -> bool:
+        """Have `lag` as it is now; whether the server had to be asked.
+
+        Not while we ask it for messages: it would have sent what there is. A reader that is full asks for
+        none, and is told of none. Raises what `Broker.api` raises.
+        """
+        consumer = self._consumer
+        if self._asked or self._broken or self._tap is None:
+            return False
+        info = await self._broker.api(f"CONSUMER.INFO.{self._stream}.{consumer}")
+        if consumer == self._consumer and not self._asked:
+            self.pending = int(info["num_pending"])
+        return True
+
     async def open(self) -> None:
         """Return when the consumer exists: from then on no message that is published can be missed.
 

@@ -63,7 +63,7 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.waiting(3, 1)
     route.guest_restarted("E313")
     route.called("E325", 0.02)
-    route.lag(3)
+    route.lag(3, 1.5)
     route.guest_memory(1000)
     route.context(200)
     route.stopped(True)
@@ -99,6 +99,7 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_requests_total", (("reason", "E325"), route), 1),
         ("processor_request_seconds_sum", (route,), 0.02),
         ("processor_lag_messages", (route,), 3),
+        ("processor_lag_seconds", (route,), 1.5),
         ("processor_guest_memory_bytes", (route,), 1000),
         ("processor_context_bytes", (route,), 200),
         ("processor_route_stopped", (route,), 1),
@@ -233,7 +234,7 @@ async def test_a_new_route_counts_from_zero() -> None:
 
 
 async def test_gauges_of_lanes_are_summed_and_end_with_them() -> None:
-    """What waits in the stream is the same for all lanes; what nobody knows any more is absent."""
+    """What nobody knows any more is absent; what waits in the stream is not of lanes."""
     telemetry = Telemetry()
     route = telemetry.route("stats")
     lanes = [route.lane(number) for number in range(2)]
@@ -241,8 +242,9 @@ async def test_gauges_of_lanes_are_summed_and_end_with_them() -> None:
         lane.context(size)
         lane.guest_memory(10 * size)
         lane.waiting(size, 1)
-        lane.lag(7)
         lane.outputs(size)
+
+    route.lag(7)
 
     async def gauges() -> list[float | None]:
         samples = await scrape(telemetry)
@@ -253,6 +255,8 @@ async def test_gauges_of_lanes_are_summed_and_end_with_them() -> None:
     lanes[0].ended()
     assert await gauges() == [20, 200, 20, 1, 7]
     lanes[1].ended()
+    assert await gauges() == [None] * 4 + [7]
+    route.lag_unknown()
     assert await gauges() == [None] * 5
     assert (await scrape(telemetry))["processor_outputs_total", (("route", "stats"),)] == 120
 
