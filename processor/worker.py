@@ -358,25 +358,34 @@ class Worker:
             self._survived.pop(delivery.sequence, None)
 
     async def _admit(self, deliveries: Sequence[Delivery]) -> None:
-        """Process as many at a time as the breaker lets through: all; none while it is open; then one."""
-        while deliveries:
-            await self._let_through()
-            count = 1 if self._breaker.is_open else len(deliveries)
-            await self.process(deliveries[:count])
-            self._breaker.tried(self)
-            deliveries = deliveries[count:]
+        """Process deliveries in order, and what is left of each batch before the next.
 
-    async def process(self, deliveries: Sequence[Delivery]) -> None:
+        As many at a time as the breaker lets through: all; none while it is open; then one.
+        """
+        coming = [deliveries]  # the next one last
+        while coming:
+            part = coming.pop()
+            if not part:
+                continue
+            await self._let_through()
+            if self._breaker.is_open and len(part) > 1:
+                coming.append(part[1:])
+                part = part[:1]
+            coming += reversed(await self.process(part))
+            self._breaker.tried(self)
+
+    async def process(self, deliveries: Sequence[Delivery]) -> Sequence[Sequence[Delivery]]:
         """Take deliveries through the guest and hand their effects over to be settled.
 
         This is the path of every message: plan, load contexts, run, decide, settle. A batch that fails is
         split around the group that failed, or halved where that is not known; a message that fails alone is
-        judged: tried again, kept for later, given up or dead-lettered.
+        judged: tried again, kept for later, given up or dead-lettered. What is to be processed next, before
+        anything else, is returned.
         """
         batch = self._plan(deliveries)
         await self._source.ack(batch.done)
         if not batch.moves:  # nothing of it is ours, or to be done
-            return
+            return ()
         await self._announce(batch)
         outcome = await self._run(batch)
         effects = self._effects_of.run(batch, outcome, self._tries)
@@ -394,13 +403,13 @@ class Worker:
             await self._submit(effects)
         elif len(deliveries) > 1:
             failed = outcome.group if isinstance(outcome, Failed) else None
-            for part in batch.split(deliveries, failed, self._place):
-                await self._admit(part)
-        else:
-            await self._judge(batch, effects, self._tries.get(deliveries[0].sequence, 0) + 1)
+            return list(batch.split(deliveries, failed, self._place))
+        elif await self._judge(batch, effects, self._tries.get(deliveries[0].sequence, 0) + 1):
+            return [deliveries]
+        return ()
 
-    async def _judge(self, batch: Batch, failure: Failure, attempt: int) -> None:
-        """Decide about the one message of a batch that failed, and make it so."""
+    async def _judge(self, batch: Batch, failure: Failure, attempt: int) -> bool:
+        """Decide about the one message of a batch that failed, and make it so; whether to try it at once."""
         delivery = batch.deliveries[0]
         self._telemetry.failed(failure.code)
         where = self._where(delivery, attempt=attempt, code=failure.code)
@@ -410,9 +419,9 @@ class Worker:
             case Retry(after_s):
                 self._tries[delivery.sequence] = attempt
                 self._telemetry.retried()
-                if after_s <= 0:
-                    await self._admit([delivery])
-                elif self._is_held(delivery):
+                if after_s <= 0 and not self._stop.is_set():
+                    return True
+                if self._is_held(delivery):
                     await self._block(batch, failure, attempt, after_s)
                 elif after_s <= SHORT_WAIT_S:
                     await self._wait(batch, attempt, after_s)
@@ -432,6 +441,7 @@ class Worker:
                 await self._submit_without_run(batch, dropped=[(delivery, failure)])
             case Ack():
                 raise AssertionError("a failure is never acknowledged")
+        return False
 
     async def _submit_without_run(
         self,

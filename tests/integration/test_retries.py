@@ -173,3 +173,24 @@ async def test_what_is_held_behind_a_blocked_key_ends_when_it_has_run(
         assert running.metric(ENDED) == 1
         assert await running.reload(work=REPAIRED) == ["r"]
         assert await ends(running, 4) == [(n, "completed") for n in (1, 2, 3, 4)]
+
+
+async def test_hundreds_of_tries_without_a_wait_end_in_a_dead_letter(processor: Start) -> None:
+    """They are a loop: what they need does not grow with their number, and the next message comes after."""
+    async with processor(retry(attempts=400, base_ms=0), work=COUNT) as running:
+        await running.publish("in.a", {"i": 0, "fails": True}, {"i": 1})
+        [letter] = await running.dead_letters("r")
+        assert (letter.headers["x-error-code"], letter.headers["x-delivery-count"]) == ("E304", "400")
+        assert await running.documents("out.a", 1) == [{"i": 1, "n": 1}]
+
+
+async def test_a_stop_ends_tries_without_a_wait(processor: Start, wait_until: Any) -> None:
+    """A message that is tried again at once is left to the next start, with its tries counted."""
+    slow = COUNT.replace("outputs = []", "outputs = [sum(range(2_000_000))][1:]")
+    async with processor(retry(attempts=1000, base_ms=0), work=slow) as running:
+        await running.publish("in.a", {"i": 0, "fails": True})
+        await wait_until(lambda: running.metric("processor_retries_total") > 3, "it is tried")
+        assert await running.service.stop()
+    async with processor(retry(attempts=2, base_ms=0), work=COUNT) as running:
+        [letter] = await running.dead_letters("r")
+        assert int(letter.headers["x-delivery-count"]) > 3
