@@ -131,7 +131,8 @@ class Service:
             on_denied=self._note_denial,
             wait=wait,
         )
-        log.info("connected to NATS %s at %s", self._broker.server_version, self._broker.address)
+        is_default = "" if "url" in self._config.nats.model_fields_set else "; nats.url is not set"
+        log.info("connected to %s%s", self._broker.server, is_default)
         self._streams = Streams(self._broker, self._config)
         await self._streams.prepare()
         self._members = Members(

@@ -85,21 +85,22 @@ def dev(
 ) -> int:
     """Try a configuration: run it, create what is missing, feed it, and show what it publishes.
 
-    With `nats.url: embedded` a NATS server is started for as long as the command runs, and keeps its data in
-    `nats.store_dir`. The feed is published at each start, from where it was cut off if it was; the routes go
-    on with what they keep. Outputs and events go to standard output as they come, logs to standard error.
+    With `nats.url: embedded`, or without `nats.url` and NATS_URL, a NATS server is started for as long as the
+    command runs, and keeps its data in `nats.store_dir`. The feed is published at each start, from where it
+    was cut off if it was; the routes go on with what they keep. Outputs and events go to standard output as
+    they come, logs to standard error.
 
     Examples:
     processor dev configs/quickstart.yaml
     processor dev configs/quickstart.yaml --no-feed
     processor dev configs/quickstart.yaml 2>dev.log
     """
-    from processor.cli.dev import View, with_streams
+    from processor.cli.dev import View, for_trying
     from processor.cli.serving import Reloading, serve
 
     view = View(is_fed=is_fed)
     reloading = Reloading(is_watching=watch, may_remove=True)  # somebody looks on, and keeps nothing running
-    return serve(config, reloading=reloading, adapt=with_streams, companion=view, is_free_port_fine=True)
+    return serve(config, reloading=reloading, adapt=for_trying, companion=view, is_free_port_fine=True)
 
 
 def check(

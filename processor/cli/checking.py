@@ -35,6 +35,7 @@ from processor.config import (
     json_schema,
     language_fault,
     load,
+    misspelled_inputs,
     notable,
     reachable,
     readable_programs,
@@ -168,7 +169,7 @@ async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
     if faults:
         # Two routes may share a Runnable.
         raise Faults(list(dict.fromkeys(faults)))
-    return report, list(dict.fromkeys(warnings))
+    return report, [*misspelled_inputs(config), *dict.fromkeys(warnings)]
 
 
 @dataclass(slots=True)

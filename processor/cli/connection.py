@@ -48,7 +48,11 @@ def at(nats: Nats, url: str) -> Nats:
 @contextlib.contextmanager
 def server_for(nats: Nats) -> Iterator[tuple[Nats, bool]]:
     """The server with its address, for one command, and whether it runs for this command alone."""
-    running = _running_url(nats) if nats.embedded else ""
+    # Without an address `dev` has a server of its own, which is the one that is meant while it runs.
+    is_open = nats.embedded or "url" not in nats.model_fields_set
+    running = _running_url(nats) if is_open else ""
+    if running:
+        nats = nats.model_copy(update={"url": ("embedded",)})
     with embedded_server(nats) if not running else contextlib.nullcontext() as server:
         yield at(nats, server.url if server else running), server is not None
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from processor.cli.feed import check_feed, feed
-from processor.cli.terminal import Runs, Screen, Shown, say
+from processor.cli.terminal import Runs, Screen, Shown, say, warn
 from processor.codec import codec_for
-from processor.config import Config, CreatedStream, Route
+from processor.config import Config, CreatedStream, Route, misspelled_inputs
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown, connect_options
 from processor.model import Delivery
@@ -27,15 +27,22 @@ _LINES = 20  # of one topic in a second
 _SECOND_S = 1.0
 
 
-def with_streams(config: Config) -> Config:
-    """The configuration, with every input's stream created where there is none."""
+def for_trying(config: Config) -> Config:
+    """The configuration, with every input's stream created where there is none.
+
+    Without an address it is tried on an embedded server: whatever listens on the default port of this machine
+    may be somebody's, and is not for trying.
+    """
     routes = {
         name: route.model_copy(
             update={"input": route.input.model_copy(update={"create": route.input.create or CreatedStream()})}
         )
         for name, route in config.routes.items()
     }
-    return config.model_copy(update={"routes": routes})
+    nats = config.nats
+    if "url" not in nats.model_fields_set:
+        nats = nats.model_copy(update={"url": ("embedded",)})
+    return config.model_copy(update={"routes": routes, "nats": nats})
 
 
 def live_subjects(route: Route) -> Iterator[str]:
@@ -119,6 +126,7 @@ class View:
         data = f"  (data in {server.store_dir})" if server else ""
         say(f"NATS     {broker.address}{data}")
         say(f"metrics  {metrics_url}/metrics" if metrics_url else "metrics  off")
+        warn(misspelled_inputs(config))
         say("Ctrl-C stops; the next start goes on from there.")
         say(f"Busy subjects show {_LINES} lines a second, and the rest is counted; processor tail shows all.")
         self._events = {route.events_subject for route in config.routes.values() if route.events_subject}

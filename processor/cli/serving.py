@@ -76,18 +76,18 @@ def serve(
     `adapt` changes the configuration each time it is loaded. Raises Faults, and ProcessorError for what makes
     a start impossible.
     """
-    first = load(path)
+    first = adapt(load(path))
     configure_logging(first.logs.format, first.logs.level)
     with embedded_server(first.nats) as server:
         url = server.url if server else ""
 
         def adapted(config: Config) -> Config:
-            return adapt(config.model_copy(update={"nats": at(config.nats, url)}))
+            return config.model_copy(update={"nats": at(config.nats, url)})
 
         # Messages are many small objects without cycles: to look for some after every 700 of them is a tenth
         # of what they cost.
         gc.set_threshold(20_000, 20, 50)
-        serving = _Serving(adapted(first), lambda: adapted(load(path)), server, companion, reloading)
+        serving = _Serving(adapted(first), lambda: adapted(adapt(load(path))), server, companion, reloading)
         try:
             return asyncio.run(serving.main(is_free_port_fine=is_free_port_fine))
         except KeyboardInterrupt:  # before or after the loop, which has handlers of its own

@@ -43,6 +43,7 @@ from processor.config.rules import (
     filled,
     is_absence,
     nats_faults,
+    nearly_connected,
     read_login,
     read_routing,
     read_secrets,
@@ -95,6 +96,7 @@ __all__ = [
     "json_schema",
     "language_fault",
     "load",
+    "misspelled_inputs",
     "notable",
     "reachable",
     "read_login",
@@ -168,6 +170,15 @@ def language_fault(config: Config, route: Route, error: LanguageError) -> Fault:
     except Faults:
         source = Source(config.path)
     return source.fault(place, error.code, f"{dotted(place)}: {error.what}. {error.remedy}")
+
+
+def misspelled_inputs(config: Config) -> list[Fault]:
+    """For each input that no route writes to, and that is nearly what one writes for nobody: which one."""
+    try:
+        source = Source.read(config.path)  # for its lines and columns only
+    except Faults:
+        source = Source(config.path)
+    return [source.fault(("routes", name, "input"), "E106", text) for name, text in nearly_connected(config)]
 
 
 def server_of(url: str | None, env: Mapping[str, str] = os.environ) -> Nats:

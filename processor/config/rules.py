@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import os
 import re
 from collections.abc import Generator, Iterator, Mapping
@@ -27,6 +28,7 @@ from processor.subject import check_subject, overlaps
 
 Contradiction = tuple[Place, str, str]
 S = TypeVar("S", bound=Settings)
+_NEARLY = 0.75  # `prased` is that to `parsed`, `clean` is not to `raw`
 
 
 def route_faults(route: Route) -> Iterator[Contradiction]:
@@ -269,6 +271,48 @@ def app_faults(config: Config) -> Iterator[Contradiction]:
     yield from _file_fault(("dev", "feed"), config.dev.feed if config.dev else None)
     yield from _topic_faults(config)
     yield from _secret_faults(config)
+
+
+def nearly_connected(config: Config) -> Iterator[tuple[str, str]]:
+    """Of each route whose input is nearly what another writes, and meets none: its name and a sentence."""
+    routes = config.routes.values()
+    written = [(route.name, subject) for route in routes for subject in _written(route)]
+    fed = [(route.name, config.dev.template.pattern) for route in routes] if config.dev else []
+    read = [subject for route in routes if not route.input.schedule for subject in route.input_subjects]
+    for route in routes:
+        if route.input.schedule or route.ism:
+            continue
+        for subject in route.input_subjects:
+            if any(overlaps(subject, other) for _, other in [*written, *fed]):
+                continue
+            for writer, other in written:
+                if _is_nearly(subject, other) and not any(overlaps(other, each) for each in read):
+                    yield (
+                        route.name,
+                        f"no route writes to the input {subject}, and none reads {other}, which route "
+                        f"{writer} writes: is that meant?",
+                    )
+                    break
+
+
+def _written(route: Route) -> list[str]:
+    template = route.output_template
+    events = [route.events_subject] if route.events_subject else []
+    return [*([template.pattern] if template else []), *route.emits, *events]
+
+
+def _is_nearly(subject: str, other: str) -> bool:
+    """Whether one token of two subjects differs, by what may be a slip of the hand."""
+    left, right = subject.split("."), other.split(".")
+    pairs = zip(left, right, strict=False)
+    slips = [(a, b) for a, b in pairs if a != b and not {a, b} & {"*", ">"}]
+    is_as_long = len(left) == len(right) or ">" in (left[-1], right[-1])
+    if not is_as_long or len(slips) != 1:
+        return False
+    [(a, b)] = slips
+    # Parts and versions are numbered on purpose.
+    is_numbered = re.sub(r"\d", "", a) == re.sub(r"\d", "", b)
+    return not is_numbered and difflib.SequenceMatcher(None, a, b).ratio() >= _NEARLY
 
 
 def nats_faults(nats: Nats) -> Iterator[Contradiction]:

@@ -71,6 +71,7 @@ _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
 _DENIAL = re.compile(r'permissions violation for (publish|subscri)\w* to "(.+?)"', re.IGNORECASE)
 _DENIALS_MAX = 100
+_NAME_CHARS = 80
 # nats-py gives errors in lower case; these words of a subject are known not to be.
 _API_WORDS = re.compile(
     r"^\$js(\.(api|ack|info|stream|consumer|direct|msg|names|list|get|next|create|update|delete|purge))*"
@@ -226,6 +227,15 @@ class Broker:
         return str(self.client._server_info.get("version", "unknown"))
 
     @property
+    def server(self) -> str:
+        """The server that answers now: its version and address, and by what name it goes. No credentials."""
+        info, url = self.client._server_info, self.client.connected_url
+        address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url else self.address
+        names = [f"server {str(info.get('server_name') or 'without a name')[:_NAME_CHARS]}"]
+        names += [f"cluster {str(info['cluster'])[:_NAME_CHARS]}"] if info.get("cluster") else []
+        return f"NATS {self.server_version} at {address} ({', '.join(names)})"
+
+    @property
     def is_connected(self) -> bool:
         return self._up.is_set()
 
@@ -278,7 +288,7 @@ class Broker:
 
         async def reconnected() -> None:
             self._is_up()
-            log.info("connected to NATS at %s again", self.address)
+            log.info("connected to %s again", self.server)
 
         async def closed() -> None:
             # nats-py gives up for good on errors that it does not know; we do not.
@@ -385,7 +395,7 @@ class Broker:
         while not self._closing:
             try:
                 await self._open()
-                log.info("connected to NATS at %s anew", self.address)
+                log.info("connected to %s anew", self.server)
                 return
             except BrokerError as err:
                 log.warning("%s Trying again.", err)

@@ -108,3 +108,15 @@ def test_a_second_processor_on_one_machine_needs_another_port(
     dev.says("metrics  http://127.0.0.1:")
     for each in (dev, first):
         assert each.ends(signal.SIGINT) == EXIT_OK
+
+
+def test_dev_without_an_address_has_a_server_of_its_own(
+    route: Path, command: Start, done: Start, tmp_path: Path
+) -> None:
+    """Whatever listens on the default port is left alone; other commands find the server while it runs."""
+    route.write_text(route.read_text() + f"nats: {{store_dir: {tmp_path / 'store'}}}\n")
+    dev = command("dev", route)
+    dev.says("(data in ")
+    dev.says("route started")
+    assert code(done("status", route)) == EXIT_OK
+    assert dev.ends(signal.SIGINT) == EXIT_OK

@@ -224,3 +224,17 @@ async def test_an_older_server_is_refused_with_both_versions(nats_server: Any, m
     monkeypatch.setattr(Broker, "server_version", property(lambda _: "2.11.9"))
     with pytest.raises(BrokerError, match=r"E402 .* is version 2\.11\.9.* needs 2\.12 or later"):
         await Broker.connect({"servers": [nats_server.url]}, name="test", wait=False)
+
+
+async def test_the_server_that_was_met_is_named_without_credentials(serve: Serve, tmp_path: Path) -> None:
+    """Version, address, name and cluster, so that nobody works on another server without noticing."""
+    users = "authorization { user: ann, password: hush }"
+    url = await serve(f'server_name: east-1\njetstream {{ store_dir: "{tmp_path}/js" }}\n{users}')
+    broker = await Broker.connect(
+        {"servers": [url.replace("nats://", "nats://ann:hush@")]}, name="test", wait=False
+    )
+    try:
+        version = broker.server_version
+        assert broker.server == f"NATS {version} at {url} (server east-1)"
+    finally:
+        await broker.close()

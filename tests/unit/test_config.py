@@ -29,6 +29,7 @@ from processor.config import (
     guarantee,
     json_schema,
     load,
+    misspelled_inputs,
 )
 from processor.config import keys as config_keys
 from processor.errors import ConfigError, Fault, Faults
@@ -982,3 +983,31 @@ def test_a_route_may_name_its_class(tmp_path: Path) -> None:
     assert programs[0] == programs[1]
     assert len({program.id for program in programs}) == 3
     assert config.files == (path, tmp_path / "two.py", tmp_path / "odd:name")
+
+
+def pipeline(tmp_path: Path, *routes: tuple[str, str], dev: str = "") -> list[str]:
+    """What is said of these routes, each an input and an output."""
+    text = "app: app\nroutes:\n"
+    for number, (subject, output) in enumerate(routes):
+        text += f'  r{number}: {{input: "{subject}", code: "class Runnable: ...", output: "{output}"}}\n'
+    (tmp_path / "c.yaml").write_text(text + dev)
+    (tmp_path / "feed.jsonl").write_text("{}\n")
+    return [str(fault) for fault in misspelled_inputs(load(tmp_path / "c.yaml", {}))]
+
+
+def test_an_input_that_is_nearly_what_another_route_writes_is_told(tmp_path: Path) -> None:
+    """A slip in one token, where nobody writes the one nor reads the other; not names that are others."""
+    assert pipeline(tmp_path, ("in.*", "parsed.x"), ("prased.*", "out")) == [
+        f"{tmp_path}/c.yaml:4:8 E106 no route writes to the input prased.*, and none reads parsed.x, which "
+        "route r0 writes: is that meant?"
+    ]
+    for routes in (
+        (("in.*", "parsed.x"), ("parsed.*", "out")),
+        (("orders.raw", "orders.clean"),),
+        (("orders.in", "orders.out"),),
+        (("stats1.*", "x.y"), ("in", "stats2.a")),
+        (("in.*", "parsed.x"), ("prased.*", "out"), ("parsed.>", "end")),
+    ):
+        assert pipeline(tmp_path, *routes) == [], routes
+    fed = "dev: {feed: feed.jsonl, subject: prased.x}\n"
+    assert pipeline(tmp_path, ("in.*", "parsed.x"), ("prased.*", "out"), dev=fed) == []
