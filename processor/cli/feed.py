@@ -29,6 +29,7 @@ log = logging.getLogger("processor")
 _HEADER = "Processor-Feed"
 _WINDOW = 500  # lines that are under way at once
 _PAUSE_S = 0.05
+_SAID_MAX = 20
 
 
 def check_feed(config: Config) -> None:
@@ -46,9 +47,9 @@ def check_feed(config: Config) -> None:
 
 
 async def feed(broker: Broker, config: Config, dev: Dev) -> None:
-    """Publish the rest of a feed that was cut off, or all of it.
+    """Publish the rest of a feed that was cut off, or all of it; lines without a subject are left out.
 
-    Waits until a stream holds the subject. Raises ConfigError at the place of a line that has no subject.
+    Waits until a stream holds the subject.
     """
     lines = lines_of(await asyncio.to_thread(read_all, dev.feed), dev.feed)
     marks = _marks(lines)
@@ -57,15 +58,21 @@ async def feed(broker: Broker, config: Config, dev: Dev) -> None:
     if done == len(lines):
         done = 0
     log.info("feed: publishing lines %d to %d of %s", done + 1, len(lines), dev.feed)
+    left_out, last = 0, int(stream["state"]["last_seq"])
     for start in range(done, len(lines), _WINDOW):
         end = min(start + _WINDOW, len(lines))
-        messages = [
-            Message(subject_of(dev.template, lines[index]), lines[index].text, {_HEADER: marks[index]})
-            for index in range(start, end)
-        ]
+        messages = []
+        for line, mark in zip(lines[start:end], marks[start:end], strict=True):
+            try:
+                messages.append(Message(subject_of(dev.template, line), line.text, {_HEADER: mark}))
+            except ConfigError as err:
+                left_out += 1
+                if left_out <= _SAID_MAX:
+                    log.warning("feed: left out: %s", err, extra={"code": err.code})
         sequences = await asyncio.gather(*(_stored(broker, message) for message in messages))
-        await _keep_record(broker, config.app, stream, marks[end - 1], max(sequences))
-    log.info("feed: done")
+        last = max(sequences, default=last)
+        await _keep_record(broker, config.app, stream, marks[end - 1], last)
+    log.info("feed: done%s", f"; {left_out} of its lines were left out" if left_out else "")
 
 
 def _marks(lines: Sequence[Line]) -> list[str]:

@@ -70,10 +70,18 @@ def try_route(
     lines = lines_of(read_all(file), file, keep_empty=is_raw)
     subjects = _Subjects(config, route, subject, is_raw=is_raw)
     read = _from_envelope if is_envelope else _from_line
-    deliveries = [read(line, number, subjects) for number, line in enumerate(lines, 1)]
+    deliveries: list[Delivery] = []
+    places: list[str] = []
+    for line in lines:
+        try:
+            deliveries.append(read(line, len(deliveries) + 1, subjects))
+            places.append(line.place)
+        except ConfigError as err:  # as `pub` leaves it out
+            complain(err)
     configure_logging("human", "error")
     logging.getLogger("processor.runnable").setLevel(logging.DEBUG)
-    return asyncio.run(_run(config, route, deliveries, [line.place for line in lines], Screen(format)))
+    code = asyncio.run(_run(config, route, deliveries, places, Screen(format)))
+    return code if len(deliveries) == len(lines) else code or EXIT_FAILED
 
 
 class _Subjects:

@@ -606,7 +606,7 @@ def test_messages_go_in_and_what_became_of_them_comes_out(
     assert (letter["code"], letter["reason"]) == ("E304", "ValueError: no")
     people = command("tail", "r", "-c", route, "--format", "human", "--count", "4", url=nats_server.url)
     assert people.ends() == EXIT_OK
-    assert " dead letter in.b E304 ValueError: no {" in people.out
+    assert " dead letter r.0.2 in.b E304 ValueError: no {" in people.out
 
     assert done("context", route, "r", url=nats_server.url).documents == [{"key": "", "context": {"n": 2}}]
     [inputs] = [done("tail", "in.b", "--no-follow", url=nats_server.url).documents]

@@ -6,9 +6,10 @@ import re
 import signal
 from pathlib import Path
 
-from processor.cli.terminal import EXIT_CONFIG, EXIT_OK
+from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 from processor.embedded import EmbeddedServer
-from tests.integration.test_cli import ROUTE, Start, code, command, done, route
+from tests.conftest import waited
+from tests.integration.test_cli import DEADLINE_S, ROUTE, Start, code, command, done, route
 from tests.terminal import COLUMNS, on_a_terminal
 
 __all__ = ["command", "done", "route"]
@@ -120,3 +121,28 @@ def test_dev_without_an_address_has_a_server_of_its_own(
     dev.says("route started")
     assert code(done("status", route)) == EXIT_OK
     assert dev.ends(signal.SIGINT) == EXIT_OK
+
+
+def test_a_line_of_the_feed_that_has_no_subject_is_left_out(
+    route: Path, command: Start, nats_server: EmbeddedServer
+) -> None:
+    """The lines behind it are published; a feed of which nothing can be is said to be one."""
+    route.write_text(ROUTE + "dev: {feed: feed.jsonl, subject: 'in.{who}'}\n")
+    (route.parent / "count.py").write_text(FAILS)
+    (route.parent / "feed.jsonl").write_text('{"who": "a"}\nno json\n{"who": "b.c"}\n{"who": "d"}\n')
+    dev = command("dev", route, url=nats_server.url)
+    dev.says("feed: done; 2 of its lines were left out")
+    assert f"feed: left out: {route.parent / 'feed.jsonl'}:2:1 E104 is not JSON" in dev.err
+    waited(lambda: '{"who":"d"}' in dev.out, "the last line is processed", DEADLINE_S)
+    assert dev.out.count('"who"') == 2
+    assert dev.ends(signal.SIGINT) == EXIT_OK
+
+
+def test_try_names_the_lines_that_it_cannot_use_and_runs_the_others(route: Path, done: Start) -> None:
+    """As `pub` does with the same file."""
+    (route.parent / "count.py").write_text(FAILS)
+    lines = '{"who": "a"}\nno json\n{"who": "d"}\n'
+    shown = done("try", route, "r", "-", "--subject", "in.{who}", given=lines)
+    assert code(shown) == EXIT_FAILED
+    assert shown.err.startswith("stdin:2:1 E104 is not JSON")
+    assert [document["data"]["who"] for document in shown.documents if "data" in document] == ["a", "d"]
