@@ -197,20 +197,27 @@ def starter(folder: Path, url: str) -> Start:
         path = folder / "config.yaml"
         below = textwrap.indent(textwrap.dedent(routes), "  ")
         path.write_text(f"app: {app}\nhttp: off\ndrain_s: 5\n{top}\nroutes:\n{below}")
-        telemetry = Telemetry()
-        service = Service(load(path, {"NATS_URL": url}), telemetry)
-        async with connected(url) as broker:
-            try:
-                await service.start(wait=False)
-                await waited(
-                    lambda: "the route is starting" not in telemetry.readiness.blocks.values(),
-                    "routes have started",
-                )
-                yield Running(service, telemetry, broker, path)
-            finally:
-                await service.stop()
+        async with started(path, url) as running:
+            yield running
 
     return start
+
+
+@asynccontextmanager
+async def started(path: Path, url: str, **env: str) -> AsyncIterator[Running]:
+    """The app of a configuration file, running at the server at `url` until the block ends."""
+    telemetry = Telemetry()
+    service = Service(load(path, {"NATS_URL": url, **env}), telemetry)
+    async with connected(url) as broker:
+        try:
+            await service.start(wait=False)
+            await waited(
+                lambda: "the route is starting" not in telemetry.readiness.blocks.values(),
+                "routes have started",
+            )
+            yield Running(service, telemetry, broker, path)
+        finally:
+            await service.stop()
 
 
 Serve = Callable[[str], Awaitable[str]]
