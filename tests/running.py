@@ -54,7 +54,10 @@ REPAIRED = COUNT.replace('query.get("fails")', "False")
 class Running:
     """A running processor and a client beside it, for what users do with any NATS client."""
 
-    def __init__(self, service: Service, telemetry: Telemetry, broker: Broker, path: Path) -> None:
+    def __init__(
+        self, service: Service, telemetry: Telemetry, broker: Broker, path: Path, app: str = "app"
+    ) -> None:
+        self.app = app
         self.service = service
         self.telemetry = telemetry
         self.broker = broker
@@ -108,7 +111,7 @@ class Running:
         """The dead letters of a route, as soon as there are `count`."""
 
         async def enough() -> list[Stored] | None:
-            found = await self.stored(f"p.app.dlq.{route}.>")
+            found = await self.stored(f"p.{self.app}.dlq.{route}.>")
             return found if len(found) >= count else None
 
         letters: list[Stored] = await waited(enough, f"{count} dead letters of {route}")
@@ -118,7 +121,7 @@ class Running:
         """The committed contexts of a route by key, decoded."""
         return {
             key: {n: values.decode(v) for n, v in items.items() if v != values.TOMBSTONE}
-            async for key, items in context.read(self.broker, "app", route)
+            async for key, items in context.read(self.broker, self.app, route)
         }
 
     async def listen(self, subject: str) -> list[Delivery]:
@@ -207,7 +210,8 @@ def starter(folder: Path, url: str) -> Start:
 async def started(path: Path, url: str, **env: str) -> AsyncIterator[Running]:
     """The app of a configuration file, running at the server at `url` until the block ends."""
     telemetry = Telemetry()
-    service = Service(load(path, {"NATS_URL": url, **env}), telemetry)
+    config = load(path, {"NATS_URL": url, **env})
+    service = Service(config, telemetry)
     async with connected(url) as broker:
         try:
             await service.start(wait=False)
@@ -215,7 +219,7 @@ async def started(path: Path, url: str, **env: str) -> AsyncIterator[Running]:
                 lambda: "the route is starting" not in telemetry.readiness.blocks.values(),
                 "routes have started",
             )
-            yield Running(service, telemetry, broker, path)
+            yield Running(service, telemetry, broker, path, config.app)
         finally:
             await service.stop()
 
