@@ -24,6 +24,7 @@ import os
 import random
 import re
 import sys
+import time
 import uuid
 import warnings
 import zoneinfo
@@ -96,6 +97,7 @@ def _bring(names: Sequence[str]) -> tuple[int, list[str]]:
         kept.add_distribution(name, distribution)
     if "tzdata" not in roots:
         kept.read_time_zones()
+    _prepare_event_loops()
     kept.load_extensions()
     _refuse_threads(", ".join(names))
     _forget_machine()
@@ -117,6 +119,34 @@ def _import_named(package: str, module: str) -> None:
 def _refuse_threads(package: str) -> None:
     if len(os.listdir("/proc/self/task")) > 1:
         raise Unusable(package, "starts threads when it is imported, which a guest cannot have")
+
+
+def _prepare_event_loops() -> None:
+    """Have asyncio's event loops do without the descriptors that a guest cannot open.
+
+    What they have them for cannot be in a guest: sockets, signals, and threads that wake a loop.
+    """
+    # Before the extension modules: `_asyncio` imports asyncio, which would initialise `_asyncio` once more.
+    # By name: the guests of the dialect must not have it.
+    loops: Any = importlib.import_module("asyncio.selector_events").BaseSelectorEventLoop
+    for name in ("_make_self_pipe", "_close_self_pipe", "_write_to_self"):
+        setattr(loops, name, _do_nothing)
+    selectors: Any = importlib.import_module("selectors")
+
+    class Waiter(selectors.SelectSelector):  # type: ignore[misc]
+        """Lets time pass for an event loop; no descriptor is ever ready."""
+
+        def select(self, timeout: float | None = None) -> list[Any]:
+            if timeout is None:
+                raise RuntimeError("the event loop has nothing left to do, and nothing can wake it")
+            time.sleep(max(timeout, 0))
+            return []
+
+    selectors.DefaultSelector = Waiter
+
+
+def _do_nothing(loop: object) -> None:
+    pass
 
 
 def _forget_machine() -> None:

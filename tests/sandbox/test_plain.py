@@ -112,6 +112,47 @@ async def test_all_of_python_and_its_standard_library_is_there(opened: Open) -> 
         assert output(await run(source)) == [42, [[7]], "b"]
 
 
+async def test_asyncio_works_without_a_descriptor(opened: Open) -> None:
+    """Tasks, groups, timeouts and queues run to their end; a loop that nothing can wake says so at once."""
+    work = """
+        async def work():
+            seen = [asyncio.current_task().get_name() == "main", asyncio.Task is _asyncio.Task]
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(asyncio.sleep(0.001 * n, n)) for n in (2, 1)]
+            seen.append([task.result() for task in tasks])
+            try:
+                async with asyncio.timeout(0.01):
+                    await asyncio.sleep(30)
+            except TimeoutError:
+                seen.append("timeout")
+            queue = asyncio.Queue()
+            putting = asyncio.create_task(queue.put("put"))
+            seen.append(await asyncio.wait_for(queue.get(), 5))
+            seen.append(await asyncio.gather(asyncio.sleep(0, 1), putting))
+            return seen
+
+        async def stuck():
+            await asyncio.get_running_loop().create_future()
+
+        async def named(coroutine):
+            asyncio.current_task().set_name("main")
+            return await coroutine
+    """
+    body = """
+        result = [asyncio.run(named(work())) for _ in range(2)]
+        try:
+            asyncio.run(stuck())
+        except RuntimeError as err:
+            result.append(str(err))
+    """
+    async with opened() as run:
+        seen = [True, True, [2, 1], "timeout", "put", [1, None]]
+        source = returning(body, f"import asyncio, _asyncio\n{dedent(work)}")
+        assert output(await run(source, wall_s=20)) == [
+            seen, seen, "the event loop has nothing left to do, and nothing can wake it"
+        ]  # fmt: skip
+
+
 async def test_a_runnable_of_the_dialect_runs_as_plain_python(opened: Open) -> None:
     """What is there without an import is there in both languages, and the base class too."""
     source = """
@@ -393,11 +434,11 @@ async def test_numbers_of_numpy_leave_as_numbers(opened: Open) -> None:
     """Scalars and arrays become JSON; what has no clear text is refused with what to write instead."""
     values = "{'a': np.int64(3), 'b': np.arange(4).reshape(2, 2), 'c': np.float32(0.5), 'd': np.bool_(True)}"
     refused = {
-        "pd.DataFrame({'a': [1]})": (r"E306 output 0 is a DataFrame, .*; write .to_dict\('records'\)"),
-        "pd.Timestamp(0)": r"E306 output 0 is a Timestamp, .*; write .isoformat\(\)",
+        "pd.DataFrame({'a': [1]})": (r"E306 output 0 is a DataFrame, .*; write value.to_dict\('records'\)"),
+        "pd.Period('2020-01')": r"E306 output 0 is a Period, .*; write str\(value\)",
         "[np.float64('nan')]": r"E306 output 0\[0\] is nan, which JSON cannot express",
         "np.array([1, np.nan])": r"E306 output 0\[1\] is nan, which JSON cannot express",
-        "np.datetime64('2020-01-01')": r"E306 output 0 is a datetime64, .*; write .item\(\)",
+        "np.timedelta64(1, 'M')": r"E306 output 0 is a timedelta64, .*; write str\(value\)",
         "np.zeros((3, 9))": r"E319 output 0\[0\] holds 9 items",
     }
     async with opened("pandas") as run:
@@ -409,7 +450,9 @@ async def test_numbers_of_numpy_leave_as_numbers(opened: Open) -> None:
             outcome = await run(returning(f"result = {value}", imports), max_container_length=8)
             assert re.match(said, " ".join(failure(outcome))), (value, outcome)
         outcome = await run(returning("self.context['m'] = np.float64(1)\nresult = 1", imports))
-        assert re.match(r"E309 .*float64, which cannot be kept; write .item\(\)", " ".join(failure(outcome)))
+        assert re.match(
+            r"E309 .*float64, which cannot be kept; write float\(value\)", " ".join(failure(outcome))
+        )
 
 
 @with_pandas
@@ -599,7 +642,6 @@ async def test_an_attack_ends_the_guest(opened: Open) -> None:
 REFUSED = [
     "subprocess.run(['true'])",
     "multiprocessing.Process(target=print).start()",
-    "asyncio.run(asyncio.sleep(0))",
     "open('/etc/passwd').read()",
     "open('/proc/self/environ').read()",
     "open('/proc/1/environ').read()",
