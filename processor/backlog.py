@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-import orjson
-
 from processor.context import app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Broker, Stored
 from processor.letters import in_subject
+from processor.position import read as read_position
+from processor.position import remains
 
 
 class Backlog:
@@ -36,7 +36,7 @@ class Backlog:
         Else a hop would take from the input what the route, as long as it cannot run, may have to read there.
         """
         for stored in await self._positions():
-            counted = orjson.loads(stored.payload)["stream"]
+            counted = read_position(stored)["stream"]
             if counted != self._stream:
                 raise BrokerError(
                     "E407",
@@ -88,7 +88,11 @@ def _number(subject: str) -> int:
 
 def _first_needed(position: Stored, counted: Mapping[str, str]) -> int:
     """The first sequence that a partition may not be done with; 1 where its position does not say."""
-    body = orjson.loads(position.payload)
-    if "resetting" in body or any(body[name] != value for name, value in counted.items()):
+    body = remains(position)
+    if (
+        "resetting" in body
+        or "unreadable" in body
+        or any(body[name] != value for name, value in counted.items())
+    ):
         return 1
     return min([int(body["seq"]) + 1, *map(int, body.get("open", {}))])

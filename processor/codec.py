@@ -29,12 +29,16 @@ from processor.config import Ism, Route
 from processor.errors import ProcessorError
 from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output, subject_text
 from processor.sandbox import documents
+from processor.sandbox.bounds import nests_deeper
 from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
 _SHOWN_CHARS = 80
 # A status event must fit into a message whatever the message or the exception that it reports.
 _STATUS_CHARS = 64 << 10
+# Of a message that is read here and written into another: more than limits.max_depth allows with an envelope
+# around it, and less than any interpreter refuses to write.
+_LEVELS = 250
 
 
 class Publication(NamedTuple):
@@ -481,11 +485,17 @@ def _not_json(err: ValueError | RecursionError, what: str = "the message") -> Un
 
 
 def _parsed_exactly(payload: bytes) -> Any:
-    """As `_parsed`, with integers of any size: what is written into another message must stay what it was."""
+    """As `_parsed`, with integers of any size: what is written into another message must stay what it was.
+
+    It is not so deep that it could not be written.
+    """
     try:
-        return json.loads(payload.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(payload.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as err:
         raise _not_json(err) from err
+    if nests_deeper(payload, value, _LEVELS):
+        raise Unreadable("E320", f"the message is nested too deeply: more than {_LEVELS} levels")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -581,9 +591,10 @@ def content_of(payload: bytes) -> dict[str, Any]:
     """The payload as `data` where it is JSON, as `text` where it is text, else as `base64`."""
     try:
         orjson.loads(payload)
-        # A fragment keeps numbers as they were written; it must not break the line.
-        return {"data": orjson.Fragment(payload) if b"\n" not in payload else json.loads(payload)}
-    except (orjson.JSONDecodeError, RecursionError):
+        # A fragment keeps numbers as they were written. It must not break the line: no text of JSON holds a
+        # line break, so each is white space.
+        return {"data": orjson.Fragment(payload.replace(b"\n", b" ").replace(b"\r", b" "))}
+    except orjson.JSONDecodeError:
         pass
     try:
         return {"text": payload.decode()}
@@ -633,5 +644,5 @@ def key_of(delivery: Delivery, codec: Codec) -> str:
     """The key that decides which partition a message belongs to: also for one that has none to be used."""
     try:
         return codec.key(delivery)
-    except Unreadable:
+    except Exception:  # a wall: any bytes; the worker asks again, and says what is wrong with the message
         return ""

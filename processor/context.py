@@ -57,9 +57,10 @@ from processor.jetstream import (
 )
 from processor.letters import Kept
 from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_token, partition_of
+from processor.position import VERSION, contexts_of, dump_items, items_of, remains, written_contexts
+from processor.position import read as read_position
 from processor.sandbox.values import TOMBSTONE
 
-VERSION = 1
 # So many contexts of a partition, up to this size together, ride in its position message, which every commit
 # writes anyway. More would be written again and again for the few of them that change.
 INLINE_MAX_BYTES = WHOLE_BYTES
@@ -278,7 +279,7 @@ class ContextStore:
                 partition.sequence, partition.fence = start_after, 0
                 partition.epoch = partition.claims = 0
                 continue
-            body = orjson.loads(position.payload)
+            body = read_position(position)
             self._check_position(body)
             self._check_input(body)
             partition.fence = position.sequence
@@ -361,14 +362,14 @@ class ContextStore:
             if prefix != self._pos:
                 continue
             partition = self._partitions[int(number)]
-            partition.body = orjson.loads(message.payload)
+            partition.body = read_position(message)
             self._check_position(partition.body)
             partition.fence, partition.epoch = message.sequence, partition.body["epoch"]
             _take_inline(partition, partition.body)
         missing = [number for number, partition in self._partitions.items() if not partition.body]
         if missing:
             for position in await _patiently(self._broker, self._stream, [f"{self._pos}.*"]):
-                self._check_position(orjson.loads(position.payload))
+                self._check_position(read_position(position))
             raise BrokerError(
                 "E401",
                 f"partition {missing[0]} of route {self._route} has no position in {self._stream}",
@@ -417,7 +418,7 @@ class ContextStore:
             found = next((s for s in stored if s.subject == position), None)
             if found is not None and found.sequence >= newest.fence:
                 # It may be a commit of ours that is under way: that one changes nothing of these keys.
-                if found.sequence > newest.fence and orjson.loads(found.payload)["epoch"] > newest.epoch:
+                if found.sequence > newest.fence and read_position(found)["epoch"] > newest.epoch:
                     await self._check_owned(partitions)
                 break
             await self._wait_for_replica(newest)
@@ -435,7 +436,7 @@ class ContextStore:
             if key is None or not message.payload:
                 continue
             if item == _ALL:
-                loaded[key] = _items(orjson.loads(message.payload))
+                loaded[key] = items_of(message.payload)
                 self._outside[key] = _Outside(None)
             else:
                 name = _item_name(item, message.headers)
@@ -631,7 +632,7 @@ class ContextStore:
     async def _stored_at(self, partition: _Partition, commit_id: str) -> int | None:
         """The sequence of a partition's position, where it is of this commit."""
         position = await self._newest(partition)
-        is_ours = position is not None and orjson.loads(position.payload)["cid"] == commit_id
+        is_ours = position is not None and read_position(position)["cid"] == commit_id
         return position.sequence if position is not None and is_ours else None
 
     async def _not_stored(self, batch: Sequence[Message], attempt: str) -> Sequence[Message]:
@@ -672,7 +673,7 @@ class ContextStore:
     async def _overtakers(self) -> list[str]:
         """The owners of positions that were claimed, edited or reset since we claimed them."""
         stored = await _patiently(self._broker, self._stream, [f"{self._pos}.{p}" for p in self._partitions])
-        bodies = {int(s.subject.rsplit(".", 1)[1]): orjson.loads(s.payload) for s in stored}
+        bodies = {int(s.subject.rsplit(".", 1)[1]): read_position(s) for s in stored}
         return [body["owner"] for p, body in bodies.items() if body["epoch"] > self._partitions[p].epoch]
 
     def _fenced(self, overtakers: Sequence[str] = (), in_hand: Collection[int] = ()) -> Fenced:
@@ -742,7 +743,7 @@ class ContextStore:
                 partition.inline[key], partition.inline_bytes[key] = items, size
                 return []
             self._move_out(partition, key, _Outside(None))
-        return [Message(self._subject(key, _ALL), _dump(items), KEPT)]
+        return [Message(self._subject(key, _ALL), dump_items(items), KEPT)]
 
     def _large(self, key: str, items: Mapping[str, bytes | None]) -> list[Message]:
         place = self._outside.get(key)
@@ -819,21 +820,25 @@ async def read(
 ) -> AsyncIterator[tuple[str, dict[str, bytes]]]:
     """Every committed context of a route (or that of `key`), as encoded items; owns nothing.
 
-    Each is as one commit left it. Those that are in positions come first, by key, then the others by
+    Each is as one commit left it. Raises BrokerError E421, after all that can be read, where a position
+    cannot be. Those that are in positions come first, by key, then the others by
     partition and key; a few of these are in memory at a time.
     """
     stream, pos, ctx = app_stream(app), f"p.{app}.pos.{route}", f"p.{app}.ctx.{route}"
     if key is not None:
         subjects = [f"{pos}.*", f"{ctx}.*.{key_token(key)}.*"]
-        contexts = _contexts_in(await _patiently(broker, stream, subjects))
+        stored = await _patiently(broker, stream, subjects)
+        contexts = _contexts_in(stored)
         if key in contexts:
             yield key, contexts[key]
+            return
+        _require_positions(stored)
         return
     positions = await _patiently(broker, stream, [f"{pos}.*"])
     inline = _contexts_in(positions)
     for name in sorted(inline):
         yield name, inline[name]
-    spread = [int(s.subject.rsplit(".", 1)[1]) for s in positions if orjson.loads(s.payload).get("spread")]
+    spread = [int(s.subject.rsplit(".", 1)[1]) for s in positions if remains(s).get("spread")]
     for partition in sorted(spread):
         prefixes = sorted(await _prefixes(broker, stream, f"{ctx}.{partition}.>"))
         for start in range(0, len(prefixes), _READ_KEYS):
@@ -843,6 +848,7 @@ async def read(
             wanted = {key_from_token(prefix.rsplit(".", 1)[1]) for prefix in some} - inline.keys()
             for name in sorted(wanted & contexts.keys()):
                 yield name, contexts[name]
+    _require_positions(positions)
 
 
 async def _prefixes(broker: Broker, stream: str, pattern: str) -> set[str]:
@@ -864,17 +870,24 @@ async def _prefixes(broker: Broker, stream: str, pattern: str) -> set[str]:
             return found
 
 
+def _require_positions(stored: Iterable[Stored]) -> None:
+    """Raise BrokerError E421 where a position among these cannot be read: there may be contexts in it."""
+    for message in stored:
+        if message.subject.split(".")[2] == "pos":
+            read_position(message)
+
+
 def _contexts_in(stored: Iterable[Stored]) -> dict[str, dict[str, bytes]]:
     contexts: dict[str, dict[str, bytes]] = {}
     for message in stored:
         tokens = message.subject.split(".")
         if tokens[2] == "pos":
-            for name, items in _items_by_key(orjson.loads(message.payload).get("ctx", {})).items():
+            for name, items in contexts_of(remains(message)).items():
                 contexts.setdefault(name, {}).update(items)
         elif message.payload:
             items = contexts.setdefault(key_from_token(tokens[5]), {})
             if tokens[6] == _ALL:
-                items.update(_items(orjson.loads(message.payload)))
+                items.update(items_of(message.payload))
             else:
                 items[_item_name(tokens[6], message.headers)] = message.payload
     return contexts
@@ -897,7 +910,7 @@ def _unannounced(positions: Mapping[int, Stored]) -> Iterator[tuple[int, Message
     """
     last: dict[tuple[str, int], tuple[int, int, list[Any]]] = {}
     for number, stored in positions.items():
-        body = orjson.loads(stored.payload)
+        body = read_position(stored)
         writer = body.get("owner", ""), body.get("lane", 0)
         last[writer] = max(last.get(writer, (0, 0, [])), (stored.sequence, number, body.get("live", [])))
     for _, number, live in last.values():
@@ -907,7 +920,7 @@ def _unannounced(positions: Mapping[int, Stored]) -> Iterator[tuple[int, Message
 
 def _take_inline(partition: _Partition, body: Mapping[str, Any]) -> None:
     partition.spread = body.get("spread", False)
-    partition.inline = _items_by_key(body.get("ctx", {}))
+    partition.inline = contexts_of(body)
     partition.inline_bytes = {key: _size(items) for key, items in partition.inline.items()}
 
 
@@ -915,7 +928,7 @@ def _contexts_of(partition: _Partition) -> dict[str, Any]:
     """What a position says about contexts."""
     said: dict[str, Any] = {"spread": True} if partition.spread else {}
     if partition.inline:
-        said["ctx"] = {k: orjson.Fragment(_dump(v)) for k, v in partition.inline.items()}
+        said["ctx"] = written_contexts(partition.inline)
     return said
 
 
@@ -940,15 +953,3 @@ def _is_recent(stored: Iterable[Stored], fences: Mapping[str, int]) -> bool:
 
 def _size(items: Mapping[str, bytes]) -> int:
     return sum(len(k) + len(v) for k, v in items.items())
-
-
-def _dump(items: Mapping[str, bytes]) -> bytes:
-    return orjson.dumps({k: orjson.Fragment(v) for k, v in items.items()})
-
-
-def _items(document: Mapping[str, Any]) -> dict[str, bytes]:
-    return {name: orjson.dumps(value) for name, value in document.items()}
-
-
-def _items_by_key(document: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, bytes]]:
-    return {key: _items(items) for key, items in document.items()}

@@ -22,7 +22,7 @@ import orjson
 
 from processor.backlog import Backlog
 from processor.config import Route
-from processor.context import VERSION, Input, app_stream
+from processor.context import Input, app_stream
 from processor.errors import BrokerError
 from processor.history import me
 from processor.holdings import Holdings
@@ -39,6 +39,7 @@ from processor.jetstream import (
 from processor.letters import in_subject, timestamp
 from processor.members import Member, ask
 from processor.model import NO_HEADERS
+from processor.position import VERSION, contexts_of, remains, written_contexts
 
 log = logging.getLogger("processor")
 
@@ -147,7 +148,7 @@ class Control:
         """The partitions of a route that have a position, in order; with `kind` hop, its hop's position."""
         found = []
         for stored in await self._positions(route, kind):
-            body = orjson.loads(stored.payload)
+            body = remains(stored)
             found.append(
                 Part(
                     int(stored.subject.rsplit(".", 1)[1]),
@@ -284,7 +285,7 @@ class Control:
 
     async def inputs(self, route: str, *, kind: str = "pos") -> set[Input]:
         """The streams that a route's positions count in; with `kind` hop, that of its hop."""
-        bodies = [orjson.loads(stored.payload) for stored in await self._positions(route, kind)]
+        bodies = [remains(stored) for stored in await self._positions(route, kind)]
         return {Input(body["stream"], body["created"]) for body in bodies}
 
     async def _own(self) -> Input:
@@ -306,7 +307,7 @@ class Control:
         for _ in range(_TRIES):
             positions = await self._positions(route, kind)
             if not positions and kind == "hop":  # the route's messages were not dealt before
-                none = orjson.dumps({"of": 1, "epoch": 0})
+                none = orjson.dumps({"v": 1, "of": 1, "epoch": 0, "owner": "", "cid": "", "resetting": 0})
                 positions = [Stored(f"p.{self._app}.hop.{route}.0", 0, none, NO_HEADERS)]
             if not positions:
                 raise BrokerError(
@@ -314,7 +315,7 @@ class Control:
                     f"route {route} has no position in {app_stream(self._app)}",
                     remedy="It has not run yet; `input.start` says where it begins.",
                 )
-            messages = [self._moved(stored, change, keep_context=keep_context) for stored in positions]
+            messages = [self._moved(p, change, len(positions), keep_context=keep_context) for p in positions]
             try:
                 await self._broker.commit(messages)
             except (WrongLastSequence, Again):
@@ -327,11 +328,15 @@ class Control:
             remedy=f"Pause it first: processor pause CONFIG {route}",
         )
 
-    def _moved(self, stored: Stored, change: Mapping[str, Any], *, keep_context: bool) -> Message:
-        body = orjson.loads(stored.payload)
-        kept = {name: body[name] for name in ("stream", "created", "of", "seq") if name in body}
+    def _moved(self, stored: Stored, change: Mapping[str, Any], of: int, *, keep_context: bool) -> Message:
+        """The record of one of `of` partitions as a reset leaves it, also where it cannot be read."""
+        body = remains(stored)
+        body["of"] = body["of"] or of
+        names = ("stream", "created", "of", "seq")
+        kept: dict[str, Any] = {name: body[name] for name in names if name in body}
         if keep_context:
-            kept |= {name: body[name] for name in ("ctx", "spread") if name in body}
+            kept |= {"ctx": written_contexts(contexts_of(body))} if "ctx" in body else {}
+            kept |= {"spread": body["spread"]} if "spread" in body else {}
         body = {
             **kept,
             **change,

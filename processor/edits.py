@@ -49,7 +49,7 @@ from processor.jetstream import (
 )
 from processor.model import WHOLE_BYTES, ContextChange, key_token, partition_of
 from processor.sandbox.bounds import KEY, Bounds, Exceeded, described
-from processor.sandbox.values import TOMBSTONE, decode, encode
+from processor.sandbox.values import TOMBSTONE, check_name, decode, encode
 
 EDIT_S = 10.0  # how long an edit tries to come between two commits of a busy owner
 # How long an edit waits for owners whom another has cost work. They ask for that with their claims, so that
@@ -399,6 +399,7 @@ class ContextEdits:
     def _encoded(self, name: str, value: Any) -> bytes:
         try:
             name.encode()
+            check_name(name)
             self._bounds.check_text(name, ("context", KEY))
             return encode(value, ("context", name), self._bounds)
         except Exceeded as err:
@@ -446,7 +447,7 @@ def _decoded(name: str, value: bytes) -> Any:
     try:
         return decode(value)
     except ValueError as err:
-        raise BrokerError("E410", f"context[{name[:80]!r}] cannot be read: {err}") from None
+        raise ProcessorError("E366", f"context[{name[:80]!r}] cannot be read: {err}") from None
 
 
 def value_of(text: str | bytes) -> Any:

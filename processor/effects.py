@@ -340,10 +340,9 @@ class EffectsOf:
 
     def _add_user_event(self, effects: Effects, batch: Batch, event: Event) -> None:
         delivery = batch.members[event.group][0]
-        data = orjson.Fragment(event.body)  # as it was written: it was read as JSON when it crossed
-        self._add_event(
-            effects, "user", delivery, name=event.name, key=batch.groups[event.group].key, data=data
-        )
+        # As the guest wrote it, which `wire` has vetted: read and written again, its numbers could be others.
+        data, key = orjson.Fragment(event.body), batch.groups[event.group].key
+        self._add_event(effects, "user", delivery, name=event.name, key=key, data=data)
 
     def _add_event(self, effects: Effects, kind: str, delivery: Delivery, **more: object) -> None:
         subject = self._route.events_subject
@@ -378,7 +377,12 @@ class EffectsOf:
         self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int, id_: str = ""
     ) -> None:
         """Say to the sender's system, to listeners and in the log that a message was given up."""
-        for publication in self._codec.failed(delivery, failure):
+        try:
+            said = self._codec.failed(delivery, failure)
+        except Exception:  # a wall: the message is given up, whatever it holds
+            log.exception("an unexpected error while telling of a message; please report it")
+            said = []
+        for publication in said:
             self._add_if_taken(effects, publication, delivery)
         reason = failure.text[:REASON_CHARS]
         if self._events_level in ("failures", "all"):

@@ -26,8 +26,9 @@ from processor.jetstream import Broker, Reader
 from processor.letters import Kept
 from processor.model import Delivery, Lag
 from processor.sandbox.host import Guest
+from processor.source import Source
 from processor.telemetry import RouteTelemetry
-from processor.worker import Shared, Source, Worker, place_of
+from processor.worker import Shared, Worker, place_of
 
 # What may wait in memory for a lane, on average: one that is slow gets more when the others are idle.
 _ROOM = 2000

@@ -93,7 +93,7 @@ NO_HEADERS = Headers()
 
 # One token of a NATS subject that is made from data: no dots, no wildcards, no white space, no control
 # characters, and not so long that a subject stops being one.
-SAFE_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f]{1,256}\Z")
+SAFE_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
 
 
 # A context up to this size is reported, and stored, as a whole; a larger one by changed item.

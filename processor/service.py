@@ -42,8 +42,9 @@ from processor.letters import in_subject, timestamp
 from processor.members import Block, Members, Version
 from processor.model import Delivery, Limits, Program
 from processor.retention import RetentionWatch
-from processor.sandbox.host import Zygote, raise_descriptor_limit
+from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
+from processor.sandbox.launch import raise_descriptor_limit
 from processor.streams import Streams, warn_of_gap
 from processor.telemetry import Telemetry
 from processor.watch import CopyWatch, StreamWatch

@@ -24,7 +24,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
-from typing import Protocol
 
 from processor.breaker import DEATHS, Breaker
 from processor.codec import Codec, Unreadable, key_of
@@ -50,9 +49,11 @@ from processor.model import (
     Retry,
     decide,
 )
+from processor.position import UNREADABLE
 from processor.replay import Replay
 from processor.sandbox.host import Answer, Guest
 from processor.sandbox.messages import columns
+from processor.source import Source
 from processor.telemetry import RUNNABLE_LOG, RouteTelemetry
 from processor.waiting import Waiting
 
@@ -70,27 +71,6 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 class _GivenBack(Exception):
     """A message that waits, for its next try or the breaker, is left to the next start: the route stops."""
-
-
-class Source(Protocol):
-    """Where deliveries come from: a `Reader`, or a `Lane` of one that several workers share."""
-
-    @property
-    def taken(self) -> int:
-        """Up to this sequence of the stream everything that is for this worker was taken."""
-
-    @property
-    def waiting(self) -> int:
-        """Messages that `take` would return at once."""
-
-    def peek(self, max_messages: int) -> list[Delivery]:
-        """The first of those, left where they are."""
-
-    async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
-        """The next messages, as `Reader.take`; none where only `taken` went on, far."""
-
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """As `Reader.ack`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +368,7 @@ class Worker:
             return ()
         await self._announce(batch)
         outcome = await self._run(batch)
-        effects = self._effects_of.run(batch, outcome, self._tries)
+        effects = self._effects(batch, outcome)
         if isinstance(effects, Effects):
             effects.scattered = self._store.scattered(effects.contexts)
             if (misfit := self._effects_of.misfit(effects)) is not None:
@@ -407,6 +387,17 @@ class Worker:
         elif await self._judge(batch, effects, self._tries.get(deliveries[0].sequence, 0) + 1):
             return [deliveries]
         return ()
+
+    def _effects(self, batch: Batch, outcome: Outcome) -> Effects | Failure:
+        try:
+            return self._effects_of.run(batch, outcome, self._tries)
+        except Exception:  # a wall: it takes apart what a message and a guest hold
+            return self._fault("the effects of a run were made")
+
+    def _fault(self, when: str) -> Failure:
+        """An error of ours, being handled, as the failure of what it was about."""
+        log.exception("an unexpected error while %s; please report it", when, extra=self._where(code="E365"))
+        return Failure("E365", f"an error of Processor's own while {when}; its log has it, please report it")
 
     async def _judge(self, batch: Batch, failure: Failure, attempt: int) -> bool:
         """Decide about the one message of a batch that failed, and make it so; whether to try it at once."""
@@ -570,6 +561,8 @@ class Worker:
                 key = self._codec.key(delivery)
             except Unreadable as err:
                 unreadable = err.failure
+            except Exception:  # a wall: any bytes
+                unreadable = self._fault("the key of a message was looked for")
             partition = place_of(delivery, key, self._store)
             if partition not in self._store.owned:
                 continue
@@ -588,6 +581,8 @@ class Worker:
                     document = self._codec.read(delivery)
                 except Unreadable as err:
                     unreadable = err.failure
+                except Exception:  # a wall, as above
+                    unreadable = self._fault("a message was read")
             if unreadable is not None:
                 batch.rejected.append((delivery, unreadable))
                 continue
@@ -669,6 +664,9 @@ class Worker:
         missing = [key for key in keys if key not in self._resident]
         contexts = await self._load(missing)
         groups = [g._replace(context=contexts.pop(g.key, None)) for g in batch.groups]
+        for number, group in enumerate(groups):
+            if group.context is not None and UNREADABLE in group.context.values():
+                return Failed(_unreadable(group.key, self._route.name), group=number)
         for key in keys:
             self._resident[key] = None
             self._resident.move_to_end(key)
@@ -749,6 +747,11 @@ class Worker:
         # Contexts died with the guest: they are what is committed once everything before is.
         await self._settled()
         if self._guest is not None:
+            if (why := self._guest.verdict) is not None and why.code == "E367":  # between runs: of no message
+                self._telemetry.guest_restarted(why.code)
+                log.warning(
+                    "the guest was stopped: %s %s", why.code, why.text, extra=self._where(code=why.code)
+                )
             await self._guest.close()
         self._store.forget(self._resident)
         self._resident.clear()
@@ -973,6 +976,14 @@ class Worker:
             telemetry.dropped(failure.code)
         telemetry.waiting(len(self._waiting), self._waiting.blocked)
         telemetry.context(self._store.bytes_held)
+
+
+def _unreadable(key: str, route: str) -> Failure:
+    return Failure(
+        "E366",
+        f"the context of key {key[:80]!r} cannot be read, so its messages cannot run; "
+        f"`processor context delete CONFIG {route} KEY` lets it begin anew",
+    )
 
 
 def place_of(delivery: Delivery, key: str, store: ContextStore) -> int:

@@ -29,15 +29,15 @@ LAYERS = [
     ["control", "deadletters", "effects"],
     ["backlog", "holdings"],
     ["context"],
-    ["history", "members", "replay", "waiting", "due"],
+    ["history", "members", "replay", "waiting", "due", "position", "source"],
     ["letters"],
     ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
     ["config"],
     ["sandbox.guest"],
     ["sandbox.entrypoints", "sandbox.requests"],
     ["sandbox.capabilities", "sandbox.plain"],
-    ["sandbox.endings"],
-    ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire"],
+    ["sandbox.endings", "sandbox.tally"],
+    ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire", "sandbox.launch"],
     ["sandbox.facades", "sandbox.values"],
     ["sandbox.documents"],
     ["sandbox.bounds", "sandbox.messages", "sandbox.processes", "sandbox.remedies"],
@@ -77,8 +77,8 @@ LINES = 1000
 # Nothing is known about what these catch: code of a user, a lane, a task of the service, a request,
 # what takes messages.
 WALLS = {
-    "sandbox.guest", "sandbox.dialect", "sandbox.packages", "worker", "service", "inbox", "jetstream.intake",
-    "jetstream.micro", "jetstream.reader", "jetstream.subscription",
+    "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "effects", "codec", "worker",
+    "service", "inbox", "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
 }  # fmt: skip
 
 

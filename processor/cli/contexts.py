@@ -156,7 +156,7 @@ def _show(key: str, items: Mapping[str, bytes], screen: Screen, options: Options
             if value != TOMBSTONE:
                 context[name] = _shown(decode(value), options)
         except ValueError as err:
-            complain(f"E410 context[{name!r}] of key {key!r} cannot be read: {err}.")
+            complain(f"E366 context[{name!r}] of key {key!r} cannot be read: {err}.")
             code = EXIT_FAILED
     screen.document({"key": key, "context": context})
     return code

@@ -152,7 +152,7 @@ def _aside(shown: dict[str, Any]) -> Iterator[str]:
     if shown["dead_letters"]:
         yield _counted(shown["dead_letters"], "dead letter")
     if not shown["counted_all"]:
-        yield f"there are more of these: counted were the first {COUNTED_MAX} messages"
+        yield f"there are more of these: counted were the first {COUNTED_MAX} of each kind"
 
 
 def _counted(number: int, what: str) -> str:

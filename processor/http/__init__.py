@@ -25,7 +25,7 @@ from processor.config import Reach
 from processor.errors import ProcessorError
 from processor.http.client import Client, Resolve, resolve, trusted_roots
 from processor.http.outbound import UNSAFE, Outside
-from processor.http.secrets import Scrubber, Vault
+from processor.http.secrets import Vault
 from processor.http.services import Service
 
 __all__ = ["UNSAFE", "HostCalls", "Resolve", "RouteCalls"]
@@ -69,8 +69,7 @@ class RouteCalls:
         self._connect = connect
         self._observe = observe
         self._clients: dict[str, Client] = {}
-        scrubber = Scrubber([secret.value for secret in reach.secrets])
-        self._outside = Outside(reach.outbound, self._outbound_client, vault, scrubber)
+        self._outside = Outside(reach.outbound, self._outbound_client, vault)
 
     async def perform(self, name: str, args: dict[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.

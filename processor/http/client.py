@@ -174,7 +174,7 @@ class _Dialer(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        failure: Exception = httpcore.ConnectError(_NO_ADDRESS)
+        failure: Exception | None = None
         addresses = self._check(host, port, await self._look_up(host, port))
         for address in addresses:
             try:
@@ -182,7 +182,10 @@ class _Dialer(httpcore.AsyncNetworkBackend):
                 return await self._sockets.connect_tcp(str(address), port, patience_s)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as err:
                 failure = err
-        raise failure
+        try:
+            raise failure or httpcore.ConnectError(_NO_ADDRESS)
+        finally:
+            failure = None  # it has this frame: they would keep each other, and the request, in memory
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise httpcore.ConnectError("no sockets of this machine")

@@ -20,7 +20,7 @@ from processor.address import Url, parse_url
 from processor.config import Outbound
 from processor.errors import ProcessorError
 from processor.http.client import Answer, Client, Unanswered
-from processor.http.secrets import STEP_BYTES, Scrubber, Vault
+from processor.http.secrets import STEP_BYTES, Vault
 from processor.sandbox.wire import Attached
 
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})  # what they do may be done twice
@@ -77,13 +77,10 @@ class _Hop:
 class Outside:
     """The `requests` capability of one route."""
 
-    def __init__(
-        self, settings: Outbound, client: Callable[[], Client], vault: Vault, scrubber: Scrubber
-    ) -> None:
+    def __init__(self, settings: Outbound, client: Callable[[], Client], vault: Vault) -> None:
         self._settings = settings
         self._client = client
         self._vault = vault
-        self._scrubber = scrubber
 
     async def request(self, args: dict[str, Any]) -> Attached:
         """The answer to one call: its head as JSON, its body beside it.
@@ -92,7 +89,6 @@ class Outside:
         the call has none. A call that was allowed and brought no answer gives
         `{"failed": kind, "text": why}`. Raises ProcessorError with E317, E323, E325 or E326.
         """
-        text = self._scrubber.text
         hop, deadline_s, follow = self._read(args)
         started = time.monotonic()
         try:
@@ -101,9 +97,9 @@ class Outside:
         except TimeoutError:
             return _failed("timeout", f"{hop.url.authority}: no complete answer within {deadline_s:g} s")
         except Unanswered as err:
-            return _failed(err.kind, text(err.what))
-        except ProcessorError as err:  # a redirect can put what a server said into any sentence
-            raise ProcessorError(err.code, text(err.what), place=err.place, remedy=text(err.remedy)) from None
+            return _failed(err.kind, err.what)
+        scrubber = self._vault.scrubber(url)
+        text = scrubber.text
         head = {
             "status": answer.status,
             "reason": text(answer.reason),
@@ -112,33 +108,38 @@ class Outside:
             "elapsed_s": time.monotonic() - started,
         }
         if len(answer.body) > STEP_BYTES:
-            return Attached(head, await asyncio.to_thread(self._scrubber.body, answer.body))
-        return Attached(head, self._scrubber.body(answer.body))
+            return Attached(head, await asyncio.to_thread(scrubber.body, answer.body))
+        return Attached(head, scrubber.body(answer.body))
 
     async def _follow(self, hop: _Hop, follow: bool) -> tuple[Answer, Url]:
-        redirects = self._settings.redirects
-        while True:
-            answer = await self._send(hop)
-            location = answer.header("location")
-            if not follow or answer.status not in (301, 302, 303, 307, 308) or not location:
-                return answer, hop.url
-            if not redirects:
-                raise Unanswered(
-                    "redirects", f"more than {self._settings.redirects} redirects (outbound.redirects)"
-                )
-            redirects -= 1
-            hop = self._next(hop, answer.status, location)
+        for number in range(self._settings.redirects + 1):
+            text = self._vault.scrubber(hop.url).text
+            try:
+                answer = await self._send(hop)
+                location = answer.header("location")
+                if not follow or answer.status not in (301, 302, 303, 307, 308) or not location:
+                    return answer, hop.url
+                if number < self._settings.redirects:
+                    hop = self._next(hop, answer.status, location)
+            except Unanswered as err:  # a redirect can put what a server said into any sentence
+                raise Unanswered(err.kind, text(err.what)) from None
+            except ProcessorError as err:
+                raise ProcessorError(
+                    err.code, text(err.what), place=err.place, remedy=text(err.remedy)
+                ) from None
+        raise Unanswered("redirects", f"more than {self._settings.redirects} redirects (outbound.redirects)")
 
     def _next(self, hop: _Hop, status: int, location: str) -> _Hop:
+        text = self._vault.scrubber(hop.url).text
         try:
             # Header bytes came in as Latin-1; a URL that is not ASCII is UTF-8 in practice.
             url = hop.url.joined(location.encode("latin-1").decode("utf-8", "replace"))
         except ValueError as err:
-            raise _refused(f"a redirect to {self._scrubber.text(location)[:200]!r}: {err}") from None
+            raise _refused(f"a redirect to {text(location)[:200]!r}: {err}") from None
         following = hop.redirected(status, url)
         if url.origin != hop.url.origin:
             following = following.without_credentials(self._vault)
-            if self._scrubber.text(str(url)) != str(url):
+            if text(str(url)) != str(url):
                 raise ProcessorError(
                     "E326", f"a redirect to {url.authority} would take a secret with it", place="requests"
                 )
@@ -148,6 +149,7 @@ class Outside:
         """One exchange, with the secrets that its server may have in place."""
         vault, url, client = self._vault, hop.url, self._client()
         client.check(url)  # before a secret is looked at: what is not allowed is that, whatever it carries
+        self._check_size(hop)
         query = vault.fill(url.query, url, quote_plus)
         headers = [(name, _header(name, vault.fill(value, url))) for name, value in hop.headers]
         if hop.auth is not None:
@@ -155,16 +157,23 @@ class Outside:
             token = base64.b64encode(f"{user}:{password}".encode()).decode()
             headers.append(("Authorization", f"Basic {token}"))
         body = vault.fill_body(hop.body, hop.kind, url)
-        size = len(url.path) + len(query) + len(body) + sum(len(n) + len(v) for n, v in headers)
-        if size > self._settings.request_bytes:
-            limit = self._settings.request_bytes
+        filled = replace(url, query=query)
+        return await client.exchange(hop.method, filled, headers, body, self._settings.response_bytes)
+
+    def _check_size(self, hop: _Hop) -> None:
+        """Raise ProcessorError E323 for a request that is too large.
+
+        It is measured with the marks of secrets in it: with their values it would tell how long these are.
+        """
+        parts = [hop.url.path, hop.url.query, *(hop.auth or ())]
+        parts += [part for pair in hop.headers for part in pair]
+        size, limit = sum(map(len, parts)) + len(hop.body), self._settings.request_bytes
+        if size > limit:
             raise ProcessorError(
                 "E323",
                 f"the request has {size} bytes (limit {limit}, outbound.request_bytes)",
                 place="requests",
             )
-        filled = replace(url, query=query)
-        return await client.exchange(hop.method, filled, headers, body, self._settings.response_bytes)
 
     # Reading the call.
 

@@ -23,6 +23,8 @@ from processor.address import Url
 from processor.config import BoundSecret
 from processor.errors import ProcessorError
 from processor.sandbox import documents
+from processor.sandbox.bounds import nests_deeper
+from processor.sandbox.values import DEPTH
 
 GONE = b"***"
 STEP_BYTES = 128 << 10
@@ -33,9 +35,23 @@ class Vault:
     """The secrets that one route may use. `marks` is what its guests get: a text for each name."""
 
     def __init__(self, bound: Sequence[BoundSecret]) -> None:
+        self._bound = bound
+        self._scrubbers: dict[frozenset[str], Scrubber] = {}
         self.marks = {secret.name: f"secret.{secret.name}.{secrets.token_hex(16)}" for secret in bound}
         self._by_mark = {self.marks[secret.name]: secret for secret in bound}
         self._marks = re.compile("|".join(map(re.escape, self._by_mark)) or r"(?!)")
+
+    def scrubber(self, url: Url) -> Scrubber:
+        """What takes out of an answer of that server the secrets that are bound to it.
+
+        No others: what is taken out of the answer of a server that can say anything would confirm guesses of
+        a secret that it never gets.
+        """
+        ours = [secret for secret in self._bound if _covers(secret, url)]
+        names = frozenset(secret.name for secret in ours)
+        if names not in self._scrubbers:
+            self._scrubbers[names] = Scrubber([secret.value for secret in ours])
+        return self._scrubbers[names]
 
     def holds_mark(self, text: str) -> bool:
         return bool(self._marks.search(text))
@@ -63,7 +79,17 @@ class Vault:
         if not self.holds_mark(text):
             return body
         if kind == "json":
-            document = self._fill_document(documents.decoder([body])(body), url)
+            try:
+                document = documents.loads(body)
+            except ValueError:
+                document, is_deep = None, True
+            else:
+                is_deep = nests_deeper(body, document, DEPTH)
+            if is_deep:
+                raise ProcessorError(
+                    "E317", f"a JSON body that is none, or of more than {DEPTH} levels", place="requests"
+                )
+            document = self._fill_document(document, url)
             return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
         if kind == "form":
             return self.fill(text, url, quote_plus).encode()
@@ -82,7 +108,7 @@ class Vault:
         return value
 
     def _value(self, secret: BoundSecret, url: Url) -> str:
-        if any(binding.covers(url) for binding in secret.bindings):
+        if _covers(secret, url):
             return secret.value
         raise ProcessorError(
             "E326",
@@ -91,6 +117,10 @@ class Vault:
             remedy="To allow it: add the host to "
             f"secrets.{secret.name}.hosts{'' if url.scheme == 'https' else ', with http:// in front'}.",
         )
+
+
+def _covers(secret: BoundSecret, url: Url) -> bool:
+    return any(binding.covers(url) for binding in secret.bindings)
 
 
 class Scrubber:

@@ -18,11 +18,12 @@ from processor.errors import ProcessorError
 from processor.http.client import Client, Unanswered
 from processor.http.secrets import Scrubber
 from processor.sandbox import documents
+from processor.sandbox.bounds import nests_deeper
+from processor.sandbox.values import DEPTH
 
 TICKER = re.compile(r"[A-Za-z0-9.^=-]{1,20}\Z")
 STATE_ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
 PUBLIC_KEY = "demo"  # what the API's own documentation uses; it answers for a few tickers
-DEPTH = 100  # levels of an answer
 
 
 class Service:
@@ -88,21 +89,11 @@ class Service:
             raise self._refused(f"the server answered with status {answer.status}")
         try:
             document = documents.loads(scrubber.body(answer.body))
-            _check_depth(document, DEPTH)
         except ValueError:
             raise self._refused("the server's answer is not JSON") from None
-        except RecursionError:
-            raise self._refused("the server's answer is nested too deeply") from None
+        if nests_deeper(answer.body, document, DEPTH):
+            raise self._refused("the server's answer is nested too deeply")
         return document
 
     def _refused(self, what: str, remedy: str = "") -> ProcessorError:
         return ProcessorError("E317", what, place=self._name, remedy=remedy)
-
-
-def _check_depth(value: Any, levels: int) -> None:
-    """Raise RecursionError for a value of more than `levels`."""
-    if levels < 0:  # our own bound: the interpreter's differs between versions
-        raise RecursionError
-    if isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, levels - 1)

@@ -5,13 +5,13 @@ context keeps to these bounds, wherever it reads or writes their JSON text. What
 one that is short, and has few brackets, cannot hold a value that is over a bound, and is all that most
 messages cost. Only the others are walked.
 
-Nothing here runs user code but `plain`, where the caller gives one. The host does not rely on any of this:
-it has its own bounds on frames.
+Nothing here runs user code but `plain`, where the caller gives one. The host does not rely on any of that: it
+has its own bounds on frames, and `nests_deeper` for the documents in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from processor.model import Limits
@@ -23,6 +23,7 @@ ELEMENT, KEY = object(), object()
 _PATH_CHARS = 200
 _STEP_CHARS = 60
 _ATOMS: frozenset[type] = frozenset({int, float, bool, type(None)})
+_CONTAINERS: frozenset[type] = frozenset({dict, list})
 
 
 class Exceeded(ValueError):
@@ -112,6 +113,25 @@ class Bounds:
 
 
 UNCONFIGURED = Bounds(Limits())
+
+
+def nests_deeper(text: bytes, value: Any, levels: int) -> bool:
+    """Whether the value of a JSON text has more than so many levels of lists and objects.
+
+    It goes down without recursion, so that no depth is too much for it: for whatever the host takes apart or
+    writes again.
+    """
+    if not _has_more_brackets(text, levels):
+        return False
+    level = [value]
+    for _ in range(levels):
+        level = [inner for item in level for inner in _inner(item) if type(inner) in _CONTAINERS]
+    return any(type(item) in _CONTAINERS for item in level)
+
+
+def _inner(container: Any) -> Iterable[Any]:
+    kind = type(container)
+    return container.values() if kind is dict else container if kind is list else ()
 
 
 def _has_more_brackets(text: bytes, most: int) -> bool:

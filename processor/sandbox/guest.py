@@ -367,9 +367,15 @@ class Held:
             raise _failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
         if not items:
             return None
-        if size <= WHOLE_BYTES or self._was_small:
-            return ContextChange(self._keeper.all_items(), True, size)
-        return ContextChange(items, False, size)
+        if size > WHOLE_BYTES and not self._was_small:
+            return ContextChange(items, False, size)
+        change = ContextChange(self._keeper.all_items(), True, size)
+        try:
+            for name in () if change.is_small else change.items:
+                values.check_name(name)
+        except ValueError as err:
+            raise _unkeepable(err) from None
+        return change
 
     def keep(self, change: ContextChange | None) -> None:
         """The change is on its way to the host: it is the ground for the next run."""
@@ -845,6 +851,8 @@ class Guest:
         name = str.__str__(name) if isinstance(name, str) else ""  # a subclass has its own idea of itself
         if not 0 < len(name) <= wire.EVENT_NAME_CHARS:
             raise ValueError(f"an event's name is a text of 1 to {wire.EVENT_NAME_CHARS} characters")
+        if not wire.is_text(name):
+            raise ValueError("an event's name holds a lone surrogate, which is not text")
         self._bounds.check_text(name, "an event's name")
         self._memory.for_runtime()
         try:

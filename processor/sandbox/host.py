@@ -16,9 +16,9 @@ import array
 import asyncio
 import contextlib
 import errno
+import logging
 import math
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -29,17 +29,19 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-import processor
 from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
 from processor.sandbox import processes, wire
 from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
 from processor.sandbox.jail import LEVELS, JailReport
+from processor.sandbox.launch import execute, out_of_descriptors
+from processor.sandbox.tally import Tally
+
+log = logging.getLogger("processor")
 
 Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
 # Who makes the calls of one run: gets the group that calls, the name, the arguments, and what makes the call.
@@ -50,6 +52,11 @@ CPU_POLL_S = 0.05
 WEIGH_EVERY_S = 0.1  # a look at a guest's memory takes a tenth of what a small run takes
 # The guest's own timers come first, so that it can say which line was running; then the host kills.
 GRACE_S = 0.1
+# A guest of which nothing is asked waits for its socket. It may use this once, to let go of what the last run
+# left, and this part of all further time; that is looked at so often.
+IDLE_CPU_S = 0.5
+IDLE_SHARE = 0.01
+IDLE_LOOK_S = 5.0
 START_S = 20.0
 IMPORT_S = 120.0  # for a zygote that imports packages: some take long, and read a lot from a cold disk
 LAST_WORDS_S = 2.0
@@ -59,14 +66,6 @@ READ_BYTES = 1 << 18
 # Calls over limits.requests are answered with a refusal, but not for ever: each one costs the host time.
 REFUSED_CALLS = 1000
 COMPILED_MAX = 2000  # programs, of at most wire.CODE_BYTES each, whose code is kept
-
-_BOOT = """
-import sys
-sys.path += sys.argv[3:]
-import orjson
-from processor.sandbox.guest import zygote
-zygote(int(sys.argv[1]), orjson.loads(sys.argv[2]))
-"""
 
 
 class _Gone(Exception):
@@ -96,6 +95,7 @@ class Zygote:
         # and they verify it like what they compile themselves.
         self._compiled: dict[Program, bytes] = {}
         self._is_closed = False
+        self._looking: asyncio.TimerHandle | None = None
 
     @classmethod
     async def start(cls) -> Zygote:
@@ -103,6 +103,7 @@ class Zygote:
         zygote = cls()
         try:
             zygote.report = (await zygote._running_cell(None)).report
+            zygote._look_at_idle()
         except BaseException:
             await zygote.close()
             raise
@@ -161,8 +162,16 @@ class Zygote:
     async def close(self) -> None:
         """Kill every guest and end the zygote; nothing of them remains. Idempotent."""
         self._is_closed = True
+        if self._looking is not None:
+            self._looking.cancel()
         await asyncio.gather(*(guest.close() for guest in list(self._guests)))
         await asyncio.gather(*(cell.close() for cell in self._cells.values()))
+
+    def _look_at_idle(self) -> None:
+        # All at once: a timer for each of a thousand idle guests would cost more than they do.
+        for guest in list(self._guests):
+            guest.check_idle()
+        self._looking = asyncio.get_running_loop().call_later(IDLE_LOOK_S, self._look_at_idle)
 
     async def _running_cell(self, kind: _Kind) -> _Cell:
         async with self._starting.setdefault(kind, asyncio.Lock()):
@@ -258,10 +267,10 @@ class _Cell:
                 )
                 errors = opened.enter_context(os.fdopen(os.memfd_create("zygote-errors"), "r+b"))
             except OSError as err:
-                raise _no_guest(_out_of_descriptors(err)) from err
+                raise _no_guest(out_of_descriptors(err)) from err
             ours.setblocking(False)
             try:
-                process = _execute(theirs.fileno(), kind, errors)
+                process = execute(theirs.fileno(), kind, errors)
             except OSError as err:
                 raise _no_guest(f"{sys.executable}: {err.strerror}") from err
             theirs.close()
@@ -333,7 +342,7 @@ class _Cell:
         except OSError as err:
             ours.close()
             os.close(handle)
-            raise _no_guest(_out_of_descriptors(err)) from err
+            raise _no_guest(out_of_descriptors(err)) from err
 
     def kill(self, order: int) -> None:
         """Have the zygote kill a guest that we may not signal: root without CAP_KILL, uid dropped."""
@@ -387,7 +396,7 @@ class _Cell:
                 os.close(fd)
             if waiting is not None and not waiting.done():  # the kernel drops what we have no number for
                 full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                waiting.set_exception(_no_guest(_out_of_descriptors(full)))
+                waiting.set_exception(_no_guest(out_of_descriptors(full)))
         elif "refused" in message:
             del self._endings[message["refused"]]
             waiting = self._forked.get(message["refused"])
@@ -431,55 +440,17 @@ def _unusable(package: str, why: str, nearest: str) -> LanguageError:
     return LanguageError("E505", f"the package {package!r} {why}", package=package, remedy=remedy)
 
 
-def _execute(control_fd: int, kind: _Kind, errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the zygote's process with nothing of ours but our import path."""
-    # -I and -S: no environment, no user's site, no .pth file that runs code.
-    names = orjson.dumps(kind).decode()
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, str(control_fd), names, *_import_path()]
-    return subprocess.Popen(
-        command,
-        env={},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        pass_fds=[control_fd],
-        start_new_session=True,  # a Ctrl-C at the terminal is the host's to handle
-    )
-
-
-def _out_of_descriptors(err: OSError) -> str:
-    if err.errno != errno.EMFILE:
-        return err.strerror or str(err)
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return f"all {limit} descriptors of this process are in use (two per guest; raise `ulimit -Hn`)"
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as it may: every guest takes two."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # some systems refuse what they call unlimited
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _settle(future: asyncio.Future[Any], value: object) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _import_path() -> list[str]:
-    """Where the zygote finds what we found: our own path, and the directory that holds this package."""
-    found = [str(Path(entry).absolute()) for entry in sys.path if not entry or Path(entry).exists()]
-    home = str(Path(processor.__path__[0]).absolute().parent)
-    return found if home in found else [*found, home]
 
 
 class Guest:
     """A jailed process with one program; it does one run at a time and is never used for another route.
 
     When it dies (`alive` is False), all its contexts are gone; the caller spawns another and gives them
-    again. Cancelling a run kills the guest, for nobody knows how far it has come; so does an `emit` or a
-    `perform` that raises what it should not.
+    again. Cancelling a run kills the guest, for nobody knows how far it has come; so does an `emit` that
+    raises what it should not. What `perform` raises is the failure of that one call.
     """
 
     def __init__(
@@ -515,10 +486,11 @@ class Guest:
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._verdict: Failure | None = None
         self._performing: asyncio.Task[Any] | None = None
-        self._keys: set[str] = set()
+        self._tally = Tally(limits.context_bytes)
         self._watch: asyncio.TimerHandle | None = None
         self._deadline_s = math.inf
         self._cpu_before_s = 0.0
+        self._idle_since_s, self._cpu_idle_s = math.inf, 0.0  # when it was left alone, with its CPU time then
         self._weighed_s = -math.inf
         self._resident_bytes = 0
         self._is_held_up = False
@@ -563,6 +535,21 @@ class Guest:
         """The memory that is this guest's own and not shared with the zygote; 0 when it is dead."""
         return processes.private_bytes(self.pid) if self.alive else 0
 
+    @property
+    def verdict(self) -> Failure | None:
+        """Why the host ended it, where it has."""
+        return self._verdict
+
+    def check_idle(self) -> None:
+        """Kill the guest where it uses the processor while nothing is asked of it (E367)."""
+        if self._nonce is not None or not self.alive:
+            return
+        used_s = self._cpu_s() - self._cpu_idle_s
+        idle_s = self._loop.time() - self._idle_since_s
+        if used_s > IDLE_CPU_S + IDLE_SHARE * idle_s:
+            text = f"it used {used_s:.1f} s of CPU time in {idle_s:.1f} s in which nothing was asked of it"
+            self._kill(Failure("E367", text, lethal=True))
+
     async def close(self) -> None:
         """Kill the guest and wait until it is gone. Idempotent."""
         if self.alive:
@@ -584,7 +571,7 @@ class Guest:
         except (_Gone, TimeoutError, wire.Violation) as err:
             failure = await self._obituary() if not self.alive else None
             raise _no_guest(failure.text if failure else f"it did not close its jail ({err!r})") from err
-        self._nonce = None
+        self._leave_alone()
         return layers
 
     async def _load(
@@ -623,7 +610,7 @@ class Guest:
     ) -> Outcome:
         if self._nonce is not None:
             raise RuntimeError("a guest does one run at a time")
-        self._check_keys(request)
+        self._tally.ask(request.groups, request.forget)
         if not self.alive:
             return Failed(await self._obituary())
         self._begin()
@@ -644,16 +631,6 @@ class Guest:
         finally:
             self._end()
         return outcome
-
-    def _check_keys(self, request: wire.RunRequest) -> None:
-        self._keys.difference_update(request.forget)
-        for group in request.groups:
-            if group.context is not None:
-                self._keys.add(group.key)
-            elif group.key not in self._keys:
-                raise ValueError(
-                    f"the guest holds no context of key {group.key!r}; Group.context must give it"
-                )
 
     async def _converse(
         self,
@@ -693,7 +670,12 @@ class Guest:
                 return replace(failed, failure=failure)
             return failed
         ran = wire.read_ran(frame, request, self._limits, self._emits)
-        return replace(ran, cpu_s=self._cpu_used_s(), memory_bytes=self._memory_lately())
+        return replace(
+            ran,
+            contexts=self._tally.change(ran.contexts),
+            cpu_s=self._cpu_used_s(),
+            memory_bytes=self._memory_lately(),
+        )
 
     def _memory_lately(self) -> int:
         if self._loop.time() >= self._weighed_s + WEIGH_EVERY_S:
@@ -718,20 +700,33 @@ class Guest:
             raise wire.Violation("calls without an end, or before the last one was answered")
         make = requests.making(group, name, self._perform)
         answering = requests.answer(group, name, arguments, make) if requests.answer else make(arguments)
-        task = self._performing = asyncio.ensure_future(_as_coroutine(answering))
+        self._write(await self._performed(answering, self._nonce, name, requests))
+
+    async def _performed(
+        self, performing: Awaitable[Any], nonce: int, name: str, requests: _Requests
+    ) -> bytes:
+        """The frame that answers a call; an empty one for a guest that has ended meanwhile."""
+        task = self._performing = asyncio.ensure_future(_as_coroutine(performing))
         try:
-            reply = wire.write_answer(self._nonce, await task)
+            return wire.write_answer(nonce, await task)
         except ProcessorError as err:
             requests.refused += 1
-            reply = wire.write_refusal(self._nonce, err.code, str(err))
+            return wire.write_refusal(nonce, err.code, str(err))
         except asyncio.CancelledError:
             if self.alive or _is_cancelled():
                 raise
-            return  # it is the guest that ended; what it said last is still to be read
+            return b""  # what it said last is still to be read
+        except Exception:  # a wall: what it was about came from a guest
+            requests.refused += 1
+            log.exception("an unexpected error in a call of %s; please report it", name)
+            why = f"{name}: an error of Processor's own, which its log has; please report it"
+            return wire.write_refusal(nonce, "E365", why)
         finally:
             self._performing = None
             task.cancel()
-        self._write(reply)
+            # The task has its exception, that its traceback, and that this frame: with the task in it the
+            # circle would keep the call's arguments until a collection.
+            del task, performing
 
     def _refuse_broken(self, frame: wire.Frame) -> None:
         """End a guest whose own runtime failed, and ask for a report."""
@@ -756,10 +751,14 @@ class Guest:
         self._check_time()
 
     def _end(self) -> None:
-        self._nonce = None
+        self._leave_alone()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+
+    def _leave_alone(self) -> None:
+        self._nonce = None
+        self._idle_since_s, self._cpu_idle_s = self._loop.time(), self._cpu_s()
 
     def _check_time(self) -> None:
         """Kill a guest that is over its time or its share of the processor; look again shortly."""
@@ -798,7 +797,7 @@ class Guest:
         frame = self._frames.popleft()
         if not self._frames:
             self._unread_bytes = 0
-            if not self._is_reading and self.alive:
+            if not self._is_reading and self.alive and self._verdict is None:
                 self._is_reading = True
                 self._loop.add_reader(self._channel, self._readable)
         if frame.nonce != self._nonce:
@@ -870,10 +869,16 @@ class Guest:
             _settle(arrival, None)
 
     def _kill(self, verdict: Failure) -> None:
-        """Kill the process; `verdict` is why, unless it had died of something else before."""
+        """Kill the process; `verdict` is why, unless it had died of something else before.
+
+        What it has said and nobody has read counts no more: it may be what came right behind what it dies of.
+        """
         self._verdict = self._verdict or verdict
+        self._frames.clear()
         if not self.alive:
             return
+        self._is_reading = False
+        self._loop.remove_reader(self._channel)
         try:
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         except ProcessLookupError:

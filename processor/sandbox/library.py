@@ -46,7 +46,7 @@ class SecurityConfig:
 
     `enable_resource_limits=False` lifts the memory and CPU limits; the jail and `execution_timeout` stay.
     `max_string_length` (characters) and `max_container_length` (items) hold for whatever goes in and comes
-    out, the list of documents that `process` is given included.
+    out, the list of documents that `process` is given included. `max_outputs` is for one call of `process`.
     `language="python"` is plain Python, with the installed `packages` that are named.
     `allowed_domains` are the hosts that `requests` and the stock helpers may ask: exact names, `*.suffix`,
     `*` for every public host, or addresses, with `:port` for another one than 80 and 443; none by default.
@@ -58,6 +58,7 @@ class SecurityConfig:
     max_memory_mb: int = 100
     max_cpu_time_seconds: float = 5
     max_requests: int = 50
+    max_outputs: int = Limits().outputs
     allowed_domains: Sequence[str] | None = ()
     execution_timeout: float = 10
     max_string_length: int = 1_000_000
@@ -74,6 +75,7 @@ class SecurityConfig:
         for name, kinds, least in (
             ("max_memory_mb", (int,), 16),
             ("max_requests", (int,), 0),
+            ("max_outputs", (int,), 1),
             ("max_string_length", (int,), 1),
             ("max_container_length", (int,), 1),
             ("max_cpu_time_seconds", (int, float), 0.01),
@@ -133,6 +135,7 @@ class SecurityConfig:
             cpu_s=self.max_cpu_time_seconds if self.enable_resource_limits else math.inf,
             wall_s=self.execution_timeout,
             requests=self.max_requests,
+            outputs=self.max_outputs,
             max_string_length=self.max_string_length,
             max_container_length=self.max_container_length,
         )

@@ -36,6 +36,9 @@ from processor.sandbox.remedies import instead_of_keeping
 # Levels of JSON in one kept value, tags included, and the highest that limits.max_depth may be. orjson reads
 # 1024 and writes 254.
 DEPTH = 100
+# Of the name of an item, in UTF-8. One that fits into no subject is a header, as JSON that takes six bytes
+# for one at worst, of the 64 KB that the server lets a message have of headers.
+NAME_BYTES = 8192
 # Stands for a deleted key that init() would set again; no value is ever written like this.
 TOMBSTONE = b'{"$gone":1}'
 
@@ -537,7 +540,7 @@ class Keeper:
         for key in self._gone:
             del self._kept[key]
         self.undo()
-        self._size = sum(_weight(key, value) for key, value in self.all_items().items())
+        self._size = sum(weight(key, value) for key, value in self.all_items().items())
 
     def changes(self) -> tuple[dict[str, bytes | None], int]:
         """What the host does not hold yet (None: delete), and the size in bytes of all that it then holds.
@@ -551,7 +554,7 @@ class Keeper:
             before = TOMBSTONE if key in self._gone else self._kept.get(key)
             after = self._encoded(key)
             if after != before:
-                size += _weight(key, after) - _weight(key, before)
+                size += weight(key, after) - weight(key, before)
             elif key not in self._new:
                 continue
             staged[key] = after
@@ -569,6 +572,7 @@ class Keeper:
         if not key.isascii():
             _text(key, ("context", KEY))
         self._bounds.check_text(key, ("context", KEY))
+        check_name(key)
         return _encode(value, ("context", key), self._bounds)
 
     def keep(self) -> None:
@@ -603,5 +607,16 @@ class Keeper:
         return {key: value for key, value in items.items() if value is not None}
 
 
-def _weight(key: str, value: bytes | None) -> int:
-    return 0 if value is None else len(key if key.isascii() else key.encode()) + len(value)
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that no item of a context can have."""
+    if len(name) > NAME_BYTES // 4 and len(name.encode()) > NAME_BYTES:
+        size = len(name.encode())
+        raise ValueError(
+            f"the context has an item whose name, {name[:_STEP_CHARS]!r}…, is {size} bytes long; "
+            f"a name may have {NAME_BYTES}"
+        )
+
+
+def weight(name: str, value: bytes | None) -> int:
+    """The bytes that an item counts for in the size of its context."""
+    return 0 if value is None else len(name if name.isascii() else name.encode()) + len(value)

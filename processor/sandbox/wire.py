@@ -23,7 +23,6 @@ import orjson
 from processor.errors import Fault
 from processor.model import (
     SAFE_TOKEN,
-    WHOLE_BYTES,
     ContextChange,
     Emit,
     Event,
@@ -37,6 +36,8 @@ from processor.model import (
     Ran,
 )
 from processor.sandbox import documents
+from processor.sandbox.bounds import nests_deeper
+from processor.sandbox.values import DEPTH, NAME_BYTES
 from processor.subject import check_subject, matches
 
 HEADER_BYTES = 4 << 20
@@ -75,10 +76,11 @@ GUEST_CODES = frozenset(
         "E325",
         "E326",
         "E327",
+        "E365",
     }
 )
 # Why a capability call brought nothing.
-REFUSAL_CODES = frozenset({"E317", "E322", "E323", "E325", "E326"})
+REFUSAL_CODES = frozenset({"E317", "E322", "E323", "E325", "E326", "E365"})
 # Why a message cannot be given to a Runnable.
 UNREADABLE_CODES = frozenset({"E301", "E318", "E319", "E320"})
 LOAD_CODES = frozenset({"E201", "E202", "E203", "E204", "E205", "E206", "E207"})
@@ -203,6 +205,8 @@ def check_emit(subject: object, delay_s: object, headers: Mapping[Any, Any]) -> 
     """Raise ValueError, with what is wrong, unless a message like this may be emitted somewhere."""
     if type(subject) is not str:
         raise ValueError(f"the subject to emit to is a {type(subject).__name__}, not a text")
+    if not is_text(subject):
+        raise ValueError("the subject to emit to holds a lone surrogate, which is not text")
     check_subject(subject, wildcards=False)
     if type(delay_s) is not int and type(delay_s) is not float:
         raise ValueError(f"delay_s is a {type(delay_s).__name__}, not a number of seconds")
@@ -223,8 +227,6 @@ def check_emit(subject: object, delay_s: object, headers: Mapping[Any, Any]) -> 
     size = sum(len(name) + len(value.encode()) for name, value in headers.items())
     if size > EMIT_HEADER_BYTES:
         raise ValueError(f"{size} bytes of headers; a message takes {EMIT_HEADER_BYTES}")
-    if not _is_text(subject):
-        raise ValueError("the subject to emit to holds a lone surrogate, which is not text")
 
 
 def is_listed(subject: str, patterns: Iterable[str]) -> bool:
@@ -232,7 +234,7 @@ def is_listed(subject: str, patterns: Iterable[str]) -> bool:
     return any(matches(pattern, subject) for pattern in patterns)
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -600,8 +602,8 @@ def read_call(frame: Frame, groups: int) -> tuple[int, str, dict[str, Any]]:
         arguments = documents.loads(frame.blobs[0])
     except ValueError:
         raise Violation("arguments that are not JSON") from None
-    if type(arguments) is not dict:
-        raise Violation("arguments that are not an object")
+    if type(arguments) is not dict or nests_deeper(frame.blobs[0], arguments, DEPTH):
+        raise Violation("arguments that are not an object, or nested too deeply")
     if len(frame.blobs) == 2:
         arguments["body"] = frame.blobs[1]
     return _integer(group, 0, groups - 1), _text(name, 64), arguments
@@ -749,27 +751,33 @@ def _contexts(
         kept_names = _names(blobs.take(_integer(kept, 0, MAX_BLOBS)))
         values = blobs.take(kept)
         gone = _names(blobs.take(_integer(deleted, 0, MAX_BLOBS)))
-        held = sum(map(len, values))
+        held = sum(map(len, values)) + sum(len(name.encode()) for name in kept_names)
         if held > limits.context_bytes or (whole and gone):
             raise Violation("a context that is too large, or at odds with itself")
+        if whole:
+            size = held  # what is here is measured; of a part, `Guest` knows the rest
         named: dict[str, bytes | None] = {**dict(zip(kept_names, values, strict=True)), **dict.fromkeys(gone)}
         if len(named) != kept + deleted:
             raise Violation("a context that names an item twice")
         change = ContextChange(named, whole, size)
-        if change.is_small and held > WHOLE_BYTES:
-            raise Violation("a context that is larger than it says")
-        # A small context is stored inside of another JSON text, beside those of other keys.
-        for value in values if change.is_small else ():
+        # A small context is stored inside of another JSON text, beside those of other keys; a name that does
+        # not fit into a subject is in the header of its item otherwise.
+        if not change.is_small and any(len(name.encode()) > NAME_BYTES for name in named):
+            raise Violation("an item of a context with a name that is too long")
+        for value in values:
             _require_json(value, "a context item")
         changes[key] = change
     return changes
 
 
 def _require_json(text: bytes, what: str) -> None:
+    """Raise Violation unless a text can stand in another JSON text, and be read there."""
     try:
-        orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise Violation(f"{what} that is not JSON") from None
+    if nests_deeper(text, value, DEPTH):
+        raise Violation(f"{what} that is nested too deeply")
 
 
 def _rejected(items: list[Any], request: RunRequest) -> list[tuple[int, int, Failure]]:

@@ -22,7 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it runs from a checkout that nobody installed
 
 from processor.model import Group, Limits, Program, Ran
-from processor.sandbox.host import Guest, Zygote, raise_descriptor_limit
+from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.launch import raise_descriptor_limit
 
 COUNTER = """
 class Runnable(BaseSecureRunnable):

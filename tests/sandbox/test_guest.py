@@ -17,7 +17,8 @@ import pytest
 from processor.errors import Faults, ProcessorError
 from processor.model import Failed, Group, Limits, Program, Ran
 from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
-from processor.sandbox.host import Guest, Zygote, raise_descriptor_limit
+from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.launch import raise_descriptor_limit
 
 COUNTER = """
 class Runnable(BaseSecureRunnable):

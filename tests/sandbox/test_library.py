@@ -347,3 +347,16 @@ def test_what_may_be_emitted_can_be_limited() -> None:
     for wrong in ("a", ["a b"], [5]):
         with pytest.raises(ProcessorError, match=r"E104 SecurityConfig\.emits"):
             SecurityConfig(emits=wrong)
+
+
+def test_the_number_of_outputs_can_be_raised() -> None:
+    """max_outputs is what one call may return, 900 where nothing is said."""
+    code = "class Runnable:\n    def process(self, queries):\n        return [1] * queries[0]\n"
+    with compiled(code) as runnable:
+        assert len(runnable.process([900])) == 900
+        with pytest.raises(RunFailed, match="E324 more than 900 outputs"):
+            runnable.process([901])
+    with compiled(code, max_outputs=2000) as runnable:
+        assert len(runnable.process([2000])) == 2000
+    with pytest.raises(ProcessorError, match=r"E104 SecurityConfig\.max_outputs is '0'"):
+        SecurityConfig(max_outputs=0)

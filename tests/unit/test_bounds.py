@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.model import Limits
 from processor.sandbox import documents, values
-from processor.sandbox.bounds import Bounds, Exceeded
+from processor.sandbox.bounds import Bounds, Exceeded, nests_deeper
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=7)
 JSON = st.recursive(
@@ -98,3 +99,15 @@ def test_an_ordinary_text_is_not_looked_at() -> None:
     bounds = Bounds(Limits())
     assert bounds.harmless_bytes == 200
     assert not bounds.may_be_exceeded(b"[" + b"1," * 400_000 + b"1]")
+
+
+@pytest.mark.parametrize("levels", [0, 1, 99, 100, 101, 102, 900])
+@pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}"), ('[0,{"b":', '},"["]')])
+def test_depth_is_found_without_recursion(levels: int, opening: str, closing: str) -> None:
+    """It is that of the deepest part, whatever stands beside it, and brackets in texts do not count."""
+    each = 2 if opening.count("[") + opening.count("{") == 2 else 1
+    text = opening * (levels // each) + '"[[["' + closing * (levels // each)
+    value = orjson.loads(text)
+    depth = levels // each * each
+    for most in (0, 1, 99, 100, 101):
+        assert nests_deeper(text.encode(), value, most) == (depth > most)

@@ -6,12 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.codec import MAX_KEY_BYTES, Codec, Publication, Unreadable, codec_for, session_of
+from processor.codec import (
+    MAX_KEY_BYTES,
+    Codec,
+    Publication,
+    Unreadable,
+    codec_for,
+    content_of,
+    session_of,
+)
 from processor.config import load
 from processor.errors import ProcessorError
 from processor.model import Delivery, Emit, Failure, Headers, Output
@@ -601,3 +610,36 @@ def test_no_message_whatsoever_raises_anything_but_unreadable(
             made.read(delivery)
         except Unreadable:
             made.failed(delivery, Failure("E302", "x"))
+
+
+@pytest.mark.parametrize("levels", [249, 600, 900, 960, 985, 999, 1000, 1009, 1030, 5000])
+def test_an_ism_message_of_any_depth_is_read_or_refused(tmp_path: Path, levels: int) -> None:
+    """What could not be written again is E320, wherever it is in the message, and can be told of."""
+    deep = "[" * levels + "]" * levels
+    for text in (
+        f'{{"type": "query_state", "route_id": "s:p1", "query_state": {deep}}}',
+        f'{{"type": "query_state", "route_id": "s:p1", "query_state": {{"a": 1}}, "more": {deep}}}',
+        f'{{"type": "query_state", "route_id": {deep}}}',
+    ):
+        delivery = Delivery("ism.x", text.encode(), {}, "ISM", 1, 0.0)
+        reader = ism(tmp_path)
+        if levels < 250 and 'route_id": "' in text:
+            assert json.loads(reader.read(delivery))
+        else:
+            with pytest.raises(Unreadable) as refused:
+                reader.read(delivery)
+            assert refused.value.failure.code == ("E320" if levels > 250 else "E302")
+        failure = Failure("E320", "deep")
+        assert all(
+            json.loads(said.payload)["status"] == "FAILED" for said in reader.failed(delivery, failure)
+        )
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"a":\n[1.0,\r\n100000000000000000000]}\n', b"[" * 900 + b"\n" + b"]" * 900]
+)
+def test_content_is_shown_in_one_line_with_its_numbers(payload: bytes) -> None:
+    """However it is laid out, and however deep it is."""
+    shown = orjson.dumps(content_of(payload))
+    assert b"\n" not in shown
+    assert shown == b'{"data":' + payload.replace(b"\n", b" ").replace(b"\r", b" ") + b"}"

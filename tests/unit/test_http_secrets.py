@@ -263,3 +263,60 @@ def test_a_value_is_in_no_repr() -> None:
     """What holds a value can be logged by mistake, and says nothing."""
     secret = BoundSecret("k", CANARY, (Binding.parse("a.example"),))
     assert CANARY not in f"{secret!r} {Vault([secret])!r} {vars(Vault([secret]))['marks']}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 600 + b"%s" + b"]" * 600, b'{"a":' * 990 + b"%s" + b"}" * 990, b"[%s", b"%s\xff"],
+)
+async def test_a_body_that_is_too_deep_or_no_json_is_refused(body: bytes) -> None:
+    """A secret is filled in where it can be; where not, that is this call's refusal and no error of ours."""
+    async with serving() as web, outside(web.host, secrets={"k": ("K3Y-abcdef", [web.host])}) as calls:
+        filled = body.replace(b"%s", f'"{calls.secrets["k"]}"'.encode())
+        text = await refusal("E317", perform(calls, web.url, kind="json", body=filled))
+        assert "a JSON body that is none, or of more than 100 levels" in text
+        assert not web.asked
+        await perform(calls, web.url, kind="json", body=f'["{calls.secrets["k"]}"]'.encode())
+        assert web.asked[0].body == b'["K3Y-abcdef"]'
+
+
+async def test_the_limit_of_a_request_tells_nothing_of_a_secret() -> None:
+    """What is too large is so whatever the secret's length, and the refusal says the same."""
+    said: list[list[str]] = []
+    for value in ("K3Y-abcd", "K3Y-" + "e" * 60):
+        async with serving() as web:
+            secrets = {"k": (value, [web.host])}
+            async with outside(web.host, secrets=secrets, request_bytes=1000) as calls:
+                mark = calls.secrets["k"]
+                told = []
+                for pad in range(880, 1000):
+                    try:
+                        await perform(calls, web.url, kind="json", body=f'["{mark}{"x" * pad}"]'.encode())
+                    except ProcessorError as err:
+                        told.append(f"{pad} {err}")
+                said.append(told)
+    assert said[0] == said[1]
+    assert 0 < len(said[0]) < 120
+
+
+async def test_only_a_secrets_own_hosts_have_it_taken_out() -> None:
+    """What another server says is not touched: else it would tell who guesses that the guess is right."""
+    guesses = b"K3Y-aaaa K3Y-canary K3Y-bbbb"
+    async with serving(lambda asked: answer(guesses)) as own, serving(lambda asked: answer(guesses)) as other:
+        secrets = {"k": ("K3Y-canary", [own.host])}
+        async with outside(own.host, other.host, secrets=secrets) as calls:
+            _, body = await perform(calls, own.url, method="GET")
+            assert body == b"K3Y-aaaa *** K3Y-bbbb"
+            _, body = await perform(calls, other.url, method="GET")
+            assert body == guesses
+
+
+async def test_a_redirect_from_a_secrets_host_leaves_the_others_answer_alone() -> None:
+    """It is who has answered in the end that decides."""
+    async with (
+        serving(lambda asked: answer(b"K3Y-canary")) as other,
+        serving(lambda asked: to(other.url)) as own,
+        outside(own.host, other.host, secrets={"k": ("K3Y-canary", [own.host])}) as calls,
+    ):
+        _, body = await perform(calls, own.url, method="GET")
+    assert body == b"K3Y-canary"
