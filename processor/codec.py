@@ -27,7 +27,16 @@ import orjson
 
 from processor.config import Ism, Route
 from processor.errors import ProcessorError
-from processor.model import NO_HEADERS, Delivery, Emit, Failure, Headers, Output, subject_text
+from processor.model import (
+    MARKER_REASON,
+    NO_HEADERS,
+    Delivery,
+    Emit,
+    Failure,
+    Headers,
+    Output,
+    subject_text,
+)
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
 from processor.subject import Template, matches
@@ -56,6 +65,18 @@ class Unreadable(Exception):
     def __init__(self, code: str, text: str) -> None:
         self.failure = Failure(code, text)
         super().__init__(text)
+
+
+def _is_delete_marker(delivery: Delivery) -> bool:
+    """Whether an empty message says that the last value of its subject is gone (ADR-8, ADR-43)."""
+    return delivery.headers.get("KV-Operation") in ("DEL", "PURGE") or MARKER_REASON in delivery.headers
+
+
+def _nothing(delivery: Delivery) -> bytes:
+    """The document of an empty message: null where that means something. Raises Unreadable."""
+    if _is_delete_marker(delivery):
+        return b"null"
+    raise Unreadable("E301", "the message is empty, which is not JSON; `codec: raw` takes any bytes")
 
 
 class Codec:
@@ -108,7 +129,12 @@ class Codec:
 
     def read(self, delivery: Delivery) -> bytes:
         """JSON text for the guest: one document, or a list of documents. Raises Unreadable."""
-        return delivery.payload
+        return delivery.payload or _nothing(delivery)
+
+    def is_skipped(self, delivery: Delivery) -> bool:
+        """Whether the message is settled without a run, as the route wants it for delete markers."""
+        skips = not delivery.payload and self._route.input.delete_markers == "skip"
+        return skips and _is_delete_marker(delivery)
 
     def outputs(
         self, deliveries: Sequence[Delivery], key: str, outputs: Sequence[Output]
@@ -209,6 +235,8 @@ class _CloudEvents(Codec):
     """CloudEvents 1.0: binary mode in and out, structured JSON (single or batch) in."""
 
     def read(self, delivery: Delivery) -> bytes:
+        if not delivery.payload and _is_delete_marker(delivery):
+            return b"null"
         headers = {name.lower(): value for name, value in delivery.headers.pairs}
         event = {
             name[3:]: _attribute(name, value) for name, value in headers.items() if name.startswith("ce-")

@@ -108,6 +108,7 @@ class Batch:
     moves: dict[int, Move] = field(default_factory=dict)
     dropped: list[tuple[Delivery, Failure]] = field(default_factory=list)
     stored: list[Message] = field(default_factory=list)  # what keeps deliveries for later
+    skipped: list[Delivery] = field(default_factory=list)  # settled without a run
     followers: list[tuple[str, Delivery]] = field(default_factory=list)  # by key, behind one that waits
     done: list[Delivery] = field(default_factory=list)  # settled before a restart; only to be acknowledged
     markers: list[Message] = field(default_factory=list)  # endings of stream-mode runs
@@ -259,7 +260,8 @@ class EffectsOf:
         for delivery, failure in batch.dropped:
             self._add_dropped(effects, delivery, failure, tries.get(delivery.sequence, 0) + 1)
         ran = [delivery for members in batch.members for delivery in members]
-        effects.ended = [*ran, *(delivery for delivery, _ in [*batch.rejected, *batch.dropped])]
+        given_up = (delivery for delivery, _ in [*batch.rejected, *batch.dropped])
+        effects.ended = [*ran, *batch.skipped, *given_up]
         if self._events_level == "all":
             failed = {id(delivery) for delivery, _ in rejected}
             for delivery in ran:

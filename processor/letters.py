@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from processor.jetstream import EXPECTED, GONE, KEPT, Message, Stored
-from processor.model import Delivery, Failure, Headers, key_token
+from processor.model import Delivery, Failure, Headers, is_of_server, key_token
 
 REASON_CHARS = 500
 _TRACEBACK_CHARS = 2000
@@ -308,7 +308,7 @@ def _theirs(headers: Headers) -> Headers:
     if headers.lines.endswith(b"\r\n") and not _NEEDS_A_LOOK.search(headers.lines):
         return headers
     is_copy = "x-original-subject" in headers and "x-original-sequence" in headers
-    return headers.without(lambda name: name.startswith(b"Nats-") or (is_copy and name in _OURS))
+    return headers.without(lambda name: is_of_server(name) or (is_copy and name in _OURS))
 
 
 def _renamed(theirs: Headers) -> bytes:
@@ -330,7 +330,7 @@ def _taken_apart(headers: Headers, payload: bytes) -> tuple[Headers, dict[bytes,
         name, _, value = line.partition(b":")
         if name in _OURS:
             ours[name] = value.strip(b" \t")
-        elif not name.startswith(b"Nats-"):
+        elif not is_of_server(name):
             theirs.append(line.removeprefix(_THEIR) + b"\r\n")
     size = int(ours.get(_BODY_HEADERS.encode(), b"0"))
     if not size:

@@ -90,6 +90,18 @@ def _header_line(name: str, value: str | bytes) -> bytes:
 
 _HEADER_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]+\Z")
 NO_HEADERS = Headers()
+# The server's word on a message that it wrote in place of one that is gone: MaxAge, Purge, Remove.
+MARKER_REASON = "Nats-Marker-Reason"
+_MARKER_REASON = MARKER_REASON.encode()
+
+
+def is_of_server(name: bytes) -> bool:
+    """Whether a header is the server's, or for it, and must not travel on with a message.
+
+    What a delete marker says of itself is not: without it the message would be an empty one.
+    """
+    return name.startswith(b"Nats-") and name != _MARKER_REASON
+
 
 # One token of a NATS subject that is made from data: no dots, no wildcards, no white space, no control
 # characters, and not so long that a subject stops being one.

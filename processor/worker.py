@@ -576,6 +576,9 @@ class Worker:
                 continue
             self._move(batch, partition, delivery)
             batch.deliveries.append(delivery)
+            if self._codec.is_skipped(delivery):
+                batch.skipped.append(delivery)
+                continue
             if unreadable is None:
                 try:
                     document = self._codec.read(delivery)

@@ -277,6 +277,11 @@ class Input(Settings):
         " raw: any bytes. cloudevents: CloudEvents 1.0 in binary or structured mode. ism: the envelope of the"
         " Alethic ISM processors.",
     )
+    delete_markers: Literal["pass", "skip"] = Field(
+        default="pass",
+        description="What becomes of a KV bucket's delete, purge and expiry markers. pass: the Runnable gets"
+        " them, as null with `codec: json`. skip: they are settled without a run.",
+    )
     repartition: bool = Field(
         default=False,
         description="One processor reads the subject and deals its messages to the partitions, through the"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from processor.model import NO_HEADERS, Headers
+from processor.model import NO_HEADERS, Headers, is_of_server
 
 NS = 1_000_000_000
 
@@ -95,7 +95,7 @@ def own_headers(headers: Mapping[str, str]) -> Headers:
         headers = Headers.of(headers)
     if b"Nats-" not in headers.lines:
         return headers
-    return headers.without(lambda name: name.startswith(b"Nats-"))
+    return headers.without(is_of_server)
 
 
 def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:

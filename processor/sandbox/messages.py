@@ -16,12 +16,9 @@ from typing import Any
 
 import orjson
 
-from processor.model import Delivery, Group, subject_text
+from processor.model import Delivery, Group, is_of_server, subject_text
 from processor.model import Headers as Sent
 from processor.runnable import Headers, Message
-
-# What the server puts on a message, or a publisher asks of it: not what one says to who reads it.
-_SERVERS = "Nats-"
 
 
 def columns(deliveries: Sequence[Delivery], tries: Mapping[int, int]) -> bytes:
@@ -70,7 +67,7 @@ def _one_or_all(texts: Sequence[str]) -> str | Sequence[str]:
 
 def _shown(headers: Sent) -> list[tuple[str, str]]:
     pairs = headers.pairs if headers else ()
-    return [(n, value.decode(errors="replace")) for n, value in pairs if not n.startswith(_SERVERS)]
+    return [(n, value.decode(errors="replace")) for n, value in pairs if not is_of_server(n.encode())]
 
 
 class InHand:

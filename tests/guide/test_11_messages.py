@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from processor.deadletters import DeadLetters, Filter
-from tests.running import Start
+from processor.embedded import EmbeddedServer
+from processor.jetstream import Message
+from processor.model import Headers
+from tests.conftest import waited
+from tests.running import Running, Start, connected
 
 ROUTE = """
 r:
@@ -83,4 +87,83 @@ async def test_a_redriven_message_is_itself(processor: Start, repartition: str) 
     assert seen(found, "subject", "stream", "sequence", "attempt", "headers") == [
         ["in.a", stream, 1, 1, {"trace": "t-1"}],
         ["in.a", stream, 2, 1, {"trace": "t-1"}],
+    ]
+
+
+KV = """
+r:
+  input: {subject: "$KV.cfg.>", delete_markers: pass}
+  runnable: show.py
+  key: subject.3
+  output: seen
+"""
+SAY = """
+class Runnable:
+    def process(self, queries):
+        for query, message in zip(queries, self.messages):
+            said = message.headers.get("KV-Operation") or message.headers.get("Nats-Marker-Reason")
+            yield [message.subject, message.sequence, query, said]
+"""
+
+
+async def bucket_of(running: Running) -> None:
+    """A KV bucket as `nats kv add --ttl --marker-ttl` makes it, with values, delete markers and an expiry."""
+    for name, headers, payload in (
+        ("color", {}, b'"red"'),
+        ("empty", {}, b""),
+        ("color", {"KV-Operation": "DEL"}, b""),
+        ("size", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}, b""),
+        ("soon", {"Nats-TTL": "1s"}, b"1"),
+    ):
+        await running.broker.publish_stored(Message(f"$KV.cfg.{name}", payload, Headers.of(headers)))
+
+
+CFG = {
+    "name": "KV_cfg", "subjects": ["$KV.cfg.>"], "allow_rollup_hdrs": True, "allow_msg_ttl": True,
+    "subject_delete_marker_ttl": 1_000_000_000, "max_msgs_per_subject": 64, "allow_direct": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("repartition", ["false", "true"])
+async def test_a_delete_marker_is_told_from_a_value(
+    processor: Start, nats_server: EmbeddedServer, repartition: str
+) -> None:
+    """A delete, a purge and an expiry are null, and headers say which; an empty value is a dead letter."""
+    async with connected(nats_server.url) as broker:
+        await broker.api("STREAM.CREATE.KV_cfg", CFG)
+    route = KV.replace("delete_markers", f"repartition: {repartition}, delete_markers")
+    async with processor(route, show=SAY) as running:
+        await bucket_of(running)
+        found = await running.documents("seen", 5)
+        [letter] = await running.dead_letters("r")
+    assert sorted(found, key=lambda row: int(row[1])) == [
+        ["$KV.cfg.color", 1, "red", None],
+        ["$KV.cfg.color", 3, None, "DEL"],
+        ["$KV.cfg.size", 4, None, "PURGE"],
+        ["$KV.cfg.soon", 5, 1, None],
+        ["$KV.cfg.soon", 6, None, "MaxAge"],
+    ]
+    assert letter.headers["x-original-subject"] == "$KV.cfg.empty"
+    assert letter.headers["x-error-code"] == "E301"
+    assert letter.headers["x-dead-letter-reason"] == (
+        "the message is empty, which is not JSON; `codec: raw` takes any bytes"
+    )
+
+
+async def test_delete_markers_may_be_skipped(processor: Start, nats_server: EmbeddedServer) -> None:
+    """They are settled without a run, with any codec; an empty value is a value."""
+    async with connected(nats_server.url) as broker:
+        await broker.api("STREAM.CREATE.KV_cfg", CFG)
+    route = KV.replace("delete_markers: pass", "codec: raw, delete_markers: skip")
+    async with processor(route, show=SAY) as running:
+        await bucket_of(running)
+        await waited(
+            lambda: running.metric("processor_committed_messages_total", route="r") >= 6,
+            "all six are settled",
+        )
+        found = await running.documents("seen", 3)
+    assert [[row[1], row[2]["data"]] for row in sorted(found, key=lambda row: int(row[1]))] == [
+        [1, '"red"'],
+        [2, ""],
+        [5, "1"],
     ]
