@@ -22,20 +22,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from processor.config.forms import Place
+from processor.config.ism import Ism, IsmOutput, Routing, Selector
 from processor.config.keeping import CreatedStream
-from processor.config.keys import (
-    Config,
-    Credentials,
-    Dev,
-    Ism,
-    IsmOutput,
-    KeySource,
-    Nats,
-    Route,
-    Routing,
-    Selector,
-    Tls,
-)
+from processor.config.keys import Config, Credentials, Dev, KeySource, Nats, Route, Tls
 from processor.config.outside import SECRET_CHARS, BoundSecret, Outbound, Reach, SecretSource, StateApi, Stock
 from processor.config.rules import (
     INHERITED,

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from processor.address import parse_url
 from processor.config.forms import Place, Settings, Text, read_secret
-from processor.config.keys import Config, Nats, Route, Routing, Selector
+from processor.config.ism import Routing, Selector
+from processor.config.keys import Config, Nats, Route
 from processor.config.outside import SECRET_CHARS, BoundSecret, SecretSource
 from processor.config.source import LOGINS, Source, dotted
 from processor.errors import ConfigError, Faults

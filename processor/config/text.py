@@ -16,7 +16,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from processor.config.forms import Place, Settings, alias_of, default_text, inner_model
-from processor.config.keys import Config, Ism, Route
+from processor.config.ism import Ism
+from processor.config.keys import Config, Route
 
 _AT_THE_END = {
     "dead_letter": "becomes a dead letter; none is skipped.",
