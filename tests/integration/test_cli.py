@@ -471,6 +471,16 @@ def test_check_and_try_know_the_outside(route: Path, done: Start) -> None:
     assert "CANARY" not in shown + tried.out + tried.err
 
 
+def test_try_says_what_calls_are_made_again(route: Path, done: Start) -> None:
+    """A message that calls is tried three times; what `calls.replay` does not keep is called three times."""
+    source = "        self.requests.post('http://127.0.0.1:1/')"
+    (route.parent / "count.py").write_text(f"class Runnable:\n    def process(self, queries):\n{source}\n")
+    route.write_text(route.read_text() + "    outbound: ['127.0.0.1:1']\n")
+    tried = done("try", route, "r", "-", given="{}\n")
+    assert code(tried) == EXIT_FAILED
+    assert "2 calls were made again in a later try of a message; `calls.replay` says which" in tried.err
+
+
 def test_try_names_the_line_that_fails(route: Path, tmp_path: Path, done: Start) -> None:
     """A message that fails is shown with its place, code and the user's traceback; the others go through."""
     (tmp_path / "in.jsonl").write_text('{"i": 1}\n\n{"fail": "badly"}\nno json\n{"i": 2}\n')

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from processor.config import load
+from processor.control import Control
 from tests.running import Running, Start
 from tests.web import answer, serving
 
@@ -302,3 +305,36 @@ r:
         await running.documents("out", 100)
         assert running.metric("processor_failures_total", route="r", reason="E322") == 0
     assert len(web.asked) == 100
+
+
+async def test_a_batch_with_too_many_bytes_of_answers_is_run_in_parts(
+    processor: Start, wait_until: Callable[..., Any]
+) -> None:
+    """More than is kept in memory comes in parts, and then no call of it is made twice either."""
+    route = """
+r:
+  input: {{subject: "in.*", create: true}}
+  runnable: post.py
+  output: out
+  retry: {{attempts: 1}}
+  limits: {{wall_s: 120, cpu_s: 60, memory_mb: 256}}
+  outbound: {{allowed_domains: ["{host}"], response_bytes: 2MiB}}
+"""
+    program = POST.replace("said.json()", "len(said.content)").replace("== 37", "== 79")
+    async with (
+        serving(lambda asked: answer(b"x" * (1 << 20))) as web,
+        processor(route.format(host=web.host), post=program) as running,
+    ):
+        control = Control(running.broker, "app")
+        await control.pause("r", is_paused=True)
+        await wait_until(lambda: running.metric("processor_route_paused", route="r"), "it is paused")
+        await running.publish("in.a", *({"url": web.url, "n": n} for n in range(80)))
+        await control.pause("r", is_paused=False)
+        outputs = await running.documents("out", 79)
+        await running.dead_letters("r", 1)
+        assert running.metric("processor_processed_messages_total", route="r") > 80
+        assert running.metric("processor_repeated_requests_total", route="r") == 0
+        contexts = await running.contexts("r")
+    assert outputs == [{"n": n, "said": 1 << 20} for n in range(79)]
+    assert contexts == {"": {"sum": sum(range(79))}}
+    assert [json.loads(asked.body)["n"] for asked in web.asked] == list(range(80))

@@ -438,6 +438,8 @@ def test_every_fault_is_found_in_one_pass_with_its_place(tmp_path: Path) -> None
     [
         ("rertry: {}", "routes.stats.rertry is not a key; did you mean `retry`?"),
         ("zzz: 1", "routes.stats.zzz is not a key; keys here are input, runnable, code, mode,"),
+        ("calls: {durable: true}", "routes.stats.calls.durable is not a key; keys here are replay."),
+        ("calls: durable", "routes.stats.calls is 'durable': it must be a mapping."),
         ("limits: {memory: 1}", "routes.stats.limits.memory is not a key; did you mean `memory_mb`?"),
         ("memmory_mb: 64", "routes.stats.memmory_mb is not a key; did you mean `limits.memory_mb`?"),
         (
