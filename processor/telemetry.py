@@ -439,8 +439,10 @@ class RouteTelemetry:
             self._inboxes[_STOPPED].pop(self._labels, None)
 
     def retention_used(self, ratio: float) -> None:
-        """How near the route's oldest unread message is to being dropped."""
-        self._numbers["processor_input_retention_used_ratio"][self._labels] = ratio
+        """How near the route's oldest unread message is to being dropped; absent until there was one."""
+        ratios = self._numbers["processor_input_retention_used_ratio"]
+        if ratio or self._labels in ratios:
+            ratios[self._labels] = ratio
 
     def guest_memory(self, bytes_: int) -> None:
         self._add("processor_guest_memory_bytes", bytes_)

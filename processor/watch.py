@@ -39,7 +39,7 @@ _EVENTS_MAX = 100
 
 _COPIES_S = 5.0
 _STANDS_STILL_S = 10.0
-_LOOKS_PER_S = 20
+_LOOKS_PER_S = 10
 
 
 class StreamWatch:

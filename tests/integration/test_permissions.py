@@ -264,7 +264,7 @@ def test_check_names_each_permission_that_is_missing(
             continue  # no route needs it
         for name, value in login_of(lacking, number).items():
             monkeypatch.setenv(name, value)
-        exit_code = check(path, with_server=True, format="json")
+        exit_code = check(path, with_server=True, has_secrets=True, is_full=False, format="json")
         problems = json.loads(capsys.readouterr().out)["problems"]
         assert exit_code == 3
         assert any(names(line, problem) for problem in problems), (line, problems)
