@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 
@@ -123,6 +123,7 @@ class Program:
     mode: str = ""  # of the route that calls it, "batch" or "stream"; empty where either may be called
     class_name: str = "Runnable"
     nan_as_null: bool = False  # in what it hands over; otherwise NaN is an error
+    bytes_in: str = ""  # the field of a document in which its codec has bytes, in base64; empty where none
 
     @property
     def id(self) -> str:
@@ -150,6 +151,10 @@ class Limits:
     max_string_length: int = 1_000_000
     max_container_length: int = 1_000_000
     max_depth: int = 100
+
+    def of_base64(self) -> Limits:
+        """The same for bytes as for characters, where the bytes are written in base64."""
+        return replace(self, max_string_length=(self.max_string_length + 2) // 3 * 4)
 
 
 class Delivery(NamedTuple):

@@ -231,9 +231,9 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
 
 
 def _program(route: Route, source: str, filename: str, class_name: str = "Runnable") -> Program:
-    return Program(
-        source, filename, route.language, route.packages, route.mode, class_name, route.nan_as_null
-    )
+    bytes_in = {"raw": "base64", "cloudevents": "data_base64"}.get(route.input.codec, "")
+    language, nan = route.language, route.nan_as_null
+    return Program(source, filename, language, route.packages, route.mode, class_name, nan, bytes_in)
 
 
 def _inherit(config: Config) -> Config:

@@ -402,7 +402,7 @@ class Guest:
         self._tripwire = tripwire
         self._is_plain = is_plain
         self._limits = Limits()
-        self._bounds = UNCONFIGURED
+        self._bounds = self._bounds_of_bytes = UNCONFIGURED
         self._program = Program("", "")
         self._cls: type[capabilities.BaseSecureRunnable] = capabilities.BaseSecureRunnable
         self._logger: Any = None
@@ -483,6 +483,7 @@ class Guest:
         self._secrets = capabilities.Secrets(wire.read_marks(frame))
         self._emits = wire.read_emits(frame)
         self._bounds = Bounds(self._limits)
+        self._bounds_of_bytes = Bounds(self._limits.of_base64())
         self._start_timers()
         compiled = b""
         try:
@@ -580,7 +581,7 @@ class Guest:
             try:
                 document = decode(text)
                 if len(text) > bounds.harmless_bytes and bounds.may_be_exceeded(text):
-                    bounds.check(document, "the message")
+                    self._bounds_for(document).check(document, "the message")
             except (ValueError, RecursionError) as err:
                 self._brought.rejected.append((self._group, index, *documents.unreadable(err)))
                 self._in_hand.spread(index, 0)
@@ -713,7 +714,15 @@ class Guest:
         return self._encode(chunk, "chunk", number)
 
     def _written(self, document: Any, *place: object) -> bytes:
-        return documents.encode(document, *place, bounds=self._bounds, nan_as_null=self._program.nan_as_null)
+        bounds, nan_as_null = self._bounds_for(document), self._program.nan_as_null
+        return documents.encode(document, *place, bounds=bounds, nan_as_null=nan_as_null)
+
+    def _bounds_for(self, document: Any) -> Bounds:
+        # A codec's base64 is measured by the bytes that it stands for: those are what its sender knows.
+        name = self._program.bytes_in
+        text = document.get(name) if name and type(document) is dict else None
+        wide = self._bounds_of_bytes
+        return wide if type(text) is str and len(text) <= wide.max_string_length else self._bounds
 
     def _encode(self, document: Any, *place: object) -> bytes:
         try:

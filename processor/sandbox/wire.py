@@ -336,6 +336,7 @@ def write_load(
         "mode": program.mode,
         "class": program.class_name,
         "nan_as_null": program.nan_as_null,
+        "bytes_in": program.bytes_in,
         "limits": figures,
         "secrets": dict(marks or {}),
         "emits": list(emits),
@@ -369,6 +370,7 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
         header["mode"],
         header["class"],
         header["nan_as_null"],
+        header["bytes_in"],
     )
     return program, limits
 
