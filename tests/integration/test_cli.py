@@ -541,6 +541,23 @@ def test_try_takes_envelopes(route: Path, done: Start) -> None:
     assert shown.documents[1] == {"kind": "context", "key": "ann", "items": {"n": 1}}
 
 
+def test_try_tells_which_line_a_message_is(route: Path, done: Start) -> None:
+    """What `try` gives a Runnable as its messages: subject and headers of the line, its number, its tries."""
+    (route.parent / "count.py").write_text(
+        "class Runnable:\n    def process(self, queries):\n"
+        "        message = self.message\n"
+        "        if message.attempt == 1:\n            raise Retry()\n"
+        "        place = [message.subject, message.sequence, message.attempt]\n"
+        "        return [[self.key, *place, dict(message.headers)]]\n"
+    )
+    route.write_text(ROUTE + "    key: subject.2\n    retry: {attempts: 2}\n")
+    line = {"subject": "in.b", "headers": {"who": "ann"}, "data": {"i": 7}}
+    shown = done("try", route, "r", "-", "--envelope", given=json.dumps(line) + "\n")
+    assert [d["data"] for d in shown.documents if d.get("subject") == "out"] == [
+        ["b", "in.b", 1, 2, {"who": "ann"}]
+    ]
+
+
 def test_integers_of_any_size_stay_what_they_are(tmp_path: Path, done: Start) -> None:
     """As key, token of a subject, output, event and kept value, and in an envelope, no digit is lost."""
     config = tmp_path / "big.yaml"

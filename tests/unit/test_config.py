@@ -31,6 +31,7 @@ from processor.config import (
     load,
     misspelled_inputs,
 )
+from processor.config import ism as ism_keys
 from processor.config import keys as config_keys
 from processor.errors import ConfigError, Fault, Faults
 from processor.model import Limits
@@ -890,7 +891,7 @@ def test_the_effective_configuration_is_a_configuration(tmp_path: Path) -> None:
 def models() -> list[type[BaseModel]]:
     return [
         model
-        for model in vars(config_keys).values()
+        for model in (vars(config_keys) | vars(ism_keys)).values()
         if isinstance(model, type)
         and issubclass(model, config_keys.Settings)
         and model is not config_keys.Settings
