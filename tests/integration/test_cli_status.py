@@ -9,7 +9,7 @@ from processor.cli.terminal import EXIT_FAILED, EXIT_OK
 from processor.config import fingerprint, load
 from processor.embedded import EmbeddedServer
 from tests.conftest import waited
-from tests.integration.test_cli import COUNT, DEADLINE_S, Process, Start, code, command, done, route
+from tests.integration.test_cli import COUNT, DEADLINE_S, ROUTE, Process, Start, code, command, done, route
 
 __all__ = ["command", "done", "route"]
 
@@ -67,6 +67,7 @@ def test_members_that_run_different_versions_are_marked(
     route: Path, tmp_path: Path, command: Start, done: Start, nats_server: EmbeddedServer
 ) -> None:
     """Each with its configuration and the programs of its routes; alike once both were reloaded."""
+    route.write_text(ROUTE + "    key: subject.2\n")  # partitions for both
     old = command("run", route, url=nats_server.url)
     old.says("route started")
     before = load(route, {})
