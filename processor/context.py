@@ -54,6 +54,7 @@ from processor.jetstream import (
     Stored,
     Unknown,
     WrongLastSequence,
+    check_end,
 )
 from processor.letters import Kept
 from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_token, partition_of
@@ -85,6 +86,7 @@ class Input:
 
     stream: str
     created: str
+    ends_at: int = field(default=0, compare=False)  # its last sequence, when it was looked at
 
 
 @dataclass(slots=True)
@@ -238,8 +240,8 @@ class ContextStore:
 
         `start_after` is where a partition begins that has no position yet. Afterwards `unannounced` holds the
         live messages of the last commit, which may not have been sent. Raises BrokerError E407 when the
-        positions belong to another stream, E410 for a changed number of partitions, and Fenced when others
-        keep claiming at the same time.
+        positions belong to another stream, E418 when they are ahead of its end, E410 for a changed number of
+        partitions, and Fenced when others keep claiming at the same time.
 
         An owner who `is_there` gets a moment to finish and let go; what it has in hand would be done again.
         In the partitions `holds` edits are asked to wait for our next commit: one of them has cost us work.
@@ -290,6 +292,10 @@ class ContextStore:
             partition.open = {int(sequence): tries for sequence, tries in body.get("open", {}).items()}
             partition.blocked = dict(body.get("blocked", {}))
             _take_inline(partition, body)
+        ahead = max(p.sequence for p in self._partitions.values())
+        if ahead > self._input.ends_at:  # others may have read on since then
+            source, who = self._input, f"the position of route {self._route}"
+            await check_end(self._broker, source.stream, source.created, ahead, who)
 
     def _check_position(self, body: Mapping[str, Any]) -> None:
         if body["v"] != VERSION:

@@ -338,7 +338,7 @@ class Hop:
     async def run(self, stop: asyncio.Event, is_there: Callable[[str], bool]) -> None:
         """Deal until `stop` is set. Raises Fenced, and what else makes it impossible to go on."""
         config, state = self._source["config"], self._source["state"]
-        source = Input(config["name"], self._source["created"])
+        source = Input(config["name"], self._source["created"], state["last_seq"])
         start_after = state["last_seq"] if self._route.input.start == "new" else 0
         start = await self._store.claim(source, start_after, is_there)
         warn_of_gap(self._source, start, self._route.name)

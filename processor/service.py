@@ -45,7 +45,7 @@ from processor.retention import RetentionWatch
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
 from processor.sandbox.launch import raise_descriptor_limit
-from processor.streams import Streams, warn_of_gap
+from processor.streams import Streams, durability, warn_of_gap
 from processor.telemetry import Telemetry
 from processor.watch import CopyWatch, StreamWatch
 from processor.worker import Shared
@@ -154,7 +154,7 @@ class Service:
             self._oldest_unread,
             lambda route: self._runs[route].lanes is not None,
         )
-        copies = CopyWatch(self._broker, self._streams, self._telemetry)
+        copies = CopyWatch(self._broker, self._streams, self._telemetry, self._begin_all_anew)
         self._watching = [
             asyncio.create_task(self._watch(), name="watch-routes"),
             asyncio.create_task(self._watch_app(), name="watch-app"),
@@ -508,6 +508,12 @@ class Service:
             assert self._inboxes is not None
             self._inboxes.change(route, is_paused=False)
 
+    def _begin_all_anew(self) -> None:
+        assert self._inboxes is not None
+        for name, run in self._runs.items():
+            run.begin_anew()
+            self._inboxes.change(name, is_paused=self._pauses.get(name, UNSAID).is_paused)
+
     def _blocks(self) -> dict[str, Block]:
         """What stops this processor and its routes, for those who ask."""
         readiness = self._telemetry.readiness
@@ -530,6 +536,8 @@ class Service:
                     info = await self._broker.stream(name)
                 if info is None or created not in ("", info["created"]):
                     info = await self._begin_anew()
+                if not created:
+                    log.info("%s", durability(info))
                 created = info["created"]
                 # A reader for each: with several filters in one consumer, what is taken away message by
                 # message, as what was due is, costs the server 30 times as much (nats-server 2.15).
@@ -655,7 +663,10 @@ class Service:
         start_after = state["last_seq"] if route.input.start == "new" and not is_own else 0
         name = source["config"]["name"]
         start = await store.claim(
-            Input(name, source["created"]), start_after, self._members.is_there, holds=run.holds
+            Input(name, source["created"], state["last_seq"]),
+            start_after,
+            self._members.is_there,
+            holds=run.holds,
         )
         run.holds = ()
         if not is_own:

@@ -22,7 +22,7 @@ from processor.context import app_stream
 from processor.effects import Outlet
 from processor.errors import BrokerError
 from processor.holdings import Holding, Holdings
-from processor.jetstream import NAME_IN_USE, Again, ApiError, Broker, Unknown
+from processor.jetstream import NAME_IN_USE, Again, ApiError, Broker, Unknown, end_of
 from processor.subject import covers, overlaps
 
 log = logging.getLogger("processor")
@@ -79,6 +79,8 @@ class Streams:
         self.app = config.app
         self._has_room = True  # for the default limit of a stream, which the server sets aside
         self._used: dict[str, Used] = {}  # by route
+        self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
+        self._end = -1, 0  # of the app's stream, with the connection that it was seen in
         self.made: set[str] = set()  # names of streams that were made here, or tried to
 
     async def prepare(self, *, is_known: bool = False) -> None:
@@ -144,13 +146,15 @@ class Streams:
     async def outlets(self, route: Route) -> dict[str, Outlet]:
         """How the outputs and events of a route reach their subjects, by pattern.
 
-        Creates or extends the streams that keep them. Raises BrokerError E408 for one that cannot be.
+        Creates or extends the streams that keep them. Raises BrokerError E408 for one that cannot be, and
+        E419 for one that has copied more of the app's stream than that holds.
         """
         async with self._asking:
             found = {
                 pattern: await self._outlet(route, pattern, is_durable)
                 for pattern, is_durable in topics(route).items()
             }
+            await self._check_copies(found)
         self._used[route.name] = replace(self.used_by(route.name), outlets=found)
         return found
 
@@ -359,6 +363,42 @@ class Streams:
                 copied = max(copied, int(rest.split(" ")[0]))
         return copied
 
+    async def _check_copies(self, outlets: Mapping[str, Outlet]) -> None:
+        """Raise BrokerError E419 where a stream is ahead of the app's; asked once for each connection."""
+        generation = self._broker.generation
+        for pattern, outlet in outlets.items():
+            for held, way in (outlet.parts or {pattern: outlet}).items():
+                is_copied = way.stream and not way.live and not way.foreign
+                if not is_copied or self._checked.get((way.stream, held)) == generation:
+                    continue
+                info = await self._broker.stream(way.stream)
+                source = info and source_of(info["config"], self.app, held)
+                if info is not None and source is not None:
+                    lost = await self.lost(info, await self.copied_to(info, source))
+                    if lost is not None:
+                        raise lost
+                    self._checked[way.stream, held] = generation
+
+    async def lost(self, info: Mapping[str, Any], copied: int) -> BrokerError | None:
+        """What is wrong where a stream has copied more of the app's than that holds (E419)."""
+        generation, end = self._end
+        if generation == self._broker.generation and copied <= end:
+            return None
+        name = app_stream(self.app)
+        app = await self._broker.stream(name)
+        last = None if app is None else await end_of(self._broker, name, app["created"], copied)
+        if last is None:
+            return None
+        self._end = self._broker.generation, last
+        if last >= copied:
+            return None
+        return BrokerError(
+            "E419",
+            f"stream {info['config']['name']} has copied up to {copied} of {name}, which ends at {last}: "
+            f"the server lost commits, and outputs in the next {copied - last} messages would not be copied",
+            remedy='See "The server lost messages" in deploy/runbook.md.',
+        )
+
     def used_by(self, route: str) -> Used:
         """What was found of the streams of a route when it asked last."""
         return self._used.get(route, Used())
@@ -516,6 +556,25 @@ def _source(app: str, patterns: Sequence[str]) -> dict[str, Any]:
 
 def _shown(found: Sequence[Holding]) -> str:
     return "; ".join(map(str, found[:5]))
+
+
+def durability(info: Mapping[str, Any]) -> str:
+    """What can be known of what a stream keeps over a power cut; a server does not say how it syncs."""
+    config = info["config"]
+    replicas = config.get("num_replicas", 1)
+    if config.get("storage") == "memory":
+        kept = "in memory: it is gone" if replicas == 1 else f"in memory of {replicas} servers: it is gone"
+        return f"{config['name']} is kept {kept} when {'that' if replicas == 1 else 'their'} power is"
+    if replicas == 1:
+        return (
+            f"{config['name']} is on the disk of 1 server: a power cut may take what it acknowledged in the "
+            "last 2 minutes, unless the server has `sync_interval: always`, which it does not tell"
+        )
+    return (
+        f"{config['name']} is on the disks of {replicas} servers: what was acknowledged survives a power cut "
+        f"of {(replicas - 1) // 2} of them; of more, only with `sync_interval: always`, which they do not "
+        "tell"
+    )
 
 
 def warn_of_gap(source: Mapping[str, Any], start: int, route: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from processor.config import Route
 from processor.context import app_stream
 from processor.effects import Outlet
 from processor.errors import BrokerError
-from processor.jetstream import Again, ApiError, Broker, Unknown
+from processor.jetstream import Again, ApiError, Broker, Unknown, end_of
 from processor.model import Delivery
 from processor.streams import Streams, source_of, topics
 from processor.subject import overlaps
@@ -141,27 +142,36 @@ class _Copy:
     is_looked_at: bool = False
     is_waiting: bool = False
     why: str = ""  # it stands still
+    lost: str = ""  # it is ahead of the app's stream, or was since this process began
 
 
 class CopyWatch:
-    """Finds the streams that do not take the copies of what the app has committed for them.
+    """Finds the streams that do not take the copies of what the app has committed for them, and lost commits.
 
     A source that is refused one message tries it again for ever and brings none behind it, and nothing of the
     server says so. Looked at are the streams for which something was committed since the last look.
     """
 
-    def __init__(self, broker: Broker, streams: Streams, telemetry: Telemetry) -> None:
+    def __init__(
+        self, broker: Broker, streams: Streams, telemetry: Telemetry, begin_anew: Callable[[], None]
+    ) -> None:
+        """`begin_anew` has every route look at its positions and streams again: commits were lost."""
         self._broker = broker
+        self._begin_anew = begin_anew
         self._streams = streams
         self._telemetry = telemetry
         self._copies: dict[tuple[str, str], _Copy] = {}  # by stream and pattern
         self._made: dict[str, float] = {}  # outputs and events by route, at the last look
+        self._app_created = ""
+        self._app_end = 0  # the last sequence of the app's stream, when it was looked at
 
     async def run(self, routes: Callable[[], Sequence[Route]]) -> None:
         """Look after all copies until cancelled."""
         while True:
             await asyncio.sleep(_COPIES_S)
             await self._broker.connected()
+            with contextlib.suppress(BrokerError, ApiError, Again, Unknown):
+                await self._look_at_app()
             running = routes()
             ways = self._ways(running)
             made = {route.name: self._telemetry.made(route.name) for route in running}
@@ -200,6 +210,32 @@ class CopyWatch:
                         found.setdefault((way.stream, held), []).append(route.name)
         return found
 
+    async def _look_at_app(self) -> None:
+        """Say it where the app's stream ends before what was committed to it (E420)."""
+        stored = self._broker.committed
+        name = app_stream(self._streams.app)
+        info = await self._broker.stream(name)
+        if info is None:
+            return  # whoever watches it makes it anew
+        end = int(info["state"]["last_seq"])
+        least = max(self._app_end, stored)
+        if self._app_created in ("", info["created"]) and end < least:
+            again = await end_of(self._broker, name, info["created"], least)
+            if again is None or again >= least:
+                return
+            why = (
+                f"E420 stream {name} ended at {least} and now at {again}: the server lost commits that it "
+                "had acknowledged, as when its machine loses power. What its inputs still hold of that is "
+                'done again; see "The server lost messages" in deploy/runbook.md'
+            )
+            log.error("%s", why, extra={"code": "E420"})
+            self._telemetry.readiness.block("lost commits", why)
+            self._broker.committed = end = again
+            self._begin_anew()
+        elif info["created"] != self._app_created:
+            self._broker.committed = min(stored, end)
+        self._app_created, self._app_end = info["created"], end
+
     async def _look(self, stream: str, pattern: str, copy: _Copy) -> None:
         app = self._streams.app
         info = await self._broker.stream(stream)
@@ -209,6 +245,10 @@ class CopyWatch:
         if source is None:
             return  # it is asked to copy again by whoever watches the streams
         copied = await self._streams.copied_to(info, source)
+        if copied > self._app_end and (lost := await self._streams.lost(info, copied)):
+            if not copy.lost:
+                log.error("%s", lost, extra={"code": "E419"})
+            copy.lost = str(lost)
         committed = f"p.{app}.out.{pattern}"
         waiting = await self._broker.next_of(app_stream(app), committed, copied + 1)
         now_s = time.monotonic()
@@ -218,13 +258,13 @@ class CopyWatch:
         count = await self._broker.count(app_stream(app), [committed], copied + 1) if waiting else 0
         is_stopped = waiting is not None and now_s - copy.since_s >= _STANDS_STILL_S
         self._telemetry.copies(stream, pattern, count, is_stopped=is_stopped)
-        before, copy.why = copy.why, ""
+        before, copy.why = copy.why, copy.lost
         if waiting is not None and is_stopped:
             copy.why = (
                 f"E350 stream {stream} takes no copy of {pattern}, and {count} wait: "
                 f"{_cause(info, len(waiting.payload))}. They go on by themselves when it takes them."
             )
-        if bool(before) != is_stopped:
+        if bool(before) != is_stopped and not copy.lost:
             log.log(
                 logging.ERROR if is_stopped else logging.INFO,
                 "%s",

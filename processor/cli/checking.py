@@ -7,6 +7,7 @@ or changed there: what a start would find, make and need is reported, and each t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,27 +41,31 @@ from processor.config import (
     reachable,
     readable_programs,
 )
-from processor.context import app_stream
+from processor.context import Input, app_stream
+from processor.control import Control
 from processor.desk import VERBS, api_subject
 from processor.effects import Outlet
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
 from processor.holdings import Holding, Holdings
 from processor.inbox import check_server
-from processor.jetstream import Broker, expected_refusal
+from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
 from processor.letters import in_subject
 from processor.model import Limits, Program
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.streams import (
+    Streams,
     app_stream_config,
     bounds,
     check_app_stream,
+    durability,
     free_name,
     is_chunks,
     limits,
     no_input,
     outlet_of,
     output_limits,
+    source_of,
     topics,
 )
 from processor.subject import matches
@@ -206,7 +211,7 @@ async def _look(config: Config) -> _Server:
                 "publish", [f"$JS.API.STREAM.CREATE.{name}"], "to create the app's stream"
             )
         else:
-            said = f"{name} holds {info['state']['messages']:,} messages"
+            said = f"{name} holds {info['state']['messages']:,} messages; {durability(info)}"
             try:
                 check_app_stream(info["config"], app_stream_config(config))
             except BrokerError as err:
@@ -266,7 +271,7 @@ async def _findings(
         found.input = found.input or f"{', '.join(route.input_subjects)}, which cannot be read"
         found.problems.append(str(err))
     for pattern, is_durable in topics(route).items():
-        await _look_at_outlet(broker, holdings, route, pattern, is_durable, needs, found)
+        await _look_at_outlet(broker, holdings, config, route, pattern, is_durable, needs, found)
     return found
 
 
@@ -287,6 +292,7 @@ async def _look_at_input(
         retention = info["config"].get("retention", "limits")
         found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
         found.input += bounds(info["config"])
+        await _check_position(broker, route, info)
     elif creators:
         name = await free_name(broker, route.app, creators[0].input_subjects[0])
         create = creators[0].input.create or CreatedStream()
@@ -337,9 +343,36 @@ def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings
             found.problems.append(str(err))
 
 
+async def _check_position(broker: Broker, route: Route, info: Mapping[str, Any]) -> None:
+    """Raise BrokerError E418 where a position of the route is ahead of its input."""
+    control, kind = Control(broker, route.app), "hop" if route.input.repartition else "pos"
+    source = Input(info["config"]["name"], info["created"])
+    # Without permission to read them, positions are not known; that is a problem of its own.
+    with contextlib.suppress(ApiError, Again, Unknown):
+        if source in await control.inputs(route.name, kind=kind):
+            ahead = max(part.position for part in await control.parts(route.name, kind=kind))
+            await check_end(
+                broker, source.stream, source.created, ahead, f"the position of route {route.name}"
+            )
+
+
+async def _check_copies(
+    broker: Broker, config: Config, pattern: str, way: Outlet, streams: Sequence[Holding]
+) -> list[str]:
+    """What is wrong where a stream has copied more of the app's stream than that holds (E419)."""
+    asked = Streams(broker, config)
+    for info in [each.info for each in streams if each.name == way.stream]:
+        if (source := source_of(info["config"], config.app, pattern)) is not None:
+            with contextlib.suppress(ApiError, Again, Unknown):
+                lost = await asked.lost(info, await asked.copied_to(info, source))
+                return [] if lost is None else [str(lost)]
+    return []
+
+
 async def _look_at_outlet(
     broker: Broker,
     holdings: Holdings,
+    config: Config,
     route: Route,
     pattern: str,
     is_durable: bool,
@@ -371,6 +404,7 @@ async def _look_at_outlet(
         for part, way in ways.items():
             how, is_direct = _way(way, needs, streams, why)
             found.outlets[part] = f"stream {way.stream} {how}"
+            found.problems += await _check_copies(broker, config, part, way, streams)
             found.problems += needs.missing("publish", direct, why) if is_direct else []
         if outlet.parts:
             found.outlets[pattern] = "to any other subject: a dead letter, for no stream holds it (E417)"

@@ -39,7 +39,7 @@ from processor.jetstream.protocol import (
     own_headers,
     parse_ack,
 )
-from processor.jetstream.reader import Reader
+from processor.jetstream.reader import Reader, check_end, end_of
 from processor.jetstream.subscription import Ear
 
 __all__ = [
@@ -61,9 +61,11 @@ __all__ = [
     "Stored",
     "Unknown",
     "WrongLastSequence",
+    "check_end",
     "connect_options",
     "create_consumer",
     "encode",
+    "end_of",
     "expected_refusal",
     "own_headers",
     "parse_ack",

@@ -167,6 +167,7 @@ class Broker:
         self._unanswered: dict[str, tuple[asyncio.Future[_Answer], Sequence[bytes]]] = {}
         self._answers_at = ""  # the subject of all answers, less that token; of this client
         self._requests = 0
+        self.committed = 0  # the highest sequence of a commit of ours
         self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
         self._ears: set[Ear] = set()
 
@@ -534,6 +535,7 @@ class Broker:
         """
         if len(messages) == 1:
             reply = await self._commit_request(encode_parts(messages[0], {}), messages[0].subject)
+            self.committed = max(self.committed, int(reply["seq"]))
             return int(reply["seq"])
         batch = batch or secrets.token_hex(12)
         parts = encode_batch(messages[:-1], batch)
@@ -542,6 +544,7 @@ class Broker:
             {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"},
         )
         reply = await self._commit_request(last, messages[-1].subject, before=parts)
+        self.committed = max(self.committed, int(reply["seq"]))
         return int(reply["seq"])
 
     async def _commit_request(

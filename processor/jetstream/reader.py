@@ -38,6 +38,7 @@ from processor.model import NO_HEADERS, Delivery, Headers
 log = logging.getLogger("processor")
 
 _HEARTBEAT_S = 5.0
+_LOOKS_AT_END, _LOOK_AGAIN_S = 4, 0.5  # a leader that was just elected may not have applied all it holds
 _EXPIRES_S = 30.0
 # At so many moments of a heartbeat's time the pull requests of all readers end, and their heartbeats come. To
 # wake up for each of them by itself is most of what a thousand idle routes cost.
@@ -45,6 +46,37 @@ _MOMENTS = 10
 _LOOK_S = 0.25
 _PATIENCE_S = 10.0
 _UNANSWERED_MAX = 10  # pull requests that nobody took, before the consumer is given up
+
+
+async def end_of(broker: Broker, stream: str, created: str, least: int) -> int | None:
+    """The last sequence of a stream, looked at for a while where it is below `least`; None without it."""
+    last = 0
+    for look in range(_LOOKS_AT_END):
+        await asyncio.sleep(_LOOK_AGAIN_S if look else 0)
+        info = await broker.stream(stream)
+        if info is None or info["created"] != created:
+            return None
+        last = int(info["state"]["last_seq"])
+        if last >= least:
+            break
+    return last
+
+
+async def check_end(broker: Broker, stream: str, created: str, sequence: int, who: str) -> None:
+    """Raise BrokerError E418 where a stream ends before `sequence`, which was read from it.
+
+    What is published to it next would get a sequence that counts as read. Nothing is said of a stream that is
+    gone or was made anew: whoever reads it does.
+    """
+    last = await end_of(broker, stream, created, sequence)
+    if last is not None and last < sequence:
+        raise BrokerError(
+            "E418",
+            f"{who} was at {sequence} of stream {stream}, which ends at {last}: the server lost messages "
+            "that it had acknowledged, as when its machine loses power",
+            remedy="What is published now would count as read. "
+            'See "The server lost messages" in deploy/runbook.md.',
+        )
 
 
 class Reader:
@@ -312,6 +344,8 @@ class Reader:
         elif old and self._keeps:
             with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
                 await self._broker.delete_consumer(self._stream, old)
+        if info["state"]["last_seq"] < self._next - 1:
+            await check_end(self._broker, self._stream, self._created, self._next - 1, self._name)
         self._broken, self._expected, self._asked, self._unanswered = "", 1, 0, 0
         self._is_in_step = False
         self._generation = self._broker.generation

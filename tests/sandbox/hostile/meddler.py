@@ -175,6 +175,7 @@ class Meddling:
         self.depth = 0
         self.pool = []
         self.hand = []
+        self.method_of = None
         self.spray = []
         self.names = [name for name in TARGETS[target] if name not in SLOW]
         self.target = TARGETS[target]
@@ -226,7 +227,7 @@ MEDDLING = (
 def change(thing):
     if type(thing) is memoryview:
         # The iterator of a released view is made with an error set, which is no fault but in a build with assertions.
-        if M.hand and M.hand[0] is thing:
+        if M.method_of is thing:
             M.pool = [other for other in M.pool if other is not thing] or [1]
             thing.release()
         return
@@ -687,6 +688,7 @@ def step():
             thing = M.one_of(M.pool)
             names = [] if isinstance(thing, Evil) else [name for name in dir(thing) if name not in LEFT_OUT]
             M.hand = [thing, *args]
+            M.method_of = thing
             given = getattr(thing, M.one_of(names))(*args, **named) if names else None
         else:
             M.hand = [M.one_of(M.pool), some(), some()]
@@ -700,6 +702,7 @@ def step():
         pass
     finally:
         M.hand = outer
+        M.method_of = None
 
 
 def keepable(thing):
