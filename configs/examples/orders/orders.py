@@ -13,7 +13,7 @@ class Runnable(BaseSecureRunnable):
         self.context["profile"] = {"name": None, "tier": "unknown"}
 
     def process(self, queries):
-        for query, message in zip(queries, self.messages):
+        for query, message in zip(queries, self.messages, strict=True):
             if message.subject == "shop.customers":
                 self.context["profile"] = {"name": query["name"].strip(), "tier": query.get("tier", "basic")}
             else:

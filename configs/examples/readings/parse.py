@@ -5,7 +5,7 @@ from processor.runnable import BaseSecureRunnable, Reject
 
 class Runnable(BaseSecureRunnable):
     def process(self, queries):
-        for query, message in zip(queries, self.messages):
+        for query, message in zip(queries, self.messages, strict=True):
             for line in query["lines"]:
                 yield {**reading(line), "gateway": query["gateway"], "at": message.time}
 

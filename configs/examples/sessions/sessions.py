@@ -11,7 +11,7 @@ class Runnable(BaseSecureRunnable):
         self.context["check"] = False  # whether a check is under way
 
     def process(self, queries):
-        for query, message in zip(queries, self.messages):
+        for query, message in zip(queries, self.messages, strict=True):
             now_s = message.time.timestamp()
             session = self.context["open"]
             if session is not None and now_s - session["end"] >= GAP_S:

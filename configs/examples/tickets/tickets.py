@@ -3,6 +3,7 @@
 import json
 
 import requests
+
 from processor.runnable import BaseSecureRunnable, Reject, Retry
 
 URL = "https://llm.example.com/v1/chat/completions"
