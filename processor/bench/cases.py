@@ -157,9 +157,9 @@ CASES = {
         Case("lanes_2", "64 keys, two guests in one processor", keys=64, lines={**_KEYED, "concurrency": 2}),
         Case(
             "redrive",
-            "40,000 dead letters of 1,000 keys, sent back while the route runs",
+            "40,000 dead letters of 64 keys, sent back while the route runs",
             "redrive",
-            keys=1_000,
+            keys=64,
             lines=_KEYED,
             has_latency=False,
         ),
