@@ -116,7 +116,7 @@ class SecurityConfig:
         for subject in self.emits:
             try:
                 check_subject(subject)
-            except (AttributeError, ValueError) as err:
+            except (AttributeError, TypeError, ValueError) as err:
                 raise _refused("emits", subject, f"It is a subject or a pattern: {err}.") from None
         try:
             parse_url(self.stock_url)
