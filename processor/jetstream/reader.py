@@ -423,6 +423,7 @@ class Reader:
             return
         if self._broken or self._unreadable is not None:
             return
+        last = self._next - 1
         try:
             self._receive_message(subject, reply, head, payload)
         except Exception as err:
@@ -430,7 +431,7 @@ class Reader:
             log.debug("a message of %s cannot be read", self._stream, exc_info=err)
             self._unreadable = BrokerError(
                 "E357",
-                f"the message behind {self._next - 1} of stream {self._stream} cannot be read "
+                f"the message behind {last} of stream {self._stream} cannot be read "
                 f"({type(err).__name__}: {str(err)[:200]})",
                 remedy="Please report it; remove the message, or reset the route to one behind it, to go on.",
             )

@@ -13,9 +13,11 @@ import orjson
 import pytest
 
 from processor.deadletters import DeadLetters, Filter
-from processor.jetstream import Message
-from processor.model import Headers
-from tests.running import COUNT, REPAIRED, Running, Start
+from processor.embedded import EmbeddedServer
+from processor.errors import BrokerError
+from processor.jetstream import Message, Reader
+from processor.model import Delivery, Headers
+from tests.running import COUNT, REPAIRED, Running, Start, connected
 
 ROUTE = 'r: {input: {subject: "in.>", create: true}, runnable: count.py, output: out, retry: {attempts: 1}}'
 ODD = ["in.a\x0bb", "in.a\x0cb", "in.a\rb", "in.\udce9t\udce9", "in.\udcff.x\x1c\x85"]
@@ -119,3 +121,29 @@ class Runnable:
         assert headers["X-Tag"] == ["one", "two"]
         assert headers["X-Baggage"] == ["v" * 65_300]
         assert running.telemetry.readiness.blocks == {}
+
+
+async def test_a_message_that_cannot_be_read_is_named_once(nats_server: EmbeddedServer) -> None:
+    """What lies before it is handed out; then the reader raises, and asks for nothing again."""
+
+    def read(delivery: Delivery) -> Delivery:
+        if delivery.sequence == 2:
+            raise ValueError("a fault of ours")
+        return delivery
+
+    async with connected(nats_server.url) as broker:
+        info = await broker.create_stream({"name": "IN", "subjects": ["in.*"]})
+        for number in range(3):
+            await broker.publish_stored(Message(f"in.{number}", b"{}"))
+        reader = Reader(
+            broker, "IN", ["in.*"], created=info["created"], retention="limits", name="r",
+            start_sequence=1, prefetch=10, read=read,
+        )  # fmt: skip
+        try:
+            await reader.open()
+            assert [delivery.sequence for delivery in await reader.take(10, 1 << 20)] == [1]
+            for _ in range(2):
+                with pytest.raises(BrokerError, match=r"E357 the message behind 1 of stream IN .*a fault"):
+                    await reader.take(10, 1 << 20)
+        finally:
+            await reader.close()
