@@ -251,7 +251,7 @@ setattr(bytearray, "fromhex", staticmethod(_fromhex))  # noqa: B010 (a class met
 
 def set_item(ob: Any, at: Any, value: Any) -> None:
     """`ob[at] = value`. A list measures an extended slice, and then runs the iterator that it is given."""
-    if type(at) is slice and isinstance(ob, list) and not isinstance(value, (list, tuple)):
+    if type(at) is slice and isinstance(ob, list) and type(value) not in (list, tuple):
         value = list(value)
     ob[at] = value
 
@@ -261,7 +261,7 @@ def list_setter(method: Callable[..., None]) -> Callable[..., None]:
 
     def __setitem__(*args: Any) -> None:
         *place, value = args
-        if place and type(place[-1]) is slice and not isinstance(value, (list, tuple)):
+        if place and type(place[-1]) is slice and type(value) not in (list, tuple):
             value = list(value)
         method(*place, value)
 
