@@ -131,7 +131,7 @@ def _fault(fault: Fault) -> dict[str, Any]:
 def _loaded(path: Path, *, has_secrets: bool) -> Config:
     """The configuration. Raises Faults with its own and, where there are any, those of its Runnables too."""
     try:
-        return load(path, has_secrets=has_secrets)
+        return load(path, needs_login=has_secrets, needs_secrets=has_secrets)
     except Faults as err:
         try:
             programs = readable_programs(path)

@@ -84,7 +84,7 @@ def contexts(words: list[str], options: Options) -> int:
     if not least <= len(rest) - 2 <= most:
         asked = f"context {action} CONFIG ROUTE {usage}".rstrip()
         raise typer.BadParameter(f"{len(rest)} words follow `{action}`; it is `{asked}`")
-    config = load(Path(rest[0]))
+    config = load(Path(rest[0]), needs_secrets=False)
     route = route_of(config, rest[1])
     since_s = moment_s(options.since) if options.since else 0.0
     configure_logging("human", "warning")

@@ -26,7 +26,7 @@ def status(path: Path, name: str | None, format: str | None) -> int:
 
     A route that somebody has paused stands still on purpose.
     """
-    config = load(path)
+    config = load(path, needs_secrets=False)
     routes = [route_of(config, name)] if name is not None else list(config.routes.values())
     configure_logging("human", "warning")
     return asyncio.run(_status(config, routes, Screen(format)))
@@ -161,7 +161,7 @@ def _counted(number: int, what: str) -> str:
 
 def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
     """Pause a route, or let it go on."""
-    config = load(path)
+    config = load(path, needs_secrets=False)
     route = route_of(config, name)
     configure_logging("human", "warning")
 
@@ -176,7 +176,7 @@ def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
 
 def reset(path: Path, name: str, to: str, *, keep_context: bool, is_sure: bool) -> int:
     """Have a route read again from `to`: `start`, a sequence, or a time."""
-    config = load(path)
+    config = load(path, needs_secrets=False)
     route = route_of(config, name)
     configure_logging("human", "warning")
     return asyncio.run(_reset(config, route, _target(to), keep_context=keep_context, is_sure=is_sure))

@@ -73,7 +73,7 @@ def publish(
     Lines that cannot be published are named and left out, and the exit code is EXIT_FAILED; so it is where
     nobody can hear the messages.
     """
-    nats = load(config).nats if config is not None else server_of(url)
+    nats = load(config, needs_secrets=False).nats if config is not None else server_of(url)
     how = _Publishing(
         parse_template(subject), dict(map(_header, headers)), rate, run_id or secrets.token_hex(6)
     )
@@ -393,7 +393,7 @@ def tail(
     format: str | None,
 ) -> int:
     """Show messages of a subject, or what a route publishes; `last` is None for all there are."""
-    app = load(config) if config is not None else None
+    app = load(config, needs_secrets=False) if config is not None else None
     nats = app.nats if app is not None else server_of(url)
     route = app.routes.get(source) if app is not None else None
     if route is None:

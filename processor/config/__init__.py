@@ -94,11 +94,18 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, env: Mapping[str, str] = os.environ, *, has_secrets: bool = True) -> Config:
+def load(
+    path: str | Path,
+    env: Mapping[str, str] = os.environ,
+    *,
+    needs_login: bool = True,
+    needs_secrets: bool = True,
+) -> Config:
     """Return the configuration in the file at `path` with the environment laid over it.
 
-    Without `has_secrets` neither secrets nor the files of a login need to be there: such a configuration can
-    be checked and not run. Raises Faults with everything that is wrong, each fault at its line and column.
+    Without `needs_secrets` the secrets of the Runnables may be missing here, and without `needs_login` so may
+    the files of the login: such a configuration serves for all but running its routes, or connecting.
+    Raises Faults with everything that is wrong, each fault at its line and column.
     """
     source = Source.read(Path(path))
     source.lay_over(env)
@@ -116,8 +123,9 @@ def load(path: str | Path, env: Mapping[str, str] = os.environ, *, has_secrets: 
     secrets: dict[str, BoundSecret] = {}
     if config:
         found = [*app_faults(config), *read_secrets(config, env, secrets)]
-        if not has_secrets:
-            found = [each for each in found if not is_absence(each)]
+        spared = {key for key, needed in (("nats", needs_login), ("secrets", needs_secrets)) if not needed}
+        found = [each for each in found if not is_absence(each, spared)]
+        if not needs_secrets:
             secrets |= {
                 n: BoundSecret(n, "", s.bindings) for n, s in config.secrets.items() if n not in secrets
             }

@@ -11,7 +11,7 @@ import binascii
 import difflib
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Container, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -479,10 +479,10 @@ def read_secrets(
             found[name] = BoundSecret(name, value, source.bindings)
 
 
-def is_absence(found: Contradiction) -> bool:
-    """Whether it is about a secret or a login that is not there, or not as it must be, on this machine."""
+def is_absence(found: Contradiction, keys: Container[str]) -> bool:
+    """Whether a value from outside that one of these top-level keys names is missing here, or unusable."""
     place, code, _ = found
-    return place[0] in ("secrets", "nats") and code in ("E107", "E108")
+    return place[0] in keys and code in ("E107", "E108")
 
 
 def _secret(here: Place, source: SecretSource, env: Mapping[str, str]) -> tuple[str, Contradiction | None]:

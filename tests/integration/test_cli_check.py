@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from processor.cli.terminal import EXIT_CONFIG, EXIT_OK
+from processor.embedded import EmbeddedServer
 from tests.integration.test_cli import Start, code, command, done, route
 from tests.terminal import COLUMNS, LINES, on_a_terminal
 
@@ -88,3 +90,31 @@ def test_check_does_without_secrets_where_it_is_told_to(route: Path, done: Start
     refused = done("check", route, "--no-secrets", "--server")
     assert code(refused) == EXIT_CONFIG
     assert "--server and --no-secrets exclude each other" in " ".join(refused.err.split())
+
+
+def test_an_operator_needs_no_secrets_of_the_runnables(
+    route: Path, command: Start, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """Verbs that run no Runnable work where its secrets are missing; `run` and `check` say which one is."""
+    route.write_text(
+        route.read_text()
+        + "    secrets: [key]\n    outbound: [a.example]\n"
+        + "secrets:\n  key: {env: OUR_KEY, hosts: [a.example]}\n"
+    )
+    run = command("run", route, url=nats_server.url, OUR_KEY="0123456789abcdef")
+    run.says("route started")
+    told = {
+        "pub": done("pub", "in.a", "--config", route, given='{"i": 1}\n', url=nats_server.url),
+        "pause": done("pause", route, "r", url=nats_server.url),
+        "resume": done("resume", route, "r", url=nats_server.url),
+        "dlq": done("dlq", "ls", route, url=nats_server.url),
+        "context": done("context", "full", route, "r", url=nats_server.url),
+        "status": done("status", route, url=nats_server.url),
+        "tail": done("tail", "r", "--config", route, "--no-follow", url=nats_server.url),
+        "reset": done("reset", route, "r", "--to", "start", "--yes", url=nats_server.url),
+    }
+    assert [(verb, code(each), each.err) for verb, each in told.items() if "E108" in each.err] == []
+    assert {code(each) for verb, each in told.items() if verb != "context"} == {EXIT_OK}
+    assert run.ends(signal.SIGTERM) == EXIT_OK
+    for verb in ("run", "check"):
+        assert "secrets.key.env is OUR_KEY, which is not set" in done(verb, route, url=nats_server.url).err
