@@ -63,10 +63,11 @@ class Running:
         self.broker = broker
         self.path = path
 
-    async def reload(self, **sources: str) -> list[str]:
+    async def reload(self, *, may_remove: bool = False, **sources: str) -> list[str]:
         """Change Runnables and load the configuration again, as SIGHUP does; the routes that were changed."""
         write_sources(self.path.parent, sources)
-        return await self.service.reload(load(self.path, {"NATS_URL": self.broker.address}))
+        config = load(self.path, {"NATS_URL": self.broker.address})
+        return await self.service.reload(config, may_remove=may_remove)
 
     async def until_ready(self) -> None:
         """Return when every route runs and its consumer is there to keep what is published from now on."""

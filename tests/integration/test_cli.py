@@ -400,7 +400,8 @@ def test_check_of_a_server_names_what_is_missing(
     shown = done("check", route, "--server", url=nats_server.url)
     assert code(shown) == EXIT_BROKER
     assert "E401 no stream holds 'in.*', the input of route r." in shown.err
-    assert "out: stream app-out will be created and copies committed outputs: exactly once" in shown.out
+    created = "stream app-out will be created (max_age 7 d, max_bytes 10 GiB)"
+    assert f"out: {created} and copies committed outputs: exactly once" in shown.out
     assert done("tail", ">", "--no-follow", url=nats_server.url).err.startswith("E401 no stream holds >")
 
 
@@ -583,26 +584,42 @@ def test_integers_of_any_size_stay_what_they_are(tmp_path: Path, done: Start) ->
 
 
 @pytest.mark.parametrize(
-    "arguments, given, sentence",
+    "arguments, sentence",
     [
-        (("rr", "-"), "", "E110 has no route 'rr'. Did you mean r?"),
-        (("r", "no.jsonl"), "", "no.jsonl E107 cannot be read: No such file or directory."),
-        (
-            ("r", "-", "--subject", "in.{who}"),
-            '{"i": 1}\n',
-            "stdin:1:1 E104 {who} of 'in.{who}' has no value.",
-        ),
-        (("r", "-", "--envelope"), '{"i": 1}\n', "stdin:1:1 E104 is no envelope: one of `data`"),
+        (("rr", "-"), "E110 has no route 'rr'. Did you mean r?"),
+        (("r", "no.jsonl"), "no.jsonl E107 cannot be read: No such file or directory."),
     ],
 )
 def test_try_refuses_what_it_cannot_use(
-    arguments: tuple[str, ...], given: str, sentence: str, route: Path, done: Start
+    arguments: tuple[str, ...], sentence: str, route: Path, done: Start
 ) -> None:
-    """What is wrong with the command line or its input is one line, without a traceback."""
-    shown = done("try", route, *arguments, given=given)
+    """What is wrong with the command line is one line, without a traceback."""
+    shown = done("try", route, *arguments, given="")
     assert code(shown) == EXIT_CONFIG
     [line] = shown.err.splitlines()
     assert sentence in line
+
+
+@pytest.mark.parametrize(
+    "option, given, sentence",
+    [
+        (["--subject", "in.{i}"], '{"who": 1}\n{"i": 2}\n', "stdin:1:1 E104 {i} of 'in.{i}' has no value."),
+        (
+            ["--envelope"],
+            '{"i": 1}\n{"subject": "in.2", "data": {"i": 2}}\n',
+            "stdin:1:1 E104 is no envelope: one of `data`",
+        ),
+    ],
+)
+def test_try_leaves_out_a_line_that_it_cannot_use(
+    option: list[str], given: str, sentence: str, route: Path, done: Start
+) -> None:
+    """The line is named, those after it are tried, and the exit code says that not all were."""
+    shown = done("try", route, "r", "-", *option, "--format", "json", given=given)
+    assert code(shown) == EXIT_FAILED
+    assert sentence in shown.err
+    outputs = [line for line in map(json.loads, shown.out.splitlines()) if line["kind"] == "output"]
+    assert [(line["subject"], line["data"]["i"]) for line in outputs] == [("out", 2)]
 
 
 def test_try_on_the_quickstart_makes_subjects_from_its_feed(quickstart: Path, done: Start) -> None:

@@ -169,8 +169,8 @@ async def test_an_input_is_dealt_only_after_somebody_said_from_where(
             return operations.reset(running.path, "r", to, keep_context=True, is_sure=True)
 
         assert await asyncio.to_thread(reset, "start") == 0
-        assert await asyncio.to_thread(operations.status, running.path, "r", "json") == 0
         await check(running, 40)
+        assert await asyncio.to_thread(operations.status, running.path, "r", "json") == 0
         with pytest.raises(BrokerError, match="E413 stream IN deletes what was processed"):
             await asyncio.to_thread(reset, "start")
     async with processor(QUEUE.replace(", repartition: true", ""), count=COUNT) as running:
@@ -271,7 +271,7 @@ async def test_a_schedule_outlives_restarts_and_ends_with_its_route(
         changed = every.replace('"{time} "', "new")
         async with Replica(running):
             write_routes(running, changed + once)
-            await running.reload()
+            await running.reload(may_remove=True)
             await running.documents("every", len(await running.stored("every")) + 2)
             assert await is_stored(running, "newest", b"time"), "the other processor has its route"
         # As long as there are both, the schedule is that of the one who keeps it; then it is the new one.

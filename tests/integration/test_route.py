@@ -169,7 +169,7 @@ async def test_what_is_not_json_becomes_a_dead_letter_and_the_route_goes_on(
     [
         ("float('nan')", "E306"),
         ("b'bytes'", "E306"),
-        ("datetime(2026, 1, 1)", "E306"),
+        ("object()", "E306"),
         ("{1, 2}", "E306"),
         ("[loop]", "E306"),
         ("'x' * 2_000_000", "E318"),
@@ -180,7 +180,7 @@ async def test_what_is_not_json_becomes_a_dead_letter_and_the_route_goes_on(
 async def test_an_output_that_cannot_be_written_is_the_fault_of_its_message(
     processor: Start, expression: str, code: str
 ) -> None:
-    """NaN, bytes, dates, sets, self-reference, too large, too many: a dead letter, and the route goes on."""
+    """NaN, bytes, objects, sets, loops, too large, too many: a dead letter, and the route goes on."""
     source = f"""
     class Runnable:
         def process(self, queries):
