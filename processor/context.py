@@ -57,8 +57,16 @@ from processor.jetstream import (
     check_end,
 )
 from processor.letters import Kept
-from processor.model import WHOLE_BYTES, ContextChange, key_from_token, key_token, partition_of
-from processor.position import VERSION, contexts_of, dump_items, items_of, remains, written_contexts
+from processor.model import WHOLE_BYTES, ContextChange, Delivery, key_from_token, key_token, partition_of
+from processor.position import (
+    VERSION,
+    contexts_of,
+    dump_items,
+    items_of,
+    remains,
+    unknown_fields,
+    written_contexts,
+)
 from processor.position import read as read_position
 from processor.sandbox.values import TOMBSTONE
 
@@ -120,6 +128,7 @@ class _Partition:
     inline: dict[str, dict[str, bytes]] = field(default_factory=dict)
     inline_bytes: dict[str, int] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)  # as it was read
+    unknown: dict[str, Any] = field(default_factory=dict)  # what a later build has written there
 
 
 @dataclass(slots=True)
@@ -180,6 +189,10 @@ class ContextStore:
     def partition(self, key: str) -> int:
         """The partition of `key`."""
         return partition_of(key, self._of)
+
+    def place(self, delivery: Delivery, key: str) -> int:
+        """The partition whose position counts a message: the one that it was given to, or that of its key."""
+        return self.partition(key) if delivery.dealt is None else delivery.dealt
 
     def part(self, lane: int, owned: Iterable[int], refused: Callable[[str | None], None]) -> ContextStore:
         """A store that commits for some of the partitions that this one has claimed, as lane `lane`.
@@ -280,6 +293,7 @@ class ContextStore:
             if position is None:
                 partition.sequence, partition.fence = start_after, 0
                 partition.epoch = partition.claims = 0
+                partition.unknown = {}
                 continue
             body = read_position(position)
             self._check_position(body)
@@ -291,6 +305,7 @@ class ContextStore:
             partition.claims = body.get("claims", 0)
             partition.open = {int(sequence): tries for sequence, tries in body.get("open", {}).items()}
             partition.blocked = dict(body.get("blocked", {}))
+            partition.unknown = unknown_fields(body)
             _take_inline(partition, body)
         ahead = max(p.sequence for p in self._partitions.values())
         if ahead > self._input.ends_at:  # others may have read on since then
@@ -537,20 +552,25 @@ class ContextStore:
         moves: Mapping[int, Move],
         *,
         live: Sequence[Message] = (),
+        first_left: int | None = None,
     ) -> int:
         """Store `messages`, the changed contexts and the new positions in one atomic write.
 
         Returns its number of messages when the server confirmed it, after however many tries that takes:
         while the server is down, and while it refuses to store (which `refused` is told). `live` is
-        remembered in the position, for a successor to send if we cannot. Raises Fenced when somebody else
-        owns a partition by now; then nothing was stored.
+        remembered in the position, for a successor to send if we cannot. Partitions without a move may go on
+        to the last sequence of `moves`, but stay before `first_left`, which is still to be processed. Raises
+        Fenced when somebody else owns a partition by now; then nothing was stored.
         """
         commit_id = secrets.token_hex(8)
         records = self._records(changes, moves, commit_id) if self._history_s else []
         batch = [*messages, *records, *self._context_messages(changes)]
         owned = [self._move(number, move) for number, move in moves.items()]
         batch += [self._position_message(p, commit_id, live if p is owned[-1] else ()) for p in owned]
-        self._watermark = max(self._watermark, *(move.sequence for move in moves.values()))
+        reached = max((move.sequence for move in moves.values()), default=0)
+        if first_left is not None:
+            reached = min(reached, first_left - 1)
+        self._watermark = max(self._watermark, reached)
         stale = self._stale(moves)[: BATCH_MAX - len(batch)]
         for partition in stale:
             partition.sequence = self._watermark
@@ -792,6 +812,7 @@ class ContextStore:
         self, partition: _Partition, commit_id: str, live: Sequence[Message] = (), *, holds: bool = False
     ) -> Message:
         body: dict[str, Any] = {
+            **partition.unknown,
             "v": VERSION,
             "stream": self._input.stream,
             "created": self._input.created,

@@ -39,7 +39,7 @@ from processor.jetstream import (
 from processor.letters import in_subject, timestamp
 from processor.members import Member, ask
 from processor.model import NO_HEADERS
-from processor.position import VERSION, contexts_of, remains, written_contexts
+from processor.position import VERSION, contexts_of, remains, unknown_fields, written_contexts
 
 log = logging.getLogger("processor")
 
@@ -333,7 +333,7 @@ class Control:
         body = remains(stored)
         body["of"] = body["of"] or of
         names = ("stream", "created", "of", "seq")
-        kept: dict[str, Any] = {name: body[name] for name in names if name in body}
+        kept = unknown_fields(body) | {name: body[name] for name in names if name in body}
         if keep_context:
             kept |= {"ctx": written_contexts(contexts_of(body))} if "ctx" in body else {}
             kept |= {"spread": body["spread"]} if "spread" in body else {}

@@ -166,6 +166,7 @@ class Effects:
     dropped: list[tuple[Delivery, Failure, int]] = field(default_factory=list)  # with their tries
     scattered: int = 0  # messages of contexts that come whole and are kept by item
     is_recorded: bool = False  # the commit has a record of each context that it changes
+    first_left: int | None = None  # the lowest sequence in hand that is to be processed after these
 
     def add(self, later: Effects) -> None:
         """Append the effects of a run that came after these."""
@@ -191,6 +192,7 @@ class Effects:
         self.dropped += later.dropped
         self.scattered += later.scattered
         self.is_recorded |= later.is_recorded
+        self.first_left = later.first_left
 
     @property
     def size(self) -> int:

@@ -28,7 +28,7 @@ from processor.model import Delivery, Lag
 from processor.sandbox.host import Guest
 from processor.source import Source
 from processor.telemetry import RouteTelemetry
-from processor.worker import Shared, Worker, place_of
+from processor.worker import Shared, Worker
 
 # What may wait in memory for a lane, on average: one that is slow gets more when the others are idle.
 _ROOM = 2000
@@ -68,7 +68,7 @@ class Lanes:
         sources: Sequence[Source] = [reader]
         if count > 1:
             codec = codec_for(route)
-            self._dealer = Dealer(reader, shares, lambda d: place_of(d, key_of(d, codec), store))
+            self._dealer = Dealer(reader, shares, lambda d: store.place(d, key_of(d, codec)))
             sources = self._dealer.lanes
         self._workers = []
         for number, (source, share) in enumerate(zip(sources, shares, strict=True)):

@@ -327,11 +327,6 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Ack:
-    """The message is done: its effects are part of the next commit."""
-
-
-@dataclass(frozen=True, slots=True)
 class Retry:
     """The message is to be tried again, `after_s` seconds from now."""
 
@@ -360,7 +355,7 @@ class Block:
     after_s: float
 
 
-Decision = Ack | Retry | DeadLetter | Drop | Block
+Decision = Retry | DeadLetter | Drop | Block
 
 # A second try cannot change these: the message itself, or what the user decided about it, is the reason.
 # A message over a bound (E318 to E320) is rejected before it is tried; an output over one may be shorter the
@@ -368,10 +363,8 @@ Decision = Ack | Retry | DeadLetter | Drop | Block
 FINAL = frozenset({"E301", "E302", "E303", "E305"})
 
 
-def decide(failure: Failure | None, attempt: int, policy: RetryPolicy, luck: float) -> Decision:
-    """The fate of one message after its `attempt`-th try (counted from 1); `luck` is random in [0, 1)."""
-    if failure is None:
-        return Ack()
+def decide(failure: Failure, attempt: int, policy: RetryPolicy, luck: float) -> Decision:
+    """The fate of a message whose `attempt`-th try (counted from 1) failed; `luck` is random in [0, 1)."""
     if failure.code in FINAL:
         return DeadLetter(failure)
     asked_s = failure.retry_after_s

@@ -4,7 +4,7 @@
 
 `context` writes these records, and `control` moves them. What must stay true: a record, or a context in it,
 that cannot be read stops its partition or its key with a code, and never the reading of the others; it can
-always be replaced.
+always be replaced. Whoever writes a record anew keeps the fields of it that this build does not know.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from processor.errors import BrokerError
 from processor.jetstream import Stored
 
 VERSION = 1
+_FIELDS = frozenset(
+    {
+        "v", "stream", "created", "of", "seq", "epoch", "owner", "cid", "lane", "holds", "claims", "open",
+        "blocked", "spread", "ctx", "live", "resetting", "unreadable",
+    }
+)  # fmt: skip
 # Stands for an item of a context that cannot be read or written again; no value is ever kept like this.
 UNREADABLE = b'{"$unreadable":1}'
 _BEYOND = 1 << 40  # an epoch that no owner has come to
@@ -56,6 +62,11 @@ def remains(stored: Stored) -> dict[str, Any]:
             told |= {name: int(head[name]) for name in ("of", "seq", "epoch")}
         # Contexts of the partition that lie outside of its position may be there or not.
         return {**told, "owner": "", "cid": "", "spread": True, "unreadable": True}
+
+
+def unknown_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a later build has written in a record beside what this one knows."""
+    return {name: value for name, value in body.items() if name not in _FIELDS}
 
 
 def contexts_of(body: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:

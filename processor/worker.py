@@ -35,7 +35,6 @@ from processor.errors import BrokerError, Faults, GuestError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Message, Unknown
 from processor.letters import REASON_CHARS, Kept, Letters, Unfit
 from processor.model import (
-    Ack,
     Block,
     DeadLetter,
     Delivery,
@@ -153,6 +152,7 @@ class Worker:
         self._changed = asyncio.Condition()
         self._stop = asyncio.Event()
         self._submitted = store.watermark  # up to here the input was read by what was submitted
+        self._coming: list[Sequence[Delivery]] = []  # taken and not processed yet, the next ones last
         self._weight = 1.0  # messages of a commit that one input message needs, as seen lately
 
     async def run(self) -> None:
@@ -342,7 +342,7 @@ class Worker:
 
         As many at a time as the breaker lets through: all; none while it is open; then one.
         """
-        coming = [deliveries]  # the next one last
+        self._coming = coming = [deliveries]
         while coming:
             part = coming.pop()
             if not part:
@@ -430,8 +430,6 @@ class Worker:
             case Drop(failure):
                 self._replay.settled(batch.groups, batch.members)
                 await self._submit_without_run(batch, dropped=[(delivery, failure)])
-            case Ack():
-                raise AssertionError("a failure is never acknowledged")
         return False
 
     async def _submit_without_run(
@@ -533,7 +531,7 @@ class Worker:
         await self._submit(Effects(moves={partition: Move(blocked={key: None})}))
 
     def _place(self, delivery: Delivery) -> int:
-        return place_of(delivery, key_of(delivery, self._codec), self._store)
+        return self._store.place(delivery, key_of(delivery, self._codec))
 
     def _is_held(self, delivery: Delivery) -> bool:
         return delivery.kept.split(".", 3)[2:3] == ["held"]
@@ -563,7 +561,7 @@ class Worker:
                 unreadable = err.failure
             except Exception:  # a wall: any bytes
                 unreadable = self._fault("the key of a message was looked for")
-            partition = place_of(delivery, key, self._store)
+            partition = self._store.place(delivery, key)
             if partition not in self._store.owned:
                 continue
             if not delivery.kept and self._store.is_done(partition, delivery.sequence):
@@ -713,7 +711,9 @@ class Worker:
 
     def _columns(self, batch: Batch) -> bytes:
         """What the Runnable may know of the messages of a batch."""
-        return columns(self._letters.as_sent([*chain(*batch.members)]), self._tries)
+        members = [*chain(*batch.members)]
+        tries = [self._tries.get(delivery.sequence, 0) for delivery in members] if self._tries else ()
+        return columns(self._letters.as_sent(members), tries)
 
     async def _cut(self, outcome: Outcome, group: int) -> Failed:
         """What becomes of a run whose calls were refused from this group on, whatever it made of that."""
@@ -903,6 +903,8 @@ class Worker:
         """Hand effects over to be settled; waits while two commits' worth is under way already."""
         self._weight = max(1.0, effects.weight, 0.98 * self._weight)
         self._submitted = max([self._submitted, *(move.sequence for move in effects.moves.values())])
+        left = (delivery.sequence for part in self._coming for delivery in part if not delivery.kept)
+        effects.first_left = min(left, default=None)
         async with self._changed:
             await self._changed.wait_for(
                 lambda: not self._pending.moves or self._pending.size_with(effects) <= COMMIT_BUDGET
@@ -941,7 +943,13 @@ class Worker:
         """
         await self._publish_foreign(effects.foreign)
         started_s = time.perf_counter()
-        size = await self._store.commit(effects.stored, effects.contexts, effects.moves, live=effects.markers)
+        size = await self._store.commit(
+            effects.stored,
+            effects.contexts,
+            effects.moves,
+            live=effects.markers,
+            first_left=effects.first_left,
+        )
         self._telemetry.committed(len(effects.ended), time.perf_counter() - started_s, size)
         with contextlib.suppress(Unknown):  # nobody can be listening
             await self._broker.publish(*effects.live)
@@ -987,8 +995,3 @@ def _unreadable(key: str, route: str) -> Failure:
         f"the context of key {key[:80]!r} cannot be read, so its messages cannot run; "
         f"`processor context delete CONFIG {route} KEY` lets it begin anew",
     )
-
-
-def place_of(delivery: Delivery, key: str, store: ContextStore) -> int:
-    """The partition whose position counts a message: the one that it was given to, or that of its key."""
-    return store.partition(key) if delivery.dealt is None else delivery.dealt

@@ -430,6 +430,7 @@ class _Memory(ContextStore):
         moves: Mapping[int, Move],
         *,
         live: Sequence[Message] = (),
+        first_left: int | None = None,
     ) -> int:
         for key, change in changes.items():
             before = {} if change.whole else self.kept.get(key, {})

@@ -9,7 +9,7 @@ The columns are the host's own and not vetted; the headers in them are the sende
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate, repeat
 from typing import Any
@@ -21,13 +21,16 @@ from processor.model import Headers as Sent
 from processor.runnable import Headers, Message
 
 
-def columns(deliveries: Sequence[Delivery], tries: Mapping[int, int]) -> bytes:
-    """The messages of a run, in the order of its documents; `tries` are those that failed, by sequence."""
+def columns(deliveries: Sequence[Delivery], tries: Sequence[int]) -> bytes:
+    """The messages of a run, in the order of its documents, and how many tries of each failed.
+
+    Without `tries` none has.
+    """
     if not deliveries:
         return b""
     # One pass in C for all fields: each that is asked for by name costs a pass of its own.
     subjects, _, headers, streams, sequences, times_s, *_ = zip(*deliveries, strict=True)
-    attempts = [tries.get(sequence, 0) + 1 for sequence in sequences] if tries else []
+    attempts = [failed + 1 for failed in tries]
     named = {
         "s": _one_or_all(subjects),
         "st": _one_or_all(streams),

@@ -347,3 +347,26 @@ async def test_a_server_that_is_too_old_for_a_schedule_is_named(
             patched.undo()
             assert len(await running.documents("every", 1)) == 1
             assert running.telemetry.readiness.blocks == {}
+
+
+async def test_a_dealt_message_knows_how_often_it_was_tried(processor: Start) -> None:
+    """Its attempts count where it was dealt, and its sequence is the one that it had in the input."""
+    work = """
+class Runnable:
+    def process(self, queries):
+        for query, message in zip(queries, self.messages):
+            if query.get("fails", 0) >= message.attempt:
+                raise ValueError("not yet")
+            yield [query["i"], message.stream, message.sequence, message.attempt]
+"""
+    route = """
+r:
+  input: {subject: "in.*", create: true, repartition: true}
+  runnable: work.py
+  key: subject.2
+  output: out
+  retry: {attempts: 3, strategy: fixed, base_ms: 0}
+"""
+    async with processor(route, work=work) as running:
+        await running.publish("in.a", {"i": 1, "fails": 2}, {"i": 2})
+        assert await running.documents("out", 2) == [[1, "app-in-any", 1, 3], [2, "app-in-any", 2, 1]]

@@ -742,3 +742,32 @@ async def test_a_batch_waits_for_more_only_while_a_commit_is_under_way(
         assert [document["i"] for document in await running.documents("out", 4)] == [0, 1, 2, 3]
         if max_wait_ms:
             assert runs() == 2
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_process_gets_one_message_at_a_time_where_calls_are_alone(
+    processor: Start, *, is_alone: bool
+) -> None:
+    """Of a key whose messages come in one batch, too; without `limits.calls_alone` it gets them together."""
+    work = """
+class Runnable:
+    def process(self, queries):
+        if any(query.get("slow") for query in queries):
+            sum(range(60_000_000))
+        return [[query["i"] for query in queries]]
+"""
+    route = f"""
+r:
+  input: {{subject: "in.*", create: true}}
+  runnable: work.py
+  key: subject.2
+  output: out.{{key}}
+  limits: {{calls_alone: {str(is_alone).lower()}}}
+"""
+    async with processor(route, work=work) as running:
+        await running.publish("in.slow", {"i": 0, "slow": True})
+        taken = "processor_received_messages_total"
+        await waited(lambda: running.metric(taken, route="r") == 1, "what comes now is one batch")
+        await running.publish("in.k", *({"i": i} for i in range(1, 4)))
+        together = [[1], [2], [3]] if is_alone else [[1, 2, 3]]
+        assert await running.documents("out.k", len(together)) == together

@@ -58,7 +58,7 @@ async def test_each_query_has_its_message(spawned: Spawned, language: str) -> No
             delivery(10),
             delivery(12),
         ]
-        outcome = await guest.run(groups, messages=columns(deliveries, {9: 2, 12: 0}))
+        outcome = await guest.run(groups, messages=columns(deliveries, [0, 0, 2, 0, 0]))
         assert documents(outcome) == [
             {
                 "key": "k",
@@ -70,7 +70,7 @@ async def test_each_query_has_its_message(spawned: Spawned, language: str) -> No
             },
             {"key": "ü", "messages": [["ü", "in.a", "IN", 12, 1, 0, {}, AT]]},
         ]
-        again = await guest.run([Group("k", [b"5"])], messages=columns([delivery(13)], {}))
+        again = await guest.run([Group("k", [b"5"])], messages=columns([delivery(13)], ()))
         assert [row[3] for row in documents(again)[0]["messages"]] == [13]
 
 
@@ -86,7 +86,7 @@ async def test_bytes_that_are_not_utf8_are_replaced_in_what_a_runnable_sees(spaw
         delivery(8, [("a", b"\xff"), ("a", "2"), ("Nats-Msg-Id", "x")]),
     ]
     async with spawned(source) as guest:
-        outcome = await guest.run([Group("", [b"1", b"2"], {})], messages=columns(taken, {}))
+        outcome = await guest.run([Group("", [b"1", b"2"], {})], messages=columns(taken, ()))
         assert documents(outcome) == [["in.\ufffdt", []], ["in.a", ["\ufffd", "2"]]]
 
 
@@ -103,7 +103,7 @@ async def test_a_stream_call_has_one_message(spawned: Spawned, language: str) ->
         async def take(chunk: bytes) -> None:
             chunks.append(orjson.loads(chunk))
 
-        await guest.stream(Group("k", [b'["a", "b"]'], {}), take, messages=columns([delivery(5)], {}))
+        await guest.stream(Group("k", [b'["a", "b"]'], {}), take, messages=columns([delivery(5)], ()))
         assert chunks == [["a", 0, 5, 1], ["b", 1, 5, 1]]
 
 
@@ -119,7 +119,7 @@ async def test_the_one_message_is_there_where_there_is_one(spawned: Spawned, lan
     """
     async with spawned(source, language=language) as guest:
         groups = [Group("a", [b"[1, 2]"], {}), Group("b", [b"1", b"2", b"3"], {})]
-        outcome = await guest.run(groups, messages=columns([delivery(n) for n in range(1, 5)], {}))
+        outcome = await guest.run(groups, messages=columns([delivery(n) for n in range(1, 5)], ()))
         assert documents(outcome) == [1, "3 messages are in hand; use self.messages"]
         assert documents(await guest.run([Group("a", [b"1"])])) == [
             "no message is in hand; use self.messages"
@@ -142,7 +142,7 @@ async def test_init_belongs_to_no_message(spawned: Spawned, language: str) -> No
             return self.said
     """
     async with spawned(source, language=language) as guest:
-        outcome = await guest.run([Group("", [b"1"], {})], messages=columns([delivery(1)], {}))
+        outcome = await guest.run([Group("", [b"1"], {})], messages=columns([delivery(1)], ()))
         assert documents(outcome) == [
             f"self.{name} is for process and process_stream; init belongs to no message"
             for name in ("messages", "message", "key")
@@ -165,7 +165,7 @@ async def test_a_name_of_the_users_own_wins(spawned: Spawned, language: str) -> 
             return [self.messages, self.message, self.key(queries[0])]
     """
     async with spawned(source, language=language) as guest:
-        outcome = await guest.run([Group("", [b"21"], {})], messages=columns([delivery(1)], {}))
+        outcome = await guest.run([Group("", [b"21"], {})], messages=columns([delivery(1)], ()))
         assert documents(outcome) == [["mine", "more"], 1, 42]
 
 
@@ -192,7 +192,7 @@ async def test_a_message_cannot_be_changed(spawned: Spawned, language: str) -> N
             return [refused]
     """
     async with spawned(source, language=language) as guest:
-        outcome = await guest.run([Group("", [b"1"], {})], messages=columns([delivery(1)], {}))
+        outcome = await guest.run([Group("", [b"1"], {})], messages=columns([delivery(1)], ()))
         assert documents(outcome) == [["field", "other", "header"]]
 
 
@@ -243,7 +243,7 @@ async def test_what_editors_know_can_be_imported(spawned: Spawned, language: str
             return [same, isinstance(self.message, Sent), isinstance(self, BaseSecureRunnable)]
     """
     async with spawned(source, language=language) as guest:
-        outcome = await guest.run([Group("", [b"0"], {})], messages=columns([delivery(1)], {}))
+        outcome = await guest.run([Group("", [b"0"], {})], messages=columns([delivery(1)], ()))
         assert documents(outcome) == [[True] * 7, True, True]
         failed = await guest.run([Group("", [b"1"])])
         assert isinstance(failed, Failed)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from processor.errors import CODES
 from processor.model import (
     FINAL,
-    Ack,
     Block,
     DeadLetter,
     Decision,
@@ -36,7 +35,6 @@ def policy(attempts: int = 3, then: str = "dead_letter") -> RetryPolicy:
 @pytest.mark.parametrize(
     ("why", "attempt", "rules", "decision"),
     [
-        (None, 1, policy(), Ack()),
         (failure("E304"), 1, policy(), Retry(1.5)),
         (failure("E304"), 2, policy(), Retry(1.5)),
         (failure("E304"), 3, policy(), DeadLetter(failure("E304"))),
@@ -54,10 +52,8 @@ def policy(attempts: int = 3, then: str = "dead_letter") -> RetryPolicy:
         (failure("E304", 7.0), 9, policy(then="block"), Block(failure("E304", 7.0), 7.0)),
     ],
 )
-def test_the_fate_of_a_message(
-    why: Failure | None, attempt: int, rules: RetryPolicy, decision: Decision
-) -> None:
-    """Success is acknowledged, failure retried until its attempts are used up, and finality is respected."""
+def test_the_fate_of_a_message(why: Failure, attempt: int, rules: RetryPolicy, decision: Decision) -> None:
+    """A failure is retried until its attempts are used up, and finality is respected."""
     assert decide(why, attempt, rules, 0.5) == decision
 
 
@@ -68,10 +64,8 @@ def test_the_fate_of_a_message(
     st.sampled_from(["dead_letter", "drop", "block"]),
 )
 def test_every_failure_ends(code: str, attempt: int, attempts: int, then: str) -> None:
-    """No failure is acknowledged; `then` decides once the attempts are used up, and final ones are dead."""
+    """`then` decides once the attempts are used up, and final ones are dead."""
     match decide(failure(code), attempt, policy(attempts, then), 0.5):
-        case Ack():
-            pytest.fail("a failure was acknowledged")
         case Retry():
             assert attempt < attempts
             assert code not in FINAL
