@@ -307,7 +307,9 @@ class EffectsOf:
             effects.live.append(Message(publication.subject, publication.payload, publication.headers))
         elif outlet.foreign:
             # Such routes run message by message, so a second try makes the same ids.
-            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}:"
+            # What is sent back or tried later is new: a stream may still know what was said of it before.
+            life = f"@{origin.kept_at}" if origin.kept else ""
+            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}{life}:"
             number = sum(1 for m in effects.foreign if m.headers["Nats-Msg-Id"].startswith(prefix))
             headers = {**publication.headers, "Nats-Msg-Id": f"{prefix}{number}"}
             effects.foreign.append(Message(publication.subject, publication.payload, headers))

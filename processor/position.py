@@ -52,11 +52,14 @@ def read(stored: Stored) -> dict[str, Any]:
 
 
 def remains(stored: Stored) -> dict[str, Any]:
-    """As `read`; of a record that cannot be read what can be told, and `unreadable` in it."""
+    """As `read`; of a record that cannot be read what can be told, and `unreadable` in it.
+
+    The fields that every record of this version has are there for one of another version, too.
+    """
+    told = {"v": VERSION, "stream": "", "created": "", "of": 0, "seq": 0, "epoch": _BEYOND}
     try:
-        return read(stored)
+        return {**told, "owner": "", "cid": "", **read(stored)}
     except BrokerError:
-        told = {"v": VERSION, "stream": "", "created": "", "of": 0, "seq": 0, "epoch": _BEYOND}
         if head := _HEAD.match(stored.payload):
             told |= {name: head[name].decode("utf-8", "replace") for name in ("stream", "created")}
             told |= {name: int(head[name]) for name in ("of", "seq", "epoch")}

@@ -199,7 +199,11 @@ class Calls:
             self._sequences[group] = _sequences(self._members[group])
         messages, digest = self._sequences[group], replay._digest(name, arguments)
         is_write = name == "requests" and str(arguments.get("method")) in UNSAFE
+        before_bytes = replay._bytes
         call = replay._find(self._run, key, messages, digest, is_write=is_write)
+        # A call is remembered that fails and has no answer to be kept, too.
+        if replay._bytes > max(before_bytes, replay._max_bytes):
+            replay._let_go(replay._max_bytes // 8, self._in_hand())
         if call.size:
             call.run, call.is_answered = self._run, True
             return call.answer

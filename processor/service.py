@@ -20,7 +20,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -152,20 +152,22 @@ class Service:
             self._telemetry,
             lambda: [run.route for run in self._runs.values()],
             self._oldest_unread,
-            lambda route: self._runs[route].lanes is not None,
+            self._runs_here,
         )
         copies = CopyWatch(self._broker, self._streams, self._telemetry, self._begin_all_anew)
+        lag = LagWatch(self._broker, self._telemetry)
+        watches: dict[str, Callable[[], Awaitable[None]]] = {
+            "watch-routes": self._watch,
+            "watch-app": self._watch_app,
+            "watch-lag": partial(lag.run, self._runs),
+            "watch-streams": partial(streams.run, self._begin_with_other_streams),
+            "watch-retention": retention.watch_inputs,
+            "watch-storage": retention.watch_storage,
+            "watch-copies": partial(copies.run, lambda: [run.route for run in self._runs.values()]),
+            "watch-schedules": partial(self._inboxes.watch_schedules, self._config.app),
+        }
         self._watching = [
-            asyncio.create_task(self._watch(), name="watch-routes"),
-            asyncio.create_task(self._watch_app(), name="watch-app"),
-            asyncio.create_task(LagWatch(self._broker, self._telemetry).run(self._runs), name="watch-lag"),
-            asyncio.create_task(streams.run(self._begin_with_other_streams), name="watch-streams"),
-            asyncio.create_task(retention.watch_inputs(), name="watch-retention"),
-            asyncio.create_task(retention.watch_storage(), name="watch-storage"),
-            asyncio.create_task(
-                copies.run(lambda: [run.route for run in self._runs.values()]), name="watch-copies"
-            ),
-            asyncio.create_task(self._inboxes.watch_schedules(self._config.app), name="watch-schedules"),
+            asyncio.create_task(supervised(name, watch), name=name) for name, watch in watches.items()
         ]
         if self._config.control == "on":
             self._desk = Desk(self._broker, self._config, self._owner)
@@ -491,9 +493,15 @@ class Service:
     def _running(self) -> list[Route]:
         return [run.route for run in self._runs.values() if run.lanes is not None]
 
+    def _runs_here(self, route: str) -> bool:
+        run = self._runs.get(route)
+        return run is not None and run.lanes is not None
+
     def _oldest_unread(self, route: str) -> tuple[int, float] | None:
         """The sequence and the time of the first message that waits in the route's input, if one does."""
-        run = self._runs[route]
+        run = self._runs.get(route)
+        if run is None:  # a reload has just taken it out
+            return None
         oldest = self._inboxes.oldest(route) if self._inboxes and run.route.input.repartition else None
         if run.lanes is not None and not run.route.input.is_own:
             oldest = run.lanes.oldest
@@ -694,6 +702,20 @@ class Service:
         telemetry = self._telemetry.route(route.name)
         shared = Shared.of(route, run.survived, calls.secrets)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
+
+
+async def supervised(name: str, watch: Callable[[], Awaitable[None]]) -> None:
+    """Keep a watch going until cancelled: one that fails begins again. The log has the same error once."""
+    said = ""
+    while True:
+        try:
+            await watch()
+        except Exception as err:
+            # The supervisor's wall: what one odd record does to a watch must not end it for all others.
+            if repr(err) != said:
+                log.exception("an unexpected error in %s; please report it", name)
+            said = repr(err)
+        await asyncio.sleep(_RETRY_S)
 
 
 def _named(routes: Sequence[str]) -> str:

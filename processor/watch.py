@@ -189,7 +189,7 @@ class CopyWatch:
                     log.debug("the copies of %s in %s cannot be looked at: %s", pattern, stream, err)
                 await asyncio.sleep(1 / _LOOKS_PER_S)
             self._made = made
-            for name in made:
+            for name in made.keys() & {route.name for route in routes()}:  # a reload may have taken one out
                 self._show(name, [self._copies[way].why for way, names in ways.items() if name in names])
 
     def _show(self, route: str, whys: Sequence[str]) -> None:

@@ -202,3 +202,18 @@ def test_a_message_alone_is_never_cut() -> None:
     server.run("a", [(0, "x"), (0, "y"), (0, "z")])
     assert server.bodies == ["x", "y", "z", "z"]
     assert server.repeated == 1
+
+
+def test_calls_that_fail_are_kept_within_the_bound_too() -> None:
+    """While a server is down, those that have waited longest are let go; their keys stay what they were."""
+    server = Server(max_bytes=20_000)
+    server.answers = [503] * 201
+    for number in range(1, 201):
+        server.run("a", [(0, "x")], start=number)
+        server.replay.failed(*batch("a", number))
+        assert server.replay._bytes <= 20_000
+    server.run("a", [(0, "x")], start=200)
+    assert server.repeated == 1
+    server.run("a", [(0, "x")], start=1)
+    assert server.repeated == 1
+    assert (server.keys[-2], server.keys[-1]) == (server.keys[199], server.keys[0])
