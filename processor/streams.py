@@ -22,11 +22,12 @@ from processor.context import app_stream
 from processor.effects import Outlet
 from processor.errors import BrokerError
 from processor.holdings import Holding, Holdings
-from processor.jetstream import NAME_IN_USE, Again, ApiError, Broker, Unknown, end_of
+from processor.jetstream import NAME_IN_USE, NO_ROOM, Again, ApiError, Broker, Unknown, end_of
 from processor.subject import covers, overlaps
 
 log = logging.getLogger("processor")
 
+UNBOUNDED = ", without limits: it grows until the server is full"
 _NS = 1_000_000_000
 _RETRY_S = 2.0
 # The server answers the requests of a connection one after the other, and some take it milliseconds: more
@@ -37,8 +38,6 @@ _LEGAL_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,200}\Z")
 _ILLEGAL = re.compile(r"[\s.*>/\\\x00-\x1f\x7f]")
 _NAME_CHARS = 120
 _LIMITS = {"max_age", "max_bytes"}
-# Of the server, the account or their storage, for what a stream may come to need.
-_NO_ROOM = frozenset({10023, 10028, 10047})
 
 
 def app_stream_config(config: Config) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Streams:
         self._making: dict[str, asyncio.Lock] = {}  # by the name of a stream that is to be made
         self._asking = asyncio.Semaphore(_AT_ONCE)  # held by a route while it asks for its streams
         self.app = config.app
-        self._has_room = True  # for the default limit of a stream, which the server sets aside
+        self._has_room = True  # for the default limit of a stream, which the server reserves
         self._used: dict[str, Used] = {}  # by route
         self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
         self._end = -1, 0  # of the app's stream, with the connection that it was seen in
@@ -266,9 +265,9 @@ class Streams:
         return str(wanted["name"])
 
     async def _create_limited(self, wanted: dict[str, Any], *, has_own_bytes: bool) -> dict[str, Any]:
-        """Create a stream; as it was created. The server sets its `max_bytes` aside, or refuses.
+        """Create a stream, and return its configuration. The server reserves its `max_bytes`, or refuses.
 
-        Then a stream without a limit that somebody has chosen gets none, and those after it neither.
+        Where it refuses the default limit, this stream and those after it are created without one.
         """
         if has_own_bytes or "max_bytes" not in wanted:
             await self._broker.create_stream(wanted)
@@ -278,13 +277,14 @@ class Streams:
                 await self._broker.create_stream(wanted)
                 return wanted
             except BrokerError as err:
-                if not isinstance(err.__cause__, ApiError) or err.__cause__.err_code not in _NO_ROOM:
+                if not isinstance(err.__cause__, ApiError) or err.__cause__.err_code not in NO_ROOM:
                     raise
-                self._has_room = False
-                log.info(
-                    "the server sets no %d bytes aside for a stream: max_bytes is left out",
-                    wanted["max_bytes"],
-                )
+                if self._has_room:  # routes that start together find out together
+                    self._has_room = False
+                    log.info(
+                        "the server cannot reserve %g GiB for a stream: they are created without max_bytes",
+                        wanted["max_bytes"] / (1 << 30),
+                    )
         wanted = {key: value for key, value in wanted.items() if key != "max_bytes"}
         await self._broker.create_stream(wanted)
         return wanted
@@ -563,18 +563,24 @@ def durability(info: Mapping[str, Any]) -> str:
     config = info["config"]
     replicas = config.get("num_replicas", 1)
     if config.get("storage") == "memory":
-        kept = "in memory: it is gone" if replicas == 1 else f"in memory of {replicas} servers: it is gone"
-        return f"{config['name']} is kept {kept} when {'that' if replicas == 1 else 'their'} power is"
+        return (
+            f"{config['name']} is kept in the memory of {_counted(replicas)}: it is lost when "
+            f"{'that loses' if replicas == 1 else 'all of them lose'} power"
+        )
     if replicas == 1:
         return (
-            f"{config['name']} is on the disk of 1 server: a power cut may take what it acknowledged in the "
-            "last 2 minutes, unless the server has `sync_interval: always`, which it does not tell"
+            f"{config['name']} is on the disk of 1 server: a power cut may lose the last 2 minutes of what "
+            "it acknowledged, unless it runs with `sync_interval: always` (a server does not say)"
         )
     return (
-        f"{config['name']} is on the disks of {replicas} servers: what was acknowledged survives a power cut "
-        f"of {(replicas - 1) // 2} of them; of more, only with `sync_interval: always`, which they do not "
-        "tell"
+        f"{config['name']} is on the disks of {replicas} servers: what was acknowledged survives if "
+        f"{(replicas - 1) // 2} of them {'loses' if replicas < 5 else 'lose'} power; if more do, only with "
+        "`sync_interval: always` (a server does not say)"
     )
+
+
+def _counted(servers: int) -> str:
+    return "1 server" if servers == 1 else f"{servers} servers"
 
 
 def warn_of_gap(source: Mapping[str, Any], start: int, route: str) -> None:
@@ -603,7 +609,7 @@ def output_limits(route: Route) -> dict[str, Any]:
 
 
 def bounds(config: Mapping[str, Any]) -> str:
-    """What bounds a stream, in words that follow its name."""
+    """What bounds a stream, in words that follow its name; `UNBOUNDED` where nothing does."""
     found = []
     if config.get("max_age", 0) > 0:
         found.append(f"max_age {config['max_age'] / _NS / 86_400:g} d")
@@ -615,7 +621,7 @@ def bounds(config: Mapping[str, Any]) -> str:
         found.append(f"max_msgs_per_subject {config['max_msgs_per_subject']}")
     if not found and config.get("retention", "limits") != "limits":
         return ""
-    return f" ({', '.join(found)})" if found else ", without limits: it grows until the server is full"
+    return f" ({', '.join(found)})" if found else UNBOUNDED
 
 
 def warn_of_idle_limit(source: Mapping[str, Any], route: str) -> None:

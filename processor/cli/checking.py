@@ -54,6 +54,7 @@ from processor.model import Limits, Program
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.streams import (
+    UNBOUNDED,
     Streams,
     app_stream_config,
     bounds,
@@ -417,8 +418,10 @@ async def _look_at_outlet(
 def _way(way: Outlet, needs: _Needs, streams: Sequence[Holding], why: str) -> tuple[str, bool]:
     """How one stream gets what is published, in words, and whether it is published there directly."""
     [config] = [each.info["config"] for each in streams if each.name == way.stream]
-    limit = f"; a larger one than {way.max_bytes} bytes is a dead letter (E307)" if way.max_bytes else ""
-    limit += bounds(config) if bounds({}) == bounds(config) else ""
+    limit = f"; those above {way.max_bytes} bytes become dead letters (E307)" if way.max_bytes else ""
+    limit += (
+        "; the stream has no limits: it grows until the server is full" if bounds(config) == UNBOUNDED else ""
+    )
     if way.live:
         return "takes the chunks", False
     if not way.foreign:

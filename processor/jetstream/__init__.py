@@ -22,6 +22,7 @@ from processor.jetstream.broker import (
     GONE,
     KEPT,
     NAME_IN_USE,
+    NO_ROOM,
     Broker,
     connect_options,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "GONE",
     "KEPT",
     "NAME_IN_USE",
+    "NO_ROOM",
     "NS",
     "Again",
     "ApiError",

@@ -67,6 +67,8 @@ _WRONG_LAST_SEQUENCE = 10071
 _CONFLICT = frozenset({10164, 10176, 10210, 10008, 10074, 503})  # in flight, gap, too many open: send again
 STREAM_NOT_FOUND = 10059
 NAME_IN_USE = 10058
+# The server, the account or their storage have too little of it left for what a stream may come to need.
+NO_ROOM = frozenset({10023, 10028, 10047})
 _CONSUMER_NOT_FOUND = 10014
 _MESSAGE_NOT_FOUND = 10037
 _DENIAL = re.compile(r'permissions violation for (publish|subscri)\w* to "(.+?)"', re.IGNORECASE)
@@ -346,7 +348,7 @@ class Broker:
                 ) from err
             raise BrokerError(
                 "E404",
-                f"no NATS server answers at {self.address} ({cause or type(cause).__name__})",
+                f"no NATS server answers at {self.address} ({str(cause) or type(cause).__name__})",
                 remedy="Start one, or set nats.url or NATS_URL.",
             ) from err
         # The first connection fails at once so that the caller can say why; from here on never give up.
@@ -490,7 +492,9 @@ class Broker:
                 "E408",
                 f"stream {name} with subjects {', '.join(config.get('subjects', []))} cannot be created: "
                 f"{err.description} ({err.err_code})",
-                remedy="Change the subject, or remove the stream that is in the way.",
+                remedy="Make room, or lower max_bytes: the server reserves all of it."
+                if err.err_code in NO_ROOM
+                else "Change the subject, or remove the stream that is in the way.",
             ) from err
 
     async def update_stream(self, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ _EXPIRES_S = 30.0
 _MOMENTS = 10
 _LOOK_S = 0.25
 _PATIENCE_S = 10.0
+_CLOSE_S = 1.0
 _UNANSWERED_MAX = 10  # pull requests that nobody took, before the consumer is given up
 
 
@@ -226,9 +227,10 @@ class Reader:
         self._broker.waking.discard(self._arrived.set)
         await self._unsubscribe()
         if self._consumer and self._keeps:
-            # What cannot be deleted now ends by itself; closing never fails.
-            with contextlib.suppress(ApiError, Again, BrokerError, Unknown, nats.errors.Error):
-                await self._broker.delete_consumer(self._stream, self._consumer)
+            # What cannot be deleted now ends by itself; closing never fails, nor waits for a silent server.
+            with contextlib.suppress(ApiError, Again, BrokerError, Unknown, TimeoutError, nats.errors.Error):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._broker.delete_consumer(self._stream, self._consumer)
 
     async def _wait_for_one(self) -> None:
         while not self._buffer:

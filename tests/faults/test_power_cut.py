@@ -105,7 +105,7 @@ async def test_check_names_a_position_ahead_of_its_input(tmp_path: Path) -> None
         code, said = await asyncio.to_thread(checked, tmp_path, server.url)
     assert code != 0
     assert "E418" in said
-    assert "P_app is on the disk of 1 server: a power cut may take" in said.replace("\n", " ")
+    assert "P_app is on the disk of 1 server: a power cut may lose" in said.replace("\n", " ")
 
 
 async def test_copies_ahead_of_the_app_stream_are_named(tmp_path: Path, wait_until: Any) -> None:

@@ -16,7 +16,7 @@ from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown
 from processor.service import Service
 from processor.telemetry import Telemetry
-from tests.conftest import frozen
+from tests.conftest import frozen, waited
 from tests.faults import ledger
 from tests.faults.cable import cable
 from tests.running import connected
@@ -112,6 +112,23 @@ async def test_a_server_that_restarts_freezes_and_dies_interrupts_nothing_but_ti
             await wait_until(lambda: ledger.settled(broker, "app", len(sent)), "all are settled", 30)
             await wait_until(lambda: telemetry.readiness.blocks == {}, "it is ready again", 20)
         assert not await ledger.examine(broker, "app", sent), await ledger.examine(broker, "app", sent)
+
+
+async def test_a_stop_waits_for_no_answer_of_a_frozen_server(
+    nats_server_file: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends after `drain_s` as not clean, though requests would wait for their answers for an hour."""
+    config = ledger.write_config(tmp_path, "app")
+    config.write_text(config.read_text() + "drain_s: 0.2\n")
+    async with connected(nats_server_file.url) as broker:
+        await make_input(broker)
+        sent = await ledger.feed(broker, 100)
+        service = Service(load(config, {"NATS_URL": nats_server_file.url}), Telemetry())
+        await service.start(wait=False)
+        await waited(partial(ledger.settled, broker, "app", len(sent)), "all are settled", 30)
+        monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 3600.0)
+        async with frozen(nats_server_file.pid):
+            assert not await asyncio.wait_for(service.stop(), 60)
 
 
 async def test_who_is_cut_off_is_replaced_and_cannot_commit_when_he_returns(

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -217,6 +218,14 @@ async def test_a_server_without_jetstream_is_refused(serve: Serve, tmp_path: Pat
     url = await serve("")
     with pytest.raises(BrokerError, match=r"E402 the NATS server 2\.\d+\.\d+ .* has JetStream switched off"):
         await connect(tmp_path, url)
+
+
+async def test_a_server_that_says_nothing_is_one_that_does_not_answer(tmp_path: Path) -> None:
+    """E404 names what went wrong, though the error of a connection that is only silent has no text."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BrokerError, match=rf"E404 no NATS server answers at {url} \(TimeoutError\)"):
+            await connect(tmp_path, url)
 
 
 async def test_an_older_server_is_refused_with_both_versions(nats_server: Any, monkeypatch: Any) -> None:

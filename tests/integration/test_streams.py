@@ -391,14 +391,21 @@ async def test_created_streams_have_limits(processor: Start, nats_server: Embedd
 
 
 async def test_a_default_limit_for_which_the_server_has_no_room_is_left_out(
-    serve: Serve, tmp_path: Path
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A limit is room that the server sets aside: the stream is made without it, if nobody has chosen it."""
+    """The server reserves a limit: without room streams are created without the default one, said once."""
+    caplog.set_level("INFO", "processor")
     url = await serve(f'jetstream {{ store_dir: "{tmp_path}/js", max_file_store: 100MB }}')
-    async with starter(tmp_path, url)(
-        ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT
-    ) as running:
+    first = ROUTE.replace('"in.>"', '"in.>", create: true')
+    others = "".join(
+        first.replace("r:", f"r{n}:").replace("in.>", f"in{n}.>").replace(": out", f": out{n}")
+        for n in range(4)
+    )
+    async with starter(tmp_path, url)(first + others, count=COUNT) as running:
         await running.until_ready()
+        assert [line.message for line in caplog.records if "max_bytes" in line.message] == [
+            "the server cannot reserve 10 GiB for a stream: they are created without max_bytes"
+        ]
         info = await running.broker.stream_of("in.>")
         assert info is not None
         assert info["config"]["max_bytes"] == -1
@@ -407,7 +414,7 @@ async def test_a_default_limit_for_which_the_server_has_no_room_is_left_out(
         "output: out", "output: o2"
     )
     async with starter(tmp_path, url)(own, app="b", count=COUNT) as running:
-        await blocked(running, "E408", "insufficient storage")
+        await blocked(running, "E408", "insufficient storage", "lower max_bytes")
 
 
 async def test_what_is_dropped_soon_is_said_before_it_is_gone(
