@@ -88,7 +88,10 @@ class Intake(Parser):
                 await super().parse(line.decode(errors="replace").encode() if line[:1] == b"-" else line)
                 continue
             try:
-                name, subject, sid, *reply, size = _words(data[at:line_end])
+                words = data[at:line_end].split(b" ")
+                if b"" in words or len(words) < 4:
+                    words = _words(data[at:line_end])
+                name, subject, sid, *reply, size = words
                 body, head_bytes = line_end + 2, 0
                 if name == b"HMSG":
                     *reply, head_size = reply
@@ -109,7 +112,8 @@ class Intake(Parser):
                     await self.nc._process_msg(int(sid), subject, reply[0] if reply else b"", payload, head)
                     continue
                 self.nc.stats["in_msgs"] += 1
-                taker(_text(subject), _text(reply[0]) if reply else "", head, payload)
+                reply_subject = reply[0].decode("utf-8", "surrogateescape") if reply else ""
+                taker(subject.decode("utf-8", "surrogateescape"), reply_subject, head, payload)
             except Exception:  # it is a fault of ours, and must not end the connection of all others
                 log.exception("a message of %s could not be taken", subject.decode(errors="replace"))
 
@@ -118,12 +122,5 @@ class Intake(Parser):
 
 
 def _words(line: bytes) -> list[bytes]:
-    """The words of a line. Servers put a space between them; the protocol has tabs, too."""
-    words = line.split(b" ")
-    if len(words) > 3 and b"" not in words:
-        return words
+    """The words of a line not written as servers write it: with several spaces between words, or tabs."""
     return [word for word in line.replace(b"\t", b" ").split(b" ") if word]
-
-
-def _text(subject: bytes) -> str:
-    return subject.decode(errors="surrogateescape")
