@@ -80,6 +80,7 @@ class Streams:
         self._used: dict[str, Used] = {}  # by route
         self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
         self._end = -1, 0  # of the app's stream, with the connection that it was seen in
+        self._uncopied: dict[tuple[str, str], str] = {}  # what was said last, by route and stream
         self.made: set[str] = set()  # names of streams that were made here, or tried to
 
     async def prepare(self, *, is_known: bool = False) -> None:
@@ -186,7 +187,9 @@ class Streams:
                 found = await self._holdings.of([pattern])
                 if not found:
                     return f"no stream holds {pattern} any more"
-                if outlet_of(route, pattern, found) != outlet:
+                now = outlet_of(route, pattern, found)
+                check_acknowledged(route, pattern, now, found)
+                if now != outlet:
                     return f"the streams of {pattern} are others, or have other settings: {_shown(found)}"
         return ""
 
@@ -304,7 +307,10 @@ class Streams:
         for holding in found:
             if not _copies(holding, route.app):
                 await self._ask_to_copy(route, holding)
-        return outlet_of(route, pattern, await self._holdings.of([pattern]))
+        found = await self._holdings.of([pattern])
+        outlet = outlet_of(route, pattern, found)
+        check_acknowledged(route, pattern, outlet, found)
+        return outlet
 
     def _wanted(self, route: Route, pattern: str) -> dict[str, Any]:
         """The stream that is made for a public subject that none holds."""
@@ -340,6 +346,9 @@ class Streams:
                 return
             except (ApiError, Unknown, BrokerError) as err:
                 why = err.description if isinstance(err, ApiError) else str(err)
+        if self._uncopied.get((route.name, name)) == why:
+            return
+        self._uncopied[route.name, name] = why
         log.warning(
             "stream %s cannot copy from %s (%s): outputs of route %s are published to it at least once, and "
             "deduplicated within its duplicate window",
@@ -512,6 +521,20 @@ def outlet_of(route: Route, pattern: str, found: Sequence[Holding]) -> Outlet:
         return next(iter(ways.values()))
     is_live = is_chunks(route, pattern)
     return Outlet(live=is_live, foreign=any(way.foreign for way in ways.values()), parts=ways)
+
+
+def check_acknowledged(route: Route, pattern: str, outlet: Outlet, found: Sequence[Holding]) -> None:
+    """Raise BrokerError E408 where outputs would be published to a stream that acknowledges nothing."""
+    silent = {holding.name for holding in found if holding.info["config"].get("no_ack")}
+    for held, way in (outlet.parts or {pattern: outlet}).items():
+        if way.foreign and way.stream in silent:
+            raise BrokerError(
+                "E408",
+                f"stream {way.stream} does not copy {held} from {app_stream(route.app)} and acknowledges "
+                f"nothing that is published to it (no_ack): nobody would know whether it has the outputs of "
+                f"route {route.name}",
+                remedy="Set `no_ack: false` on it, or let it copy; `nats stream edit` does both.",
+            )
 
 
 def _way(route: Route, pattern: str, holding: Holding) -> Outlet:
@@ -689,10 +712,12 @@ def check_app_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Non
     missing = [name for name in needed if not found.get(name)]
     limited = [name for name in ("max_msgs", "max_bytes") if found.get(name, -1) > 0]
     limited += ["max_age"] if found.get("max_age", 0) > 0 else []
+    limited += ["no_ack"] if found.get("no_ack") else []
     if missing or limited:
         what = [f"without {name}" for name in missing] + [f"with {name}" for name in limited]
         raise BrokerError(
             "E410",
             f"stream {wanted['name']} exists {', '.join(what)}",
-            remedy="Change it with `nats stream edit`: a limit would drop contexts, oldest first.",
+            remedy="Change it with `nats stream edit`: a limit would drop contexts, oldest first; without "
+            "acknowledgements no commit is certain.",
         )

@@ -58,6 +58,7 @@ from processor.streams import (
     Streams,
     app_stream_config,
     bounds,
+    check_acknowledged,
     check_app_stream,
     durability,
     free_name,
@@ -405,6 +406,11 @@ async def _look_at_outlet(
         for part, way in ways.items():
             how, is_direct = _way(way, needs, streams, why)
             found.outlets[part] = f"stream {way.stream} {how}"
+            if is_direct:
+                try:
+                    check_acknowledged(route, part, way, streams)
+                except BrokerError as err:
+                    found.problems.append(str(err))
             found.problems += await _check_copies(broker, config, part, way, streams)
             found.problems += needs.missing("publish", direct, why) if is_direct else []
         if outlet.parts:
@@ -426,7 +432,7 @@ def _way(way: Outlet, needs: _Needs, streams: Sequence[Holding], why: str) -> tu
         return "takes the chunks", False
     if not way.foreign:
         return f"copies committed outputs: exactly once{limit}", False
-    if config.get("mirror") or config.get("sealed"):
+    if config.get("mirror") or config.get("sealed") or config.get("allow_msg_schedules"):
         return f"cannot copy: published to it at least once, deduplicated{limit}", True
     if needs.missing("publish", [f"$JS.API.STREAM.UPDATE.{way.stream}"], why):
         return f"cannot copy: published to it at least once, deduplicated{limit}", True

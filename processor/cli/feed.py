@@ -49,11 +49,20 @@ def check_feed(config: Config) -> None:
 async def feed(broker: Broker, config: Config, dev: Dev) -> None:
     """Publish the rest of a feed that was cut off, or all of it; lines without a subject are left out.
 
-    Waits until a stream holds the subject.
+    Waits until a stream holds the subject. Nothing is published where that stream acknowledges nothing.
     """
     lines = lines_of(await asyncio.to_thread(read_all, dev.feed), dev.feed)
     marks = _marks(lines)
     stream = await _stream_of(broker, dev.template.pattern)
+    if stream["config"].get("no_ack"):
+        log.error(
+            "feed: E408 stream %s acknowledges nothing (no_ack), so nobody would know how far the feed is: "
+            "nothing was published. Set `no_ack: false` on it (nats stream edit), or publish the file with "
+            "`processor pub`.",
+            stream["config"]["name"],
+            extra={"code": "E408"},
+        )
+        return
     done = await _progress(broker, config.app, dev.template.pattern, stream, marks)
     if done == len(lines):
         done = 0

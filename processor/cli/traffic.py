@@ -230,7 +230,9 @@ class _Publisher:
         self._is_alone = is_alone
         self._held: dict[str, list[str]] = {}  # subjects of each stream that may hold ours
         self._began_s = time.monotonic()
+        self._silent: set[str] = set()  # of those, the streams that acknowledge nothing
         self._stored: collections.Counter[str] = collections.Counter()
+        self._unconfirmed: collections.Counter[str] = collections.Counter()
         self._live = 0
         self._next = (1, 1)  # times that the input is left to publish, and its first line not yet confirmed
         self.refused = 0
@@ -239,7 +241,7 @@ class _Publisher:
 
     @property
     def sent(self) -> int:
-        return self._live + self._stored.total()
+        return self._live + self._stored.total() + self._unconfirmed.total()
 
     @property
     def resumption(self) -> str:
@@ -261,12 +263,16 @@ class _Publisher:
         for name in found.get("streams") or []:
             info = await self._broker.stream(name)
             self._held[name] = info["config"].get("subjects") or [] if info else []
+            if info and info["config"].get("no_ack"):
+                self._silent.add(name)
+                say(f"stream {name} acknowledges nothing (no_ack): nobody knows whether it has a message")
 
     async def send(self, lines: Sequence[Line], rounds_left: int) -> None:
-        """Publish these lines in order. Returns when streams have confirmed theirs."""
+        """Publish these lines in order. Returns when streams that acknowledge have confirmed theirs."""
         self._next = rounds_left, lines[0].number
         stored: list[tuple[str, Message, Line]] = []
         live = 0
+        unconfirmed: collections.Counter[str] = collections.Counter()
         for line in lines:
             try:
                 subject = subject_of(self._how.template, line)
@@ -291,10 +297,16 @@ class _Publisher:
                 "Nats-Msg-Id": f"{self._how.run_id}-{rounds_left}-{line.number}",
                 **self._how.headers,
             }
-            stored.append((holder, Message(subject, line.text, headers), line))
-        if live:
+            message = Message(subject, line.text, headers)
+            if holder in self._silent:
+                answer = await self._checked(line, self._broker.publish(message))
+                unconfirmed[holder] += answer is not _REFUSED
+            else:
+                stored.append((holder, message, line))
+        if live or unconfirmed:
             await self._broker.flush()
             self._live += live
+            self._unconfirmed += unconfirmed
         await self._store(stored)
         if self._broker.last_denial:
             raise BrokerError("E403", f"the NATS server does not let this user {self._broker.last_denial}")
@@ -305,6 +317,7 @@ class _Publisher:
 
     def summary(self, seconds: float) -> str:
         where = [f"{n:,} stored in {name}" for name, n in self._stored.items()]
+        where += [f"{n:,} sent to {name}, which does not confirm it" for name, n in self._unconfirmed.items()]
         where += [f"{self._live:,} sent to live subscribers (no stream holds them)"] if self._live else []
         pace = f" in {seconds:.1f} s" if seconds >= 0.1 else ""
         what = f"{self.sent:,} message{'' if self.sent == 1 else 's'} to {self._how.template.text}{pace}"

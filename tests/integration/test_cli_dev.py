@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 from processor.embedded import EmbeddedServer
 from tests.conftest import waited
 from tests.integration.test_cli import DEADLINE_S, ROUTE, Start, code, command, done, route
+from tests.running import connected
 from tests.terminal import COLUMNS, on_a_terminal
 
 __all__ = ["command", "done", "route"]
@@ -135,6 +137,24 @@ def test_a_line_of_the_feed_that_has_no_subject_is_left_out(
     assert f"feed: left out: {route.parent / 'feed.jsonl'}:2:1 E104 is not JSON" in dev.err
     waited(lambda: '{"who":"d"}' in dev.out, "the last line is processed", DEADLINE_S)
     assert dev.out.count('"who"') == 2
+    assert dev.ends(signal.SIGINT) == EXIT_OK
+
+
+def test_a_feed_to_a_stream_that_acknowledges_nothing_is_refused(
+    route: Path, command: Start, nats_server: EmbeddedServer, run_async: Any
+) -> None:
+    """Nobody would know how far it is: that is said once (E408), and the routes run without it."""
+
+    async def make() -> None:
+        async with connected(nats_server.url) as broker:
+            await broker.create_stream({"name": "IN", "subjects": ["in.>"], "no_ack": True})
+
+    run_async(make())
+    route.write_text(ROUTE + "dev: {feed: feed.jsonl, subject: in.a}\n")
+    (route.parent / "feed.jsonl").write_text('{"i": 1}\n')
+    dev = command("dev", route, url=nats_server.url)
+    dev.says("feed: E408 stream IN acknowledges nothing (no_ack)")
+    dev.says("route started")
     assert dev.ends(signal.SIGINT) == EXIT_OK
 
 

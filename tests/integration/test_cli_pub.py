@@ -156,3 +156,17 @@ def test_options_that_contradict_are_refused(done: Start) -> None:
         refused = done("pub", "in.n", *arguments, given="")
         assert code(refused) == EXIT_CONFIG
         assert why in " ".join(refused.err.split())
+
+
+def test_a_stream_that_acknowledges_nothing_gets_its_messages_unconfirmed(
+    done: Start, nats_server: EmbeddedServer, run_async: Any, tmp_path: Path
+) -> None:
+    """Waiting for an answer would never end: what was sent is counted, and said not to be confirmed."""
+    with_stream(run_async, nats_server, no_ack=True)
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"i": 1}\n{"i": 2}\n')
+    published = done("pub", "in.x", file, url=nats_server.url)
+    assert code(published) == EXIT_OK
+    assert "stream IN acknowledges nothing (no_ack)" in published.err
+    assert "2 messages to in.x: 2 sent to IN, which does not confirm it" in published.err
+    waited(lambda: len(held(run_async, nats_server)) == 2, "the stream has stored both")

@@ -12,8 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
+from processor.config import load
 from processor.embedded import EmbeddedServer
+from processor.errors import BrokerError
 from processor.jetstream import NS, Broker, Message
+from processor.streams import Streams
 from tests.conftest import waited
 from tests.running import COUNT, Running, Serve, Start, connected, is_empty, starter
 
@@ -484,3 +487,57 @@ async def test_dead_letters_are_kept_for_as_long_as_the_route_says(processor: St
             return await running.stored("p.app.dlq.>") == []
 
         await wait_until(is_gone, "it is gone")
+
+
+@pytest.mark.parametrize("what", ["output", "events"])
+async def test_a_stream_that_acknowledges_nothing_is_refused_where_it_cannot_copy(
+    processor: Start, nats_server: EmbeddedServer, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody would know whether it has an output: route and check say so, and how to go on (E408)."""
+    silent = {"name": "OWN", "subjects": ["own.>"], "allow_msg_schedules": True, "no_ack": True}
+    async with connected(nats_server.url) as broker:
+        made = await broker.create_stream(silent)
+    lines = {
+        "output": "  output: own.out\n",
+        "events": "  output: out\n  events: {subject: own.events, level: all}\n",
+    }
+    route = ROUTE.replace('"in.>"', '"in.>", create: true').replace("  output: out\n", lines[what])
+    async with processor(route, count=COUNT) as running:
+        why = await blocked(running, "E408", "stream OWN", "no_ack", "route r", "nats stream edit")
+        assert await problems_of(running) == [why]
+        assert [record.message for record in caplog.records].count(why) == 1
+        assert sum("stream OWN cannot copy" in record.message for record in caplog.records) == 1
+        await running.broker.update_stream({**made["config"], "no_ack": False})
+        await running.until_ready()
+        await running.publish("in.x", {"i": 1})
+        subject = {"output": "own.out", "events": "out"}[what]
+        assert await running.documents(subject, 1) == [{"i": 1, "n": 1}]
+        await running.broker.update_stream(made["config"])
+        await blocked(running, "E408", "stream OWN", "no_ack")
+
+
+async def test_a_stream_that_copies_need_not_acknowledge(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """What the app has committed is copied from there, whatever the stream says to others."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OUT", "subjects": ["out"], "no_ack": True})
+    async with processor(ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT) as running:
+        await running.publish("in.x", *({"i": i} for i in range(3)))
+        assert [o["i"] for o in await running.documents("out", 3)] == [0, 1, 2]
+        assert await problems_of(running) == []
+
+
+async def test_an_app_stream_that_acknowledges_nothing_is_refused(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """No commit would ever be certain: a start says what is wrong with the stream (E410)."""
+    async with processor(ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT) as running:
+        await running.until_ready()
+        made = await running.broker.stream("P_app")
+        assert made is not None
+    async with connected(nats_server.url) as broker:
+        await broker.update_stream({**made["config"], "no_ack": True})
+        with pytest.raises(BrokerError, match="E410 stream P_app exists with no_ack"):
+            await Streams(broker, load(running.path, {"NATS_URL": broker.address})).prepare()
+        assert any("E410 stream P_app exists with no_ack" in said for said in await problems_of(running))
