@@ -440,7 +440,8 @@ class LiveContext(dict[str, Any]):
 
     def clear(self) -> None:
         self._touched.update(dict.fromkeys(self))
-        super().clear()
+        while dict.__len__(self):  # one by one, as `facades.exact.clear` does it
+            dict.popitem(self)
 
     def copy(self) -> dict[str, Any]:
         return dict(self)

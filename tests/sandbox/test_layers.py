@@ -762,7 +762,6 @@ class S(str, enum.Enum):
     a = "abc"
     long = "x" * 300
     def __str__(self): return S.a
-    def __len__(self): return 1
     def __getitem__(self, at): return 5
     def __bool__(self): raise ValueError("bool")
     def encode(self, *_): return 5

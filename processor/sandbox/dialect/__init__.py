@@ -623,6 +623,8 @@ class Transformer(RestrictingNodeTransformer):
                 instead = INSTEAD_OF_ATTRIBUTE.get(node.attr, "Leave it out.")
                 self._refuse(node, f"super().{node.attr}", instead)
             return _call("~super", node.value, ast.Constant(node.attr), at=node)
+        elif node.attr in facades.OF_DICT:
+            return _call("~super", node.value, ast.Constant(node.attr), at=node)
         elif node.attr in facades.DEPENDENT and node.attr not in facades.OF_METACLASS:
             self._refuse(node, f"super().{node.attr}", f"Write self.{node.attr}.")
         return node
@@ -672,7 +674,10 @@ class Transformer(RestrictingNodeTransformer):
     visit__Fields = visit_Assign
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
-        return self._contents(node)
+        self._contents(node)
+        if isinstance(node.op, ast.BitOr):
+            node.value = _call("~merged", node.value, at=node.value)
+        return node
 
     def visit_With(self, node: ast.With) -> ast.AST:
         return self._contents(node)

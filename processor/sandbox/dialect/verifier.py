@@ -63,7 +63,8 @@ OPERATIONS = frozenset(
 # CALL_INTRINSIC_1 with STOPITERATION_ERROR, UNARY_POSITIVE, LIST_TO_TUPLE; not import *, not the rest.
 _INTRINSICS = frozenset((3, 5, 6))
 _GUARDS = frozenset((
-    "~read", "~super", "~write", "~put", "~match", "~class", "~any", "~items", "~caught", facades.FRESH,
+    "~read", "~super", "~write", "~put", "~match", "~class", "~any", "~items", "~caught", "~merged",
+    facades.FRESH,
 ))  # fmt: skip
 _READ_ATTRIBUTE = frozenset(("LOAD_ATTR", "LOAD_METHOD"))
 _WRITE_ATTRIBUTE = frozenset(("STORE_ATTR", "DELETE_ATTR"))
@@ -121,7 +122,20 @@ class _Verifier:
         inner = list(self._constants(code.co_consts))
         before: list[dis.Instruction] = []
         counts = dict.fromkeys(
-            ("write", "guarded", "class", "built", "match", "positional", "super", "handed", "set", "items"),
+            (
+                "write",
+                "guarded",
+                "class",
+                "built",
+                "match",
+                "positional",
+                "super",
+                "handed",
+                "set",
+                "items",
+                "ior",
+                "merged",
+            ),
             0,
         )
         operations = [
@@ -140,6 +154,8 @@ class _Verifier:
             self._complain("an attribute is set without its guard")
         if counts["set"] > counts["items"]:
             self._unguarded_items.append(self._line)
+        if counts["ior"] > counts["merged"]:
+            self._complain("'|=' is without its guard")
         if counts["built"] > counts["class"]:
             self._complain("a class is built without its guard")
         if counts["handed"] > counts["super"]:
@@ -205,12 +221,15 @@ class _Verifier:
             self._knows_extended_slices |= instruction.arg == 3
         elif operation == "STORE_SUBSCR":
             counts["set"] += 1
+        elif operation == "BINARY_OP":
+            counts["ior"] += instruction.argrepr == "|="
         elif instruction.opcode in dis.hasname:
             counts["guarded"] += name == "~write"
             counts["class"] += name == "~class"
             counts["match"] += name == "~match"
             counts["super"] += name == "~super"
             counts["items"] += name == "~items"
+            counts["merged"] += name == "~merged"
             self._knows_extended_slices |= name == "slice"
             self._variable(operation, name)
 

@@ -84,6 +84,7 @@ from processor.sandbox.facades.guards import (
     HOOKS,
     INIT,
     METHODS,
+    OF_DICT,
     OF_METACLASS,
     TYPE,
     WRITTEN_DICT,
@@ -151,8 +152,8 @@ from processor.sandbox.facades.standins import (
 
 __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS",
-    "MODULES", "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute", "bless",
-    "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
+    "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute",
+    "bless", "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
     "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
 ]  # fmt: skip
 
@@ -413,7 +414,9 @@ def _build() -> dict[str, types.ModuleType]:
         "fnmatch": _pick(fnmatch, "fnmatch fnmatchcase filter translate"),
         "fractions": _pick(fractions, "Fraction"),
         "functools": {
-            **_pick(functools, "reduce partial partialmethod lru_cache cache cmp_to_key cached_property"),
+            **_pick(functools, "reduce partial partialmethod cmp_to_key cached_property"),
+            "lru_cache": exact.lru_cache,
+            "cache": exact.cache,
             "singledispatch": singledispatch,
             "singledispatchmethod": singledispatchmethod,
             "wraps": _wraps,
@@ -457,12 +460,13 @@ def _build() -> dict[str, types.ModuleType]:
                 operator,
                 "itemgetter abs add and_ concat contains countOf eq floordiv ge getitem gt index indexOf inv "
                 "invert is_ is_not le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift sub truediv "
-                "truth xor iadd isub imul delitem setitem length_hint call iand ior ixor itruediv ifloordiv "
+                "truth xor iadd isub imul delitem setitem length_hint call iand ixor itruediv ifloordiv "
                 "imod ipow ilshift irshift iconcat",
             ),
             "attrgetter": _attrgetter,
             "methodcaller": _methodcaller,
             "setitem": exact.set_item,
+            "ior": exact.ior,
         },
         "posixpath": _pick(
             posixpath, "basename commonpath commonprefix dirname isabs join normpath sep split splitext"
@@ -496,7 +500,7 @@ def _build() -> dict[str, types.ModuleType]:
             "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits punctuation printable "
             "whitespace capwords Template",
         ),
-        "struct": _pick(struct, "pack unpack pack_into unpack_from iter_unpack calcsize Struct error"),
+        "struct": {**_pick(struct, "Struct error"), **exact.STRUCT},
         "textwrap": _pick(textwrap, "wrap fill dedent indent shorten TextWrapper"),
         "time": _pick(
             time,
@@ -697,6 +701,7 @@ def make_namespace(
             "~put": put,
             "~match": matchable,
             "~items": exact.items_of,
+            "~merged": exact.merging,
             "~caught": exact.caught,
             "~class": user_class,
             "~any": ANY,

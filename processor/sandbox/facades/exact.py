@@ -14,16 +14,19 @@ from __future__ import annotations
 import array as arrays
 import builtins
 import collections
+import contextlib
 import datetime
 import decimal
 import fractions
+import functools
 import itertools
 import math
 import operator
 import reprlib
+import struct
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 # Values of these types have no hook of a user's, nor do those that they hold.
@@ -292,6 +295,179 @@ def _set_item_of_user_list(self: Any, at: Any, value: Any) -> None:
     set_item(self.data, at, value)
 
 
+# Dicts
+#
+# A dict looks at the kind of its table (texts alone, or any keys) before it looks for the place of a new key,
+# and a comparison in between may run a user's code. A table that was emptied and filled with texts by then
+# would keep the new key as if it were a text. Only `clear`, and merging a whole dict into an empty one, make
+# a table one for texts again; item by item it stays what it is.
+
+
+class Merging(dict[Any, Any]):
+    """A dict's items, which C merges one by one as the class has an `__iter__` of its own."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: Any) -> None:
+        dict.__init__(self, source)
+        self.source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        return dict.__iter__(self)
+
+
+Merging.__name__ = Merging.__qualname__ = "dict"
+
+
+def merging(source: Any) -> Any:
+    """`source` as it may be merged into a dict that a user knows of."""
+    kind = type(source)
+    if kind is set or not issubclass(kind, dict) or kind.__iter__ is not dict.__iter__:
+        return source
+    return Merging(source)
+
+
+def unmerged(value: Any) -> Any:
+    """What `merging` was given."""
+    return value.source if type(value) is Merging else value
+
+
+def update(self: Any, /, *sources: Any, **items: Any) -> None:
+    """dict.update."""
+    if len(sources) > 1:
+        raise TypeError(f"update expected at most 1 argument, got {len(sources)}")
+    for source in sources:
+        # No code of a user's runs between this look at the length and C's own.
+        is_plain = type(source) is dict and isinstance(self, dict) and dict.__len__(self)
+        dict.update(self, source if is_plain else merging(source))
+    if items:
+        dict.update(self, merging(items))
+
+
+def clear(self: Any, /) -> None:
+    """dict.clear."""
+    if not isinstance(self, dict):
+        raise TypeError(
+            f"descriptor 'clear' for 'dict' objects doesn't apply to a {type(self).__name__!r} object"
+        )
+    with contextlib.suppress(KeyError):  # what was removed may hold code that removes more
+        collections.deque(map(dict.popitem, itertools.repeat(self, dict.__len__(self))), 0)
+
+
+def initialize(self: Any, /, *args: Any, **items: Any) -> None:
+    """dict.__init__ and that of defaultdict, for an object that may be in use."""
+    if isinstance(self, collections.defaultdict):
+        collections.defaultdict.__init__(self, *args[:1])
+        args = args[1:]
+    update(self, *args, **items)
+
+
+def ior(a: Any, b: Any, /) -> Any:
+    """operator.ior."""
+    a |= merging(b)
+    return a
+
+
+_OF_DICT: dict[str, Callable[..., Any]] = {"clear": clear, "update": update}
+
+
+def of_dict(ob: Any, name: str) -> Any:
+    """The attribute `clear` or `update` of `ob`."""
+    value = getattr(ob, name)
+    if isinstance(value, types.BuiltinFunctionType):
+        return (
+            functools.partial(_OF_DICT[name], value.__self__) if isinstance(value.__self__, dict) else value
+        )
+    return _OF_DICT[name] if value is vars(dict)[name] else value
+
+
+def dict_slot(name: str, value: Any) -> Any:
+    """`value`, which is `__init__` or `__ior__` of something, bound or not."""
+    if not isinstance(value, _SLOTS) or value.__objclass__ not in (dict, collections.defaultdict):
+        return value
+    of_self = (value.__self__,) if isinstance(value, types.MethodWrapperType) else ()
+
+    def __init__(*args: Any, **items: Any) -> None:
+        initialize(*of_self, *args, **items)
+
+    def __ior__(*args: Any) -> Any:
+        return value(*map(merging, args)) if of_self else value(*args[:1], *map(merging, args[1:]))
+
+    return __init__ if name == "__init__" else __ior__
+
+
+_SLOTS = (types.WrapperDescriptorType, types.MethodWrapperType)
+DICT_IOR: types.CodeType = dict_slot("__ior__", vars(dict)["__ior__"]).__code__
+
+
+def makes_known(cls: type) -> bool:
+    """Whether a call of `cls`, a dict of a user's, may give one that is in use: `__new__` is a user's."""
+    return isinstance(cls.__new__, types.FunctionType)
+
+
+def keep_dict(cls: type) -> None:
+    """Let no call of `cls`, a class of a user's, initialize a dict that is in use past `update`."""
+    if issubclass(cls, dict) and makes_known(cls) and isinstance(cls.__init__, _SLOTS):
+        setattr(cls, "__init__", dict_slot("__init__", cls.__init__))  # noqa: B010
+
+
+def _update_counter(self: Any, iterable: Any = None, /, **counts: Any) -> None:
+    if not self and isinstance(iterable, dict):
+        update(self, iterable)
+        iterable = None
+    _COUNTER_UPDATE(self, iterable, **counts)
+
+
+_COUNTER_UPDATE = collections.Counter.update
+
+
+def _ior_user_dict(self: Any, other: Any) -> Any:
+    self.data = ior(self.data, other.data if isinstance(other, collections.UserDict) else other)
+    return self
+
+
+def _clear_chain(self: Any) -> None:
+    of_dict(self.maps[0], "clear")()
+
+
+def _ior_chain(self: Any, other: Any) -> Any:
+    of_dict(self.maps[0], "update")(other)
+    return self
+
+
+def _or_chain(self: Any, other: Any) -> Any:
+    if not isinstance(other, Mapping):
+        return NotImplemented
+    return _ior_chain(self.copy(), other)
+
+
+def lru_cache(maxsize: Any = 128, typed: Any = False) -> Any:
+    """functools.lru_cache, whose `cache_clear` gives its dict no table for texts alone."""
+    return functools.lru_cache(maxsize, True)
+
+
+def cache(function: Any, /) -> Any:
+    """functools.cache."""
+    return lru_cache(None)(function)
+
+
+def _with_exact_format(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(format: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return function(exact(format) if isinstance(format, (str, bytes)) else format, *args, **kwargs)
+
+    call.__name__ = call.__qualname__ = function.__name__
+    return call
+
+
+# The module keeps the formats that it has seen in a dict, which it clears.
+STRUCT = {
+    function.__name__: _with_exact_format(function)
+    for function in (
+        struct.pack, struct.unpack, struct.pack_into, struct.unpack_from, struct.iter_unpack, struct.calcsize,
+    )
+}  # fmt: skip
+
+
 # Counting
 
 
@@ -313,9 +489,14 @@ _C_COUNT_ELEMENTS: Callable[..., None] = vars(collections)["_count_elements"]
 
 
 def guard_collections() -> None:
-    """C keeps no hold of the count that it adds one to, and UserList sets items of its list."""
+    """C keeps no hold of the count that it adds one to; the others set items of a list, or of a dict."""
     setattr(collections, "_count_elements", _count_elements)  # noqa: B010
     setattr(collections.UserList, "__setitem__", _set_item_of_user_list)  # noqa: B010
+    setattr(collections.Counter, "update", _update_counter)  # noqa: B010
+    setattr(collections.UserDict, "__ior__", _ior_user_dict)  # noqa: B010
+    setattr(collections.ChainMap, "clear", _clear_chain)  # noqa: B010
+    setattr(collections.ChainMap, "__ior__", _ior_chain)  # noqa: B010
+    setattr(collections.ChainMap, "__or__", _or_chain)  # noqa: B010
 
 
 # Iterators
@@ -424,7 +605,7 @@ class OrderedDict(dict[Any, Any]):
 
     def update(self, other: Any = (), /, **items: Any) -> None:
         if type(self) is OrderedDict:
-            dict.update(self, other, **items)
+            update(self, other, **items)
             return
         _insist_on_ordered(self)
         for key, value in dict(other, **items).items():
@@ -525,6 +706,6 @@ _HOLES_MIN = 256  # so that a small one is not filled anew at every turn
 
 
 def _refill(ordered: OrderedDict, items: list[tuple[Any, Any]]) -> None:
-    dict.clear(ordered)
+    clear(ordered)
     for key, value in items:
         dict.__setitem__(ordered, key, value)

@@ -18,7 +18,7 @@ import functools
 import re
 import string
 import types
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -252,9 +252,11 @@ def _method(ob: Any, name: str) -> Any:
     value = getattr(ob, name)
     if name == "__setitem__" and isinstance(value, _SLOTS) and issubclass(_kind(ob), list):
         return exact.list_setter(value)
+    if name == "__ior__":
+        value = exact.dict_slot(name, value)
     # A host class's own Python code trusts its `self`; through the class a user could give it any.
     if isinstance(ob, type) and not (
-        is_user_function(value) or isinstance(value, _SLOTS) or _is_pinning(value)
+        is_user_function(value) or isinstance(value, _SLOTS) or _is_wrapper(value)
     ):
         _refuse(name, " on a class; use the operator or function that stands for it")
     return value
@@ -268,7 +270,7 @@ def _initializer(ob: Any) -> Callable[..., None]:
     def initialize(self: Any, /, *args: Any, **kwargs: Any) -> None:
         if not isinstance(self, ob) or type(self) not in user_classes:
             raise TypeError(f"{ob.__name__}.__init__() is for an instance of a class derived from it")
-        getattr(ob, "__init__")(self, *args, **kwargs)  # noqa: B009 (mypy has no word for a class of the user's)
+        exact.dict_slot("__init__", getattr(ob, "__init__"))(self, *args, **kwargs)  # noqa: B009
 
     initialize.__name__ = "__init__"
     return initialize
@@ -382,6 +384,9 @@ def _class_of(ob: object, name: str) -> Any:
     return class_of(ob)
 
 
+# Methods of dict that are not C's own here.
+OF_DICT = frozenset(("clear", "update"))
+
 # How an attribute is read whose meaning depends on the object it is read from.
 DEPENDENT: dict[str, Callable[[object, str], Any]] = {
     "format": _format,
@@ -412,6 +417,7 @@ DEPENDENT: dict[str, Callable[[object, str], Any]] = {
     "__delattr__": _setter,
     "__dict__": lambda ob, _: attributes_of(ob),
     WRITTEN_DICT: lambda ob, _: _Attributes(ob),
+    **dict.fromkeys(OF_DICT, exact.of_dict),
     **dict.fromkeys(METHODS, _method),
 }
 
@@ -439,11 +445,13 @@ def inherited(found: Any, name: str) -> Any:
 
     Of a class it would be the bare function, and a host class's own trusts whatever it is given as `self`.
     """
-    if name in ("__new__", "__setattr__", "__delattr__"):
+    if name in ("__new__", "__setattr__", "__delattr__") or name in OF_DICT:
         return DEPENDENT[name](found, name)
     if isinstance(_SUPER_SELF(found), type) and name != "__init_subclass__":
         _refuse(name, " of super() in a method of the class; call the class")
     value = getattr(found, name)
+    if name in ("__init__", "__ior__"):
+        return exact.dict_slot(name, value)
     is_list = name == "__setitem__" and isinstance(value, _SLOTS) and isinstance(_SUPER_SELF(found), list)
     return exact.list_setter(value) if is_list else value
 
@@ -721,11 +729,23 @@ def _pinning(function: Any) -> Any:
     return compared
 
 
-_PINNING = _pinning(None).__code__
+def _unmerged(function: Any) -> Any:
+    """A user's `|` or `|=`, given its right operand as the user wrote it."""
+
+    def combined(self: Any, other: Any, /) -> Any:
+        return function(self, exact.unmerged(other))
+
+    return combined
 
 
-def _is_pinning(value: Any) -> bool:
-    return type(value) is types.FunctionType and value.__code__ is _PINNING
+_COMBINED = frozenset(("__or__", "__ior__"))
+_WRAPPERS = frozenset(wrap(None).__code__ for wrap in (_pinning, _unmerged))
+
+
+def _is_wrapper(value: Any) -> bool:
+    return type(value) is types.FunctionType and (
+        value.__code__ in _WRAPPERS or value.__code__ is exact.DICT_IOR
+    )
 
 
 def _as_function(value: Any) -> Any:
@@ -754,12 +774,23 @@ def _keep_from_c(members: dict[str, Any], bases: tuple[type, ...]) -> None:
     """Change among the hooks of a class of the user's what C code would trust. Raises TypeError."""
     if "__len__" in members and any(issubclass(base, (str, bytes)) for base in bases):
         raise TypeError("__len__ of a class derived from str or bytes cannot be defined in a Runnable")
+    # C merges into what a call of the class gives, as into a new one.
+    if any(issubclass(base, defaultdict) for base in bases) and (
+        "__new__" in members or any(map(exact.makes_known, bases))
+    ):
+        raise TypeError("__new__ of a class derived from defaultdict cannot be defined in a Runnable")
     for name in _PINNED & members.keys():
         value = members[name]
         if is_user_function(value):
             members[name] = _pinning(value)
         elif value is not None and not isinstance(value, (types.FunctionType, *_SLOTS)):
             members[name] = _pinning(_as_function(value))
+    for name in _COMBINED & members.keys():
+        value = members[name]
+        if is_user_function(value):
+            members[name] = _unmerged(value)
+        elif value is not None and not isinstance(value, (types.FunctionType, *_SLOTS)):
+            members[name] = _unmerged(_as_function(value))
     if "__getitem__" not in members or "__iter__" in members:
         return
     if not any("__iter__" in vars(kind) for base in bases for kind in base.__mro__):
@@ -774,6 +805,7 @@ class _Registrar:
 
     def __set_name__(self, owner: type, name: str) -> None:
         user_classes.add(owner)
+        exact.keep_dict(owner)
 
 
 def _metaclass(bases: tuple[type, ...]) -> type:
