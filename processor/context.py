@@ -192,7 +192,13 @@ class ContextStore:
 
     def place(self, delivery: Delivery, key: str) -> int:
         """The partition whose position counts a message: the one that it was given to, or that of its key."""
-        return self.partition(key) if delivery.dealt is None else delivery.dealt
+        return self.partition(key) if delivery.dealt is None else self.counted_by(delivery.dealt)
+
+    def counted_by(self, number: int) -> int:
+        """The partition that has what is kept for `number`: the first for one beyond the last, which the dead
+        letters of a hop name.
+        """
+        return number if number < self._of else 0
 
     def part(self, lane: int, owned: Iterable[int], refused: Callable[[str | None], None]) -> ContextStore:
         """A store that commits for some of the partitions that this one has claimed, as lane `lane`.
@@ -492,12 +498,15 @@ class ContextStore:
             with contextlib.suppress(Unknown, Again, ApiError):
                 stored = await self._broker.page_of(self._stream, subject, after + 1, _DUE_PAGE)
                 if stored:
-                    ours = [s for s in stored if int(s.subject.split(".")[4]) in self._partitions]
+                    ours = [s for s in stored if self._keeps(letters.partition_in(s.subject))]
                     found = [kept for kept in map(letters.read, ours) if kept is not None]
                     return found, stored[-1].sequence
                 if not await self._is_missing(subject, after + 1):
                     return [], after
             await self._wait_for_replica(next(iter(self._partitions.values())))
+
+    def _keeps(self, partition: int | None) -> bool:
+        return partition is not None and self.counted_by(partition) in self._partitions
 
     async def _is_missing(self, subject: str, sequence: int) -> bool:
         """Whether the stream's leader has what another replica had not: the one that answered lags behind."""

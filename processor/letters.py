@@ -21,7 +21,7 @@ import contextlib
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -111,8 +111,13 @@ class Letters:
             for number, part in enumerate(parts, 1)
         ]
 
-    def dealt(self, delivery: Delivery, partition: int) -> Message:
-        """The message that gives a delivery to a partition of its route. Raises Unfit."""
+    def dealt(self, delivery: Delivery, partition: int, tries: int = 0) -> Message:
+        """The message that gives a delivery to a partition of its route; one that is kept is due there.
+
+        Raises Unfit.
+        """
+        if delivery.kept:
+            return self.due(delivery, partition, f"{delivery.sequence}-{delivery.kept_at}", tries)
         stream, sequence = delivery.stream.encode(), b"%d" % delivery.sequence
         if delivery.dealt is not None:  # it is dealt anew, and says where it was before the first time
             delivery, stream, sequence = _without_source(delivery, stream, sequence)
@@ -130,13 +135,13 @@ class Letters:
         }
         return self._whole(f"p.{self.app}.later.{name}", delivery, tries, schedule)
 
-    def due(self, delivery: Delivery, partition: int, name: str) -> Message:
-        """The message that makes a delivery due now, with no tries counted. Raises Unfit.
+    def due(self, delivery: Delivery, partition: int, name: str, tries: int = 0) -> Message:
+        """The message that makes a delivery due now, after so many tries. Raises Unfit.
 
         Nobody else may have `name`: there is no message that this one replaces.
         """
         never = {"Nats-TTL": "never"}
-        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, 0, never)
+        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, tries, never)
 
     def held(self, delivery: Delivery, partition: int, key: str, tries: int) -> Message:
         """The message that keeps a delivery while its key is blocked. Raises Unfit."""
@@ -233,8 +238,30 @@ def gone(kept: Delivery) -> Message:
 
 
 def read(stored: Stored) -> Kept | None:
-    """The delivery that a kept message holds; None for one that was taken away."""
-    return joined([stored])
+    """The delivery that a kept message holds, given to the partition that keeps it.
+
+    None for one that was taken away, and for what was not written here.
+    """
+    kept, partition = joined([stored]), partition_in(stored.subject)
+    if kept is None or partition is None:
+        return None
+    return replace(kept, delivery=kept.delivery._replace(dealt=partition))
+
+
+def partition_in(subject: str) -> int | None:
+    """The partition that a kept message's subject names; None where it names none."""
+    number = subject.split(".", 5)[4:5]
+    return int(number[0]) if number and re.fullmatch(r"[0-9]{1,9}", number[0]) else None
+
+
+def is_held(delivery: Delivery) -> bool:
+    """Whether a delivery is kept for a blocked key."""
+    return delivery.kept.split(".", 3)[2:3] == ["held"]
+
+
+def is_held_for_another(delivery: Delivery, key: str) -> bool:
+    """Whether a delivery is kept for a blocked key that is not `key`: the route had another `key` then."""
+    return is_held(delivery) and delivery.kept.split(".")[5] != key_token(key)
 
 
 def joined(parts: Sequence[Stored]) -> Kept | None:

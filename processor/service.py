@@ -634,11 +634,10 @@ class Service:
             self._pause(delivery.subject.rsplit(".", 1)[1], read_pause(delivery.payload))
             return
         stored = Stored(delivery.subject, delivery.sequence, delivery.payload, delivery.headers)
-        kept = letters.read(stored)
-        _, _, _, route, partition, _ = delivery.subject.split(".", 5)
-        run = self._runs.get(route)
-        if kept is not None and run is not None and run.lanes is not None:
-            run.lanes.give(kept, int(partition))
+        kept, partition = letters.read(stored), letters.partition_in(delivery.subject)
+        run = self._runs.get(delivery.subject.split(".", 4)[3])
+        if kept is not None and partition is not None and run is not None and run.lanes is not None:
+            run.lanes.give(kept, partition)
 
     async def _prepare(self, route: Route) -> tuple[dict[str, Any], dict[str, Outlet]]:
         """The stream that the route reads, and how its outputs reach their subjects."""

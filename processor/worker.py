@@ -33,7 +33,7 @@ from processor.due import Due
 from processor.effects import COMMIT_BUDGET, Batch, Effects, EffectsOf, Outlet
 from processor.errors import BrokerError, Faults, GuestError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Message, Unknown
-from processor.letters import REASON_CHARS, Kept, Letters, Unfit
+from processor.letters import REASON_CHARS, Kept, Letters, Unfit, is_held, is_held_for_another
 from processor.model import (
     Block,
     DeadLetter,
@@ -166,12 +166,12 @@ class Worker:
         draining: asyncio.Task[None] | None = None
         try:
             await asyncio.wait({settler, puller}, return_when=asyncio.FIRST_COMPLETED)
-            if puller.done() and not settler.done():
-                puller.result()
+            if not settler.done():  # what was submitted is whole, also where no more can be taken
                 draining = asyncio.create_task(self._settled(), name=f"drain-{self._route.name}")
                 await asyncio.wait({settler, draining}, return_when=asyncio.FIRST_COMPLETED)
             if settler.done():
                 settler.result()
+            puller.result()
             await self._store.release()
         finally:
             tasks = [task for task in (puller, settler, draining, self._looking) if task is not None]
@@ -215,7 +215,7 @@ class Worker:
 
     def owns(self, partition: int) -> bool:
         """Whether this worker processes that partition."""
-        return partition in self._store.owned
+        return self._store.counted_by(partition) in self._store.owned
 
     async def _pull_all(self) -> None:
         now_s = time.monotonic
@@ -412,7 +412,7 @@ class Worker:
                 self._telemetry.retried()
                 if after_s <= 0 and not self._stop.is_set():
                     return True
-                if self._is_held(delivery):
+                if is_held(delivery):
                     await self._block(batch, failure, attempt, after_s)
                 elif after_s <= SHORT_WAIT_S:
                     await self._wait(batch, attempt, after_s)
@@ -494,7 +494,7 @@ class Worker:
             )
         self._waiting.block(key, until_s)
         batch.moves.setdefault(partition, Move()).blocked[key] = tries
-        if self._is_held(delivery):
+        if is_held(delivery):
             await self._submit(Effects(moves=batch.moves))
             return
         try:
@@ -533,9 +533,6 @@ class Worker:
     def _place(self, delivery: Delivery) -> int:
         return self._store.place(delivery, key_of(delivery, self._codec))
 
-    def _is_held(self, delivery: Delivery) -> bool:
-        return delivery.kept.split(".", 3)[2:3] == ["held"]
-
     async def _pause(self, seconds: float) -> None:
         """Let that time pass. Raises _GivenBack as soon as the route is to stop."""
         if seconds <= 0:
@@ -567,7 +564,7 @@ class Worker:
             if not delivery.kept and self._store.is_done(partition, delivery.sequence):
                 batch.done.append(delivery)
                 continue
-            if partition != self._store.partition(key):
+            if partition != self._store.partition(key) or is_held_for_another(delivery, key):
                 self._deal_anew(batch, key, partition, delivery)
                 continue
             if self._waiting and self._is_behind(batch, key, partition, delivery):
@@ -601,11 +598,12 @@ class Worker:
         return batch
 
     def _deal_anew(self, batch: Batch, key: str, partition: int, delivery: Delivery) -> None:
-        """Give a delivery that was dealt by another `key` to the partition of the present one."""
+        """Give a delivery that was dealt, or kept, by another `key` to the partition of the present one."""
         self._move(batch, partition, delivery)
         batch.deliveries.append(delivery)
         try:
-            batch.stored.append(self._letters.dealt(delivery, self._store.partition(key)))
+            tries = self._tries.get(delivery.sequence, 0)
+            batch.stored.append(self._letters.dealt(delivery, self._store.partition(key), tries))
         except Unfit as err:
             failure = Failure("E307", f"the message cannot be given to its partition: {err}")
             batch.rejected.append((delivery, failure))
@@ -632,7 +630,7 @@ class Worker:
             return True
         if not self._waiting.is_blocked(key) or key == self._unblocking:
             return False
-        if not self._is_held(delivery):  # those that are held already stay as they are
+        if not is_held(delivery):  # those that are held already stay as they are
             try:
                 held = self._letters.held(delivery, partition, key, self._tries.get(delivery.sequence, 0))
             except Unfit as err:

@@ -324,3 +324,45 @@ async def test_only_the_message_that_ends_the_process_is_blamed(
                     process.kill()
         assert letter.headers["x-error-code"] == "E314"
         assert letter.headers["x-original-subject"] == f"in.{killer}"
+
+
+@pytest.mark.parametrize("then", ["dead_letter", "block"])
+async def test_what_is_kept_follows_its_key_to_another_lane(processor: Start, then: str) -> None:
+    """Where `key` was changed meanwhile it is processed by the new one, once, whichever lane has that."""
+    route = ROUTE % 1 + f"  retry: {{attempts: 2, strategy: fixed, base_ms: 2100, then: {then}}}\n"
+    before, after = key_in(0), key_in(3)
+    kind = "later" if then == "dead_letter" else "held"
+    async with processor(route, work=WORK) as running:
+        await running.publish(f"in.{before}", *({"i": i, "k": after, "fails": True} for i in range(2)))
+
+        async def are_kept() -> bool:
+            return len(await running.stored(f"p.app.{kind}.r.>")) == 2
+
+        await waited(are_kept, "both are kept")
+        for lane in (1, 2, 3):  # so that none reads the first two again
+            await running.publish(f"in.{key_in(lane)}", {"i": 10 + lane, "k": key_in(lane)})
+            await running.documents(f"out.{key_in(lane)}", 1)
+        changed(running, "key: subject.2", "key: json./k")
+        await running.reload(work=REPAIRED)
+        outputs = await running.documents(f"out.{after}", 3)
+        assert sorted(output["i"] for output in outputs) == [0, 1, 13]
+        assert [s for s in await running.stored("p.app.due.r.>") if s.payload] == []
+        assert [s for s in await running.stored("p.app.held.r.>") if s.payload] == []
+        await waited(lambda: running.metric("processor_blocked_keys", route="r") == 0, "none is blocked")
+        await running.publish("in.x", {"i": 2, "k": before})
+        assert await running.documents(f"out.{before}", 1) == [{"i": 2, "n": 1}]
+
+
+async def test_a_stray_message_among_those_that_are_due_costs_nobody(processor: Start) -> None:
+    """What was not written here is passed by, by the route that starts and by the one that runs."""
+    async with processor(ROUTE % 1, work=WORK) as running:
+        stray = [Message(f"p.app.due.{name}", b"{}") for name in ("r.x.1", "r", "r.0.\u00e9")]
+        for message in stray:
+            await running.broker.publish_stored(message)
+        await running.reload(work=REPAIRED)
+        await running.until_ready()
+        for message in stray:
+            await running.broker.publish_stored(message)
+        await running.publish(f"in.{key_in(0)}", {"i": 0})
+        assert await running.documents(f"out.{key_in(0)}", 1) == [{"i": 0, "n": 1}]
+        assert running.telemetry.readiness.blocks == {}

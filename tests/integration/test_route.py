@@ -16,7 +16,7 @@ import pytest
 
 from processor.embedded import EmbeddedServer
 from processor.errors import Faults, ProcessorError
-from processor.jetstream import Broker, Message
+from processor.jetstream import ApiError, Broker, Message
 from tests.conftest import waited
 from tests.running import Start, connected, is_empty, pretend_jail
 
@@ -771,3 +771,32 @@ r:
         await running.publish("in.k", *({"i": i} for i in range(1, 4)))
         together = [[1], [2], [3]] if is_alone else [[1, 2, 3]]
         assert await running.documents("out.k", len(together)) == together
+
+
+async def test_what_has_run_is_committed_though_its_input_is_gone(
+    processor: Start, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that is deleted while a commit is under way ends the route behind that commit."""
+    is_held, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Held(Broker):
+        async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+            if any(".out." in message.subject for message in messages):
+                is_held.set()
+                await goes_on.wait()
+            return await super().commit(messages, batch=batch)
+
+        async def api(self, name: str, body: Any = None) -> dict[str, Any]:
+            try:
+                return await super().api(name, body)
+            except ApiError:
+                if name.startswith("CONSUMER.CREATE.app-in-any"):  # the reader hears it first
+                    asyncio.get_running_loop().call_later(0.2, goes_on.set)
+                raise
+
+    monkeypatch.setattr("processor.service.Broker", Held)
+    async with processor(ROUTE, count=COUNT) as running:
+        await running.publish("in.a", {"i": 0})
+        await wait_until(is_held.is_set, "its commit is under way")
+        await running.broker.api("STREAM.DELETE.app-in-any")
+        assert [document["i"] for document in await running.documents("out", 1)] == [0]
