@@ -485,7 +485,7 @@ def _integer(digits: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"holds {text[:40]}, which is no number that can be kept")
+        raise ValueError(f"holds {text[:40]}, which is not a number that can be kept")
     return value
 
 

@@ -201,7 +201,7 @@ class Members:
             lost = [peer for peer, known in self._peers.items() if now_s - known.heard_s > LOST_S]
             for peer in lost:
                 del self._peers[peer]
-                log.info("processor %s is not heard of any more", peer)
+                log.info("processor %s has not been heard from for 2 s and is taken for gone", peer)
             if lost:
                 self._changed()
 
@@ -246,5 +246,5 @@ class Members:
             await self._say("here")
         self._peers[member] = _Peer(time.monotonic(), routes)
         if known is None or known.routes != routes:
-            log.info("processor %s is there", member)
+            log.info("processor %s has joined", member)
             self._changed()

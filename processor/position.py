@@ -46,7 +46,7 @@ def read(stored: Stored) -> dict[str, Any]:
             "E421",
             f"the position of partition {number} of route {route} cannot be read (message {stored.sequence} "
             f"of the app's stream: {err})",
-            remedy="It is not run as it is. `processor reset` writes it anew, without the contexts in it.",
+            remedy="It is not run as it is. `processor reset` rewrites it, without the contexts in it.",
         ) from err
     return dict(body)
 

@@ -232,7 +232,7 @@ class Service:
         if gone:
             log.warning("reloading: stops %s for good", _named(gone))
         if again:
-            log.info("reloading: stops %s, to start anew", _named(again))
+            log.info("reloading: restarts %s", _named(again))
         await self._stop_routes([*again, *gone])
         for name in gone:
             self._telemetry.route(name).remove()
@@ -511,7 +511,7 @@ class Service:
         """The streams of a route are not what they were: it follows them, or says why it cannot."""
         run = self._runs.get(route)
         if run is not None and run.lanes is not None:
-            log.warning("%s; the route begins anew", why.rstrip("."), extra={"route": route})
+            log.warning("%s; the route restarts", why.rstrip("."), extra={"route": route})
             run.begin_anew()
             assert self._inboxes is not None
             self._inboxes.change(route, is_paused=False)
@@ -603,7 +603,7 @@ class Service:
         gone = f"E406 stream {name} was deleted, and positions, contexts, dead letters and retries with it"
         if "app" not in self._telemetry.readiness.blocks:
             log.error("%s", gone, extra={"code": "E406"})
-        self._telemetry.readiness.block("app", f"{gone}; it cannot be made anew yet")
+        self._telemetry.readiness.block("app", f"{gone}; it cannot be recreated yet")
         await self._streams.prepare(is_known=True)
         info = await self._broker.stream(name)
         if info is None:
@@ -614,7 +614,7 @@ class Service:
         for route, run in self._runs.items():
             run.begin_anew()
             self._inboxes.change(route, is_paused=route in paused)
-        log.warning("stream %s is there anew: every route reads again what its input still holds", name)
+        log.warning("stream %s was recreated: every route reads again what its input still holds", name)
         self._telemetry.readiness.clear("app")
         return info
 

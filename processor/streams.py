@@ -652,7 +652,7 @@ def warn_of_idle_limit(source: Mapping[str, Any], route: str) -> None:
     idle_s = (source["config"].get("consumer_limits") or {}).get("inactive_threshold", 0) / _NS
     if idle_s and source["config"].get("retention") == "interest":
         log.warning(
-            "stream %s removes a consumer that nobody uses for %g s (consumer_limits), and keeps only what "
+            "stream %s removes a consumer that is not used for %g s (consumer_limits), and keeps only what "
             "one wants: messages that come while no processor runs for longer are lost",
             source["config"]["name"], idle_s,
             extra={"route": route},

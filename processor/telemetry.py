@@ -111,7 +111,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
         Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
-        Metric("processor_route_paused", "gauge", "1 while somebody has paused the route."),
+        Metric("processor_route_paused", "gauge", "1 while the route is paused."),
         Metric("processor_route_stopped", "gauge", "1 while something stops the route; the log says what."),
         Metric("processor_breaker_open", "gauge", "1 while the route pauses because its guests keep dying."),
         Metric("processor_breaker_openings_total", "counter", "Times that the circuit breaker opened."),

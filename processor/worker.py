@@ -991,5 +991,5 @@ def _unreadable(key: str, route: str) -> Failure:
     return Failure(
         "E366",
         f"the context of key {key[:80]!r} cannot be read, so its messages cannot run; "
-        f"`processor context delete CONFIG {route} KEY` lets it begin anew",
+        f"`processor context delete CONFIG {route} KEY` lets it start over",
     )

@@ -488,7 +488,7 @@ def reset(
         ),
     ],
     keep_context: Annotated[
-        bool, typer.Option("--keep-context", help="Keep what the route remembers; else it begins anew.")
+        bool, typer.Option("--keep-context", help="Keep what the route remembers; else it starts over.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:

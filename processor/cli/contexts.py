@@ -77,7 +77,7 @@ def contexts(words: list[str], options: Options) -> int:
             raise typer.BadParameter(f"there is no option {word}")
     if words[0] not in ACTIONS:
         if len(words) > 1 and not Path(words[0]).exists() and Path(words[1]).exists():
-            raise typer.BadParameter(f"{words[0]!r} is no action; there are {', '.join(ACTIONS)}")
+            raise typer.BadParameter(f"{words[0]!r} is not an action; there are {', '.join(ACTIONS)}")
         words = ["get" if len(words) == 3 else "full", *words]
     action, rest = words[0], words[1:]
     usage, least, most = ACTIONS[action]
@@ -317,7 +317,7 @@ def _read(line: bytes) -> tuple[str, dict[str, bytes]]:
         raise ValueError('is not {"key": ..., "context": {...}}')
     key, context = document["key"], document["context"]
     if not isinstance(key, str) or not isinstance(context, dict):
-        raise ValueError('has a "key" that is no text, or a "context" that is no object')
+        raise ValueError('has a "key" that is not a text, or a "context" that is not an object')
     return key, {name: orjson.dumps(value) for name, value in context.items()}
 
 

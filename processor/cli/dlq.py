@@ -46,7 +46,7 @@ def dead_letters(
 ) -> int:
     """Do `action` with the dead letters that are meant; EXIT_FAILED where one that was named is not there."""
     if code is not None and code not in CODES:
-        raise typer.BadParameter(f"{code!r} is no error code, such as E304", param_hint="--reason")
+        raise typer.BadParameter(f"{code!r} is not an error code, such as E304", param_hint="--reason")
     which = Filter(route or "", id or "", code or "", moment_s(since) if since else 0.0)
     config = load(path, needs_secrets=False)
     if route is not None:
@@ -134,7 +134,7 @@ async def _change(
             chosen.code = EXIT_FAILED
             continue
         chosen.done += outcome
-        what = _DONE[action] if outcome else "somebody else was faster"
+        what = _DONE[action] if outcome else "somebody else did it first"
         if screen.is_json:
             screen.document({"id": letter.id, "done": outcome, "action": action})
         else:

@@ -247,7 +247,7 @@ class _Serving:
         configure_logging(config.logs.format, config.logs.level)
         self._telemetry.reloaded("applied")
         self._telemetry.outdated(False)
-        log.info("reloaded; %s", f"started anew: {', '.join(started)}" if started else "no route changed")
+        log.info("reloaded; %s", f"started: {', '.join(started)}" if started else "no route changed")
 
     def _refuse(self, found: Sequence[Fault | ProcessorError]) -> None:
         self._is_refused = True

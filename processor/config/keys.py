@@ -831,7 +831,7 @@ class Config(Settings):
     app: str = Field(
         pattern=r"^[A-Za-z0-9_-]{1,32}$",
         description="Name of the app: letters, digits, - and _, at most 32. It names the stream P_<app> that"
-        " holds positions, contexts and dead letters; under another name everything starts anew.",
+        " holds positions, contexts and dead letters; under another name everything starts from scratch.",
         examples=["market"],
     )
     nats: Nats = Field(default=Nats(), description="The NATS server: a URL, `embedded`, or a mapping.")

@@ -534,7 +534,7 @@ def _unknown_secret(place: Place, name: str, config: Config) -> Contradiction:
     return (
         place,
         "E106",
-        f"{dotted(place)} names {name!r}, which is no secret; under `secrets` there are: {known}",
+        f"{dotted(place)} names {name!r}, which is not a secret; under `secrets` there are: {known}",
     )
 
 

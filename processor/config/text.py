@@ -111,11 +111,11 @@ def guarantee(route: Route) -> list[str]:
             " read by its owner from the app's stream."
         )
     elif route.input.schedule:
-        kept = "what is due while nobody runs waits" if route.input.catch_up else "only the newest waits"
+        waits = "what is due while no processor runs" if route.input.catch_up else "only the newest"
         zone = f" ({route.input.time_zone})" if route.input.time_zone else ""
         said.append(
-            f"Schedule {route.input.schedule}{zone}: what the server sends is processed exactly once; {kept}."
-            " While the server itself is down nothing is sent; only `@at` is made up for."
+            f"Schedule {route.input.schedule}{zone}: what the server sends is processed exactly once; {waits}"
+            " waits. While the server itself is down nothing is sent; only `@at` is made up for."
         )
     if route.language == "python":
         names = f"with {', '.join(route.packages)}" if route.packages else "without packages"

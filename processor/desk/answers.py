@@ -389,7 +389,7 @@ def _since_s(text: str) -> float:
 
 def _code(text: str) -> str:
     if text and text not in CODES:
-        raise Refusal("E601", f"`code` is {text!r}, which is no error code, such as E304")
+        raise Refusal("E601", f"`code` is {text!r}, which is not an error code, such as E304")
     return text
 
 

@@ -138,7 +138,7 @@ class Client:
             try:
                 address: Address = ipaddress.ip_address(text)
             except ValueError:
-                raise self._denied(f"{host} is at {text[:60]!r}, which is no address", "") from None
+                raise self._denied(f"{host} is at {text[:60]!r}, which is not an address", "") from None
             if not self._allowed.permits_address(address, port):
                 what = f"{host} is at {address}, which is not a public address"
                 raise self._denied(what, _line_for(host, address, port))

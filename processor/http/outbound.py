@@ -226,7 +226,7 @@ def _pairs(value: Any) -> Pairs:
     if value is None:
         return []
     if type(value) is not list or len(value) > PAIRS:
-        raise _refused(f"a list of pairs that is none, or of more than {PAIRS}")
+        raise _refused(f"not a list of pairs, or one of more than {PAIRS}")
     for pair in value:
         if type(pair) is not list or len(pair) != 2 or {type(part) for part in pair} != {str}:
             raise _refused("a pair that is not two texts")

@@ -87,7 +87,7 @@ class Vault:
                 is_deep = nests_deeper(body, document, DEPTH)
             if is_deep:
                 raise ProcessorError(
-                    "E317", f"a JSON body that is none, or of more than {DEPTH} levels", place="requests"
+                    "E317", f"a body that is not JSON, or has more than {DEPTH} levels", place="requests"
                 )
             document = self._fill_document(document, url)
             return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -398,7 +398,7 @@ class Broker:
         while not self._closing:
             try:
                 await self._open()
-                log.info("connected to %s anew", self.server)
+                log.info("connected to %s again", self.server)
                 return
             except BrokerError as err:
                 log.warning("%s Trying again.", err)

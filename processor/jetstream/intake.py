@@ -100,7 +100,7 @@ class Intake(Parser):
                     raise ProtocolError(f"nats: unknown command {name.decode(errors='replace')}")
                 next_at = body + int(size) + 2
             except ValueError as err:
-                raise ProtocolError("nats: a message line that is none") from err
+                raise ProtocolError("nats: not a message line") from err
             if next_at > end:
                 self._begin(data[at:], next_at - at)
                 return

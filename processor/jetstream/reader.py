@@ -264,7 +264,7 @@ class Reader:
 
     async def _reopen(self) -> None:
         if self._broken:
-            log.debug("reading %s of %s anew: %s", self._subjects, self._stream, self._broken)
+            log.debug("reading %s of %s again: %s", self._subjects, self._stream, self._broken)
         try:
             await self._open()
             self._refused_since_s = None
@@ -334,7 +334,7 @@ class Reader:
         if info is None or info["created"] != self._created:
             raise BrokerError(
                 "E407",
-                f"stream {self._stream} was deleted and made anew while it was being read",
+                f"stream {self._stream} was deleted and recreated while it was being read",
                 remedy="Its messages count from 1 again, so the position says nothing about them.",
             )
         if self._retention == "interest":

@@ -90,7 +90,7 @@ def unreadable(err: ValueError | RecursionError, what: str = "the message") -> t
         shown = f": {number[0][:_SHOWN_CHARS]}" if number and number[0] else ""
         return "E301", f"{what} has a number beyond the range of 64-bit floats{shown}{where}"
     if "surrogate in string" in said:
-        return "E301", f"{what} has half of a surrogate pair in a text, which is no character{where}"
+        return "E301", f"{what} has half of a surrogate pair in a text, which is not a character{where}"
     return "E301", f"{what} is not JSON: {said}"
 
 

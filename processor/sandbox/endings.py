@@ -80,7 +80,7 @@ def explain(ending: Ending | None, limits: Limits, kills: OutOfMemoryKills) -> F
     if number == signal.SIGKILL:
         return lethal(*_killed(kills.have_grown()))
     if number not in _CRASHES:
-        return lethal("E314", f"the guest process was ended by {name}, which somebody outside sent to it")
+        return lethal("E314", f"the guest process was ended by {name}, sent from outside")
     limit = f"limit {limits.memory_mb} MB"
     if limits.memory_mb > 0 and ending.used_bytes > 0.3 * (limits.memory_mb << 20):
         return lethal("E313", f"the Runnable used more memory than its limit and crashed ({name}, {limit})")

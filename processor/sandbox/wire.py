@@ -243,19 +243,19 @@ def is_text(text: str) -> bool:
 
 def _integer(value: object, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
-        raise Violation("a number that is none, or out of range")
+        raise Violation("not a number, or one out of range")
     return value
 
 
 def _text(value: object, max_chars: int) -> str:
     if type(value) is not str or len(value) > max_chars:
-        raise Violation("a text that is none, or too long")
+        raise Violation("not a text, or one that is too long")
     return value
 
 
 def _list(value: object, length: int | None = None, at_most: int | None = None) -> list[Any]:
     if type(value) is not list or (length is not None and len(value) != length):
-        raise Violation("a list that is none, or of the wrong length")
+        raise Violation("not a list, or one of the wrong length")
     if at_most is not None and len(value) > at_most:
         raise Violation("a list that is too long")
     return value
@@ -559,7 +559,7 @@ def read_sealed(frame: Frame) -> dict[str, str]:
     """The layers that a guest reports before it reads its program. Raises Violation."""
     (layers,) = _fields(frame.header, "sealed")
     if type(layers) is not dict or len(layers) > 32 or frame.blobs:
-        raise Violation("a report of layers that is none")
+        raise Violation("not a report of layers")
     return {_text(name, 64): _text(state, 300) for name, state in layers.items()}
 
 
@@ -576,7 +576,7 @@ def _faults(rows: object, program: Program) -> list[Fault]:
 def read_compiled(frame: Frame) -> bytes:
     """The code of the program that is loaded; empty where the guest gives none. Raises Violation."""
     if len(frame.blobs) > 1 or any(len(code) > CODE_BYTES for code in frame.blobs):
-        raise Violation("code that is none")
+        raise Violation("not an error code")
     return b"".join(frame.blobs)
 
 
@@ -632,7 +632,7 @@ def read_failed(frame: Frame, request: RunRequest, limits: Limits) -> Failed:
     if type(code) is not str or code not in GUEST_CODES or frame.blobs:
         raise Violation("a failure that a guest cannot report")
     if after_s is not None and (type(after_s) not in (int, float) or not 0 <= after_s <= 1e9):
-        raise Violation("a delay that is none")
+        raise Violation("not a delay")
     failure = Failure(code, _text(text, TEXT_CHARS), _text(traceback, TRACEBACK_CHARS), retry_after_s=after_s)
     if group is not None:
         _integer(group, 0, len(request.groups) - 1)
@@ -680,7 +680,7 @@ def _outputs(
     counts: list[Any], tokens: object, blobs: _Blobs, request: RunRequest, limits: Limits
 ) -> list[Output]:
     if set(map(type, counts)) - {int} or min(counts, default=0) < 0:
-        raise Violation("a count of outputs that is none")
+        raise Violation("not a count of outputs")
     total = sum(counts)
     if total > limits.outputs:
         raise Violation("more outputs than the limit")

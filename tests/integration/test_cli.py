@@ -950,7 +950,7 @@ def test_a_reload_takes_what_is_sound_and_refuses_the_rest(
     done("pub", "in.a", given='{"i": 2}\n', url=nats_server.url)
     (tmp_path / "count.py").write_text(COUNT.replace('{"i": query["i"]', '{"new": query["i"]'))
     run.process.send_signal(signal.SIGHUP)
-    run.says("reloaded; started anew: r")
+    run.says("reloaded; started: r")
     done("pub", "in.a", given='{"i": 3}\n', url=nats_server.url)
     outputs = command("tail", "out", "--from-start", "--count", "3", url=nats_server.url)
     assert outputs.ends() == EXIT_OK
@@ -965,7 +965,7 @@ def test_watch_reloads_by_itself(
     run = command("run", route, "--watch", url=nats_server.url)
     run.says("route started")
     (tmp_path / "count.py").write_text(COUNT + "\n# changed\n")
-    run.says("reloaded; started anew: r")
+    run.says("reloaded; started: r")
     route.write_text(ROUTE.replace("output:", "outptu:"))
     run.says(f"not reloaded: {route}:6:5 E103")
     assert run.ends(signal.SIGTERM) == EXIT_OK

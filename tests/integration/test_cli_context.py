@@ -165,7 +165,7 @@ def test_a_file_with_a_fault_changes_nothing(context: Context) -> None:
         (("set", "ann", "n"), EXIT_CONFIG, "context set CONFIG ROUTE KEY PATH VALUE"),
         (("set", "ann", "n", "text"), EXIT_CONFIG, "needs its quotes"),
         (("set", "ann", "n", "5", "--yess"), EXIT_CONFIG, "there is no option --yess"),
-        (("change", "ann"), EXIT_CONFIG, "is no action"),
+        (("change", "ann"), EXIT_CONFIG, "is not an action"),
         (("delete", "ann"), EXIT_CONFIG, "say --yes"),
         (("history", "eve"), EXIT_FAILED, "there is no record of key 'eve'"),
         (("import", "none.jsonl"), EXIT_CONFIG, "none.jsonl E107"),

@@ -108,10 +108,10 @@ def test_routes_are_removed_where_that_is_allowed(
     page = Page(run)
     route.write_text(ROUTE.replace("output: out", "output: other"))
     run.process.send_signal(signal.SIGHUP)
-    run.says("reloaded; started anew: r")
+    run.says("reloaded; started: r")
     said = run.err
     assert said.index("reloading: stops routes second, third for good") < said.index("route stopped")
-    assert said.index("reloading: stops route r, to start anew") < said.index("route stopped")
+    assert said.index("reloading: restarts route r") < said.index("route stopped")
     assert page.value('processor_route_stopped{route="second"}') is None
     assert run.ends(signal.SIGTERM) == EXIT_OK
 
@@ -152,7 +152,7 @@ def test_a_version_that_was_refused_is_loaded_once_it_is_whole(
     (tmp_path / "new.py").write_text("class Runnable:\n    def process(self:\n")
     run.says("new.py:2:16 E201")
     (tmp_path / "new.py").write_text(COUNT)
-    run.says("reloaded; started anew: r")
+    run.says("reloaded; started: r")
     assert run.ends(signal.SIGTERM) == EXIT_OK
 
 
@@ -194,7 +194,7 @@ def test_a_config_map_that_kubernetes_updates_is_noticed(
     run = command("run", mount / "app.yaml", "--watch", url=nats_server.url)
     run.says("route started")
     for version, source in (("..2026_01_02", COUNT + "# 2\n"), ("..2026_01_03", COUNT + "# 3\n")):
-        before = run.err.count("reloaded; started anew: r")
+        before = run.err.count("reloaded; started: r")
         publish(version, source)
-        waited(lambda: run.err.count("reloaded; started anew: r") == before + 1, version, DEADLINE_S)  # noqa: B023
+        waited(lambda: run.err.count("reloaded; started: r") == before + 1, version, DEADLINE_S)  # noqa: B023
     assert run.ends(signal.SIGTERM) == EXIT_OK

@@ -89,7 +89,7 @@ def test_members_that_run_different_versions_are_marked(
     assert "  processors run 2 different programs\n" in people
 
     old.process.send_signal(signal.SIGHUP)
-    old.says("reloaded; started anew: r")
+    old.says("reloaded; started: r")
     alike = until(done, EXIT_OK, route, "--format", "human", url=nats_server.url).out
     assert "different" not in alike
     assert alike.count(f"  configuration {fingerprint(after)}\n") == 2

@@ -226,7 +226,7 @@ async def test_a_stream_that_was_made_anew_is_not_read_on(nats_server: EmbeddedS
         await broker.api("STREAM.DELETE.IN")
         await make_stream(broker)
         await fill(broker, 10)
-        with pytest.raises(BrokerError, match="E407 stream IN was deleted and made anew"):
+        with pytest.raises(BrokerError, match="E407 stream IN was deleted and recreated"):
             await take(source, 1)
         await source.close()
 

@@ -324,7 +324,7 @@ HALF = "the message has half of a surrogate pair in a text"
         (b'{"a":1e400}', "E301", f"{TOO_LARGE}: 1e400 at line 1 column 6 (char 5)"),
         (b"[0.5,\n-2E999]", "E301", f"{TOO_LARGE}: -2E999 at line 2 column 1"),
         (b"1" * 400, "E301", f"{TOO_LARGE}: {'1' * 40} at line 1"),
-        (b'"x\\ud800"', "E301", f"{HALF}, which is no character at line 1 column 3 (char 2)"),
+        (b'"x\\ud800"', "E301", f"{HALF}, which is not a character at line 1 column 3 (char 2)"),
         (b'{"a\\udc00":1}', "E301", HALF),
         (b"NaN", "E301", "the message is not JSON: "),
         (b"\xff", "E301", "the message is not JSON: "),

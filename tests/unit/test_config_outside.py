@@ -106,8 +106,8 @@ secrets:
         ("secrets: {k: {env: KEY, hosts: []}}", "6:25 E104 secrets.k.hosts: "),
         ("secrets: {k: {env: KEY, hosts: ['*']}}", "6:33 E104 secrets.k.hosts.0: a secret is bound to hosts"),
         ("secrets: {'a b': {env: KEY, hosts: [a.b]}}", "6:11 E104 the name 'a b' cannot be used"),
-        ("    secrets: [none]", "6:5 E106 routes.stats.secrets names 'none', which is no secret"),
-        ("state_api: {secret: none}", "6:13 E106 state_api.secret names 'none', which is no secret"),
+        ("    secrets: [none]", "6:5 E106 routes.stats.secrets names 'none', which is not a secret"),
+        ("state_api: {secret: none}", "6:13 E106 state_api.secret names 'none', which is not a secret"),
         (
             "state_api: {secret: k}\nsecrets: {k: {env: KEY, hosts: [a.b]}}",
             "6:13 E106 state_api.secret is k, which is not bound to https://api.ism.quantumwake.io",

@@ -274,7 +274,7 @@ async def test_a_body_that_is_too_deep_or_no_json_is_refused(body: bytes) -> Non
     async with serving() as web, outside(web.host, secrets={"k": ("K3Y-abcdef", [web.host])}) as calls:
         filled = body.replace(b"%s", f'"{calls.secrets["k"]}"'.encode())
         text = await refusal("E317", perform(calls, web.url, kind="json", body=filled))
-        assert "a JSON body that is none, or of more than 100 levels" in text
+        assert "a body that is not JSON, or has more than 100 levels" in text
         assert not web.asked
         await perform(calls, web.url, kind="json", body=f'["{calls.secrets["k"]}"]'.encode())
         assert web.asked[0].body == b'["K3Y-abcdef"]'

@@ -1,4 +1,4 @@
-"""Have a language model say what a support ticket is about."""
+"""Ask a language model what a support ticket is about."""
 
 import json
 

@@ -309,7 +309,7 @@ class _Verifier:
             return
         for name in names:
             if type(name) is not str:
-                self._complain("a class pattern with a name that is no text is not allowed")
+                self._complain("a class pattern with a name that is not a text is not allowed")
             else:
                 self._attribute(name, after_super=False)
 
