@@ -791,7 +791,10 @@ class Broker:
         def take(subject: str, reply: str, head: bytes, payload: bytes) -> None:
             arrived.put_nowait((subject, reply, head, payload))
 
-        tap = await self.tap(inbox, take)
+        try:
+            tap = await self.tap(inbox, take)
+        except nats.errors.Error as err:
+            raise Unknown("the connection was lost") from err
         try:
             yield inbox, arrived
         finally:

@@ -312,3 +312,11 @@ def test_headers_of_the_server_do_not_travel_on() -> None:
         "nats-free": "x",
         "Colour": "blue",
     }
+
+
+async def test_reading_over_a_closed_connection_is_no_answer(nats_server: EmbeddedServer) -> None:
+    """As every other request then: who reads waits for the next connection, and reports no fault of ours."""
+    async with connected(nats_server.url) as broker:
+        await broker.close()
+        with pytest.raises(Unknown):
+            await broker.last_of("S", ["s.*"])
