@@ -87,6 +87,8 @@ class Outlet:
         )
         if not self.live and not self.foreign:
             headers += self.copy_bytes + len(publication.subject.encode())
+        elif headers:
+            headers += len("NATS/1.0\r\n\r\n")
         size = len(publication.payload) + headers
         if size > self.max_bytes:
             raise ProcessorError(
@@ -300,6 +302,12 @@ class EffectsOf:
         self, effects: Effects, publication: Publication, origin: Delivery, delay_s: float = 0.0
     ) -> None:
         outlet = self._outlets[publication.pattern].to(publication.subject)
+        if outlet.foreign and not delay_s:
+            # Such routes run message by message, so a second try makes the same ids.
+            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}:"
+            number = sum(1 for m in effects.foreign if m.headers["Nats-Msg-Id"].startswith(prefix))
+            headers = {**publication.headers, "Nats-Msg-Id": f"{prefix}{number}"}
+            publication = publication._replace(headers=headers)
         outlet.check_size(publication, _SCHEDULED_BYTES if delay_s else 0)
         if delay_s:
             effects.stored.append(self._delayed(publication, outlet, delay_s))

@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 
 from processor.breaker import DEATHS, Breaker
+from processor.chunks import Chunks, Unsendable
 from processor.codec import Codec, Unreadable, key_of
 from processor.config import Route
 from processor.context import STALE_POSITIONS, ContextStore, Move
@@ -118,6 +119,8 @@ class Worker:
         self._spawn = spawn
         self._telemetry = telemetry
         self._blocked = blocked  # called with why commits are refused, and with None when they are not
+        template = route.output_template
+        self._chunk_outlet = outlets.get(template.pattern if template else "", Outlet(live=True))
         self._effects_of = EffectsOf(route, codec, outlets, broker.max_payload)
         self._letters = Letters(route.app, route.name, broker.max_payload)
         self._policy = route.retry.policy
@@ -847,35 +850,24 @@ class Worker:
         delivery = batch.members[0][0]
         try:
             subject = self._codec.chunk_subject(delivery, group.key, group.documents[0])
+            chunks = Chunks(self._broker, self._chunk_outlet, subject, self._stream_headers(delivery))
         except ProcessorError as err:
             return Failed(Failure(err.code, err.what))
-        headers = self._stream_headers(delivery)
-        number = 0
-
-        async def emit(chunk: bytes) -> None:
-            nonlocal number
-            number += 1
-            if subject is not None:
-                chunk_headers = {**headers, "Processor-Chunk": str(number)}
-                await self._broker.publish(Message(subject, chunk, chunk_headers))
-
-        for opening in self._codec.opening(group.documents[0]):
-            await emit(opening)
         try:
+            for opening in self._codec.opening(group.documents[0]):
+                await chunks.send_chunk(opening)
             outcome = await guest.stream(
-                group, emit, forget=forget, messages=self._columns(batch), answer=answer
+                group, chunks.send_chunk, forget=forget, messages=self._columns(batch), answer=answer
             )
-        except BrokerError as err:  # a chunk that no message can carry; nobody knows how far the guest is
+        except Unsendable as err:  # nobody knows how far the guest is
             await guest.close()
-            outcome = Failed(Failure("E307", f"a chunk cannot be sent: {err.what}", lethal=True))
-        if subject is not None:
-            failure = outcome.failure if isinstance(outcome, Failed) else None
-            ending = "end" if failure is None else "error"
-            marker = Message(subject, self._codec.marker(failure), {**headers, "Processor-Stream": ending})
-            if failure is None:
-                batch.markers.append(marker)
-            else:
-                await self._broker.publish(marker)
+            outcome = Failed(Failure("E307", f"a chunk cannot be sent: {err}", lethal=True))
+        failure = outcome.failure if isinstance(outcome, Failed) else None
+        marker = chunks.marker(is_error=failure is not None, payload=self._codec.marker(failure))
+        if marker is not None and failure is None:
+            batch.markers.append(marker)
+        elif marker is not None:
+            await self._broker.publish(marker)
         return outcome
 
     def _stream_headers(self, delivery: Delivery) -> dict[str, str]:

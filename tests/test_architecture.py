@@ -26,6 +26,7 @@ LAYERS = [
     ["service"],
     ["desk", "inbox", "lag", "lanes", "retention", "watch"],
     ["worker", "streams", "status", "sandbox.library", "edits"],
+    ["chunks"],
     ["control", "deadletters", "effects"],
     ["backlog", "holdings"],
     ["context"],

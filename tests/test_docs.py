@@ -35,7 +35,7 @@ README = (ROOT / "README.md").read_text()
 FULL = (ROOT / "configs" / "full.yaml").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
 SOURCES = "".join(
-    (ROOT / "processor" / name).read_text() for name in ("worker.py", "effects.py", "letters.py")
+    (ROOT / "processor" / name).read_text() for name in ("worker.py", "chunks.py", "effects.py", "letters.py")
 )
 
 

@@ -429,7 +429,7 @@ def _way(way: Outlet, needs: _Needs, streams: Sequence[Holding], why: str) -> tu
         "; the stream has no limits: it grows until the server is full" if bounds(config) == UNBOUNDED else ""
     )
     if way.live:
-        return "takes the chunks", False
+        return f"takes the chunks{limit}", False
     if not way.foreign:
         return f"copies committed outputs: exactly once{limit}", False
     if config.get("mirror") or config.get("sealed") or config.get("allow_msg_schedules"):

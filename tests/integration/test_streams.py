@@ -292,12 +292,14 @@ async def test_a_stream_without_room_for_a_consumer_is_named(
         await running.until_ready()
 
 
+@pytest.mark.parametrize("way", ["copied", "foreign"])
 async def test_an_output_above_the_limit_of_its_stream_is_a_dead_letter(
-    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any, way: str
 ) -> None:
-    """Whatever its size, an output is copied or a dead letter (E307), and those behind it arrive."""
+    """Whatever its size, an output is stored or a dead letter (E307), and those behind it arrive."""
+    wanted = {"name": "OUT", "subjects": ["out"], "max_msg_size": 500}
     async with connected(nats_server.url) as broker:
-        await broker.create_stream({"name": "OUT", "subjects": ["out"], "max_msg_size": 500})
+        await broker.create_stream({**wanted, "allow_msg_schedules": way == "foreign"})
     route = ROUTE.replace('"in.>"', '"in.>", create: true').replace("count.py", "echo.py")
     route += "  retry: {attempts: 1}\n"
     async with processor(route, echo=ECHO) as running:
@@ -314,7 +316,77 @@ async def test_an_output_above_the_limit_of_its_stream_is_a_dead_letter(
         assert {letter.headers["x-error-code"] for letter in letters} == {"E307"}
         refused = {len(orjson.loads(letter.payload)["pad"]) for letter in letters}
         assert copied | refused == set(sizes)
-        assert max(copied) < min(refused) < 400
+        assert max(copied) < min(refused) < {"copied": 400, "foreign": 460}[way]
+
+
+TALK = """
+class Runnable:
+    def process_stream(self, query):
+        self.context["n"] = self.context.get("n", 0) + 1
+        yield "begun"
+        yield "x" * query["size"]
+"""
+
+
+async def test_a_chunk_above_the_limit_of_its_stream_is_a_dead_letter(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """The stream has all chunks of a message and its end, or the message failed (E307) and says so there."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "TALK", "subjects": ["talk"], "max_msg_size": 500})
+    route = """
+    r:
+      input: {subject: "ask.*", create: true}
+      runnable: talk.py
+      mode: stream
+      output: talk
+      retry: {attempts: 1}
+    """
+    sizes = [*range(398, 410, 2), 600, 5]
+    async with processor(route, talk=TALK) as running:
+        await running.publish("ask.x", *({"size": size} for size in sizes))
+
+        async def is_done() -> bool:
+            ends = [s.headers.get("Processor-Stream") for s in await running.stored("talk")]
+            return ends.count("end") + ends.count("error") == len(sizes)
+
+        await wait_until(is_done, "every run has ended")
+        stored = await running.stored("talk")
+        said = {}
+        for number, size in enumerate(sizes, 1):
+            of = [s for s in stored if s.headers["Processor-Sequence"] == str(number)]
+            said[size] = [len(s.payload) for s in of], of[-1].headers["Processor-Stream"]
+        taken = {size for size in sizes if said[size] == ([5, size, 0], "end")}
+        refused = {size for size in sizes if said[size] == ([5, 0], "error")}
+        assert taken | refused == set(sizes)
+        assert 5 in taken
+        assert 600 in refused
+        assert max(taken) + 2 == min(refused)
+        letters = await running.dead_letters("r", len(refused))
+        assert {letter.headers["x-error-code"] for letter in letters} == {"E307"}
+        assert "stream TALK takes 500 (max_msg_size)" in letters[0].headers["x-dead-letter-reason"]
+        assert await running.contexts("r") == {"": {"n": len(taken)}}
+
+
+async def test_a_stream_that_is_too_small_for_the_end_of_a_run_gets_nothing(
+    processor: Start, nats_server: EmbeddedServer
+) -> None:
+    """A marker would be dropped without a word: the message is a dead letter (E307) before it runs."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "TALK", "subjects": ["talk"], "max_msg_size": 60})
+    route = """
+    r:
+      input: {subject: "ask.*", create: true}
+      runnable: talk.py
+      mode: stream
+      output: talk
+      retry: {attempts: 1}
+    """
+    async with processor(route, talk=TALK) as running:
+        await running.publish("ask.x", {"size": 1})
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E307"
+        assert await running.stored("talk") == []
 
 
 async def test_a_stream_that_takes_no_more_copies_is_red_and_measured(
