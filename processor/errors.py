@@ -24,6 +24,7 @@ CODES: dict[str, str] = {
     "E108": "an environment variable has a value that cannot be used",
     "E109": "an address cannot be listened on",
     "E110": "there is no route of that name",
+    "E114": "a module of the user's has a name that it cannot be imported by",
     "E201": "the Runnable's source is not Python",
     "E202": "a construct is not part of the language of a Runnable",
     "E203": "a module cannot be imported by a Runnable",

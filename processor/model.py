@@ -112,6 +112,14 @@ SAFE_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
 WHOLE_BYTES = 4096
 
 
+class Module(NamedTuple):
+    """A source that a Runnable may import by its dotted name; one named as others begin is their package."""
+
+    name: str
+    filename: str
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A Runnable's source and where it came from; `id` names the version in logs, events and position."""
@@ -124,6 +132,7 @@ class Program:
     class_name: str = "Runnable"
     nan_as_null: bool = False  # in what it hands over; otherwise NaN is an error
     bytes_in: str = ""  # the field of a document in which its codec has bytes, in base64; empty where none
+    modules: tuple[Module, ...] = ()  # that it may import, in the same language
 
     @property
     def id(self) -> str:
@@ -132,7 +141,19 @@ class Program:
         )
         if self.class_name != "Runnable":
             said.append(f"class {self.class_name}")
+        said += [text for module in sorted(self.modules) for text in (f"module {module.name}", module.source)]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
+
+    @property
+    def module_names(self) -> frozenset[str]:
+        """What may be imported of `modules`: them, and the packages that their names begin with."""
+        parts = (module.name.split(".") for module in self.modules)
+        return frozenset(".".join(each[:end]) for each in parts for end in range(1, len(each) + 1))
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """All its sources by the files that they are from, its own first."""
+        return {self.filename: self.source} | {module.filename: module.source for module in self.modules}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ LAYERS = [
     ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
     ["config"],
     ["sandbox.guest"],
-    ["sandbox.entrypoints", "sandbox.requests"],
+    ["sandbox.entrypoints", "sandbox.modules", "sandbox.requests"],
     ["sandbox.capabilities", "sandbox.plain"],
     ["sandbox.endings", "sandbox.tally"],
     ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire", "sandbox.launch"],

@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import logging
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -25,7 +27,7 @@ from typing import Any, Protocol
 
 from processor.cli.connection import at, embedded_server, tell_address
 from processor.cli.terminal import EXIT_DIRTY, EXIT_OK
-from processor.config import Config, load
+from processor.config import Config, listing, load
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fault, Faults, ProcessorError
 from processor.service import Service
@@ -309,23 +311,32 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
-    """What tells that a file or its folder was changed or replaced; empty for one that is not there."""
+    """What tells that a file or its folder was changed or replaced; empty for one that is not there.
+
+    Of a folder that is among `files` it is the names of the modules in it.
+    """
+    listed = set(files)
     stamps: dict[Path, Stamp] = {}
-    for path in [each for file in files for each in (file, file.parent)]:
+    for path in [each for file in listed for each in (file, file.parent)]:
         try:
             found = path.stat()
             stamps[path] = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if path in listed and stat.S_ISDIR(found.st_mode):
+                stamps[path] = (int.from_bytes(hashlib.sha256(listing(path)).digest()),)
         except OSError:
             stamps[path] = ()
     return stamps
 
 
 def _contents(files: Iterable[Path]) -> dict[Path, bytes]:
-    """What files hold; nothing for those that cannot be read. Secrets are among them."""
+    """What files hold; nothing for those that cannot be read. Secrets are among them.
+
+    A folder holds the names of the modules in it.
+    """
     contents: dict[Path, bytes] = {}
     for file in files:
         try:
-            contents[file] = file.read_bytes()
+            contents[file] = listing(file) if file.is_dir() else file.read_bytes()
         except OSError:
             contents[file] = b""
     return contents

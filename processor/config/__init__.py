@@ -14,10 +14,12 @@ are resolved, its keys do not contradict each other, and no secret appears in it
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -25,6 +27,7 @@ from processor.config.forms import Place
 from processor.config.ism import Ism, IsmOutput, Routing, Selector
 from processor.config.keeping import CreatedStream
 from processor.config.keys import Config, Credentials, Dev, KeySource, Nats, Route, Tls
+from processor.config.modules import listing, modules_of, read_modules, taken
 from processor.config.outside import SECRET_CHARS, BoundSecret, Outbound, Reach, SecretSource, StateApi, Stock
 from processor.config.rules import (
     INHERITED,
@@ -53,7 +56,7 @@ from processor.config.text import (
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
 
-_OF_PROGRAMS = ("runnable", "code", "language", "packages")
+_OF_PROGRAMS = ("runnable", "code", "language", "packages", "modules")
 
 __all__ = [
     "BRIEF",
@@ -84,13 +87,17 @@ __all__ = [
     "guarantee",
     "json_schema",
     "language_fault",
+    "listing",
     "load",
     "misspelled_inputs",
+    "modules_of",
     "notable",
     "reachable",
     "read_login",
+    "read_modules",
     "readable_programs",
     "server_of",
+    "taken",
 ]
 
 
@@ -118,8 +125,9 @@ def load(
         faults += [source.explain(error) for error in err.errors(include_url=False)]
     # Routes are examined one by one, so that a fault in one hides none in another.
     routes = config.routes if config else dict(_sound_routes(data, base))
+    library = _Library(source)
     for name, route in routes.items():
-        faults += _complete_route(source, name, route, str(data.get("app", "")))
+        faults += _complete_route(source, name, route, str(data.get("app", "")), library)
     secrets: dict[str, BoundSecret] = {}
     if config:
         found = [*app_faults(config), *read_secrets(config, env, secrets)]
@@ -146,12 +154,13 @@ def readable_programs(path: str | Path) -> list[Program]:
     source = Source.read(Path(path))
     base = source.path.parent
     raws = source.data.get("routes")
+    library = _Library(source)
     programs = []
     for name, raw in raws.items() if isinstance(raws, dict) else ():
         given = {key: raw[key] for key in _OF_PROGRAMS if key in raw} if isinstance(raw, dict) else {}
         with contextlib.suppress(ValidationError):
             route = Route.model_validate({**given, "input": "any"}, context={"base": base})
-            _complete_route(source, str(name), route, "")
+            _complete_route(source, str(name), route, "", library)
             if route._program and not route.packages:
                 programs.append(route._program)
     return programs
@@ -206,7 +215,33 @@ def _sound_routes(data: dict[str, Any], base: Path) -> Iterator[tuple[str, Route
             continue
 
 
-def _complete_route(source: Source, name: str, route: Route, app: str) -> list[Fault]:
+class _Library:
+    """The folders of modules that a file names, each read once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        named = source.data.get("modules")
+        self._default = str(source.path.parent / Path(named).expanduser()) if _is_text(named) else None
+        self._read = functools.cache(read_modules)
+
+    def give(self, route: Route, here: Place) -> list[Fault]:
+        """Complete the route's program by its modules; what is wrong with them."""
+        folder = route.modules or self._default
+        if folder is None or route._program is None:
+            return []
+        place = (*here, "modules") if route.modules else ("modules",)
+        modules, problems = self._read(folder)
+        problems = [*problems, *taken(modules, route.language, route.packages)]
+        if not problems:
+            route._program = replace(route._program, modules=modules)
+        return [self._source.fault(place, code, f"{dotted(place)}: {text}") for code, text in problems]
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value != ""
+
+
+def _complete_route(source: Source, name: str, route: Route, app: str, library: _Library) -> list[Fault]:
     """Give a valid route its name, program and routing; return what is wrong beyond single keys."""
     here: Place = ("routes", name)
     route._name, route._app = name, app
@@ -235,7 +270,7 @@ def _complete_route(source: Source, name: str, route: Route, app: str) -> list[F
         offset = "\n" * line if literal else ""
         filename = str(source.path) if literal else f"{source.path}:{dotted((*here, 'code'))}"
         route._program = _program(route, offset + route.code, filename)
-    return faults
+    return faults + library.give(route, here)
 
 
 def _program(route: Route, source: str, filename: str, class_name: str = "Runnable") -> Program:
@@ -250,6 +285,7 @@ def _inherit(config: Config) -> Config:
     for name, route in config.routes.items():
         routes[name] = route.model_copy(
             update={key: filled(getattr(config, key), getattr(route, key)) for key in INHERITED}
+            | {"modules": route.modules or config.modules}
         )
     changes: dict[str, Any] = {"routes": routes}
     server = next((route.ism.routing.input.url for route in config.routes.values() if route.ism), "")

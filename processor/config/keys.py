@@ -684,6 +684,11 @@ class Route(Settings):
         description="Packages installed beside Processor that plain Python may import, by the name of the"
         " import or of the distribution. Only with `language: python`.",
     )
+    modules: File | None = Field(
+        default=None,
+        description="As `modules` at the top, for this route.",
+        examples=["lib/"],
+    )
     ism: Ism | None = Field(default=None, description="Required with `codec: ism`.")
     cloudevents: CloudEvents | None = Field(default=None, description="For `codec: cloudevents`.")
 
@@ -838,6 +843,12 @@ class Config(Settings):
     routes: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], Route] = Field(
         min_length=1, description="The routes by name: letters, digits, - and _, at most 64."
     )
+    modules: File | None = Field(
+        default=None,
+        description="Folder of Python files that Runnables may import, relative to this file: `lib/fees.py`"
+        " is `lib.fees`. At most 256 files and 1 MiB, each in the language of the route.",
+        examples=["lib/"],
+    )
     stock: Stock = Field(default=Stock(), description="Default of every route's `stock`.")
     state_api: StateApi = Field(default=StateApi(), description="Default of every route's `state_api`.")
     outbound: Outbound = Field(default=Outbound(), description="Default of every route's `outbound`.")
@@ -883,12 +894,19 @@ class Config(Settings):
         return self._path
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of modules: a file *.py that comes or goes there changes this configuration."""
+        return tuple(dict.fromkeys(Path(r.modules) for r in self.routes.values() if r.modules))
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """Every file whose change changes this configuration; to be watched."""
+        """Every file, and folder, whose change changes this configuration; to be watched."""
         found = [self._path]
         for route in self.routes.values():
             found += [Path(route.runnable_file)] if route.runnable else []
             found += [Path(route.ism.routing_file)] if route.ism else []
+            found += [Path(module.filename) for module in route.program.modules]
+        found += self.folders
         found += [Path(source.file) for source in self.secrets.values() if source.file]
         return tuple(dict.fromkeys(found))
 

@@ -36,6 +36,7 @@ def fingerprint(config: Config) -> str:
     for name, route in config.routes.items():
         del said["routes"][name]["runnable"], said["routes"][name]["code"]
         said["routes"][name]["program"] = route.program.id
+        del said["routes"][name]["modules"]
         del said["routes"][name]["input"]["create"]  # done once, and what `dev` does of every route
         if route.ism:
             said["routes"][name]["ism"]["routing_file"] = asdict(route.ism.routing)

@@ -38,6 +38,7 @@ from processor.sandbox import (
     documents,
     entrypoints,
     jail,
+    modules,
     plain,
     requests,
     values,
@@ -320,10 +321,10 @@ class Tripwire:
 class Unsuccessful(BaseException):
     """Ends a run with the failure that its reply will carry; `except Exception` does not stop it."""
 
-    def __init__(self, failure: Failure, line: int = 1) -> None:
+    def __init__(self, failure: Failure, place: tuple[str, int] = ("", 1)) -> None:
         super().__init__(failure.text)
         self.failure = failure
-        self.line = line
+        self.place = place  # the file and the line of it, for what ended while the program was loaded
 
 
 def _failed(code: str, text: str) -> Unsuccessful:
@@ -492,37 +493,30 @@ class Guest:
         except Faults as err:
             faults = err.faults
         except Unsuccessful as err:
-            faults = [Fault(self._program.filename, err.line, 1, "E206", err.failure.text)]
+            faults = [Fault(*err.place, 1, "E206", err.failure.text)]
         self._stop_timers()
         self._is_loading = False
-        self._channel.send(wire.write_loaded(self._channel.nonce, faults, compiled, self._warnings))
+        self._channel.send(
+            wire.write_loaded(self._channel.nonce, faults, compiled, self._warnings, self._program.sources)
+        )
 
     def _load(self, given: bytes) -> bytes:
         """Run the module level; what was compiled for that, where it is for other guests, too."""
         language = plain if self._is_plain else dialect
         with self._tripwire.disarmed():
-            code = self._known(given) or language.compile_program(self._program)
-            compiled = b"" if given or self._is_plain else marshal.dumps(code)
+            codes = modules.read_codes(given, self._program) or modules.compile_all(self._program)
+            compiled = b"" if given or self._is_plain else marshal.dumps(codes)
             space = plain.namespace(self._runtime) if self._is_plain else self._space
+            modules.bring(self._program, codes, space, self._tripwire.run_module)
         self._logger = space["logger"]
-        self._user(self._tripwire.run_module, code, space)
+        self._user(self._tripwire.run_module, codes[0], space)
         with self._tripwire.disarmed():
             self._cls = language.runnable_class(space, self._program)
             entrypoints.check(self._cls, self._program)
             self._entry_points = entrypoints.entry_points(self._cls)
             self._warnings = entrypoints.warnings(self._cls, self._program)
             self._streams_a_list = entrypoints.first_parameter(self._cls, "process_stream") == "queries"
-        return compiled if len(compiled) <= wire.CODE_BYTES else b""
-
-    def _known(self, given: bytes) -> CodeType | None:
-        """What another guest compiled, if that passes for code of this dialect."""
-        if not given:
-            return None
-        try:
-            code = marshal.loads(given)
-        except (ValueError, TypeError, EOFError):
-            return None
-        return code if isinstance(code, CodeType) and not dialect.verify(code) else None
+        return compiled if len(compiled) <= wire.code_bytes(self._program) else b""
 
     # Running.
 
@@ -766,18 +760,19 @@ class Guest:
             raise
         except BaseException as err:  # a wall: nothing that user code raises gets past here
             self._memory.for_runtime()
-            raise Unsuccessful(self._explain(err), self._line(err)) from None
+            raise Unsuccessful(self._explain(err), self._place(err)) from None
         finally:
             self._memory.for_runtime()
 
-    def _line(self, err: BaseException) -> int:
-        line, trace = 1, err.__traceback__
+    def _place(self, err: BaseException) -> tuple[str, int]:
+        """The file and the line of the user's that raised it."""
+        place, trace, files = (self._program.filename, 1), err.__traceback__, self._program.sources
         with self._tripwire.disarmed():
             while trace is not None:
-                if trace.tb_frame.f_code.co_filename == self._program.filename:
-                    line = trace.tb_lineno
+                file = trace.tb_frame.f_code.co_filename
+                place = (file, trace.tb_lineno or 1) if file in files else place
                 trace = trace.tb_next
-        return line
+        return place
 
     def _explain(self, err: BaseException) -> Failure:
         if isinstance(err, MemoryError):
@@ -934,8 +929,8 @@ class Guest:
             kind, code, limit_s = ("wall", "E312", self._limits.wall_s)
         err = TimeoutError(f"more than {limit_s:g} s of {kind} time").with_traceback(_trace_of(frame))
         if self._is_loading:
-            fault = Fault(self._program.filename, self._line(err), 1, "E206", f"while it was loaded: {err}")
-            self._channel.send(wire.write_loaded(self._channel.nonce, [fault]))
+            fault = Fault(*self._place(err), 1, "E206", f"while it was loaded: {err}")
+            self._channel.send(wire.write_loaded(self._channel.nonce, [fault], files=self._program.sources))
         else:
             with self._tripwire.disarmed():
                 text, shown = dialect.describe(err, self._program)

@@ -588,7 +588,10 @@ class Guest:
             self._write(wire.write_load(self._nonce, program, self._limits, marks, emits, code))
             frame = await self._receive()
             self._refuse_broken(frame)
-            (faults, self.warnings), compiled = wire.read_loaded(frame, program), wire.read_compiled(frame)
+            (faults, self.warnings), compiled = (
+                wire.read_loaded(frame, program),
+                wire.read_compiled(frame, wire.code_bytes(program)),
+            )
         except wire.Violation as err:
             self._kill(_violated(err))
             raise Faults([_load_fault(program, await self._obituary())]) from err

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import math
+import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -23,10 +24,19 @@ from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
 from processor.address import Allowed, Binding, parse_url
-from processor.config import SECRET_CHARS, BoundSecret, Outbound, Reach, Stock
-from processor.errors import ProcessorError
+from processor.config import (
+    SECRET_CHARS,
+    BoundSecret,
+    Outbound,
+    Reach,
+    Stock,
+    modules_of,
+    read_modules,
+    taken,
+)
+from processor.errors import Fault, Faults, ProcessorError
 from processor.http import HostCalls
-from processor.model import Emit, Failed, Failure, Group, Limits, Outcome, Program, Ran
+from processor.model import Emit, Failed, Failure, Group, Limits, Module, Outcome, Program, Ran
 from processor.runnable import Message
 from processor.sandbox import documents, values
 from processor.sandbox.bounds import Bounds, Exceeded
@@ -35,6 +45,7 @@ from processor.sandbox.messages import columns_of
 from processor.subject import check_subject
 
 T = TypeVar("T")
+Modules = Mapping[str, str] | str | os.PathLike[str] | None
 
 _FILENAME = "runnable.py"
 _KEY = ""  # a library's Runnable has one context
@@ -124,9 +135,23 @@ class SecurityConfig:
             hint = "It is a URL such as 'https://www.alphavantage.co'."
             raise _refused("stock_url", self.stock_url, hint) from None
 
-    def program(self, code: str) -> Program:
-        """`code` in the language of this configuration."""
-        return Program(code, _FILENAME, self.language, tuple(self.packages), nan_as_null=self.nan_as_null)
+    def program(self, code: str, modules: Modules = None) -> Program:
+        """`code` in the language of this configuration, and what it may import. Raises Faults."""
+        return Program(
+            code,
+            _FILENAME,
+            self.language,
+            tuple(self.packages),
+            nan_as_null=self.nan_as_null,
+            modules=self._modules(modules) if modules is not None else (),
+        )
+
+    def _modules(self, given: Mapping[str, str] | str | os.PathLike[str]) -> tuple[Module, ...]:
+        found, problems = modules_of(given) if isinstance(given, Mapping) else read_modules(os.fspath(given))
+        problems = [*problems, *taken(found, self.language, self.packages)]
+        if problems:
+            raise Faults([Fault("modules", 1, 1, code, text) for code, text in problems])
+        return found
 
     def limits(self) -> Limits:
         """These settings as a guest takes them."""
@@ -190,8 +215,10 @@ class Emitted:
 class SecureRunnableBuilder:
     """Compiles Runnables under one configuration; all of them share a zygote."""
 
-    def __init__(self, config: SecurityConfig | None = None) -> None:
+    def __init__(self, config: SecurityConfig | None = None, *, modules: Modules = None) -> None:
+        """`modules` are what the Runnables may import: sources by dotted name, or a folder as a route has."""
         self._config = config or SecurityConfig()
+        self._modules = modules
         self._engine: _Engine | None = None
 
     def compile(self, code: str) -> SecureRunnable:
@@ -199,7 +226,7 @@ class SecureRunnableBuilder:
         if self._engine is None or not self._engine.enter():
             self._engine = _Engine()
         try:
-            return SecureRunnable(self._engine, self._config.program(code), self._config)
+            return SecureRunnable(self._engine, self._config.program(code, self._modules), self._config)
         except BaseException:
             self._engine.leave()
             raise

@@ -82,6 +82,15 @@ def bring(names: Sequence[str]) -> tuple[int, list[str]]:
         return _bring(names)
 
 
+def modules_of(names: Iterable[str]) -> frozenset[str]:
+    """The top-level modules that these packages bring with them; none for one that is not installed."""
+    installed, wanted = _Installed(), {}
+    for name in names:
+        with contextlib.suppress(Unusable):
+            wanted[name] = installed.imports_of(name)
+    return frozenset(installed.with_requirements(wanted)[0])
+
+
 def _bring(names: Sequence[str]) -> tuple[int, list[str]]:
     installed = _Installed()
     wanted = {name: installed.imports_of(name) for name in names}

@@ -10,6 +10,7 @@ Called by the guest, and only there: a namespace takes over `sys.stdout` and the
 from __future__ import annotations
 
 import ast
+import builtins
 import datetime
 import hashlib
 import io
@@ -24,12 +25,15 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import processor
 from processor.errors import Fault, Faults
-from processor.model import Program
+from processor.model import Module, Program
 from processor.runnable import Headers, Message
 from processor.sandbox import dialect
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
@@ -39,13 +43,23 @@ LINE_CHARS = 4000
 
 
 def compile_program(program: Program) -> types.CodeType:
-    """The program as code. Raises Faults with what Python says about it."""
+    """The program as code, without its modules. Raises Faults with what Python says about it."""
+    return _compiled(program, None)
+
+
+def compile_module(program: Program, module: Module) -> types.CodeType:
+    """A module of the program's, likewise."""
+    return _compiled(replace(program, source=module.source, filename=module.filename), module)
+
+
+def _compiled(program: Program, module: Module | None) -> types.CodeType:
     if len(program.source) > dialect.MAX_SOURCE_CHARS:
         much = f"{len(program.source)} characters, more than {dialect.MAX_SOURCE_CHARS}"
         raise _faults(program, "E205", f"the source has {much}. Move data out of it.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            _refuse_relative(program, module)
             code = compile(program.source, program.filename, "exec", dont_inherit=True)
         except SyntaxError as err:
             if "too many" in err.msg and "nested" in err.msg:
@@ -59,6 +73,18 @@ def compile_program(program: Program) -> types.CodeType:
     lines = program.source.splitlines(keepends=True)
     linecache.cache[program.filename] = (len(program.source), None, lines, program.filename)
     return code
+
+
+def _refuse_relative(program: Program, module: Module | None) -> None:
+    """Raise Faults with each relative import of a source that is one of several."""
+    if not program.modules:
+        return
+    own = dialect.Own.of(program, module)
+    tree = ast.parse(program.source, program.filename)
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    faults = [(node.lineno, node.col_offset + 1, *own.instead_of_relative(node)) for node in found]
+    if faults:
+        raise Faults([Fault(program.filename, *fault) for fault in sorted(faults)])
 
 
 def _faults(program: Program, code: str, text: str, line: int = 1, column: int = 1) -> Faults:
@@ -101,6 +127,53 @@ def namespace(runtime: dialect.Runtime) -> dict[str, object]:
         sys.modules["requests"] = module_of_requests  # the library could reach nothing in here
         sys.modules["requests.exceptions"] = module_of_requests.exceptions
     return space
+
+
+class _Modules(InspectLoader):
+    """Where Python finds the user's own modules.
+
+    What is there without an import is among their built-in names: `from lib.fees import *` leaves it out.
+    """
+
+    def __init__(
+        self, program: Program, codes: Mapping[str, types.CodeType | None], prelude: Mapping[str, object]
+    ) -> None:
+        self._codes = codes
+        self._builtins = {**vars(builtins), **prelude}
+        self._modules = {module.name: module for module in program.modules}
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name not in self._codes:
+            return None
+        module = self._modules.get(name)
+        spec = ModuleSpec(name, self, origin=module.filename if module else None)
+        if any(other.startswith(f"{name}.") for other in self._codes):
+            spec.submodule_search_locations = []
+        spec.has_location = module is not None
+        return spec
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        vars(module)["__builtins__"] = self._builtins
+        super().exec_module(module)
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        return self._codes[fullname] or compile("", f"<{fullname}>", "exec")
+
+    def get_source(self, fullname: str) -> str | None:
+        module = self._modules.get(fullname)
+        return module.source if module else None
+
+
+def bring_modules(
+    program: Program, codes: Mapping[str, types.CodeType | None], space: Mapping[str, object]
+) -> None:
+    """Have `import` find these modules; a package without a source of its own has None for its code.
+
+    They have the names of `space`, as `namespace` made it, without an import.
+    """
+    prelude = {name: value for name, value in space.items() if not name.startswith("__")}
+    finder: Any = _Modules(program, codes, prelude)
+    sys.meta_path.insert(0, finder)
 
 
 class _Clock:

@@ -31,6 +31,7 @@ from processor.model import (
     Group,
     Limits,
     LogLine,
+    Module,
     Output,
     Program,
     Ran,
@@ -49,7 +50,8 @@ EMIT_HEADERS = 32
 EMIT_HEADER_BYTES = 4096
 EMIT_DELAY_S = 366 * 86_400
 CALL_BYTES = 1 << 20
-CODE_BYTES = 64 << 10  # of a compiled program that is kept for other guests
+CODE_BYTES = 64 << 10  # of a source of a compiled program that is kept for other guests
+PROGRAM_CODE_BYTES = 4 << 20  # of all of its sources
 BODY_BYTES = 4 << 20  # of arguments and of what goes beside them
 LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
 # What a guest may say about a run; every other code is for the host to give.
@@ -83,7 +85,7 @@ GUEST_CODES = frozenset(
 REFUSAL_CODES = frozenset({"E317", "E322", "E323", "E325", "E326", "E365"})
 # Why a message cannot be given to a Runnable.
 UNREADABLE_CODES = frozenset({"E301", "E318", "E319", "E320"})
-LOAD_CODES = frozenset({"E201", "E202", "E203", "E204", "E205", "E206", "E207"})
+LOAD_CODES = frozenset({"E114", "E201", "E202", "E203", "E204", "E205", "E206", "E207"})
 MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
@@ -337,11 +339,13 @@ def write_load(
         "class": program.class_name,
         "nan_as_null": program.nan_as_null,
         "bytes_in": program.bytes_in,
+        "modules": [[module.name, module.filename] for module in program.modules],
         "limits": figures,
         "secrets": dict(marks or {}),
         "emits": list(emits),
     }
-    return pack(nonce, header, [program.source.encode(), code])
+    sources = [module.source.encode() for module in program.modules]
+    return pack(nonce, header, [program.source.encode(), code, *sources])
 
 
 def read_load(frame: Frame) -> tuple[Program, Limits]:
@@ -371,6 +375,10 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
         header["class"],
         header["nan_as_null"],
         header["bytes_in"],
+        tuple(
+            Module(name, filename, source.decode())
+            for (name, filename), source in zip(header["modules"], frame.blobs[2:], strict=True)
+        ),
     )
     return program, limits
 
@@ -456,11 +464,22 @@ def write_sealed(layers: Mapping[str, str]) -> bytes:
 
 
 def write_loaded(
-    nonce: int, faults: Sequence[Fault], code: bytes = b"", warnings: Sequence[Fault] = ()
+    nonce: int,
+    faults: Sequence[Fault],
+    code: bytes = b"",
+    warnings: Sequence[Fault] = (),
+    files: Iterable[str] = (),
 ) -> bytes:
-    """The program is loaded, or everything that is wrong with it; `code` is for the next guest that does."""
+    """The program is loaded, or everything that is wrong with it; `code` is for the next guest that does.
+
+    `files` are those of the program's sources, its own first.
+    """
+    number = {file: index for index, file in enumerate(files)}
     rows, doubts = (
-        [[f.line, f.column, f.code, _clean(f.text, TEXT_CHARS)] for f in found[:MAX_FAULTS]]
+        [
+            [number.get(f.file, 0), f.line, f.column, f.code, _clean(f.text, TEXT_CHARS)]
+            for f in found[:MAX_FAULTS]
+        ]
         for found in (faults, warnings)
     )
     return pack(nonce, {"loaded": rows, "warnings": doubts}, [code] if code else [])
@@ -573,21 +592,26 @@ def _faults(rows: object, program: Program) -> list[Fault]:
     return [_fault(row, program) for row in _list(rows, at_most=MAX_FAULTS)]
 
 
-def read_compiled(frame: Frame) -> bytes:
+def code_bytes(program: Program) -> int:
+    """How much code of a program is kept for other guests."""
+    return min(CODE_BYTES * (1 + len(program.modules)), PROGRAM_CODE_BYTES)
+
+
+def read_compiled(frame: Frame, most: int = CODE_BYTES) -> bytes:
     """The code of the program that is loaded; empty where the guest gives none. Raises Violation."""
-    if len(frame.blobs) > 1 or any(len(code) > CODE_BYTES for code in frame.blobs):
-        raise Violation("not an error code")
+    if len(frame.blobs) > 1 or any(len(code) > most for code in frame.blobs):
+        raise Violation("not the code of a program")
     return b"".join(frame.blobs)
 
 
 def _fault(item: object, program: Program) -> Fault:
-    line, column, code, text = _list(item, 4)
+    number, line, column, code, text = _list(item, 5)
+    files = list(program.sources)
     if type(code) is not str or code not in LOAD_CODES:
         raise Violation("a fault with a code that a guest cannot give")
     top = 1 << 31
-    return Fault(
-        program.filename, _integer(line, 0, top), _integer(column, 0, top), code, _text(text, TEXT_CHARS)
-    )
+    file = files[_integer(number, 0, len(files) - 1)]
+    return Fault(file, _integer(line, 0, top), _integer(column, 0, top), code, _text(text, TEXT_CHARS))
 
 
 def read_call(frame: Frame, groups: int) -> tuple[int, str, dict[str, Any]]:

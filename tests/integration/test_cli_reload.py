@@ -198,3 +198,36 @@ def test_a_config_map_that_kubernetes_updates_is_noticed(
         publish(version, source)
         waited(lambda: run.err.count("reloaded; started: r") == before + 1, version, DEADLINE_S)  # noqa: B023
     assert run.ends(signal.SIGTERM) == EXIT_OK
+
+
+def test_modules_are_followed(
+    route: Path, tmp_path: Path, command: Start, nats_server: EmbeddedServer
+) -> None:
+    """`--watch` loads again when a file of the folder changes, comes or goes, in new folders below it too."""
+
+    def reloaded(count: int) -> None:
+        waited(lambda: run.err.count("reloaded; started anew: r") == count, f"{count} reloads", DEADLINE_S)
+
+    route.write_text(ROUTE.replace("routes:", "modules: lib/\nroutes:"))
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/names.py").write_text("N = 'n'\n")
+    (tmp_path / "count.py").write_text("from lib.names import N\n" + COUNT)
+    run = command("run", route, "--watch", url=nats_server.url)
+    run.says("route started")
+    page = Page(run)
+    (tmp_path / "lib/names.py").write_text("N = 'm'\n")
+    reloaded(1)
+    (tmp_path / "lib/deep").mkdir()
+    (tmp_path / "lib/deep/more.py").write_text("import os\n")
+    run.says("lib/deep/more.py:1:1 E203")
+    page.says(OUTDATED, "1.0")
+    (tmp_path / "lib/deep/more.py").write_text("MORE = 1\n")
+    reloaded(2)
+    page.says(OUTDATED, "0.0")
+    (tmp_path / "lib/deep/more.py").unlink()
+    reloaded(3)
+    (tmp_path / "lib/names.py").unlink()
+    run.says("lib holds no file *.py")
+    (tmp_path / "lib/names.py").write_text("N = 'n'\n")
+    reloaded(4)
+    assert run.ends(signal.SIGTERM) == EXIT_OK

@@ -776,9 +776,17 @@ async def test_a_program_is_compiled_once(one) -> None:
         await (await zygote.spawn(program, Limits())).close()
         code = zygote._compiled[program]
         assert code
-        assert isinstance(marshal.loads(code), CodeType)
-        forged = marshal.dumps(compile(FORGED, "a.py", "exec"))
-        for given in (code, b"", b"\xff" * 50, marshal.dumps("no code"), code[:-20], forged):
+        assert list(map(type, marshal.loads(code))) == [CodeType]
+        forged = marshal.dumps([compile(FORGED, "a.py", "exec")])
+        for given in (
+            code,
+            b"",
+            b"\xff" * 50,
+            marshal.dumps("no code"),
+            marshal.dumps([]),
+            code[:-20],
+            forged,
+        ):
             zygote._compiled[program] = given
             guest = await zygote.spawn(program, Limits())
             assert bodies(await guest.run([one({})])) == [b'{"counter":1}']

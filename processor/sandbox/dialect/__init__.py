@@ -19,19 +19,20 @@ import random
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from processor.errors import Fault, Faults
-from processor.model import Program
+from processor.model import Module, Program
 from processor.runnable import Headers, Message
 from processor.sandbox import facades
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
+from processor.sandbox.dialect.own import Own
 from processor.sandbox.dialect.refusals import (
     INSTEAD_OF_ATTRIBUTE,
     INSTEAD_OF_DEFINING,
@@ -46,11 +47,20 @@ from processor.sandbox.dialect.verifier import (
     SELF_MATCHING,
     verify,
 )
-from processor.sandbox.facades import FIELDS, attribute, bless, is_dunder, mangled, preload, unmangled
+from processor.sandbox.facades import (
+    FIELDS,
+    attribute,
+    bless,
+    bring_modules,
+    is_dunder,
+    mangled,
+    preload,
+    unmangled,
+)
 
 __all__ = [
-    "Reject", "Retry", "Runtime", "bless", "compile_program", "describe", "namespace", "preload", "reseed",
-    "runnable_class", "undefined", "verify",
+    "Own", "Reject", "Retry", "Runtime", "bless", "bring_modules", "compile_module", "compile_program",
+    "describe", "namespace", "preload", "reseed", "runnable_class", "undefined", "verify",
 ]  # fmt: skip
 
 MAX_SOURCE_CHARS = 256 * 1024
@@ -139,24 +149,38 @@ def no_class(name: str) -> str:
 
 
 def compile_program(program: Program) -> types.CodeType:
-    """The program as code that keeps to the dialect. Raises Faults with everything that is wrong with it."""
+    """The program as code that keeps to the dialect. Raises Faults with everything that is wrong with it.
+
+    Its modules are not among it.
+    """
+    return _compiled(program, None)
+
+
+def compile_module(program: Program, module: Module) -> types.CodeType:
+    """A module of the program's, likewise."""
+    return _compiled(replace(program, source=module.source, filename=module.filename), module)
+
+
+def _compiled(program: Program, module: Module | None) -> types.CodeType:
     faults = _Collector(program)
+    own = Own.of(program, module)
     tree = _parse(program, faults)
     faults.stop_if_any()
     _check_depth(tree, faults)
     faults.stop_if_any()
     bound = _bound_names(tree)
     has_slices = _knows_extended_slices(tree)
-    if program.class_name not in bound:
+    if module is None and program.class_name not in bound:
         faults.add(*undefined(tree, program.class_name))
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)
-        tree = Transformer(faults, bound, words, has_slices).visit(_Desugar(faults).visit(tree))
+        tree = _Desugar(faults, own.names).visit(tree)
+        tree = Transformer(faults, bound, words, has_slices, own).visit(tree)
         # A source that is refused is compiled as it stands, for the mistakes that only the compiler finds.
         code = _compile(program.source if faults.any else ast.fix_missing_locations(tree), program, faults)
     faults.stop_if_any()
     assert code is not None
-    for line, text in verify(code):
+    for line, text in verify(code, own.names):
         faults.add_at(line, 1, "E202", f"{text}; the verifier refuses the compiled code.")
     faults.stop_if_any()
     return code
@@ -300,8 +324,9 @@ class _Desugar(ast.NodeTransformer):
     for `dataclass` and `NamedTuple`.
     """
 
-    def __init__(self, faults: _Collector) -> None:
+    def __init__(self, faults: _Collector, own: Collection[str]) -> None:
         self._faults = faults
+        self._own = own
         self._classes: list[str] = []
         self._first_parameter: list[str] = []
         self._annotations_are_text = False
@@ -367,7 +392,7 @@ class _Desugar(ast.NodeTransformer):
 
     def visit_Try(self, node: ast.Try) -> ast.AST:
         if any(_catches_import_error(handler) for handler in node.handlers):
-            node.body = [_without_missing(statement) for statement in node.body]
+            node.body = [_without_missing(statement, self._own) for statement in node.body]
         return self.generic_visit(node)
 
     def _field_type(self, annotation: ast.expr) -> ast.expr:
@@ -444,11 +469,11 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
     )
 
 
-def _without_missing(statement: ast.stmt) -> ast.stmt:
+def _without_missing(statement: ast.stmt, own: Collection[str]) -> ast.stmt:
     """`statement`, or, where it imports a module that is not there, what the import would raise."""
     match statement:
         case ast.Import(names=[ast.alias(name=module)]) | ast.ImportFrom(module=str(module), level=0):
-            if module.partition(".")[0] in _STANDARD or facades.importable(module):
+            if module.partition(".")[0] in _STANDARD or facades.importable(module) or module in own:
                 return statement  # what Python always has is refused with a word on what to do instead
             error = ast.Call(
                 ast.Name("ModuleNotFoundError", ast.Load()),
@@ -513,8 +538,11 @@ class _Fields(ast.Assign):
 class Transformer(RestrictingNodeTransformer):
     """What the dialect allows, by name and by construct; unknown nodes are refused by RestrictedPython."""
 
-    def __init__(self, faults: _Collector, bound: set[str], words: str | None, has_slices: bool) -> None:
+    def __init__(
+        self, faults: _Collector, bound: set[str], words: str | None, has_slices: bool, own: Own
+    ) -> None:
         super().__init__()
+        self._own = own
         self._has_slices = has_slices
         self._words = words  # of the source as a whole, its docstring
         self._faults = faults
@@ -561,7 +589,7 @@ class Transformer(RestrictingNodeTransformer):
             self.check_name(node, name)
             return node
         if name == "__name__":
-            return ast.copy_location(ast.Constant("runnable"), node)
+            return ast.copy_location(ast.Constant(self._own.name), node)
         if name == "__doc__" and self._scopes[-1] != "class":
             return ast.copy_location(ast.Constant(self._words), node)
         if name == "super":
@@ -763,8 +791,7 @@ class Transformer(RestrictingNodeTransformer):
                 self.check_name(node, alias.asname)
             return cast(ast.AST, node)
         if node.level:
-            dots = "." * node.level + (node.module or "")
-            self._faults.add(node, "E203", f"'from {dots} import' is not allowed. A Runnable is one file.")
+            self._faults.add(node, *self._own.instead_of_relative(node))
             return cast(ast.AST, node)
         if not self._importable(node, node.module):
             return cast(ast.AST, node)
@@ -773,9 +800,9 @@ class Transformer(RestrictingNodeTransformer):
         return cast(ast.AST, node)
 
     def _importable(self, node: ast.AST, module: str) -> bool:
-        if facades.importable(module):
+        if facades.importable(module) or module in self._own.names:
             return True
-        instead = instead_of_module(module)
+        instead = self._own.nearest(module) or instead_of_module(module)
         if not instead:
             known = ", ".join(sorted({*facades.MODULES, *facades.RUNTIME_MODULES}))
             instead = f"Importable here: {known}."
@@ -790,6 +817,11 @@ class Transformer(RestrictingNodeTransformer):
             self._faults.add(node, "E203", text)
             return
         names = facades.names_in(module)
+        if alias.name.startswith("_") and not is_dunder(alias.name) and module in self._own.names:
+            text = (
+                f"'from {module} import {alias.name}' is not allowed: what begins with _ is the module's own."
+            )
+            self._faults.add(node, "E203", f"{text} Rename it.")
         if names and alias.name not in names:
             known = ", ".join(sorted(names))
             text = f"'from {module} import {alias.name}' is not allowed. {module} has here: {known}."
@@ -944,16 +976,20 @@ _FRAMES_AT_EITHER_END = 8
 
 
 def _frames(exc: BaseException, program: Program) -> str:
-    lines = program.source.splitlines()
+    sources = program.sources
+    lines: dict[str, list[str]] = {}
     shown: list[str] = []
     trace = BaseException.__dict__["__traceback__"].__get__(exc)
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename == program.filename:
+        file = code.co_filename
+        if file in sources:
+            found = lines.setdefault(file, [])
+            found += () if found else sources[file].splitlines()
             number = trace.tb_lineno or 0
             name = "__init__" if code.co_name == facades.INIT else code.co_name
-            entry = f'  File "{program.filename}", line {number}, in {name}'
-            source = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+            entry = f'  File "{file}", line {number}, in {name}'
+            source = found[number - 1].strip() if 0 < number <= len(found) else ""
             shown.append(f"{entry}\n    {source[:200]}" if source else entry)
         trace = trace.tb_next
     if len(shown) > 2 * _FRAMES_AT_EITHER_END:

@@ -12,7 +12,7 @@ import dis
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import cast
 
 from RestrictedPython.transformer import INSPECT_ATTRIBUTES
@@ -74,19 +74,23 @@ _ASYNC_FLAGS = 0x80 | 0x100 | 0x200  # coroutine, iterable coroutine, async gene
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None), type(...))
 
 
-def verify(code: types.CodeType) -> list[tuple[int, str]]:
-    """What the bytecode of a program does that no Runnable may: line and sentence. Empty for a good one."""
+def verify(code: types.CodeType, own: Collection[str] = ()) -> list[tuple[int, str]]:
+    """What the bytecode of a program does that no Runnable may: line and sentence. Empty for a good one.
+
+    `own` are the names of modules that it may import beside the reviewed ones.
+    """
     if sys.version_info[:2] not in REVIEWED:
         known = ", ".join(f"{major}.{minor}" for major, minor in sorted(REVIEWED))
         found = ".".join(map(str, sys.version_info[:2]))
         return [(1, f"the operations of Python {found} were not reviewed: run a Runnable on one of {known}")]
-    return _Verifier(code).complaints
+    return _Verifier(code, own).complaints
 
 
 class _Verifier:
     """Checks what `compile` made, knowing nothing of how it came about."""
 
-    def __init__(self, code: types.CodeType) -> None:
+    def __init__(self, code: types.CodeType, own: Collection[str]) -> None:
+        self._own = own
         self.complaints: list[tuple[int, str]] = []
         self._line = 1
         self._knows_extended_slices = False
@@ -203,7 +207,7 @@ class _Verifier:
             level = before[-2] if len(before) > 1 else None
             if level is None or level.opname != "LOAD_CONST" or level.argval != 0:
                 self._complain("importing what is not named from the top is not allowed")
-            if not facades.importable(name):
+            if not facades.importable(name) and name not in self._own:
                 self._complain(f"importing {name!r} is not allowed")
         elif operation == "IMPORT_FROM":
             if name.startswith("_"):

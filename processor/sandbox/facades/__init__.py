@@ -112,6 +112,7 @@ from processor.sandbox.facades.guards import (
 )
 from processor.sandbox.facades.hints import ABSTRACT, ANY, Hint, typing_names
 from processor.sandbox.facades.logs import Logger, logging_names, plain_text, route_level
+from processor.sandbox.facades.modules import bring_modules
 from processor.sandbox.facades.records import (
     MISSING,
     Field,
@@ -153,8 +154,9 @@ from processor.sandbox.facades.standins import (
 __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS",
     "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute",
-    "bless", "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
-    "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
+    "bless", "bring_modules", "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace",
+    "mangled", "mix", "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled",
+    "words", "write",
 ]  # fmt: skip
 
 

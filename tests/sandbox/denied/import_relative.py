@@ -1,4 +1,4 @@
-# E203 'from .data import' is not allowed. A Runnable is one file.
+# E203 'from .data import' is not allowed. A Runnable is one file, and those
 from .data import TABLE
 
 class Runnable:
