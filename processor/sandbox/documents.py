@@ -25,7 +25,7 @@ from uuid import UUID
 import orjson
 
 from processor.sandbox.bounds import KEY, UNCONFIGURED, Bounds, Exceeded, Path, described
-from processor.sandbox.remedies import instead_of_writing
+from processor.sandbox.remedies import a_kind, instead_of_writing
 
 # What a data class of the dialect has its fields under, as a function of the instance.
 AS_DOCUMENT = "~document"
@@ -266,9 +266,8 @@ class _Checker:
             try:
                 stand_in = plain(stand_in)
             except TypeError:
-                what = (
-                    f"is a {type(stand_in).__name__}, which JSON cannot express{instead_of_writing(stand_in)}"
-                )
+                kind = a_kind(type(stand_in))
+                what = f"is {kind}, which JSON cannot express{instead_of_writing(stand_in)}"
                 raise Unwritable(f"{described(path)} {what}") from None
             if stand_in is None or isinstance(stand_in, _OF_JSON):
                 return stand_in

@@ -32,6 +32,7 @@ _LISTED: tuple[type, ...] = (
 _TEXT = (
     UUID, ZoneInfo, PurePath, BaseException, IPv4Address, IPv4Network, IPv6Address, IPv6Network,
 )  # fmt: skip
+_NAME_CHARS = 60
 _PARTS = "[float(value.real), float(value.imag)]"
 _BYTES = "value.decode() for text, or base64.b64encode(value).decode()"
 
@@ -52,6 +53,12 @@ _OF_PANDAS_TO_KEEP = {
     "NaTType": "None",
     "NAType": "None",
 }
+
+
+def a_kind(kind: type) -> str:
+    """The name of a class with its article, bounded."""
+    name = str(kind.__name__)[:_NAME_CHARS]
+    return f"{'an' if name.startswith(tuple('aeiouAEIO')) else 'a'} {name}"
 
 
 def instead_of_writing(value: Any) -> str:

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 import orjson
 
 from processor.sandbox.bounds import ELEMENT, KEY, UNCONFIGURED, Bounds, Path, described
-from processor.sandbox.remedies import instead_of_keeping
+from processor.sandbox.remedies import a_kind, instead_of_keeping
 
 # Levels of JSON in one kept value, tags included, and the highest that limits.max_depth may be. orjson reads
 # 1024 and writes 254.
@@ -120,7 +120,7 @@ class _Writer:
         if kind in _ATOM_WRITERS:
             return _ATOM_WRITERS[kind](value, path)
         if kind not in _LEVELS:
-            _refuse(path, f"is {_a(kind)}, which cannot be kept{instead_of_keeping(value)}")
+            _refuse(path, f"is {a_kind(kind)}, which cannot be kept{instead_of_keeping(value)}")
         if id(value) in self._inside:
             _refuse(path, "refers back to itself")
         pairs = kind is dict and not _has_plain_keys(value)
@@ -199,7 +199,7 @@ def _write_moment(value: date | time, path: Path) -> Any:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and type(zone) is not timezone:
         fixed = "value.astimezone(timezone.utc), or " if type(value) is datetime else ""
-        what = f"has the time zone of {_a(type(zone))}, which cannot be kept"
+        what = f"has the time zone of {a_kind(type(zone))}, which cannot be kept"
         _refuse(path, f"{what}; write {fixed}value.isoformat()")
     text = value.isoformat()
     return {f"${type(value).__name__}": [text, 1] if getattr(value, "fold", 0) else text}
@@ -228,11 +228,6 @@ _FACTORIES: dict[str, Callable[[], Any]] = {
 
 def _refuse(path: Path, why: str) -> NoReturn:
     raise ValueError(f"{described(path)} {why}")
-
-
-def _a(kind: type) -> str:
-    name = str(kind.__name__)[:_STEP_CHARS]
-    return f"{'an' if name.startswith(tuple('aeiouAEIO')) else 'a'} {name}"
 
 
 # Reading.
@@ -392,7 +387,7 @@ class LiveContext(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if type(key) is not str:
-            raise TypeError(f"a key of the context must be a str, not {_a(type(key))}")
+            raise TypeError(f"a key of the context must be a str, not {a_kind(type(key))}")
         self._touched[key] = None
         _set(self, key, value)
 
