@@ -304,7 +304,9 @@ class EffectsOf:
         outlet = self._outlets[publication.pattern].to(publication.subject)
         if outlet.foreign and not delay_s:
             # Such routes run message by message, so a second try makes the same ids.
-            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}:"
+            # What is sent back or tried later is new: a stream may still know what was said of it before.
+            life = f"@{origin.kept_at}" if origin.kept else ""
+            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}{life}:"
             number = sum(1 for m in effects.foreign if m.headers["Nats-Msg-Id"].startswith(prefix))
             headers = {**publication.headers, "Nats-Msg-Id": f"{prefix}{number}"}
             publication = publication._replace(headers=headers)
@@ -314,13 +316,7 @@ class EffectsOf:
         elif outlet.live:
             effects.live.append(Message(publication.subject, publication.payload, publication.headers))
         elif outlet.foreign:
-            # Such routes run message by message, so a second try makes the same ids.
-            # What is sent back or tried later is new: a stream may still know what was said of it before.
-            life = f"@{origin.kept_at}" if origin.kept else ""
-            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}{life}:"
-            number = sum(1 for m in effects.foreign if m.headers["Nats-Msg-Id"].startswith(prefix))
-            headers = {**publication.headers, "Nats-Msg-Id": f"{prefix}{number}"}
-            effects.foreign.append(Message(publication.subject, publication.payload, headers))
+            effects.foreign.append(Message(publication.subject, publication.payload, publication.headers))
         else:
             subject = f"{self._out}{publication.subject}"
             kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl

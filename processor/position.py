@@ -17,6 +17,7 @@ import orjson
 
 from processor.errors import BrokerError
 from processor.jetstream import Stored
+from processor.model import Failure
 
 VERSION = 1
 _FIELDS = frozenset(
@@ -70,6 +71,15 @@ def remains(stored: Stored) -> dict[str, Any]:
 def unknown_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """What a later build has written in a record beside what this one knows."""
     return {name: value for name, value in body.items() if name not in _FIELDS}
+
+
+def no_context(key: str, route: str) -> Failure:
+    """What is said of a key whose context cannot be read (E366)."""
+    return Failure(
+        "E366",
+        f"the context of key {key[:80]!r} cannot be read, so its messages cannot run; "
+        f"`processor context delete CONFIG {route} KEY` lets it begin anew",
+    )
 
 
 def contexts_of(body: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:

@@ -262,7 +262,7 @@ class CopyWatch:
         if waiting is not None and is_stopped:
             copy.why = (
                 f"E350 stream {stream} takes no copy of {pattern}, and {count} wait: "
-                f"{_cause(info, len(waiting.payload))}. They go on by themselves when it takes them."
+                f"{_cause(info, len(waiting.payload))}. {_way_out(info)}"
             )
         if bool(before) != is_stopped and not copy.lost:
             log.log(
@@ -274,6 +274,12 @@ class CopyWatch:
 
 def _is_copied(way: Outlet) -> bool:
     return bool(way.stream) and not way.live and not way.foreign
+
+
+def _way_out(info: dict[str, Any]) -> str:
+    if info["config"].get("sealed"):
+        return "Nothing opens it again: the subject needs another stream."
+    return "They go on by themselves when it takes them."
 
 
 def _cause(info: dict[str, Any], payload_bytes: int) -> str:

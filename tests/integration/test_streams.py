@@ -389,29 +389,71 @@ async def test_a_stream_that_is_too_small_for_the_end_of_a_run_gets_nothing(
         assert await running.stored("talk") == []
 
 
-async def test_a_stream_that_takes_no_more_copies_is_red_and_measured(
-    processor: Start, nats_server: EmbeddedServer, wait_until: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Committed outputs that a full stream refuses are named with the cause (E350); they go on with room."""
+FULL: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "max_msgs": ({"max_msgs": 2}, "it is full (max_msgs 2, discard new)", {"max_msgs": -1}),
+    "max_bytes": ({"max_bytes": 500}, "it is full (max_bytes 500, discard new)", {"max_bytes": -1}),
+    "max_msgs_per_subject": (
+        {"max_msgs_per_subject": 2, "discard_new_per_subject": True},
+        "a subject is full (max_msgs_per_subject 2, discard new)",
+        {"max_msgs_per_subject": -1, "discard_new_per_subject": False},
+    ),
+}
+
+
+@pytest.fixture
+def _copies_are_watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("processor.watch._COPIES_S", 0.2)
     monkeypatch.setattr("processor.watch._STANDS_STILL_S", 0.5)
+
+
+@pytest.mark.usefixtures("_copies_are_watched_closely")
+@pytest.mark.parametrize("limit", FULL)
+async def test_a_stream_that_takes_no_more_copies_is_red_and_measured(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any, limit: str
+) -> None:
+    """Committed outputs that a full stream refuses are named with the cause (E350); they go on with room."""
+    settings, cause, room = FULL[limit]
     async with connected(nats_server.url) as broker:
-        await broker.create_stream({"name": "OUT", "subjects": ["out"], "max_msgs": 2, "discard": "new"})
+        await broker.create_stream({"name": "OUT", "subjects": ["out"], "discard": "new", **settings})
     async with processor(ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT) as running:
         await running.publish("in.x", *({"i": i} for i in range(5)))
         blocks = running.telemetry.readiness
         await wait_until(lambda: "copy r" in blocks.blocks, "the process is red")
         why = blocks.blocks["copy r"]
-        assert "E350 stream OUT" in why
-        assert "full (max_msgs 2, discard new)" in why
-        assert running.metric("processor_copy_waiting_messages", stream="OUT", subject="out") == 3
+        taken = len(await running.stored("out"))
+        assert 0 < taken < 5
+        assert f"E350 stream OUT takes no copy of out, and {5 - taken} wait: {cause}." in why
+        waiting = running.metric("processor_copy_waiting_messages", stream="OUT", subject="out")
+        assert waiting == 5 - taken
         assert running.metric("processor_copy_stopped", stream="OUT", subject="out") == 1
         info = await running.broker.stream("OUT")
         assert info is not None
-        await running.broker.update_stream({**info["config"], "max_msgs": -1})
+        await running.broker.update_stream({**info["config"], **room})
         assert [o["i"] for o in await running.documents("out", 5)] == [0, 1, 2, 3, 4]
         await wait_until(lambda: "copy r" not in blocks.blocks, "the process is ready again")
         assert running.metric("processor_copy_stopped", stream="OUT", subject="out") == 0
+
+
+@pytest.mark.usefixtures("_copies_are_watched_closely")
+async def test_a_stream_that_is_sealed_takes_no_more_copies_and_is_red(
+    processor: Start, nats_server: EmbeddedServer, wait_until: Any
+) -> None:
+    """Nothing opens it again: the outputs behind the seal wait in the app's stream, counted (E350)."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "OUT", "subjects": ["out"]})
+    async with processor(ROUTE.replace('"in.>"', '"in.>", create: true'), count=COUNT) as running:
+        await running.publish("in.x", {"i": 0})
+        await running.documents("out", 1)
+        info = await running.broker.stream("OUT")
+        assert info is not None
+        await running.broker.update_stream({**info["config"], "sealed": True})
+        await running.publish("in.x", {"i": 1}, {"i": 2})
+        blocks = running.telemetry.readiness
+        await wait_until(lambda: "copy r" in blocks.blocks, "the process is red")
+        why = blocks.blocks["copy r"]
+        assert "E350 stream OUT takes no copy of out, and 2 wait: it is sealed. Nothing opens it" in why
+        assert running.metric("processor_copy_waiting_messages", stream="OUT", subject="out") == 2
+        assert len(await running.stored("out")) == 1
 
 
 async def test_streams_of_subjects_that_make_one_name_are_two(processor: Start) -> None:
