@@ -33,7 +33,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -853,7 +853,7 @@ class ContextStore:
 
 async def read(
     broker: Broker, app: str, route: str, key: str | None = None
-) -> AsyncIterator[tuple[str, dict[str, bytes]]]:
+) -> AsyncGenerator[tuple[str, dict[str, bytes]], None]:
     """Every committed context of a route (or that of `key`), as encoded items; owns nothing.
 
     Each is as one commit left it. Raises BrokerError E421, after all that can be read, where a position

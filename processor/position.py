@@ -78,7 +78,7 @@ def no_context(key: str, route: str) -> Failure:
     return Failure(
         "E366",
         f"the context of key {key[:80]!r} cannot be read, so its messages cannot run; "
-        f"`processor context delete CONFIG {route} KEY` lets it begin anew",
+        f"`processor context delete CONFIG {route} KEY` lets it start over",
     )
 
 

@@ -49,7 +49,7 @@ from processor.model import (
     Retry,
     decide,
 )
-from processor.position import UNREADABLE
+from processor.position import UNREADABLE, no_context
 from processor.replay import Replay
 from processor.sandbox.host import Answer, Guest
 from processor.sandbox.messages import columns
@@ -668,7 +668,7 @@ class Worker:
         groups = [g._replace(context=contexts.pop(g.key, None)) for g in batch.groups]
         for number, group in enumerate(groups):
             if group.context is not None and UNREADABLE in group.context.values():
-                return Failed(_unreadable(group.key, self._route.name), group=number)
+                return Failed(no_context(group.key, self._route.name), group=number)
         for key in keys:
             self._resident[key] = None
             self._resident.move_to_end(key)
@@ -977,11 +977,3 @@ class Worker:
             telemetry.dropped(failure.code)
         telemetry.waiting(len(self._waiting), self._waiting.blocked)
         telemetry.context(self._store.bytes_held)
-
-
-def _unreadable(key: str, route: str) -> Failure:
-    return Failure(
-        "E366",
-        f"the context of key {key[:80]!r} cannot be read, so its messages cannot run; "
-        f"`processor context delete CONFIG {route} KEY` lets it start over",
-    )

@@ -7,8 +7,11 @@ configuration of their own, for tests about logins and permissions.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 import subprocess
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -143,6 +146,19 @@ class Running:
                 if sample.name == name and labels.items() <= sample.labels.items():
                     return float(sample.value)
         return 0.0
+
+
+async def problems_of(running: Running) -> list[str]:
+    """What `check --server` finds wrong with the configuration that runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "processor", "check", str(running.path), "--server", "--format", "json"),
+        env={"NATS_URL": running.broker.address, "PATH": "/usr/bin:/bin"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate()
+    found: list[str] = json.loads(out)["problems"]
+    return found
 
 
 @asynccontextmanager

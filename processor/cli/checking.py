@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processor import context, position
 from processor.cli.connection import connected
 from processor.cli.terminal import (
     EXIT_BROKER,
@@ -53,6 +54,7 @@ from processor.letters import in_subject
 from processor.model import Limits, Program
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
+from processor.sandbox.values import TOMBSTONE, decode
 from processor.streams import (
     UNBOUNDED,
     Streams,
@@ -74,6 +76,10 @@ from processor.subject import matches
 from processor.telemetry import configure_logging
 
 _NOTABLE_MAX = 6
+_CONTEXTS_MAX = 10_000  # of all routes; of each at least _CONTEXTS_LEAST
+_CONTEXTS_LEAST = 100
+_CONTEXTS_S = 20.0  # of one route
+_SHOWN_MAX = 5
 
 
 def print_schema() -> int:
@@ -184,6 +190,7 @@ class _Findings:
     """What one route would find on the server: sentences, and those that would stop it."""
 
     input: str = ""
+    contexts: str = ""
     outlets: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -274,7 +281,58 @@ async def _findings(
         found.problems.append(str(err))
     for pattern, is_durable in topics(route).items():
         await _look_at_outlet(broker, holdings, config, route, pattern, is_durable, needs, found)
+    await _look_at_contexts(broker, route, max(_CONTEXTS_LEAST, _CONTEXTS_MAX // len(config.routes)), found)
     return found
+
+
+async def _look_at_contexts(broker: Broker, route: Route, most: int, found: _Findings) -> None:
+    """Name the positions (E421) and, of the first `most`, the contexts (E366) that cannot be read."""
+    kinds = ("hop", "pos") if route.input.repartition else ("pos",)
+    positions: list[str] = []
+    contexts: list[str] = []
+    looked_at, is_all = 0, False
+    # Without permission to read them they are not known; that is a problem of its own.
+    with contextlib.suppress(ApiError, Again, Unknown, BrokerError, TimeoutError):
+        subjects = [f"p.{route.app}.{kind}.{route.name}.*" for kind in kinds]
+        for stored in await broker.last_of(app_stream(route.app), subjects):
+            try:
+                position.read(stored)
+            except BrokerError as err:
+                positions.append(str(err))
+        async with (
+            asyncio.timeout(_CONTEXTS_S),
+            contextlib.aclosing(context.read(broker, route.app, route.name)) as reading,
+        ):
+            try:
+                async for key, items in reading:
+                    looked_at += 1
+                    if not _is_readable(items):
+                        contexts.append(f"E366 {position.no_context(key, route.name).text}.")
+                    if looked_at == most:
+                        break
+                else:
+                    is_all = True
+            except BrokerError as err:
+                if err.code != "E421":  # all that can be read was, and the positions are named above
+                    raise
+                is_all = True
+    if looked_at:
+        found.contexts = f"{looked_at:,} looked at" if is_all else f"the first {looked_at:,} looked at"
+    for named in (positions, contexts):
+        found.problems += named[:_SHOWN_MAX]
+        if len(named) > _SHOWN_MAX:
+            code, what = named[0].split()[0], "positions" if named is positions else "contexts"
+            found.problems.append(f"{code} {len(named) - _SHOWN_MAX} more {what} cannot be read.")
+
+
+def _is_readable(items: Mapping[str, bytes]) -> bool:
+    try:
+        for value in items.values():
+            if value != TOMBSTONE:
+                decode(value)
+    except ValueError:
+        return False
+    return True
 
 
 async def _look_at_input(
@@ -470,7 +528,12 @@ def _document(
         routes[name] = {"program": route.program.id, "guarantee": guarantee(route), "reach": reachable(route)}
         if server is not None:
             found = server.routes[name]
-            routes[name] |= {"input": found.input, "outlets": found.outlets, "problems": found.problems}
+            routes[name] |= {
+                "input": found.input,
+                "contexts": found.contexts,
+                "outlets": found.outlets,
+                "problems": found.problems,
+            }
     document: dict[str, Any] = {
         "app": config.app,
         "faults": [],
@@ -533,5 +596,7 @@ def _print(screen: Screen, config: Config, jail: JailReport, server: _Server | N
 
 def _print_findings(screen: Screen, found: _Findings) -> None:
     screen.line(f"  input: {found.input}")
+    if found.contexts:
+        screen.line(f"  contexts: {found.contexts}")
     for pattern, kind in found.outlets.items():
         screen.line(f"  {pattern}: {kind}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from processor.errors import BrokerError
 from processor.jetstream import NS, Broker, Message
 from processor.streams import Streams
 from tests.conftest import waited
-from tests.running import COUNT, Running, Serve, Start, connected, is_empty, starter
+from tests.running import COUNT, Running, Serve, Start, connected, is_empty, problems_of, starter
 
 ECHO = """
 class Runnable:
@@ -38,19 +35,6 @@ r:
   key: subject.2
   output: "own.{key}"
 """
-
-
-async def problems_of(running: Running) -> list[str]:
-    """What `check --server` finds wrong with the configuration that runs."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "processor", "check", str(running.path), "--server", "--format", "json"),
-        env={"NATS_URL": running.broker.address, "PATH": "/usr/bin:/bin"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    out, _ = await process.communicate()
-    found: list[str] = json.loads(out)["problems"]
-    return found
 
 
 async def blocked(running: Running, *words: str, deadline_s: float = 10) -> str:

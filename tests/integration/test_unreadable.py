@@ -19,7 +19,7 @@ from processor.jetstream import KEPT, Message
 from processor.model import key_token, partition_of
 from processor.status import Survey
 from tests.conftest import waited
-from tests.running import COUNT, Running, Start
+from tests.running import COUNT, Running, Start, problems_of
 
 ROUTES = """
 r:
@@ -74,6 +74,7 @@ async def test_a_position_that_cannot_be_read_is_named_and_reset(
         why = await wait_until(lambda: running.telemetry.readiness.blocks.get("route r"), "it is named")
         assert f"E421 the position of partition {PARTITION} of route r cannot be read" in why
         assert "processor reset" in why
+        assert await problems_of(running) == [why]
         await running.publish("more.x", {"i": 7})
         assert await running.documents("aside", 1) == [{"i": 7, "n": 1}]
 
@@ -159,8 +160,10 @@ async def test_a_context_that_cannot_be_read_stops_its_key_alone(processor: Star
         assert letter.headers["x-error-code"] == "E366"
         assert "the context of key 'a' cannot be read" in letter.headers["x-dead-letter-reason"]
         assert running.telemetry.readiness.blocks == {}
+        assert await problems_of(running) == [f"E366 {letter.headers['x-dead-letter-reason']}."]
 
         await ContextEdits(running.broker, load_route(running)).delete("a", "", Author("ann"))
+        assert await problems_of(running) == []
         await running.publish("in.a", {"i": 4})
         assert (await running.documents("out.a", 2))[1] == {"i": 4, "n": 1}
 
