@@ -45,6 +45,7 @@ from processor.sandbox import (
     wire,
 )
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
+from processor.sandbox.facades import deque
 from processor.sandbox.messages import InHand
 
 EXIT_BROKEN = 70
@@ -68,6 +69,7 @@ def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
     brought: dict[str, Any] = {}
     if names is None:
         dialect.preload()
+        values.read_deques_as(deque)
     else:
         brought = _bring_packages(control, names)
     # Not ru_maxrss: that still holds the size of the process that executed us.

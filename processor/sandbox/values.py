@@ -154,7 +154,7 @@ class _Writer:
             elements.sort(key=None if set(map(type, elements)) == {str} else orjson.dumps)
             return {f"${kind.__name__}": elements}
         items = [self.plain(item, (path, index), depth) for index, item in enumerate(value)]
-        return {"$deque": [value.maxlen, items]} if kind is deque else items
+        return {"$deque": [value.maxlen, items]} if issubclass(kind, deque) else items
 
     def _pairs(self, value: Mapping[Any, Any], path: Path, depth: int) -> list[list[Any]]:
         return [
@@ -296,9 +296,19 @@ def _read_counter(body: Any) -> Counter[Any]:
     return counter
 
 
+_deque: type[deque[Any]] = deque
+
+
+def read_deques_as(kind: type[deque[Any]]) -> None:
+    """Have this process read deques as that class, which is kept as a deque is."""
+    global _deque
+    _deque = kind
+    _LEVELS[kind] = _LEVELS[deque]
+
+
 def _read_deque(body: Any) -> deque[Any]:
     maxlen, items = _exact(list, body)
-    return deque(_exact(list, items), None if maxlen is None else _exact(int, maxlen))
+    return _deque(_exact(list, items), None if maxlen is None else _exact(int, maxlen))
 
 
 def _read_defaultdict(body: Any) -> defaultdict[Any, Any]:

@@ -74,6 +74,7 @@ from typing import Any, NoReturn
 from processor import runnable
 from processor.sandbox.facades import exact
 from processor.sandbox.facades.copies import copied, deepcopied
+from processor.sandbox.facades.exact import deque
 from processor.sandbox.facades.guards import (
     CLASS_NAMES,
     CLASSMETHOD,
@@ -154,9 +155,9 @@ from processor.sandbox.facades.standins import (
 __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS",
     "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute",
-    "bless", "bring_modules", "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace",
-    "mangled", "mix", "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled",
-    "words", "write",
+    "bless", "bring_modules", "deque", "importable", "init_purpose", "is_dunder", "is_user_class",
+    "make_namespace", "mangled", "mix", "names_in", "plain_text", "preload", "put", "read", "route_level",
+    "unmangled", "words", "write",
 ]  # fmt: skip
 
 
@@ -313,7 +314,7 @@ def _pick(module: types.ModuleType, names: str) -> dict[str, Any]:
 
 _BASE_CLASSES = (
     object, dict, list, set, frozenset, tuple, int, float, complex, exact.OrderedDict,
-    collections.defaultdict, collections.Counter, collections.deque, collections.ChainMap,
+    collections.defaultdict, collections.Counter, exact.deque, collections.ChainMap,
     json.JSONEncoder, json.JSONDecoder, abc.ABC,
     str, bytes, collections.UserDict, collections.UserList, collections.UserString, random.Random,
     contextlib.AbstractContextManager, contextlib.ContextDecorator, datetime.tzinfo, string.Template,
@@ -367,7 +368,8 @@ def _build() -> dict[str, types.ModuleType]:
         "cmath": {name: value for name, value in vars(cmath).items() if not name.startswith("_")},
         "colorsys": _pick(colorsys, "rgb_to_yiq yiq_to_rgb rgb_to_hls hls_to_rgb rgb_to_hsv hsv_to_rgb"),
         "collections": {
-            **_pick(collections, "defaultdict Counter deque ChainMap UserDict UserList UserString"),
+            **_pick(collections, "defaultdict Counter ChainMap UserDict UserList UserString"),
+            "deque": exact.deque,
             "OrderedDict": exact.OrderedDict,
             "namedtuple": namedtuple,
             "abc": collections_abc,

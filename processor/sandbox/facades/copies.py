@@ -33,7 +33,7 @@ _SAME: tuple[type, ...] = (
 _ATOMS = frozenset((*_SAME, bool))
 # What copies itself as its type says, with no word of the user's in it.
 _MADE_BY_COPY = frozenset((
-    exact.bytearray, decimal.Context, list, dict, set, collections.deque, collections.Counter,
+    exact.bytearray, decimal.Context, list, dict, set, exact.deque, collections.Counter,
     exact.OrderedDict, collections.defaultdict, collections.ChainMap,
 ))  # fmt: skip
 
@@ -134,7 +134,7 @@ def _sequence(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
 
 
 def _deque(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
-    made = _begun(ob, collections.deque(maxlen=ob.maxlen), done)
+    made = _begun(ob, exact.deque(maxlen=ob.maxlen), done)
     made.extend(map(each, ob))
     return made
 
@@ -172,7 +172,7 @@ def _names(ob: Any, each: _Copy, done: dict[int, Any]) -> Any:
 
 _CONTAINERS: dict[type, Callable[[Any, _Copy, dict[int, Any]], Any]] = {
     list: _sequence,
-    collections.deque: _deque,
+    exact.deque: _deque,
     dict: _mapping,
     collections.Counter: _mapping,
     exact.OrderedDict: _mapping,

@@ -249,6 +249,21 @@ def _fromhex(text: Any, /) -> Any:
 setattr(bytearray, "fromhex", staticmethod(_fromhex))  # noqa: B010 (a class method would take any class)
 
 
+# Deques
+
+
+class deque(collections.deque[Any]):
+    """collections.deque, as its namesake: C's `index` reads what a limit's `__index__` may have freed."""
+
+    __slots__ = ()
+
+    def index(self, value: Any, /, *limits: Any) -> int:
+        return collections.deque.index(self, value, *map(whole, limits))
+
+
+deque.__module__ = "collections"
+
+
 # Lists
 
 

@@ -155,7 +155,7 @@ ABSTRACT: dict[str, type] = {
 _CONCRETE: dict[str, type] = {
     "List": list, "Dict": dict, "Set": set, "FrozenSet": frozenset, "Tuple": tuple, "Text": str,
     "DefaultDict": collections.defaultdict, "OrderedDict": exact.OrderedDict,
-    "Counter": collections.Counter, "Deque": collections.deque, "ChainMap": collections.ChainMap,
+    "Counter": collections.Counter, "Deque": exact.deque, "ChainMap": collections.ChainMap,
     "AbstractSet": collections.abc.Set, "Pattern": re.Pattern, "Match": re.Match,
 }  # fmt: skip
 _INERT = (
