@@ -408,11 +408,24 @@ def dict_slot(name: str, value: Any) -> Any:
     def __ior__(*args: Any) -> Any:
         return value(*map(merging, args)) if of_self else value(*args[:1], *map(merging, args[1:]))
 
-    return __init__ if name == "__init__" else __ior__
+    return __init__ if name == "__init__" else wrapper(__ior__)
+
+
+_WRAPPER = "~wrapper"
+
+
+def wrapper(function: Any) -> Any:
+    """`function`, a method that stands before one of C's or of a user's, so that a class may lend it."""
+    vars(function)[_WRAPPER] = True
+    return function
+
+
+def is_wrapper(value: Any) -> bool:
+    # Not by its code: to read that of a function is what the tripwire of a guest waits for.
+    return type(value) is types.FunctionType and _WRAPPER in vars(value)
 
 
 _SLOTS = (types.WrapperDescriptorType, types.MethodWrapperType)
-DICT_IOR: types.CodeType = dict_slot("__ior__", vars(dict)["__ior__"]).__code__
 
 
 def makes_known(cls: type) -> bool:

@@ -256,7 +256,7 @@ def _method(ob: Any, name: str) -> Any:
         value = exact.dict_slot(name, value)
     # A host class's own Python code trusts its `self`; through the class a user could give it any.
     if isinstance(ob, type) and not (
-        is_user_function(value) or isinstance(value, _SLOTS) or _is_wrapper(value)
+        is_user_function(value) or isinstance(value, _SLOTS) or exact.is_wrapper(value)
     ):
         _refuse(name, " on a class; use the operator or function that stands for it")
     return value
@@ -726,7 +726,7 @@ def _pinning(function: Any) -> Any:
             _pins.append((self, other))
         return found
 
-    return compared
+    return exact.wrapper(compared)
 
 
 def _unmerged(function: Any) -> Any:
@@ -735,17 +735,10 @@ def _unmerged(function: Any) -> Any:
     def combined(self: Any, other: Any, /) -> Any:
         return function(self, exact.unmerged(other))
 
-    return combined
+    return exact.wrapper(combined)
 
 
 _COMBINED = frozenset(("__or__", "__ior__"))
-_WRAPPERS = frozenset(wrap(None).__code__ for wrap in (_pinning, _unmerged))
-
-
-def _is_wrapper(value: Any) -> bool:
-    return type(value) is types.FunctionType and (
-        value.__code__ in _WRAPPERS or value.__code__ is exact.DICT_IOR
-    )
 
 
 def _as_function(value: Any) -> Any:
