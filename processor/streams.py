@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processor.codec import codec_for
-from processor.config import Config, CreatedStream, Route
+from processor.config import Config, CreatedStream, Route, show_size, show_time
 from processor.context import app_stream
 from processor.effects import Outlet
 from processor.errors import BrokerError
@@ -635,9 +635,9 @@ def bounds(config: Mapping[str, Any]) -> str:
     """What bounds a stream, in words that follow its name; `UNBOUNDED` where nothing does."""
     found = []
     if config.get("max_age", 0) > 0:
-        found.append(f"max_age {config['max_age'] / _NS / 86_400:g} d")
+        found.append(f"max_age {show_time(config['max_age'] / _NS)}")
     if config.get("max_bytes", -1) > 0:
-        found.append(f"max_bytes {config['max_bytes'] / (1 << 30):.3g} GiB")
+        found.append(f"max_bytes {show_size(config['max_bytes'])}")
     if config.get("max_msgs", -1) > 0:
         found.append(f"max_msgs {config['max_msgs']}")
     if config.get("max_msgs_per_subject", -1) > 0:

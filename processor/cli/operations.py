@@ -204,6 +204,8 @@ async def _reset(
         except ValueError as err:
             raise typer.BadParameter(str(err), param_hint="--to") from err
         at = "nowhere" if target.lowest is None else f"{target.lowest}"
+        if target.lowest is not None and route.partitions > 1:
+            at += " (of the partition furthest behind)"
         what = (
             f"route {route.name}: from position {at} to {target.sequence - 1} of {target.source.stream}, "
             f"{'with its contexts' if keep_context else 'and its contexts are removed'}"

@@ -23,7 +23,7 @@ from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
-from processor.config.forms import Place
+from processor.config.forms import Place, show_size, show_time
 from processor.config.ism import Ism, IsmOutput, Routing, Selector
 from processor.config.keeping import CreatedStream
 from processor.config.keys import Config, Credentials, Dev, KeySource, Nats, Route, Tls
@@ -97,6 +97,8 @@ __all__ = [
     "read_modules",
     "readable_programs",
     "server_of",
+    "show_size",
+    "show_time",
     "taken",
 ]
 

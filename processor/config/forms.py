@@ -57,7 +57,8 @@ def _read_size(value: object) -> object:
     return value
 
 
-def _show_size(size: int) -> int | str:
+def show_size(size: int) -> int | str:
+    """A number of bytes as the configuration has it: with a unit where it is a whole number of them."""
     for unit in ("GiB", "MiB", "KiB"):
         if size and size % _SIZE_UNITS[unit] == 0:
             return f"{size // _SIZE_UNITS[unit]}{unit}"
@@ -75,7 +76,8 @@ def _read_time(value: object) -> object:
     raise ValueError("it must be a time with its unit, such as 30s, 24h or 7d")
 
 
-def _show_time(seconds: float) -> str:
+def show_time(seconds: float) -> str:
+    """A time as the configuration would have it, in the largest unit that it is a whole number of."""
     for unit in ("d", "h", "m", "s"):
         if seconds and seconds % _TIME_UNITS[unit] == 0:
             return f"{int(seconds / _TIME_UNITS[unit])}{unit}"
@@ -99,7 +101,7 @@ def _listed(value: object) -> object:
 Size = Annotated[
     int,
     BeforeValidator(_read_size),
-    PlainSerializer(_show_size),
+    PlainSerializer(show_size),
     WithJsonSchema(
         {
             "anyOf": [
@@ -112,7 +114,7 @@ Size = Annotated[
 Time = Annotated[
     float,
     BeforeValidator(_read_time),
-    PlainSerializer(_show_time),
+    PlainSerializer(show_time),
     WithJsonSchema({"anyOf": [{"const": 0}, {"type": "string", "pattern": f"^{_TIME.pattern[:-2]}$"}]}),
 ]
 File = Annotated[str, Field(min_length=1), AfterValidator(_resolve)]

@@ -400,7 +400,7 @@ def test_check_of_a_server_names_what_is_missing(
     shown = done("check", route, "--server", url=nats_server.url)
     assert code(shown) == EXIT_BROKER
     assert "E401 no stream holds 'in.*', the input of route r." in shown.err
-    created = "stream app-out will be created (max_age 7 d, max_bytes 10 GiB)"
+    created = "stream app-out will be created (max_age 7d, max_bytes 10GiB)"
     assert f"out: {created} and copies committed outputs: exactly once" in shown.out
     assert done("tail", ">", "--no-follow", url=nats_server.url).err.startswith("E401 no stream holds >")
 
