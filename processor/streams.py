@@ -81,6 +81,7 @@ class Streams:
         self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
         self._end = -1, 0  # of the app's stream, with the connection that it was seen in
         self._uncopied: dict[tuple[str, str], str] = {}  # what was said last, by route and stream
+        self._unread: set[str] = set()  # streams whose messages we may not read
         self.made: set[str] = set()  # names of streams that were made here, or tried to
 
     async def prepare(self, *, is_known: bool = False) -> None:
@@ -372,6 +373,22 @@ class Streams:
                 copied = max(copied, int(rest.split(" ")[0]))
         return copied
 
+    async def copied_if_permitted(self, info: Mapping[str, Any], source: Mapping[str, Any]) -> int | None:
+        """As `copied_to`; None, and one log line, where that is only in messages that we may not read."""
+        try:
+            return await self.copied_to(info, source)
+        except BrokerError as err:
+            if err.code != "E403":
+                raise
+            name = info["config"]["name"]
+            if name not in self._unread:
+                self._unread.add(name)
+                log.info(
+                    "whether stream %s has copied everything is not watched: this user may not publish to "
+                    "$JS.API.STREAM.MSG.GET.%s", name, name,
+                )  # fmt: skip
+            return None
+
     async def _check_copies(self, outlets: Mapping[str, Outlet]) -> None:
         """Raise BrokerError E419 where a stream is ahead of the app's; asked once for each connection."""
         generation = self._broker.generation
@@ -383,7 +400,8 @@ class Streams:
                 info = await self._broker.stream(way.stream)
                 source = info and source_of(info["config"], self.app, held)
                 if info is not None and source is not None:
-                    lost = await self.lost(info, await self.copied_to(info, source))
+                    copied = await self.copied_if_permitted(info, source)
+                    lost = None if copied is None else await self.lost(info, copied)
                     if lost is not None:
                         raise lost
                     self._checked[way.stream, held] = generation

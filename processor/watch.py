@@ -244,7 +244,9 @@ class CopyWatch:
         source = source_of(info["config"], app, pattern)
         if source is None:
             return  # it is asked to copy again by whoever watches the streams
-        copied = await self._streams.copied_to(info, source)
+        copied = await self._streams.copied_if_permitted(info, source)
+        if copied is None:
+            return
         if copied > self._app_end and (lost := await self._streams.lost(info, copied)):
             if not copy.lost:
                 log.error("%s", lost, extra={"code": "E419"})

@@ -424,7 +424,8 @@ async def _check_copies(
     for info in [each.info for each in streams if each.name == way.stream]:
         if (source := source_of(info["config"], config.app, pattern)) is not None:
             with contextlib.suppress(ApiError, Again, Unknown):
-                lost = await asked.lost(info, await asked.copied_to(info, source))
+                copied = await asked.copied_if_permitted(info, source)
+                lost = None if copied is None else await asked.lost(info, copied)
                 return [] if lost is None else [str(lost)]
     return []
 
