@@ -32,8 +32,8 @@ def listing(folder: str | Path) -> bytes:
 
 def read_modules(folder: str) -> tuple[tuple[Module, ...], list[Problem]]:
     """The modules of a folder, by name, and all that is wrong with it and with the names."""
-    home = os.path.abspath(folder)
-    top = os.path.basename(home)
+    home = Path(folder)  # as it is written: so are the files in tracebacks and faults
+    top = os.path.basename(os.path.abspath(folder))
     found: list[tuple[list[str], Module]] = []
     problems: list[Problem] = []
     size = 0

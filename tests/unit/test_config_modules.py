@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from processor.config import Config, fingerprint, load
+from processor.config import Config, fingerprint, load, read_modules
 from processor.errors import Faults
 from processor.model import Module, Program
 
@@ -68,6 +68,15 @@ def test_the_files_of_a_folder_are_modules_of_its_package(tmp_path: Path) -> Non
         "app.yaml", "lib", "lib/__init__.py", "lib/fees.py", "lib/deep/er/x.py", "shop", "shop/fees.py",
     }  # fmt: skip
     assert config.routes["one"].program.module_names >= {"lib", "lib.deep", "lib.deep.er"}
+
+
+def test_files_are_named_as_the_configuration_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is relative stays so in faults and tracebacks, as that of a Runnable does."""
+    write(tmp_path, **{"lib/deep/fees.py": "", "shop/x.py": "", "app.yaml": APP})
+    monkeypatch.chdir(tmp_path)
+    routes = load("app.yaml", {}).routes
+    assert [module.filename for module in routes["one"].program.modules] == ["lib/deep/fees.py"]
+    assert read_modules("./lib/")[0] == routes["one"].program.modules
 
 
 def test_the_id_of_a_program_says_what_its_modules_hold() -> None:
