@@ -206,7 +206,7 @@ def test_modules_are_followed(
     """`--watch` loads again when a file of the folder changes, comes or goes, in new folders below it too."""
 
     def reloaded(count: int) -> None:
-        waited(lambda: run.err.count("reloaded; started anew: r") == count, f"{count} reloads", DEADLINE_S)
+        waited(lambda: run.err.count("reloaded; started: r") == count, f"{count} reloads", DEADLINE_S)
 
     route.write_text(ROUTE.replace("routes:", "modules: lib/\nroutes:"))
     (tmp_path / "lib").mkdir()
