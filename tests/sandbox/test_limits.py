@@ -115,6 +115,20 @@ async def test_a_memory_error_may_be_caught(spawned, one) -> None:
     assert outcome.outputs[0].body == b'"too much"'
 
 
+@pytest.mark.parametrize(
+    "making", ["zfill(1 << 40)", "ljust(1 << 40)", "center(1 << 40)", "__mul__(1 << 40)"]
+)
+async def test_a_bytearray_that_cannot_be_made_is_a_memory_error(spawned, one, making: str) -> None:
+    """CPython complains of the one that it could not make; that does not end the guest."""
+    source = processing(
+        "try:", f"    bytearray(b'a').{making}", "except MemoryError:", "    return 'too much'"
+    )
+    async with spawned(source, memory_mb=64) as guest:
+        outcome = await guest.run([one({})])
+    assert isinstance(outcome, Ran), outcome
+    assert outcome.outputs[0].body == b'"too much"'
+
+
 async def test_small_memory_is_enough_for_small_work(spawned, one) -> None:
     """The limit is on top of what the interpreter needs: 16 MB are plenty for ordinary messages."""
     async with spawned(processing("return queries"), memory_mb=16) as guest:

@@ -231,6 +231,29 @@ _LEFT_ALONE = frozenset((
 _METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType)
 
 
+# What makes another bytearray, of a size that is asked for: where memory is short, CPython takes the one that
+# it could not make for one whose buffer is in use, and prints that, which trips the tripwire.
+_SIZED = (
+    "zfill", "ljust", "rjust", "center", "expandtabs", "replace", "translate",
+    "__mul__", "__rmul__", "__add__",
+)  # fmt: skip
+
+
+def _by_way_of_bytes(name: str) -> Callable[..., Any]:
+    """A method of bytearray, done by its namesake of bytes."""
+    method = _given_exactly(getattr(builtins.bytes, name), bytearray)
+
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return method(builtins.bytes(self), *args, **kwargs)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+for _name in _SIZED:
+    setattr(bytearray, _name, _by_way_of_bytes(_name))
+
+
 def _guard(cls: Any, base: type, made: Callable[[Any], Any]) -> None:
     for name, value in vars(base).items():
         if isinstance(value, _METHODS) and name not in vars(cls) and name not in _LEFT_ALONE:
