@@ -206,8 +206,8 @@ def test_sizes_and_times_are_written_with_units(tmp_path: Path) -> None:
 @given(st.integers(min_value=1, max_value=1 << 40), st.integers(min_value=1, max_value=1 << 40))
 def test_a_printed_size_or_time_reads_back_as_itself(size: int, time_ms: int) -> None:
     """`effective_yaml` can be given to `load` again."""
-    assert forms._read_size(forms._show_size(size)) == size
-    read_back = forms._read_time(forms._show_time(time_ms / 1000))
+    assert forms._read_size(forms.show_size(size)) == size
+    read_back = forms._read_time(forms.show_time(time_ms / 1000))
     assert read_back == pytest.approx(time_ms / 1000)
 
 
