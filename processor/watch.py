@@ -36,6 +36,7 @@ _ROUND_S = 15.0  # to look at all streams takes at least this
 _PAUSE_S = 1.0  # between two looks
 _PAUSE_UNHEARD_S = 0.2  # the same where advisories may not be heard
 _GATHER_S = 0.25  # a change of many streams is looked at once
+_GATHER_MAX_S = 10.0
 _EVENTS_MAX = 100
 
 _COPIES_S = 5.0
@@ -58,18 +59,24 @@ class StreamWatch:
         """Call `changed` with a route and what is different, until cancelled."""
         ear = await self._broker.listen(ADVISORIES, self._hear)
         left: collections.deque[str] = collections.deque()
+        took_s = 0.0  # for the looks before
         try:
             while True:
                 if await self._is_heard(self._pause_s()):
-                    await asyncio.sleep(_GATHER_S)
+                    # Routes that start change the stream they share, one after the other: looking at all of
+                    # them each time must not take all of the time.
+                    await asyncio.sleep(max(_GATHER_S, min(_GATHER_MAX_S, 4 * took_s)))
+                    began_s = time.monotonic()
                     routes = await self._concerned()
                 else:
+                    began_s = time.monotonic()
                     running = {route.name: route for route in self._routes()}
                     left = left or collections.deque(running)
                     routes = [running[name] for name in [left.popleft()] if name in running] if left else []
                 for route in routes:
                     if why := await self._change(route):
                         changed(route.name, why)
+                took_s = time.monotonic() - began_s
         finally:
             await ear.unsubscribe()
 
