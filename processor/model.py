@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 
-class Headers(Mapping[str, str]):
+class RawHeaders(Mapping[str, str]):
     """The headers of a message, all of them and unchanged: order, case, repeated names, any bytes.
 
     `lines` are their bytes on the wire. As a mapping they are text: the last value of a name that is there
@@ -31,7 +31,7 @@ class Headers(Mapping[str, str]):
         self._values: dict[str, bytes] | None = None
 
     @classmethod
-    def of(cls, pairs: Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]) -> Headers:
+    def of(cls, pairs: Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]) -> RawHeaders:
         """Headers of these names and values; a line break in a text becomes a space."""
         items = pairs.items() if isinstance(pairs, Mapping) else pairs
         return cls(b"".join(_header_line(name, value) for name, value in items))
@@ -46,10 +46,10 @@ class Headers(Mapping[str, str]):
                 found.append((name.decode(), value.strip(b" \t")))
         return found
 
-    def without(self, is_unwanted: Callable[[bytes], object]) -> Headers:
+    def without(self, is_unwanted: Callable[[bytes], object]) -> RawHeaders:
         """These less the ones whose name `is_unwanted`."""
         named = ((line, line.partition(b":")[0].strip(b" \t")) for line in self.split())
-        return Headers(b"".join(line + b"\r\n" for line, name in named if not is_unwanted(name)))
+        return RawHeaders(b"".join(line + b"\r\n" for line, name in named if not is_unwanted(name)))
 
     def split(self) -> list[bytes]:
         """Each line without its end."""
@@ -78,7 +78,7 @@ class Headers(Mapping[str, str]):
         return bool(self.lines)
 
     def __repr__(self) -> str:
-        return f"Headers({self.lines!r})"
+        return f"RawHeaders({self.lines!r})"
 
 
 def _header_line(name: str, value: str | bytes) -> bytes:
@@ -89,7 +89,7 @@ def _header_line(name: str, value: str | bytes) -> bytes:
 
 
 _HEADER_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]+\Z")
-NO_HEADERS = Headers()
+NO_HEADERS = RawHeaders()
 # The server's word on a message that it wrote in place of one that is gone: MaxAge, Purge, Remove.
 MARKER_REASON = "Nats-Marker-Reason"
 _MARKER_REASON = MARKER_REASON.encode()
@@ -183,7 +183,7 @@ class Delivery(NamedTuple):
 
     subject: str
     payload: bytes
-    headers: Headers
+    headers: RawHeaders
     stream: str
     sequence: int
     timestamp_s: float
@@ -348,7 +348,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class RunAgain:
     """The message is to be tried again, `after_s` seconds from now."""
 
     after_s: float
@@ -376,7 +376,7 @@ class Block:
     after_s: float
 
 
-Decision = Retry | DeadLetter | Drop | Block
+Decision = RunAgain | DeadLetter | Drop | Block
 
 # A second try cannot change these: the message itself, or what the user decided about it, is the reason.
 # A message over a bound (E318 to E320) is rejected before it is tried; an output over one may be shorter the
@@ -390,7 +390,7 @@ def decide(failure: Failure, attempt: int, policy: RetryPolicy, luck: float) -> 
         return DeadLetter(failure)
     asked_s = failure.retry_after_s
     if attempt < policy.attempts:
-        return Retry(policy.wait_s(attempt, luck) if asked_s is None else asked_s)
+        return RunAgain(policy.wait_s(attempt, luck) if asked_s is None else asked_s)
     if policy.then == "drop":
         return Drop(failure)
     if policy.then == "block":

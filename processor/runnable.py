@@ -87,7 +87,7 @@ class Reject(BaseException):
     """Raised by user code: the message can never be processed, and `why`."""
 
     def __init__(self, why: object = "") -> None:
-        self.why = str(why)
+        self.why = str.__str__(str(why))  # exactly a str: a subclass runs code wherever it is read
         super().__init__(self.why)
 
 
@@ -101,7 +101,7 @@ class Retry(BaseException):
         super().__init__(f"retry in {self.after_s:g} s")
 
 
-class _Found:
+class _Overridable:
     """A property whose place an assignment takes, as in a guest."""
 
     def __init__(self, find: Callable[[Any], Any]) -> None:
@@ -126,8 +126,8 @@ class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
     messages: Sequence[Message] = ()
-    message: Any = _Found(_message)
-    key: Any = _Found(_key)
+    message: Any = _Overridable(_message)
+    key: Any = _Overridable(_key)
     logger: Any = logging.getLogger("runnable")
     requests: Any = None
     secrets: Mapping[str, Any] = {}
@@ -193,5 +193,5 @@ class BaseSecureRunnable:
 def _outside(name: str) -> RuntimeError:
     return RuntimeError(
         f"self.{name} is answered by the host of a guest: replace it in a unit test, or run the code with "
-        "processor.sandbox.library.SecureRunnableBuilder"
+        "processor.library.SecureRunnableBuilder"
     )

@@ -26,29 +26,29 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from processor import letters
+from processor.capability.registry import HostCalls, RouteCalls
 from processor.config import Config, Route, fingerprint, language_fault
-from processor.context import ContextStore, Input, app_stream
-from processor.control import UNSAID, Control, Pause, pause_subject, read_pause
-from processor.desk import Desk
-from processor.effects import Outlet
+from processor.context import parked
+from processor.context.parked import in_subject, timestamp
+from processor.context.store import ContextStore, InputStream, app_stream
+from processor.delivery.effects import Outlet
+from processor.delivery.lanes import Lanes
+from processor.delivery.members import Members, StopReason, Version
+from processor.delivery.repartition import Inboxes
+from processor.delivery.streams import Streams, durability, warn_of_gap
+from processor.delivery.watch import CopyWatch, StreamWatch
+from processor.delivery.worker import Shared
 from processor.errors import Edited, Faults, Fenced, LanguageError, ProcessorError
-from processor.http import HostCalls, RouteCalls
-from processor.inbox import Inboxes
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
-from processor.lag import LagWatch
-from processor.lanes import Lanes
-from processor.letters import in_subject, timestamp
-from processor.members import Block, Members, Version
 from processor.model import Delivery, Limits, Program
-from processor.retention import RetentionWatch
+from processor.operate.api import Desk
+from processor.operate.control import UNSAID, Control, Pause, pause_subject, read_pause
+from processor.operate.lag import LagWatch
+from processor.operate.retention import RetentionWatch
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
 from processor.sandbox.launch import raise_descriptor_limit
-from processor.streams import Streams, durability, warn_of_gap
 from processor.telemetry import Telemetry
-from processor.watch import CopyWatch, StreamWatch
-from processor.worker import Shared
 
 log = logging.getLogger("processor")
 
@@ -522,11 +522,11 @@ class Service:
             run.begin_anew()
             self._inboxes.change(name, is_paused=self._pauses.get(name, UNSAID).is_paused)
 
-    def _blocks(self) -> dict[str, Block]:
+    def _blocks(self) -> dict[str, StopReason]:
         """What stops this processor and its routes, for those who ask."""
         readiness = self._telemetry.readiness
         return {
-            reason: Block(why, timestamp(datetime.fromtimestamp(readiness.since_s[reason], UTC)))
+            reason: StopReason(why, timestamp(datetime.fromtimestamp(readiness.since_s[reason], UTC)))
             for reason, why in readiness.blocks.items()
         }
 
@@ -634,7 +634,7 @@ class Service:
             self._pause(delivery.subject.rsplit(".", 1)[1], read_pause(delivery.payload))
             return
         stored = Stored(delivery.subject, delivery.sequence, delivery.payload, delivery.headers)
-        kept, partition = letters.read(stored), letters.partition_in(delivery.subject)
+        kept, partition = parked.read(stored), parked.partition_in(delivery.subject)
         run = self._runs.get(delivery.subject.split(".", 4)[3])
         if kept is not None and partition is not None and run is not None and run.lanes is not None:
             run.lanes.give(kept, partition)
@@ -670,7 +670,7 @@ class Service:
         start_after = state["last_seq"] if route.input.start == "new" and not is_own else 0
         name = source["config"]["name"]
         start = await store.claim(
-            Input(name, source["created"], state["last_seq"]),
+            InputStream(name, source["created"], state["last_seq"]),
             start_after,
             self._members.is_there,
             holds=run.holds,
@@ -687,7 +687,7 @@ class Service:
             name=f"{app_stream(route.app)}-{route.name}",
             start_sequence=start,
             prefetch=min(2 * route.batch.max_messages * route.concurrency, 2000),
-            read=letters.arrived if is_own else None,
+            read=parked.arrived if is_own else None,
         )
         await reader.open()
         spawn = partial(

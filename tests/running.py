@@ -23,10 +23,10 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from processor import context
 from processor.config import load
+from processor.context import store
 from processor.embedded import EmbeddedServer, find_binary
-from processor.jetstream import Broker, Message, Stored
+from processor.jetstream import Broker, Outgoing, Stored
 from processor.model import Delivery
 from processor.sandbox import values
 from processor.sandbox.host import Zygote
@@ -89,7 +89,7 @@ class Running:
         """Publish documents as JSON, and bytes as they are."""
         for document in documents:
             payload = document if isinstance(document, bytes) else orjson.dumps(document)
-            await self.broker.publish(Message(subject, payload, headers or {}))
+            await self.broker.publish(Outgoing(subject, payload, headers or {}))
         await self.broker.flush()
 
     async def stored(self, pattern: str) -> list[Stored]:
@@ -125,7 +125,7 @@ class Running:
         """The committed contexts of a route by key, decoded."""
         return {
             key: {n: values.decode(v) for n, v in items.items() if v != values.TOMBSTONE}
-            async for key, items in context.read(self.broker, self.app, route)
+            async for key, items in store.read(self.broker, self.app, route)
         }
 
     async def listen(self, subject: str) -> list[Delivery]:

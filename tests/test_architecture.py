@@ -7,54 +7,106 @@ on our tree, where it must find nothing, and on a small tree that breaks it, whe
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# From the top: a module imports from the rows below its own, and from no other module of its row. A package
-# that has a row is one module to the others; what is inside of it may not import in a circle.
-LAYERS = [
-    ["__main__"],
-    ["cli"],
-    ["bench"],
-    ["service"],
-    ["desk", "inbox", "lag", "lanes", "retention", "watch"],
-    ["worker", "streams", "status", "sandbox.library", "edits"],
-    ["chunks"],
-    ["control", "deadletters", "effects"],
-    ["backlog", "holdings"],
-    ["context"],
-    ["history", "members", "replay", "waiting", "due", "position", "source"],
-    ["letters"],
-    ["sandbox.host", "jetstream", "telemetry", "codec", "http", "embedded"],
-    ["config"],
-    ["sandbox.guest"],
-    ["sandbox.entrypoints", "sandbox.modules", "sandbox.requests"],
-    ["sandbox.capabilities", "sandbox.plain"],
-    ["sandbox.endings", "sandbox.tally"],
-    ["sandbox.dialect", "sandbox.jail", "sandbox.packages", "sandbox.wire", "sandbox.launch"],
-    ["sandbox.facades", "sandbox.values"],
-    ["sandbox.documents"],
-    ["sandbox.bounds", "sandbox.messages", "sandbox.processes", "sandbox.remedies"],
-    ["subject", "schedule", "address", "breaker", "printable"],
-    ["model"],
-    ["errors", "runnable"],
-    ["", "sandbox"],
+# From the top, in the words of the README's picture: a room imports from those below it. In a room, a module
+# imports from the rows below its own, and from no other module of its row. A package without rows of its own
+# is one module to the others; what is inside of it may not import in a circle.
+ROOMS: list[tuple[str, str, list[list[str]]]] = [
+    ("cli/", "reads a command line, calls a room below, and shows the answer; no rule is made here", []),
+    ("bench/", "measures, beside programs that others would write", []),
+    ("service.py", "composes and supervises one process: connection, routes, reload", []),
+    (
+        "operate/",
+        "what people and programs ask of an app: status, control, dead letters, edits, requests over NATS",
+        [
+            ["api"],
+            ["forms", "lag"],
+            ["edits", "retention", "status"],
+            ["control", "dead_letters"],
+        ],
+    ),
+    (
+        "delivery/",
+        "the life of a message: from its stream through a guest into one commit; `worker.py` is the path",
+        [
+            ["lanes", "repartition", "watch"],
+            ["worker", "streams"],
+            ["chunks"],
+            ["effects"],
+            ["backlog", "holdings"],
+            ["breaker", "codec", "due", "members", "replay", "source", "waiting"],
+        ],
+    ),
+    ("library.py", "the jail without a broker", []),
+    (
+        "capability/",
+        "everything that a guest may ask of its host, and how the host does it: calls, HTTP, secrets",
+        [["registry"], ["outbound", "services"], ["secrets"], ["client"]],
+    ),
+    ("telemetry.py", "what operators see: metrics, readiness, the log", []),
+    (
+        "context/",
+        "what a route keeps in the app's stream: positions, contexts, their history, parked messages",
+        [["store"], ["history", "position"], ["parked"]],
+    ),
+    ("jetstream/", "everything that speaks NATS", []),
+    ("config/", "from YAML to routes: keys, rules, texts", []),
+    (
+        "sandbox/",
+        "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
+        [
+            ["host", "guest"],
+            ["entrypoints", "modules", "requests"],
+            ["capabilities", "plain"],
+            ["endings", "tally"],
+            ["dialect", "jail", "packages", "wire", "launch"],
+            ["facades", "values"],
+            ["documents"],
+            ["bounds", "messages", "processes", "remedies"],
+        ],
+    ),
+    ("embedded.py", "the nats-server of `dev` and of tests", []),
+    ("subject.py schedule.py address.py printable.py", "the ground: texts with rules of their own", []),
+    ("model.py", "the ground: the values that pass between rooms, and the rule for a message's fate", []),
+    ("errors.py", "the ground: every code, with its remedy", []),
+    ("runnable.py", "what users import: the base class, as editors and unit tests see it", []),
 ]
+
+
+def entries_of(rooms: str, rows: list[list[str]]) -> list[list[str]]:
+    """The rows of a line of ROOMS, by the names of its modules."""
+    names = [name.removesuffix("/").removesuffix(".py") for name in rooms.split()]
+    return [[f"{names[0]}.{name}" for name in row] for row in rows] or [names]
+
+
+# The old address of `library`, which people import from, lies above what it stands for.
+LAYERS = [["__main__"], *chain.from_iterable(entries_of(rooms, rows) for rooms, _, rows in ROOMS)]
+LAYERS.insert(LAYERS.index(["library"]), ["sandbox.library"])
+# A package with rows is a word on what belongs there, and imports nothing.
+FACES = {"", *(rooms.removesuffix("/") for rooms, _, rows in ROOMS if rows)}
+LAYERS.append(sorted(FACES))
+WORDS = {
+    name.removesuffix("/").removesuffix(".py"): words for rooms, words, _ in ROOMS for name in rooms.split()
+}
 
 OWNERS = {
     "nats": {"jetstream", "bench"},  # the bench's hand-written programs to compare with
     "faststream": {"bench"},
     "RestrictedPython": {"sandbox.dialect"},
     "prometheus_client": {"telemetry"},
-    "httpx": {"http"},
-    "httpcore": {"http"},
+    "httpx": {"capability.client"},
+    "httpcore": {"capability.client"},
     "idna": {"address"},
     "typer": {"cli"},
     "click": {"cli"},
@@ -78,9 +130,26 @@ LINES = 1000
 # Nothing is known about what these catch: code of a user, a lane, a task of the service, a request,
 # what takes messages.
 WALLS = {
-    "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "effects", "codec", "worker",
-    "service", "inbox", "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
+    "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
+    "delivery.codec", "delivery.effects", "delivery.repartition", "delivery.worker",
+    "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
 }  # fmt: skip
+
+
+METHODS = 25
+# Classes with more methods, and why they are not several.
+MANY_METHODS = {
+    "context.store.ContextStore": "the position record, the placement of contexts, and what is stored",
+    "delivery.worker.Worker": "the whole life of a message",
+    "jetstream.broker.Broker": "one connection: each method is one thing that is said to a server",
+    "jetstream.reader.Reader": "one consumer, and all that can become of it",
+    "operate.api.Desk": "a method for each verb",
+    "sandbox.dialect.Transformer": "a visitor: a method for each kind of node",
+    "sandbox.guest.Runner": "one run: each step of it may fail in its own way",
+    "sandbox.host.Guest": "one process: start, feed, measure and end it",
+    "service.Service": "everything of one process that starts and stops",
+    "telemetry.RouteTelemetry": "a method for each fact",
+}
 
 
 @dataclass(frozen=True)
@@ -131,7 +200,13 @@ def part_of(name: str) -> str:
     """The entry of LAYERS that a module belongs to: its own, or that of the package it is inside of."""
     entries = {entry for row in LAYERS for entry in row}
     parent = name.rpartition(".")[0]
-    return name if name in entries or parent not in entries - {"", "sandbox"} else parent
+    return name if name in entries or parent not in entries - FACES else parent
+
+
+def told(name: str) -> str:
+    """What ROOMS says of the room that a module lies in."""
+    room = name.partition(".")[0]
+    return f" ({room}: {WORDS[room]})" if room in WORDS else ""
 
 
 def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
@@ -145,7 +220,7 @@ def upward_imports(modules: dict[str, Module]) -> Iterator[str]:
             if not ours or part_of(name) == part:
                 continue
             if depth.get(part_of(name), 0) <= depth[part]:
-                yield f"{module.name} imports {name}, which is not below it"
+                yield f"{module.name} imports {name}, which is not below it{told(name)}"
             elif part_of(name) != name:
                 yield f"{module.name} imports {name}, which is inside of {part_of(name)}"
 
@@ -199,6 +274,35 @@ def overlong_modules(modules: dict[str, Module]) -> Iterator[str]:
     for module in modules.values():
         if (lines := module.text.count("\n")) > LINES:
             yield f"{module.name} has {lines} lines; {LINES} are the most"
+
+
+def class_names_used_twice(modules: dict[str, Module]) -> Iterator[str]:
+    places: dict[str, list[str]] = {}
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module.name)
+    for name, found in places.items():
+        if found[1:]:
+            yield f"{name} is a class of {' and of '.join(found)}"
+
+
+def many_methods(modules: dict[str, Module]) -> dict[str, int]:
+    """How many methods each class has that has more than METHODS."""
+    found = {}
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                count = sum(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body)
+                if count > METHODS:
+                    found[f"{module.name}.{node.name}"] = count
+    return found
+
+
+def methods_beyond_the_bound(modules: dict[str, Module]) -> Iterator[str]:
+    for name, count in many_methods(modules).items():
+        if name not in MANY_METHODS:
+            yield f"{name} has {count} methods; {METHODS} are the most"
 
 
 def modules_without_a_word(modules: dict[str, Module]) -> Iterator[str]:
@@ -266,35 +370,48 @@ Rule = Callable[[dict[str, Module]], Iterator[str]]
 PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
     (
         upward_imports,
-        {"model.py": "def f():\n    from processor.worker import Worker"},
-        "model imports worker, which is not below it",
+        {
+            "model.py": "def f():\n    from processor.delivery.worker import Worker",
+            "delivery/worker.py": "",
+        },
+        f"model imports delivery.worker, which is not below it{told('delivery')}",
     ),
     (
         upward_imports,
-        {"jetstream.py": "from . import codec", "codec.py": ""},
-        "jetstream imports codec, which is not below it",
+        {"jetstream.py": "from . import telemetry", "telemetry.py": ""},
+        "jetstream imports telemetry, which is not below it (telemetry: what operators see: metrics,"
+        " readiness, the log)",
     ),
     (
         upward_imports,
-        {"sandbox/wire.py": "from .. import worker", "worker.py": ""},
-        "sandbox.wire imports worker, which is not below it",
+        {"delivery/codec.py": "from . import worker", "delivery/worker.py": ""},
+        f"delivery.codec imports delivery.worker, which is not below it{told('delivery')}",
+    ),
+    (
+        upward_imports,
+        {"sandbox/wire.py": "from .. import service", "service.py": ""},
+        f"sandbox.wire imports service, which is not below it{told('service')}",
     ),
     (upward_imports, {"novelty.py": ""}, "novelty has no place in LAYERS"),
     (
         upward_imports,
         {
-            "worker.py": "from processor.config.keys import Route",
+            "service.py": "from processor.config.keys import Route",
             "config/keys.py": "",
             "config/__init__.py": "",
         },
-        "worker imports config.keys, which is inside of config",
+        "service imports config.keys, which is inside of config",
     ),
     (
         circles,
         {"config/__init__.py": "from .keys import Key", "config/keys.py": "from . import load"},
         "config, config.keys import each other",
     ),
-    (second_owners, {"worker.py": "import httpx"}, "worker imports httpx, which belongs to {'http'}"),
+    (
+        second_owners,
+        {"worker.py": "import httpx"},
+        "worker imports httpx, which belongs to {'capability.client'}",
+    ),
     (second_owners, {"worker.py": "import numpy"}, "worker imports numpy, which belongs to nobody"),
     (
         reach_of_a_guest,
@@ -320,6 +437,16 @@ PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
         overlong_modules,
         {"worker.py": "\n" * (LINES + 1)},
         f"worker has {LINES + 1} lines; {LINES} are the most",
+    ),
+    (
+        class_names_used_twice,
+        {"model.py": "class Batch: pass", "config.py": "class Batch: pass"},
+        "Batch is a class of config and of model",
+    ),
+    (
+        methods_beyond_the_bound,
+        {"model.py": "class Batch:\n" + "".join(f"    def f{n}(self): pass\n" for n in range(METHODS + 1))},
+        f"model.Batch has {METHODS + 1} methods; {METHODS} are the most",
     ),
     (modules_without_a_word, {"worker.py": "import os"}, "worker has no docstring"),
     (
@@ -370,6 +497,27 @@ def test_a_rule_finds_what_breaks_it(rule: Rule, files: dict[str, str], finding:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert list(rule(modules_of(tmp_path))) == [finding]
+
+
+def test_the_readme_shows_the_rooms() -> None:
+    """README's picture of the package is ROOMS, line by line: the rooms, their order, and their words."""
+    picture = re.search(r"```text\nprocessor/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert picture, "README has no picture that begins with processor/"
+    shown = picture[1].splitlines()[: len(ROOMS)]
+    assert [" ".join(line.split()) for line in shown] == [f"{rooms} {words}" for rooms, words, _ in ROOMS]
+    written = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "processor").iterdir()
+        if path.name != "__pycache__"
+    }
+    assert written - {"__init__.py", "__main__.py", "py.typed", "runnable.pyi"} == {
+        room for rooms, _, _ in ROOMS for room in rooms.split()
+    }
+
+
+def test_a_reason_stands_for_a_class_that_needs_it() -> None:
+    """MANY_METHODS names classes that are there and beyond the bound, each with a sentence."""
+    assert many_methods(modules_of(ROOT / "processor")).keys() == MANY_METHODS.keys()
 
 
 def test_a_guest_process_really_holds_no_more() -> None:

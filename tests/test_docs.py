@@ -15,27 +15,28 @@ from typing import Any
 import pytest
 import yaml
 
-from processor import desk
 from processor.cli import VERBS
 from processor.cli.terminal import EXITS
-from processor.codec import codec_for
 from processor.config import ENVIRONMENT, Config, load
 from processor.config.forms import Settings, alias_of, inner_model
+from processor.delivery.codec import codec_for
+from processor.delivery.worker import Worker
 from processor.errors import CODES
+from processor.library import SecureRunnableBuilder
 from processor.model import FINAL, DeadLetter, Decision, Failure, RetryPolicy, decide
-from processor.sandbox.capabilities import BaseSecureRunnable
+from processor.operate import api, forms
+from processor.sandbox.capabilities import GuestRunnable
 from processor.sandbox.facades import MODULES, RUNTIME_MODULES
-from processor.sandbox.library import SecureRunnableBuilder
 from processor.sandbox.wire import UNREADABLE_CODES
 from processor.telemetry import FIELDS, METRICS
-from processor.worker import Worker
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FULL = (ROOT / "configs" / "full.yaml").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
 SOURCES = "".join(
-    (ROOT / "processor" / name).read_text() for name in ("worker.py", "chunks.py", "effects.py", "letters.py")
+    (ROOT / "processor" / name).read_text()
+    for name in ("delivery/worker.py", "delivery/chunks.py", "delivery/effects.py", "context/parked.py")
 )
 
 
@@ -117,7 +118,7 @@ def test_the_image_is_tested_as_the_second_command_tests() -> None:
 def test_the_first_link_to_code_goes_to_the_path_of_a_message() -> None:
     """Whoever wants to read code begins with the one file that is the program."""
     links = re.findall(r"\]\(([^)#]+\.py)\)", README)
-    assert links[0] == "processor/worker.py"
+    assert links[0] == "processor/delivery/worker.py"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -238,7 +239,7 @@ def test_every_request_is_documented() -> None:
     text = section("Operating")
     table = {verb: row[1] for row in rows(text) for verb in re.findall(r"`([a-z.]+)`", row[0])}
     examples = dict(re.findall(r"^\$ nats request ctl\.market\.api\.(\S+) '(.*)'$", text, re.MULTILINE))
-    for verb in desk.VERBS:
+    for verb in api.VERBS:
         cell = table[verb.name]
         if cell == "the same":
             cell = table["context.set"]
@@ -247,7 +248,7 @@ def test_every_request_is_documented() -> None:
         assert set(re.findall(r"`(\w+)`", cell)) == known.keys(), verb.name
         assert bold == [name for name in bold if known[name].default is MISSING], verb.name
         assert len(bold) == sum(each.default is MISSING for each in known.values()), verb.name
-        desk.read_request(verb.request, examples[verb.name].encode())
+        forms.read_request(verb.request, examples[verb.name].encode())
 
 
 def test_every_metric_is_documented() -> None:
@@ -270,7 +271,7 @@ def test_every_code_that_is_named_exists(code: str) -> None:
 
 def test_every_capability_is_documented() -> None:
     """Whatever the base class gives to a Runnable is in README's description of it."""
-    given = {name for name in vars(BaseSecureRunnable) if not name.startswith("_")}
+    given = {name for name in vars(GuestRunnable) if not name.startswith("_")}
     given |= {"logger", "requests", "secrets"}
     described = section("The Runnable")
     assert {name for name in given if name not in described} == set()
@@ -352,7 +353,8 @@ def test_the_layout_names_files_that_exist() -> None:
     """Every file and folder in README's layout is there."""
     [layout] = blocks(section("Layout"), "text")
     names = re.findall(r"[\w]+(?:\.py|\.yaml|\.json|/)", layout)
-    places = [ROOT, ROOT / "processor", ROOT / "processor" / "sandbox", ROOT / "configs"]
+    rooms = [path for path in (ROOT / "processor").iterdir() if path.is_dir()]
+    places = [ROOT, ROOT / "processor", ROOT / "configs", *rooms]
     assert [name for name in names if not any((place / name).exists() for place in places)] == []
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from processor.address import Binding
+from processor.capability.registry import HostCalls, RouteCalls
 from processor.config import BoundSecret, Outbound, Reach
 from processor.errors import ProcessorError
-from processor.http import HostCalls, RouteCalls
 
 PLACE = "routes.r.outbound.allowed_domains"
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from processor.bench.cases import CASES, Case
-from processor.bench.load import Source
+from processor.bench.load import DocumentSource
 from processor.bench.processes import Servers, one_server, three_servers
 from processor.bench.report import markdown, summary
 from processor.bench.routes import Figures, Scale, measure
@@ -105,7 +105,7 @@ def _baseline(case: Case, servers: Servers, app: str, scale: Scale) -> Figures:
 async def _fill(case: Case, servers: Servers, app: str, count: int) -> None:
     broker = await Broker.connect({"servers": servers.url.split(",")}, name="bench", wait=True)
     await broker.create_stream({"name": app, "subjects": [f"{app}.>"], "allow_direct": True})
-    await Source(replace(case, routes=1), app).backlog(broker, count)
+    await DocumentSource(replace(case, routes=1), app).backlog(broker, count)
     await broker.close()
 
 

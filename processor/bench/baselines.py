@@ -19,7 +19,7 @@ import nats
 import orjson
 
 from processor.bench.processes import rss_mb
-from processor.jetstream import Broker, Message, Reader, encode
+from processor.jetstream import Broker, Outgoing, Reader, encode
 from processor.model import Delivery
 
 _FETCH = 100
@@ -129,7 +129,7 @@ async def ceiling(url: str, stream: str, count: int) -> float:
         if done < count and done - stored <= _WINDOW:
             deliveries = await reader.take(_WINDOW, 4 << 20)
             done += len(deliveries)
-            await broker.send([encode(Message(f"{stream}-out.x", d.payload), inbox) for d in deliveries])
+            await broker.send([encode(Outgoing(f"{stream}-out.x", d.payload), inbox) for d in deliveries])
             continue
         arrived.clear()
         await arrived.wait()

@@ -11,15 +11,15 @@ import orjson
 
 from processor.bench.cases import Case
 from processor.bench.processes import now_s
-from processor.jetstream import Broker, Message
-from processor.letters import Letters
+from processor.context.parked import ParkedMessages
+from processor.jetstream import Broker, Outgoing
 from processor.model import NO_HEADERS, Delivery, Failure, partition_of
 
 _FLUSH_MESSAGES = 500
 _TICK_S = 0.005
 
 
-class Source:
+class DocumentSource:
     """The documents of a case, for the input subjects `<prefix>.<route>.<key>`."""
 
     def __init__(self, case: Case, prefix: str) -> None:
@@ -29,13 +29,13 @@ class Source:
         self._pad = "n" * max(0, room)
         self._number = 0
 
-    def next(self) -> Message:
+    def next(self) -> Outgoing:
         """The next document, with the time of this moment in it."""
         number = self._number
         self._number += 1
         body = {"i": number, "sent": now_s(), "pad": self._pad}
         route, key = number % self._case.routes, number % self._case.keys
-        return Message(f"{self._prefix}.{route}.k{key}", orjson.dumps(body))
+        return Outgoing(f"{self._prefix}.{route}.k{key}", orjson.dumps(body))
 
     async def backlog(self, broker: Broker, count: int) -> None:
         """Publish so many documents as fast as the server takes them; return when it has them."""
@@ -62,17 +62,17 @@ async def keep(broker: Broker, prefix: str, size: int) -> int:
     count = max(1, size // item)
     for number in range(count):
         body = {"keep": f"block{number}", "pad": "n" * item}
-        await broker.publish(Message(f"{prefix}.0.k0", orjson.dumps(body)))
+        await broker.publish(Outgoing(f"{prefix}.0.k0", orjson.dumps(body)))
         await broker.flush()
     return count
 
 
-async def give_up(broker: Broker, source: Source, app: str, count: int) -> None:
+async def give_up(broker: Broker, source: DocumentSource, app: str, count: int) -> None:
     """Store `count` dead letters of the first route, as if it had given up what `source` has next."""
-    letters = Letters(app, "r0", broker.max_payload)
+    letters = ParkedMessages(app, "r0", broker.max_payload)
     failure = Failure("E304", "ValueError: not now", traceback="ValueError: not now")
     for first in range(0, count, _FLUSH_MESSAGES):
-        written: list[Message] = []
+        written: list[Outgoing] = []
         for number in range(first, min(count, first + _FLUSH_MESSAGES)):
             document = source.next()
             key = document.subject.rsplit(".", 1)[1]

@@ -25,13 +25,13 @@ from pathlib import Path
 import orjson
 
 from processor.bench.cases import Case
-from processor.bench.load import Source, give_up, http_server, keep
+from processor.bench.load import DocumentSource, give_up, http_server, keep
 from processor.bench.processes import Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
-from processor.context import app_stream
-from processor.deadletters import DeadLetter, DeadLetters, Filter
+from processor.context.store import app_stream
 from processor.errors import BrokerError
 from processor.jetstream import NS, ApiError, Broker
 from processor.model import Delivery
+from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 
 Figures = dict[str, float]
 
@@ -189,7 +189,7 @@ class _Case:
         self._broker = broker
         self._apps = apps
         self._app = app
-        self._source = Source(case, f"{app}-in")
+        self._source = DocumentSource(case, f"{app}-in")
         self._published = 0
         self._seen = -1  # the last sequence of the app's stream, at the last look
 
@@ -224,7 +224,7 @@ class _Case:
         await give_up(self._broker, self._source, self._app, count)
 
         async def send_back() -> None:
-            group: list[DeadLetter] = []
+            group: list[StoredDeadLetter] = []
             async for letter in letters.find(Filter(route="r0")):
                 group.append(letter)
                 if len(group) == _REDRIVEN_AT_ONCE:

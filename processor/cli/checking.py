@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processor import context, position
 from processor.cli.connection import connected
 from processor.cli.terminal import (
     EXIT_BROKER,
@@ -42,20 +41,13 @@ from processor.config import (
     reachable,
     readable_programs,
 )
-from processor.context import Input, app_stream
-from processor.control import Control
-from processor.desk import VERBS, api_subject
-from processor.effects import Outlet
-from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
-from processor.holdings import Holding, Holdings
-from processor.inbox import check_server
-from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
-from processor.letters import in_subject
-from processor.model import Limits, Program
-from processor.sandbox.host import Guest, Zygote
-from processor.sandbox.jail import LEVELS, JailReport
-from processor.sandbox.values import TOMBSTONE, decode
-from processor.streams import (
+from processor.context import position, store
+from processor.context.parked import in_subject
+from processor.context.store import InputStream, app_stream
+from processor.delivery.effects import Outlet
+from processor.delivery.holdings import Holding, Holdings
+from processor.delivery.repartition import check_server
+from processor.delivery.streams import (
     UNBOUNDED,
     Streams,
     app_stream_config,
@@ -72,6 +64,14 @@ from processor.streams import (
     source_of,
     topics,
 )
+from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
+from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
+from processor.model import Limits, Program
+from processor.operate.api import VERBS, api_subject
+from processor.operate.control import Control
+from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.jail import LEVELS, JailReport
+from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import matches
 from processor.telemetry import configure_logging
 
@@ -301,7 +301,7 @@ async def _look_at_contexts(broker: Broker, route: Route, most: int, found: _Fin
                 positions.append(str(err))
         async with (
             asyncio.timeout(_CONTEXTS_S),
-            contextlib.aclosing(context.read(broker, route.app, route.name)) as reading,
+            contextlib.aclosing(store.read(broker, route.app, route.name)) as reading,
         ):
             try:
                 async for key, items in reading:
@@ -406,7 +406,7 @@ def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings
 async def _check_position(broker: Broker, route: Route, info: Mapping[str, Any]) -> None:
     """Raise BrokerError E418 where a position of the route is ahead of its input."""
     control, kind = Control(broker, route.app), "hop" if route.input.repartition else "pos"
-    source = Input(info["config"]["name"], info["created"])
+    source = InputStream(info["config"]["name"], info["created"])
     # Without permission to read them, positions are not known; that is a problem of its own.
     with contextlib.suppress(ApiError, Again, Unknown):
         if source in await control.inputs(route.name, kind=kind):

@@ -28,9 +28,9 @@ from processor.cli.terminal import (
     say,
 )
 from processor.config import Config, Route, load
-from processor.edits import ContextEdits, Edit, plain_of, value_of
+from processor.context.history import Author, Record, me
 from processor.errors import BrokerError, ConfigError, ProcessorError
-from processor.history import Author, Record, me
+from processor.operate.edits import ContextEdits, Edit, plain_of, value_of
 from processor.printable import printable, printable_json
 from processor.sandbox.values import TOMBSTONE, decode, encode
 from processor.telemetry import configure_logging

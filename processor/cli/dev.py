@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from processor.cli.feed import check_feed, feed
 from processor.cli.terminal import Runs, Screen, Shown, say, warn
-from processor.codec import codec_for
 from processor.config import Config, CreatedStream, Route, misspelled_inputs
+from processor.delivery.codec import codec_for
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown, connect_options
 from processor.model import Delivery

@@ -21,10 +21,10 @@ from processor.cli.terminal import (
     complain,
     say,
 )
-from processor.codec import codec_for, content_of, headers_shown, key_of
 from processor.config import Config, load
-from processor.deadletters import DeadLetter, DeadLetters, Filter
+from processor.delivery.codec import codec_for, content_of, headers_shown, key_of
 from processor.errors import CODES, BrokerError
+from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 from processor.printable import printable
 from processor.telemetry import configure_logging
 
@@ -72,7 +72,7 @@ async def _do(
             limit = count  # what was given up meanwhile is not meant
         chosen = _Chosen()
         async with aclosing(_meant(store, which, limit)) as found:
-            group: list[DeadLetter] = []
+            group: list[StoredDeadLetter] = []
             async for letter in found:
                 chosen.count += 1
                 if action in ("ls", "show"):
@@ -102,7 +102,9 @@ class _Chosen:
     code: int = EXIT_OK
 
 
-async def _meant(store: DeadLetters, which: Filter, limit: int | None) -> AsyncGenerator[DeadLetter, None]:
+async def _meant(
+    store: DeadLetters, which: Filter, limit: int | None
+) -> AsyncGenerator[StoredDeadLetter, None]:
     count = 0
     async with aclosing(store.find(which)) as found:
         async for letter in found:
@@ -115,12 +117,12 @@ async def _meant(store: DeadLetters, which: Filter, limit: int | None) -> AsyncG
 async def _change(
     action: str,
     store: DeadLetters,
-    letters: list[DeadLetter],
+    letters: list[StoredDeadLetter],
     config: Config,
     screen: Screen,
     chosen: _Chosen,
 ) -> None:
-    known: list[DeadLetter] = []
+    known: list[StoredDeadLetter] = []
     for letter in letters:
         if action == "drop" or letter.route in config.routes:
             known.append(letter)
@@ -141,14 +143,14 @@ async def _change(
             screen.line(f"{letter.id}  {what}")
 
 
-def _facts(letter: DeadLetter, config: Config) -> dict[str, Any]:
+def _facts(letter: StoredDeadLetter, config: Config) -> dict[str, Any]:
     """What is known of a letter, with its key where the configuration says what that is."""
     route = config.routes.get(letter.route)
     key = key_of(letter.delivery, codec_for(route)) if route is not None else ""
     return {**letter.facts(), **({"key": key} if key else {})}
 
 
-def _list(letter: DeadLetter, facts: dict[str, Any], screen: Screen) -> None:
+def _list(letter: StoredDeadLetter, facts: dict[str, Any], screen: Screen) -> None:
     if screen.is_json:
         screen.document(facts)
         return
@@ -157,7 +159,7 @@ def _list(letter: DeadLetter, facts: dict[str, Any], screen: Screen) -> None:
     screen.line(f"{letter.id}{key}  {letter.failed_at}  {letter.code}  x{letter.tries}  {reason}")
 
 
-def _show(letter: DeadLetter, facts: dict[str, Any], screen: Screen) -> None:
+def _show(letter: StoredDeadLetter, facts: dict[str, Any], screen: Screen) -> None:
     facts = {**facts, "headers": headers_shown(letter.delivery.headers)}
     if screen.is_json:
         screen.document({**facts, **content_of(letter.delivery.payload)})

@@ -19,9 +19,9 @@ import orjson
 
 from processor.cli.inputs import Line, lines_of, read_all, subject_of
 from processor.config import Config, Dev
-from processor.context import app_stream
+from processor.context.store import app_stream
 from processor.errors import ConfigError
-from processor.jetstream import Again, Broker, Message, Unknown
+from processor.jetstream import Again, Broker, Outgoing, Unknown
 from processor.subject import overlaps
 
 log = logging.getLogger("processor")
@@ -73,7 +73,7 @@ async def feed(broker: Broker, config: Config, dev: Dev) -> None:
         messages = []
         for line, mark in zip(lines[start:end], marks[start:end], strict=True):
             try:
-                messages.append(Message(subject_of(dev.template, line), line.text, {_HEADER: mark}))
+                messages.append(Outgoing(subject_of(dev.template, line), line.text, {_HEADER: mark}))
             except ConfigError as err:
                 left_out += 1
                 if left_out <= _SAID_MAX:
@@ -125,10 +125,10 @@ async def _progress(
 async def _keep_record(broker: Broker, app: str, stream: dict[str, Any], mark: str, sequence: int) -> None:
     record = {"mark": mark, "created": stream["created"], "sequence": sequence}
     headers = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
-    await _stored(broker, Message(f"p.{app}.feed", orjson.dumps(record), headers))
+    await _stored(broker, Outgoing(f"p.{app}.feed", orjson.dumps(record), headers))
 
 
-async def _stored(broker: Broker, message: Message) -> int:
+async def _stored(broker: Broker, message: Outgoing) -> int:
     """Store the message, once the server can; only one whose answer was lost may be stored twice."""
     while True:
         await broker.connected()

@@ -16,8 +16,8 @@ import typer
 
 from processor.cli.terminal import is_terminal
 from processor.config import Config, Route
+from processor.context.parked import moment
 from processor.errors import ConfigError, ProcessorError
-from processor.letters import moment
 from processor.sandbox import documents
 from processor.subject import Template
 

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from processor.codec import content_of, headers_shown
+from processor.delivery.codec import content_of, headers_shown
 from processor.errors import Fault, Faults, ProcessorError
 from processor.model import subject_text
 from processor.printable import printable, printable_json, printable_lines

@@ -29,11 +29,11 @@ from processor.cli.connection import connected, server_for, unanswered
 from processor.cli.dev import live_subjects
 from processor.cli.inputs import BOM, Line, parse_template, subject_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, say
-from processor.codec import codec_for
 from processor.config import Nats, Route, load, server_of
-from processor.context import app_stream
+from processor.context.store import app_stream
+from processor.delivery.codec import codec_for
 from processor.errors import BrokerError, ConfigError, ProcessorError
-from processor.jetstream import Again, ApiError, Broker, Message, Reader, Stored, Unknown, own_headers
+from processor.jetstream import Again, ApiError, Broker, Outgoing, Reader, Stored, Unknown, own_headers
 from processor.model import Delivery
 from processor.subject import Template, check_subject, matches
 from processor.telemetry import configure_logging
@@ -270,7 +270,7 @@ class _Publisher:
     async def send(self, lines: Sequence[Line], rounds_left: int) -> None:
         """Publish these lines in order. Returns when streams that acknowledge have confirmed theirs."""
         self._next = rounds_left, lines[0].number
-        stored: list[tuple[str, Message, Line]] = []
+        stored: list[tuple[str, Outgoing, Line]] = []
         live = 0
         unconfirmed: collections.Counter[str] = collections.Counter()
         for line in lines:
@@ -280,7 +280,7 @@ class _Publisher:
                 self._refuse(err)
                 continue
             holder = next((n for n, held in self._held.items() if any(matches(p, subject) for p in held)), "")
-            message = Message(subject, line.text, self._how.headers)
+            message = Outgoing(subject, line.text, self._how.headers)
             if not holder and self._is_alone:
                 raise _Unheard(
                     "E401",
@@ -297,7 +297,7 @@ class _Publisher:
                 "Nats-Msg-Id": f"{self._how.run_id}-{rounds_left}-{line.number}",
                 **self._how.headers,
             }
-            message = Message(subject, line.text, headers)
+            message = Outgoing(subject, line.text, headers)
             if holder in self._silent:
                 answer = await self._checked(line, self._broker.publish(message))
                 unconfirmed[holder] += answer is not _REFUSED
@@ -326,7 +326,7 @@ class _Publisher:
             where.append(f"{lines} left out")
         return f"{what}: {', '.join(where) or 'the input is empty'}"
 
-    async def _store(self, waiting: list[tuple[str, Message, Line]]) -> None:
+    async def _store(self, waiting: list[tuple[str, Outgoing, Line]]) -> None:
         deadline_s = time.monotonic() + _PATIENCE_S
         while waiting:
             await self._broker.connected()
@@ -334,7 +334,7 @@ class _Publisher:
                 *(self._checked(line, self._broker.publish_stored(message)) for _, message, line in waiting),
                 return_exceptions=True,
             )
-            again: list[tuple[str, Message, Line]] = []
+            again: list[tuple[str, Outgoing, Line]] = []
             for item, answer in zip(waiting, answers, strict=True):
                 if isinstance(answer, Unknown | Again):
                     if time.monotonic() > deadline_s or self._broker.last_denial:

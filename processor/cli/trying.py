@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from processor.capability.registry import HostCalls
 from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
 from processor.cli.terminal import (
     EXIT_FAILED,
@@ -34,14 +35,14 @@ from processor.cli.terminal import (
     say,
     warn,
 )
-from processor.codec import codec_for, headers_from
 from processor.config import Config, Route, language_fault, load
-from processor.context import ContextStore, Move
-from processor.effects import Effects, Outlet
+from processor.context.parked import REASON_CHARS, ParkedMessage
+from processor.context.store import ContextStore, Move
+from processor.delivery.codec import codec_for, headers_from
+from processor.delivery.effects import Effects, Outlet
+from processor.delivery.worker import Shared, Worker
 from processor.errors import ConfigError, Faults, LanguageError
-from processor.http import HostCalls
-from processor.jetstream import Broker, Message, Reader, own_headers
-from processor.letters import REASON_CHARS, Kept
+from processor.jetstream import Broker, Outgoing, Reader, own_headers
 from processor.model import NO_HEADERS, ContextChange, Delivery, Failure
 from processor.printable import printable
 from processor.sandbox import documents
@@ -49,7 +50,6 @@ from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import Template, check_subject, matches, overlaps
 from processor.telemetry import Telemetry, configure_logging
-from processor.worker import Shared, Worker
 
 _MAX_PAYLOAD = 1 << 20  # what a NATS server takes unless it is told otherwise
 
@@ -238,7 +238,7 @@ class _Display:
         self._runs = Runs()
         self.counts = dict.fromkeys(_PLURALS, 0)
 
-    def stored(self, messages: Sequence[Message]) -> None:
+    def stored(self, messages: Sequence[Outgoing]) -> None:
         """Show messages of one commit."""
         for message in messages:
             kind, subject = message.subject.split(".", 3)[2:]
@@ -250,7 +250,7 @@ class _Display:
                 self._emit(message)
             else:
                 kind = self._kind_of(subject)
-                self._show(kind, Message(subject, message.payload, message.headers))
+                self._show(kind, Outgoing(subject, message.payload, message.headers))
         self._screen.flush()
 
     def _kind_of(self, subject: str) -> str:
@@ -261,7 +261,7 @@ class _Display:
         is_emit = any(matches(pattern, subject) for pattern in self._route.emits)
         return "emit" if is_emit and not is_output else "output"
 
-    def live(self, message: Message) -> None:
+    def live(self, message: Outgoing) -> None:
         """Show a message to those who are subscribed."""
         if self._runs.is_silent_end(message.headers) and not self._screen.is_json:
             return
@@ -284,12 +284,12 @@ class _Display:
         words = [f"{n} {kind if n == 1 else _PLURALS[kind]}" for kind, n in self.counts.items() if n]
         return ", ".join(words) or "nothing came of them"
 
-    def _show(self, kind: str, message: Message) -> None:
+    def _show(self, kind: str, message: Outgoing) -> None:
         if kind in self.counts:
             self.counts[kind] += 1
         self._screen.message(Shown(message.subject, message.payload, own_headers(message.headers), kind=kind))
 
-    def _emit(self, message: Message) -> None:
+    def _emit(self, message: Outgoing) -> None:
         """Show what the server would send later, at its subject then."""
         subject = message.headers["Nats-Schedule-Target"].split(".", 3)[3]
         at = message.headers["Nats-Schedule"].removeprefix("@at ")
@@ -380,11 +380,11 @@ class _NoBroker(Broker):
     def max_payload(self) -> int:
         return _MAX_PAYLOAD
 
-    async def publish(self, *messages: Message) -> None:
+    async def publish(self, *messages: Outgoing) -> None:
         for message in messages:
             self._shown.live(message)
 
-    async def publish_stored(self, message: Message) -> int:
+    async def publish_stored(self, message: Outgoing) -> int:
         self._shown.stored([message])
         return 0
 
@@ -425,11 +425,11 @@ class _Memory(ContextStore):
 
     async def commit(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Outgoing],
         changes: Mapping[str, ContextChange],
         moves: Mapping[int, Move],
         *,
-        live: Sequence[Message] = (),
+        live: Sequence[Outgoing] = (),
         first_left: int | None = None,
     ) -> int:
         for key, change in changes.items():
@@ -439,7 +439,7 @@ class _Memory(ContextStore):
         self._shown.stored(messages)
         return len(messages)
 
-    async def due(self, after: int) -> tuple[list[Kept], int]:
+    async def due(self, after: int) -> tuple[list[ParkedMessage], int]:
         return [], after
 
     async def release(self) -> None:

@@ -41,7 +41,7 @@ from processor.config.rules import (
     read_secrets,
     route_faults,
 )
-from processor.config.source import ENVIRONMENT, Source, dotted
+from processor.config.source import ENVIRONMENT, YamlSource, dotted
 from processor.config.text import (
     BRIEF,
     brief,
@@ -116,7 +116,7 @@ def load(
     the files of the login: such a configuration serves for all but running its routes, or connecting.
     Raises Faults with everything that is wrong, each fault at its line and column.
     """
-    source = Source.read(Path(path))
+    source = YamlSource.read(Path(path))
     source.lay_over(env)
     data, base = source.data, source.path.parent
     faults = list(source.faults)
@@ -153,7 +153,7 @@ def load(
 
 def readable_programs(path: str | Path) -> list[Program]:
     """The programs of a file that `load` refuses, as far as they can be had, to find their faults as well."""
-    source = Source.read(Path(path))
+    source = YamlSource.read(Path(path))
     base = source.path.parent
     raws = source.data.get("routes")
     library = _Library(source)
@@ -174,18 +174,18 @@ def language_fault(config: Config, route: Route, error: LanguageError) -> Fault:
     if error.package in route.packages:
         place = (*place, route.packages.index(error.package))
     try:
-        source = Source.read(config.path)  # for its line and column only
+        source = YamlSource.read(config.path)  # for its line and column only
     except Faults:
-        source = Source(config.path)
+        source = YamlSource(config.path)
     return source.fault(place, error.code, f"{dotted(place)}: {error.what}. {error.remedy}")
 
 
 def misspelled_inputs(config: Config) -> list[Fault]:
     """For each input that no route writes to, and that is nearly what one writes for nobody: which one."""
     try:
-        source = Source.read(config.path)  # for its lines and columns only
+        source = YamlSource.read(config.path)  # for its lines and columns only
     except Faults:
-        source = Source(config.path)
+        source = YamlSource(config.path)
     return [source.fault(("routes", name, "input"), "E106", text) for name, text in nearly_connected(config)]
 
 
@@ -194,7 +194,7 @@ def server_of(url: str | None, env: Mapping[str, str] = os.environ) -> Nats:
 
     Raises Faults with everything that is wrong with it.
     """
-    source = Source(Path("--url"))
+    source = YamlSource(Path("--url"))
     source.data = {"nats": {"url": url}} if url else {}
     source.lay_over({name: value for name, value in env.items() if not url or name != "NATS_URL"})
     try:
@@ -220,7 +220,7 @@ def _sound_routes(data: dict[str, Any], base: Path) -> Iterator[tuple[str, Route
 class _Library:
     """The folders of modules that a file names, each read once."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: YamlSource) -> None:
         self._source = source
         named = source.data.get("modules")
         self._default = str(source.path.parent / Path(named).expanduser()) if _is_text(named) else None
@@ -243,7 +243,7 @@ def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value != ""
 
 
-def _complete_route(source: Source, name: str, route: Route, app: str, library: _Library) -> list[Fault]:
+def _complete_route(source: YamlSource, name: str, route: Route, app: str, library: _Library) -> list[Fault]:
     """Give a valid route its name, program and routing; return what is wrong beyond single keys."""
     here: Place = ("routes", name)
     route._name, route._app = name, app

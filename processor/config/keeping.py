@@ -39,7 +39,7 @@ def _kept_time(value: float) -> float:
     return value
 
 
-class History(Settings):
+class HistorySettings(Settings):
     """How long the app's stream keeps what has changed in the contexts. A plain time is `keep`."""
 
     short = "keep"

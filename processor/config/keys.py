@@ -49,7 +49,7 @@ from processor.config.keeping import (
     CREATED_MAX_BYTES,
     CreatedStream,
     DeadLetterSettings,
-    History,
+    HistorySettings,
     created_stream,
 )
 from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
@@ -247,7 +247,7 @@ class Nats(Settings):
         return value
 
 
-class Input(Settings):
+class InputSettings(Settings):
     """What a route reads. A plain text is the subject."""
 
     short = "subject"
@@ -319,7 +319,7 @@ class Input(Settings):
         return self.schedule is not None or self.repartition
 
 
-class Output(Settings):
+class OutputSettings(Settings):
     """Where a route's outputs go. A plain text is the subject."""
 
     short = "subject"
@@ -370,7 +370,7 @@ class Events(Settings):
     )
 
 
-class Batch(Settings):
+class BatchSettings(Settings):
     """How many messages one call of `process` and one commit may take. An idle route never waits for more."""
 
     max_messages: int = Field(default=500, ge=1, le=10_000, description="Messages in one batch.")
@@ -386,7 +386,7 @@ class Batch(Settings):
     )
 
 
-class Retry(Settings):
+class RetrySettings(Settings):
     """What happens to a message that failed. One that cannot be read at all is never tried again."""
 
     attempts: int = Field(
@@ -581,7 +581,9 @@ _FILE_AND_CLASS = re.compile(r"(.+\.py):([^\W\d]\w*)")
 class Route(Settings):
     """One input, the Runnable that reads it, and where its results go."""
 
-    input: Input = Field(description="What the route reads: a subject, or a mapping.", examples=["ticks.*"])
+    input: InputSettings = Field(
+        description="What the route reads: a subject, or a mapping.", examples=["ticks.*"]
+    )
     runnable: File | None = Field(
         default=None,
         description="Python file with `class Runnable`, relative to this file; `file.py:Name` for a class of"
@@ -621,7 +623,7 @@ class Route(Settings):
         description="How many guests of the route work at the same time in one process. The messages of a key"
         " go to one of them, in order; each has the whole of `limits`.",
     )
-    output: Output | None = Field(
+    output: OutputSettings | None = Field(
         default=None,
         description="Where outputs go: a subject, or a mapping. Without it there are none.",
         examples=["stats.{key}"],
@@ -642,8 +644,10 @@ class Route(Settings):
         description="Write NaN as null in outputs, emits, events and chunks. Without it NaN, which JSON"
         " lacks, is an error (E306); infinity always is.",
     )
-    batch: Batch = Field(default=Batch(), description="Size of batches and commits.")
-    retry: Retry = Field(default=Retry(), description="What happens to a message that failed.")
+    batch: BatchSettings = Field(default=BatchSettings(), description="Size of batches and commits.")
+    retry: RetrySettings = Field(
+        default=RetrySettings(), description="What happens to a message that failed."
+    )
     limit_settings: LimitSettings = Field(
         default=LimitSettings(), alias="limits", description="What the Runnable may use."
     )
@@ -656,8 +660,8 @@ class Route(Settings):
     dlq: DeadLetterSettings = Field(
         default=DeadLetterSettings(), description="How long the route's dead letters are kept."
     )
-    history: History = Field(
-        default=History(), description="How long what has changed in the contexts can be looked up."
+    history: HistorySettings = Field(
+        default=HistorySettings(), description="How long what has changed in the contexts can be looked up."
     )
     stock: Stock = Field(
         default=Stock(), description="As `stock` at the top; keys that are missing here are taken from there."

@@ -22,7 +22,7 @@ from processor.config.forms import Place, Settings, Text, read_secret
 from processor.config.ism import Routing, Selector
 from processor.config.keys import Config, Nats, Route
 from processor.config.outside import SECRET_CHARS, BoundSecret, SecretSource
-from processor.config.source import LOGINS, Source, dotted
+from processor.config.source import LOGINS, YamlSource, dotted
 from processor.errors import ConfigError, Faults
 from processor.schedule import has_calendar, is_once
 from processor.subject import check_subject, overlaps
@@ -564,7 +564,7 @@ _ISM_SELECTORS = {
 def read_routing(route: Route) -> Routing:
     """The entries that the route needs; raises Faults with all that is wrong in its routing file."""
     assert route.ism
-    source = Source.read(Path(route.ism.routing_file), missing="E107")
+    source = YamlSource.read(Path(route.ism.routing_file), missing="E107")
     outer = source.data.get("messageConfig")
     listed = outer.get("routes") if isinstance(outer, dict) else None
     top: Place = ("messageConfig", "routes")

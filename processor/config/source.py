@@ -1,6 +1,6 @@
 """A YAML file as plain data that still knows where every key stands, and the environment laid over it.
 
-`Source` serves the configuration and the routing files that it names. It turns what YAML and pydantic say
+`YamlSource` serves the configuration and the routing files that it names. It turns what YAML and pydantic say
 into faults for the person who wrote the file: with line and column, the key in full, the value found (never
 a secret's), and what would be right.
 """
@@ -53,7 +53,7 @@ LOGINS = (
 )
 
 
-class Source:
+class YamlSource:
     """A YAML file as plain data that still knows the line and column of every key."""
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class Source:
         self._literals: set[Place] = set()
 
     @classmethod
-    def read(cls, path: Path, *, missing: str = "E101") -> Source:
+    def read(cls, path: Path, *, missing: str = "E101") -> YamlSource:
         """The file's content; raises Faults where it cannot be read or is not YAML."""
         source = cls(path)
         try:

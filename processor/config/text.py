@@ -230,7 +230,7 @@ def json_schema() -> dict[str, Any]:
 
 
 # Keys without a default that the full example sets nevertheless, so that it is an example of a whole app.
-_SHOWN = frozenset({"Input.subject", "Route.runnable", "Route.key", "Route.output", "Route.events"})
+_SHOWN = frozenset({"InputSettings.subject", "Route.runnable", "Route.key", "Route.output", "Route.events"})
 
 
 def full_yaml() -> str:

@@ -32,7 +32,7 @@ from processor.jetstream.protocol import (
     NS,
     Again,
     ApiError,
-    Message,
+    Outgoing,
     Stored,
     Unknown,
     WrongLastSequence,
@@ -41,7 +41,7 @@ from processor.jetstream.protocol import (
     parse_ack,
 )
 from processor.jetstream.reader import Reader, check_end, end_of
-from processor.jetstream.subscription import Ear
+from processor.jetstream.subscription import Subscription
 
 __all__ = [
     "BATCH_MAX",
@@ -54,13 +54,13 @@ __all__ = [
     "Again",
     "ApiError",
     "Broker",
-    "Ear",
     "Endpoint",
-    "Message",
     "MicroService",
+    "Outgoing",
     "Reader",
     "Refusal",
     "Stored",
+    "Subscription",
     "Unknown",
     "WrongLastSequence",
     "check_end",

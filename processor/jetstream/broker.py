@@ -32,7 +32,7 @@ from processor.jetstream.protocol import (
     NS,
     Again,
     ApiError,
-    Message,
+    Outgoing,
     Stored,
     Unknown,
     WrongLastSequence,
@@ -45,8 +45,8 @@ from processor.jetstream.protocol import (
     parse_head,
     status_of,
 )
-from processor.jetstream.subscription import Ear, Tap
-from processor.model import NO_HEADERS, Delivery, Headers
+from processor.jetstream.subscription import FrameTap, Subscription
+from processor.model import NO_HEADERS, Delivery, RawHeaders
 
 log = logging.getLogger("processor")
 
@@ -171,7 +171,7 @@ class Broker:
         self._requests = 0
         self.committed = 0  # the highest sequence of a commit of ours
         self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
-        self._ears: set[Ear] = set()
+        self._ears: set[Subscription] = set()
 
     @classmethod
     async def connect(
@@ -442,7 +442,7 @@ class Broker:
         Raises ApiError, Again where nobody can answer now, Unknown where no answer came, and BrokerError E403
         without permission.
         """
-        request = Message(f"$JS.API.{name}", orjson.dumps(body) if body is not None else b"")
+        request = Outgoing(f"$JS.API.{name}", orjson.dumps(body) if body is not None else b"")
         return await self._exchange(encode_parts(request, NO_HEADERS), ())
 
     async def find_stream(self, subject: str) -> str | None:
@@ -515,12 +515,12 @@ class Broker:
 
     # publish and commit
 
-    async def publish(self, *messages: Message) -> None:
+    async def publish(self, *messages: Outgoing) -> None:
         """Send messages to whoever listens now (core NATS)."""
         if messages:
             await self.send([encode(message, "") for message in messages])
 
-    async def publish_stored(self, message: Message) -> int:
+    async def publish_stored(self, message: Outgoing) -> int:
         """Store one message and return its sequence.
 
         Raises ApiError, Unknown on a timeout, and BrokerError E403 without permission.
@@ -528,7 +528,7 @@ class Broker:
         reply = await self._request(message)
         return int(reply["seq"])
 
-    async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+    async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
         """Store all of `messages` in order, or none, and return the stream sequence of the last.
 
         They must belong to one stream and be at most BATCH_MAX; `batch` is an id that no other commit has.
@@ -567,7 +567,7 @@ class Broker:
                 remedy="Nothing is skipped or doubled; the route goes on when the cause is gone.",
             ) from err
 
-    async def _request(self, message: Message) -> dict[str, Any]:
+    async def _request(self, message: Outgoing) -> dict[str, Any]:
         return await self._exchange(encode_parts(message, {}), ())
 
     async def _exchange(self, parts: tuple[bytes, bytes], before: Sequence[bytes]) -> dict[str, Any]:
@@ -609,12 +609,12 @@ class Broker:
             self._answers_at = ""
             raise
 
-    async def tap(self, subject: str, taker: Taker) -> Tap:
+    async def tap(self, subject: str, taker: Taker) -> FrameTap:
         """Give every message of `subject` from now on to `taker`; what it may do, see `intake`.
 
         Before it returns nothing must be asked to be sent there.
         """
-        return await Tap.open(self.client, subject, taker)
+        return await FrameTap.open(self.client, subject, taker)
 
     async def send(self, frames: Sequence[bytes]) -> None:
         """Write protocol frames, and wait while the server does not take what was written.
@@ -719,7 +719,7 @@ class Broker:
         return await self._message(stream, {"seq": sequence, "next_by_subj": subject})
 
     async def stored_of_batch(
-        self, stream: str, batch: str, messages: Sequence[Message], start: int
+        self, stream: str, batch: str, messages: Sequence[Outgoing], start: int
     ) -> set[int]:
         """The numbers, from 1, of those messages of a commit that a stream holds, as its leader has it.
 
@@ -748,13 +748,15 @@ class Broker:
         stored_s = datetime.fromisoformat(message["time"]).timestamp()
         return Stored(message["subject"], int(message["seq"]), payload, parse_head(head), stored_s)
 
-    async def _direct_get(self, stream: str, body: Mapping[str, Any]) -> tuple[list[Stored], Headers] | None:
+    async def _direct_get(
+        self, stream: str, body: Mapping[str, Any]
+    ) -> tuple[list[Stored], RawHeaders] | None:
         """What the server sends, and the headers that end it; None for too many subjects."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         found: list[Stored] = []
         began_s = time.monotonic()
         async with self._inbox() as (inbox, arrived):
-            await self.send([encode(Message(subject, orjson.dumps(body)), inbox)])
+            await self.send([encode(Outgoing(subject, orjson.dumps(body)), inbox)])
             while True:
                 try:
                     what = f"direct get from {stream}"
@@ -859,7 +861,7 @@ class Broker:
                     if not asked:
                         asked = min(waiting, most)
                         ask = {"batch": asked, "no_wait": True, "max_bytes": self._page_bytes}
-                        await self.send([encode(Message(request, orjson.dumps(ask)), inbox)])
+                        await self.send([encode(Outgoing(request, orjson.dumps(ask)), inbox)])
                     message = await _next(arrived, _READ_TIMEOUT_S, f"reading {stream}")
                     subject, reply, head, payload = message
                     if reply or not is_status(head):
@@ -888,13 +890,13 @@ class Broker:
 
     async def listen(
         self, subject: str, callback: Callable[[Delivery], Awaitable[None]], *, queue: str = ""
-    ) -> Ear:
+    ) -> Subscription:
         """Call `callback` with every message published to `subject` from now on (core NATS), until closed.
 
         `Delivery.ack` is where an answer is expected, if one is. Of all who listen with the same `queue` one
         hears each message. Whether the server allows it is known after `flush`: see `denials`.
         """
-        ear = Ear(subject, callback, queue, self._ears.discard)
+        ear = Subscription(subject, callback, queue, self._ears.discard)
         self._ears.add(ear)
         with contextlib.suppress(nats.errors.ConnectionClosedError):  # the next connection begins with it
             await ear.open(self.client)
@@ -906,7 +908,7 @@ class Broker:
         Empty where everything is allowed; None where the server does not say.
         """
         try:
-            answer = await self._request(Message("$SYS.REQ.USER.INFO", b""))
+            answer = await self._request(Outgoing("$SYS.REQ.USER.INFO", b""))
             return dict(answer["data"].get("permissions") or {})
         except (BrokerError, ApiError, Again, Unknown, orjson.JSONDecodeError, KeyError):
             return None

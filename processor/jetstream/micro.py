@@ -24,8 +24,8 @@ from typing import Any
 import orjson
 
 from processor.jetstream.broker import Broker
-from processor.jetstream.protocol import Message, Unknown
-from processor.jetstream.subscription import Ear
+from processor.jetstream.protocol import Outgoing, Unknown
+from processor.jetstream.subscription import Subscription
 from processor.model import Delivery
 
 log = logging.getLogger("processor")
@@ -88,7 +88,7 @@ class MicroService:
     busy: Refusal
     fault: Callable[[BaseException], Refusal]
     _counts: dict[str, _Counts] = field(default_factory=dict)
-    _ears: list[Ear] = field(default_factory=list)
+    _ears: list[Subscription] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _started: str = ""
@@ -173,7 +173,7 @@ class MicroService:
         if not request.ack:  # published and not requested: done, but nobody waits for the answer
             return
         try:
-            await self.broker.publish(Message(request.ack, payload, headers or {}))
+            await self.broker.publish(Outgoing(request.ack, payload, headers or {}))
         except Unknown:
             log.debug("an answer went down with the connection")
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from processor.model import NO_HEADERS, Headers, is_of_server
+from processor.model import NO_HEADERS, RawHeaders, is_of_server
 
 NS = 1_000_000_000
 
 
-class Message(NamedTuple):
+class Outgoing(NamedTuple):
     """One message to store or publish."""
 
     subject: str
@@ -28,7 +28,7 @@ class Stored(NamedTuple):
     subject: str
     sequence: int
     payload: bytes
-    headers: Headers
+    headers: RawHeaders
     timestamp_s: float = 0.0  # when the stream stored it, where the reading says so
 
 
@@ -67,10 +67,10 @@ def parse_ack(reply: str) -> tuple[str, int, int, float, int]:
     return tokens[3], int(tokens[5]), int(tokens[6]), int(tokens[7]) / NS, int(tokens[8])
 
 
-def parse_head(head: bytes) -> Headers:
+def parse_head(head: bytes) -> RawHeaders:
     """The headers of a message as the server sends or stores them, `NATS/1.0` line first."""
     lines = head.partition(b"\r\n")[2]
-    return Headers(lines[:-2] if lines.endswith(b"\r\n\r\n") else lines) if len(lines) > 2 else NO_HEADERS
+    return RawHeaders(lines[:-2] if lines.endswith(b"\r\n\r\n") else lines) if len(lines) > 2 else NO_HEADERS
 
 
 def status_of(head: bytes) -> tuple[str, str]:
@@ -89,16 +89,16 @@ def is_status(head: bytes) -> bool:
     return head[8:9] == b" "
 
 
-def own_headers(headers: Mapping[str, str]) -> Headers:
+def own_headers(headers: Mapping[str, str]) -> RawHeaders:
     """`headers` without those of the server, which must not travel on with a forwarded message."""
-    if not isinstance(headers, Headers):
-        headers = Headers.of(headers)
+    if not isinstance(headers, RawHeaders):
+        headers = RawHeaders.of(headers)
     if b"Nats-" not in headers.lines:
         return headers
     return headers.without(is_of_server)
 
 
-def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:
+def encode_batch(messages: Sequence[Outgoing], batch: str) -> list[bytes]:
     """The HPUB commands of a batch's members, numbered from 1."""
     frames: list[bytes] = []
     # Outputs of one route share one mapping of headers: it is written out once for all of them.
@@ -116,12 +116,12 @@ def encode_batch(messages: Sequence[Message], batch: str) -> list[bytes]:
     return frames
 
 
-def encode(message: Message, reply: str) -> bytes:
+def encode(message: Outgoing, reply: str) -> bytes:
     head, rest = encode_parts(message, NO_HEADERS)
     return head + _raw(reply) + b" " + rest if reply else head + rest
 
 
-def encode_parts(message: Message, extra: Mapping[str, str]) -> tuple[bytes, bytes]:
+def encode_parts(message: Outgoing, extra: Mapping[str, str]) -> tuple[bytes, bytes]:
     """The PUB or HPUB protocol line and body, split where the reply subject belongs."""
     payload = message.payload
     subject = _raw(message.subject)
@@ -139,4 +139,4 @@ def _raw(subject: str) -> bytes:
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
-    return (headers if isinstance(headers, Headers) else Headers.of(headers)).lines
+    return (headers if isinstance(headers, RawHeaders) else RawHeaders.of(headers)).lines

@@ -24,7 +24,7 @@ from processor.jetstream.protocol import (
     NS,
     Again,
     ApiError,
-    Message,
+    Outgoing,
     Unknown,
     encode,
     is_status,
@@ -32,8 +32,8 @@ from processor.jetstream.protocol import (
     parse_head,
     status_of,
 )
-from processor.jetstream.subscription import Tap
-from processor.model import NO_HEADERS, Delivery, Headers
+from processor.jetstream.subscription import FrameTap
+from processor.model import NO_HEADERS, Delivery, RawHeaders
 
 log = logging.getLogger("processor")
 
@@ -134,7 +134,7 @@ class Reader:
         self._consumer = ""
         self._succeeding: asyncio.Task[None] | None = None
         self._inbox = ""
-        self._tap: Tap | None = None
+        self._tap: FrameTap | None = None
         self._generation = -1
         self.pending = 0  # messages behind the last one received, as the server counted them then
         self.taken = start_sequence - 1  # up to here `take` has handed out everything
@@ -416,7 +416,7 @@ class Reader:
         self._is_in_step = True
         request = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         with contextlib.suppress(Unknown):
-            self._broker.post([encode(Message(request, orjson.dumps(ask)), self._inbox)])
+            self._broker.post([encode(Outgoing(request, orjson.dumps(ask)), self._inbox)])
 
     def _receive(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         self._heard_s = time.monotonic()
@@ -478,7 +478,7 @@ class Reader:
         self._buffered_bytes += len(delivery.payload)
         self._arrived.set()
 
-    def _receive_status(self, status: str, description: str, headers: Headers) -> None:
+    def _receive_status(self, status: str, description: str, headers: RawHeaders) -> None:
         if status == "100":
             return
         if status in ("408", "409") and headers.get("Nats-Pending-Messages"):
@@ -498,4 +498,4 @@ class Reader:
 
 
 def _acknowledged(subject: str) -> bytes:
-    return encode(Message(subject, b"+ACK"), "")
+    return encode(Outgoing(subject, b"+ACK"), "")

@@ -1,4 +1,4 @@
-"""Core NATS subscriptions: a `Tap` of one client, and an `Ear` that outlives the clients it listens with.
+"""Core NATS subscriptions: a `FrameTap` of one client, and a `Subscription` that outlives clients.
 
 What must stay true:
 - A message that cannot be handled costs itself only: who listens goes on.
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription
+from nats.aio.subscription import Subscription as ClientSubscription
 
 from processor.jetstream.intake import Intake, Taker
 from processor.jetstream.protocol import parse_head
@@ -27,16 +27,16 @@ _WAITING_MAX_MESSAGES = 1 << 16
 _WAITING_MAX_BYTES = 64 << 20
 
 
-class Tap:
+class FrameTap:
     """The messages of one subject, handed over as they are read. It ends with the client it was made with."""
 
-    def __init__(self, intake: Intake, subscription: Subscription, taker: Taker) -> None:
+    def __init__(self, intake: Intake, subscription: ClientSubscription, taker: Taker) -> None:
         self._intake = intake
         self._subscription = subscription
         intake.hand(subscription, taker)
 
     @classmethod
-    async def open(cls, client: Client, subject: str, taker: Taker, *, queue: str = "") -> Tap:
+    async def open(cls, client: Client, subject: str, taker: Taker, *, queue: str = "") -> FrameTap:
         """Give every message of `subject` from now on to `taker`."""
         subscription = await client.subscribe(subject, queue=queue)
         assert isinstance(client._ps, Intake)
@@ -49,7 +49,7 @@ class Tap:
             await self._subscription.unsubscribe()
 
 
-class Ear:
+class Subscription:
     """A core NATS subscription that outlives the client it was made with.
 
     Messages are handled one after the other, in a task of their own.
@@ -60,13 +60,13 @@ class Ear:
         subject: str,
         callback: Callable[[Delivery], Awaitable[None]],
         queue: str,
-        closed: Callable[[Ear], None],
+        closed: Callable[[Subscription], None],
     ) -> None:
         self.subject = subject
         self._callback = callback
         self._queue = queue
         self._closed = closed
-        self._tap: Tap | None = None
+        self._tap: FrameTap | None = None
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue(_WAITING_MAX_MESSAGES)
         self._waiting_bytes = 0
         self._is_dropping = False
@@ -74,7 +74,7 @@ class Ear:
 
     async def open(self, client: Client) -> None:
         """Listen on this client from now on."""
-        self._tap = await Tap.open(client, self.subject, self._take, queue=self._queue)
+        self._tap = await FrameTap.open(client, self.subject, self._take, queue=self._queue)
         if self._handling is None:
             self._handling = asyncio.create_task(self._handle(), name=f"listen-{self.subject}")
 

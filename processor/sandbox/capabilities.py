@@ -1,8 +1,9 @@
 """What a Runnable gets from us inside its guest: the base class and the helpers it may call.
 
-`BaseSecureRunnable` is the class that users derive from; `make` turns their class into an instance with its
-context, logger and voice. A guest has no network and no files, so a helper that needs the world sends a
-*capability call* to the host and waits for the answer; the host decides, meters and performs.
+`GuestRunnable` is the class that users derive from, by the name BaseSecureRunnable; `make` turns their class
+into an instance with its context, logger and voice. A guest has no network and no files, so a helper that
+needs the world sends a *capability call* to the host and waits for the answer; the host decides, meters and
+performs.
 
 Everything here runs beside hostile code and is reachable from it: no helper may read or write an attribute
 whose name the user chose, hold a secret, or decide anything that matters to another guest.
@@ -99,7 +100,7 @@ class Voice:
     in_hand: InHand
 
 
-class _Found:
+class _InHand:
     """An attribute that is looked up in what is in hand, unless the user's own code sets one of its name."""
 
     __slots__ = ("_name",)
@@ -111,7 +112,7 @@ class _Found:
         return self if instance is None else getattr(instance._voice.in_hand, self._name)()
 
 
-class BaseSecureRunnable:
+class GuestRunnable:
     """What a Runnable inherits. It has at least the method that its mode calls; the others may be left out.
 
     `self.context` is kept between runs and over crashes; every other attribute lives as long as the guest.
@@ -120,9 +121,9 @@ class BaseSecureRunnable:
     logger: Any
     requests: Any  # the calls of the library of that name, made by the host
     secrets: Mapping[str, Secret]
-    messages: Any = _Found("messages")  # of the call, one for each of its queries
-    message: Any = _Found("message")  # the only one; ValueError where there are more
-    key: Any = _Found("key")
+    messages: Any = _InHand("messages")  # of the call, one for each of its queries
+    message: Any = _InHand("message")  # the only one; ValueError where there are more
+    key: Any = _InHand("key")
     _context: LiveContext
     _voice: Voice
 
@@ -211,6 +212,9 @@ class BaseSecureRunnable:
         for row in data or ():
             pivoted.setdefault(row["data_index"], {})[row["column_name"]] = row["data_value"]
         return list(pivoted.values())
+
+
+GuestRunnable.__name__ = GuestRunnable.__qualname__ = "BaseSecureRunnable"  # what user code calls it
 
 
 def _filters(filters: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

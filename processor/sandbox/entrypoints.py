@@ -19,7 +19,7 @@ from warnings import catch_warnings, simplefilter
 
 from processor.errors import Fault, Faults
 from processor.model import Program
-from processor.sandbox.capabilities import BaseSecureRunnable
+from processor.sandbox.capabilities import GuestRunnable
 from processor.sandbox.facades import unmangled
 
 MORE, END = object(), object()
@@ -166,7 +166,7 @@ def _missing(source: _Source, program: Program, wanted: Sequence[str], found: Co
 def _defined(cls: type, name: str) -> Any:
     """What the user's class, or a base of it, has under that name; None where it is only ours."""
     for base in cls.__mro__:
-        if base is BaseSecureRunnable:
+        if base is GuestRunnable:
             return None
         if name in vars(base):
             return vars(base)[name]
@@ -185,7 +185,7 @@ def _is_async(found: Any) -> bool:
 
 def _own_methods(cls: type, filename: str) -> Iterator[str]:
     for base in cls.__mro__:
-        if base is BaseSecureRunnable:
+        if base is GuestRunnable:
             return
         for name, value in vars(base).items():
             if type(value) is FunctionType and value.__code__.co_filename == filename:

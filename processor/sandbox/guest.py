@@ -6,7 +6,7 @@ forked guest seals itself, reads its program from the one descriptor it has, com
 of the same source has, loads it, and answers requests until the channel closes. Nobody imports this module
 but that process.
 
-User code runs only inside `Guest._user`. A run is all or nothing: until the reply is written every context
+User code runs only inside `Runner._user`. A run is all or nothing: until the reply is written every context
 it touched can be undone. The tripwire is armed from the seal on, but for the few calls of our own that it
 would mistake for an escape. Nothing here is trusted by the host.
 """
@@ -76,7 +76,7 @@ def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
     baseline, resident = jail.memory_in_use()
     layers = jail.enter_cell()
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    guest = Guest(Channel(), Tripwire(), is_plain=names is not None)
+    guest = Runner(Channel(), Tripwire(), is_plain=names is not None)
     gc.collect()
     gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
     gc.set_threshold(5_000, 20, 50)  # instances and contexts live long: looking at them often finds nothing
@@ -129,7 +129,7 @@ _REHEARSAL = marshal.dumps(dialect.compile_program(_REHEARSED))
 
 def _warm_up() -> None:
     """Go once through what every guest does first, so that its modules and pages are there to share."""
-    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None, None))
+    space = dialect.namespace(dialect.Runtime(capabilities.GuestRunnable, lambda *_: None, None))
     exec(marshal.loads(_REHEARSAL), space)
     cls = dialect.runnable_class(space)
     try:
@@ -144,7 +144,7 @@ def _warm_up() -> None:
 class Nursery:
     """Hands out guests to order. One is forked and sealed ahead of the order, so that nobody waits for it."""
 
-    def __init__(self, control: socket.socket, baseline: int, guest: Guest) -> None:
+    def __init__(self, control: socket.socket, baseline: int, guest: Runner) -> None:
         """`guest` is what every guest is before it has a life of its own."""
         self._control = control
         self._baseline = baseline
@@ -337,7 +337,7 @@ def _unkeepable(err: ValueError) -> Unsuccessful:
     return _failed(err.code if isinstance(err, Exceeded) else "E309", str(err))
 
 
-class Held:
+class HeldContext:
     """One key's context, and the instance that works on it once a message needed one."""
 
     def __init__(self, given: Mapping[str, bytes], bounds: Bounds) -> None:
@@ -393,7 +393,7 @@ class Held:
             self._keeper.undo()
 
 
-class Guest:
+class Runner:
     """One Runnable at work: its program, its instances, and the bookkeeping of the run in hand.
 
     The zygote makes one and forks: what is made there is shared, and what a guest makes is its own memory.
@@ -407,7 +407,7 @@ class Guest:
         self._limits = Limits()
         self._bounds = self._bounds_of_bytes = UNCONFIGURED
         self._program = Program("", "")
-        self._cls: type[capabilities.BaseSecureRunnable] = capabilities.BaseSecureRunnable
+        self._cls: type[capabilities.GuestRunnable] = capabilities.GuestRunnable
         self._logger: Any = None
         self._requests: Any = requests.client(self._call)
         self._secrets = capabilities.Secrets({})
@@ -417,7 +417,7 @@ class Guest:
         self._warnings: list[Fault] = []
         self._is_loading = True
         self._in_hand = InHand()
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldContext] = {}
         self._group = 0
         self._failing: int | None = None  # the group that a failure of the run would be of, where it is one
         self._log_lines: list[LogLine] = []
@@ -428,7 +428,7 @@ class Guest:
         self._output_bytes = self._output_count = 0
         self._spoiled: Unsuccessful | None = None
         self._runtime = dialect.Runtime(
-            capabilities.BaseSecureRunnable,
+            capabilities.GuestRunnable,
             self._log,
             self._requests,
             lambda err: dialect.describe(err, self._program, self._tripwire.disarmed),
@@ -533,7 +533,7 @@ class Guest:
             self._held.pop(key, None)
         for group in request.groups:
             if group.context is not None:
-                self._held[group.key] = Held(group.context, self._bounds)
+                self._held[group.key] = HeldContext(group.context, self._bounds)
         self._start_timers()
         try:
             for number, group in enumerate(request.groups):
@@ -589,7 +589,7 @@ class Guest:
                 queries.append(document)
         return queries
 
-    def _instance(self, held: Held) -> Any:
+    def _instance(self, held: HeldContext) -> Any:
         if held.instance is None:
             held.instantiate(self._make)
         return held.instance

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from processor.model import Delivery, Group, is_of_server, subject_text
-from processor.model import Headers as Sent
+from processor.model import RawHeaders as Sent
 from processor.runnable import Headers, Message
 
 

@@ -3,8 +3,8 @@
 A guest has no files and may map no code, so all that its `import` statements need must be in the zygote's
 memory before that closes its cell. `bring` imports the packages of a route and every extension module of
 theirs and of what they depend on, and keeps the code of all other modules, the standard library's too, with
-small data files. From then on `_Kept` is where Python finds modules; guests share it, and what one of them
-changes is its own copy.
+small data files. From then on `_Importer` is where Python finds modules; guests share it, and what one of
+them changes is its own copy.
 
 Packages run with the zygote's rights while it starts, as at their installation. Nothing that a user wrote
 has been read by then. Which packages there are is the operator's decision (`packages` of a route).
@@ -98,7 +98,7 @@ def _bring(names: Sequence[str]) -> tuple[int, list[str]]:
         for module in modules:
             _import_named(name, module)
     roots, distributions = installed.with_requirements(wanted)
-    kept = _Kept()
+    kept = _Importer()
     for root in roots:
         kept.read(root)
     kept.read_standard_library()
@@ -218,7 +218,7 @@ class _Installed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Module:
+class _Code:
     """A module that was not imported: marshalled code, or its source where there was no code."""
 
     path: str
@@ -248,11 +248,11 @@ class _Files:
             raise FileNotFoundError(path) from None
 
 
-class _Kept(InspectLoader):
+class _Importer(InspectLoader):
     """Finds and loads modules from memory; after `take_over`, Python asks nobody else."""
 
     def __init__(self) -> None:
-        self.modules: dict[str, _Module] = {}
+        self.modules: dict[str, _Code] = {}
         self.failed: dict[str, str] = {}
         self._files = _Files()
         self._data_bytes = 0
@@ -288,12 +288,12 @@ class _Kept(InspectLoader):
         for home in zoneinfo.TZPATH:
             if not os.path.isdir(home):
                 continue
-            self.modules["tzdata"] = _Module(f"{home}/__init__.py", True, b"", True)
+            self.modules["tzdata"] = _Code(f"{home}/__init__.py", True, b"", True)
             zones = []
             for folder, below, names in os.walk(home):
                 below[:] = [name for name in below if name not in ("posix", "right")]
                 package = ".".join(["tzdata", "zoneinfo", *_parts(folder, home)])
-                self.modules[package] = _Module(f"{folder}/__init__.py", True, b"", True)
+                self.modules[package] = _Code(f"{folder}/__init__.py", True, b"", True)
                 for name in names:
                     self._add_data(os.path.join(folder, name))
                     zones.append("/".join([*_parts(folder, home), name]))
@@ -329,7 +329,7 @@ class _Kept(InspectLoader):
             with contextlib.suppress(OSError):
                 code, is_source = _code_of(path)
                 is_package = os.path.basename(path) == "__init__.py"
-                self.modules[name] = _Module(path, is_package, code, is_source)
+                self.modules[name] = _Code(path, is_package, code, is_source)
 
     def _add_data(self, path: str) -> None:
         with contextlib.suppress(OSError):
@@ -374,7 +374,7 @@ class _Kept(InspectLoader):
         """Make packages of the folders above a module that have no __init__.py."""
         above = name.rpartition(".")[0]
         while above and above not in self.modules and above not in sys.modules:
-            self.modules[above] = _Module(f"{folder}/__init__.py", True, b"", True)
+            self.modules[above] = _Code(f"{folder}/__init__.py", True, b"", True)
             above, folder = above.rpartition(".")[0], os.path.dirname(folder)
 
     # Importing, when there are none.

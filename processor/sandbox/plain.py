@@ -117,7 +117,7 @@ def namespace(runtime: dialect.Runtime) -> dict[str, object]:
         random=random,
         hashlib=hashlib,
         datetime=datetime.datetime,
-        time=_Clock(),
+        time=_PlainClock(),
         logger=Logger(runtime.log),
         **{name: getattr(typing, name) for name in PRELUDE_HINTS},
     )
@@ -176,7 +176,7 @@ def bring_modules(
     sys.meta_path.insert(0, finder)
 
 
-class _Clock:
+class _PlainClock:
     """The bare name `time`, as in the dialect: the module, and, when called, `datetime.time`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> datetime.time:
@@ -227,7 +227,7 @@ def reseed() -> None:
 # What a program prints and logs.
 
 
-class _Lines(io.TextIOBase):
+class _LogStream(io.TextIOBase):
     """A text stream whose lines go to the route's log."""
 
     def __init__(self, log: Callable[[str, str], None], level: str) -> None:
@@ -264,11 +264,11 @@ class _Records(logging.Handler):
         self._log(route_level(record.levelno), self.format(record))
 
 
-_streams: list[_Lines] = []
+_streams: list[_LogStream] = []
 
 
 def _redirect(log: Callable[[str, str], None]) -> None:
-    _streams[:] = [_Lines(log, "info"), _Lines(log, "warning")]
+    _streams[:] = [_LogStream(log, "info"), _LogStream(log, "warning")]
     for suffix in ("", "__"):
         for name, stream in zip(("stdout", "stderr", "stdin"), (*_streams, None), strict=True):
             setattr(sys, f"{suffix}{name}{suffix}", stream)

@@ -90,7 +90,7 @@ _KINDS = {
 }
 
 
-class Headers(Mapping[str, str]):
+class CaseInsensitiveDict(Mapping[str, str]):
     """The headers of an answer; a name is found in any case."""
 
     __slots__ = ("_lines",)
@@ -123,7 +123,7 @@ class Response:
         self.status_code: int = head["status"]
         self.reason: str = head["reason"]
         self.url: str = head["url"]
-        self.headers = Headers(head["headers"])
+        self.headers = CaseInsensitiveDict(head["headers"])
         self.content = content
         self.elapsed = datetime.timedelta(seconds=head["elapsed_s"])
         found = re.search(r"charset=[\"']?([A-Za-z0-9._-]+)", self.headers.get("content-type", ""), re.I)

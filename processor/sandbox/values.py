@@ -413,7 +413,7 @@ class LiveContext(dict[str, Any]):
         return _Values(self)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        return _Items(self)
+        return _LiveItems(self)
 
     def get(self, key: str, default: Any = None) -> Any:
         if key not in self:
@@ -493,7 +493,7 @@ class _Values(ValuesView[Any]):
         return f"dict_values({list(self)!r})"
 
 
-class _Items(ItemsView[str, Any]):
+class _LiveItems(ItemsView[str, Any]):
     """`context.items()`, as live as dict's own."""
 
     def __init__(self, context: LiveContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from processor.jetstream import Broker, Message, Reader
+from processor.jetstream import Broker, Outgoing, Reader
 from tests.contracts.conftest import Storage
 from tests.running import connected
 
@@ -37,7 +37,7 @@ async def test_a_message_that_waits_outlives_every_change_of_consumer(
         assert info is not None
         first = await new_reader(broker, info["created"], retention)
         for i in range(COUNT):
-            await broker.publish_stored(Message("in.a", b"%d" % i))
+            await broker.publish_stored(Outgoing("in.a", b"%d" % i))
         await first.close()
         for _ in range(3):
             await (await new_reader(broker, info["created"], retention)).close()

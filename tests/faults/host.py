@@ -22,14 +22,14 @@ from typing import Any
 
 import orjson
 
-import processor.inbox
+import processor.delivery.repartition
+import processor.delivery.worker
 import processor.service
-import processor.worker
 from processor.config import Config, load
-from processor.control import Control
-from processor.deadletters import DeadLetters, Filter
-from processor.jetstream import Broker, Message, Reader, Unknown
+from processor.jetstream import Broker, Outgoing, Reader, Unknown
 from processor.model import Delivery
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter
 from processor.service import Service
 from processor.telemetry import Telemetry, configure_logging
 
@@ -120,7 +120,7 @@ class Silence(Crash):
 CRASH: ContextVar[Crash] = ContextVar("crash")
 
 
-def is_of_hop(messages: Sequence[Message]) -> bool:
+def is_of_hop(messages: Sequence[Outgoing]) -> bool:
     """Whether a commit is of a hop that deals; its claim is not."""
     return ".hop." in messages[-1].subject and b'"cid":"claim"' not in messages[-1].payload
 
@@ -137,7 +137,7 @@ class CrashingBroker(Broker):
         self.crash.check()
         return super().post(frames)
 
-    async def publish_stored(self, message: Message) -> int:
+    async def publish_stored(self, message: Outgoing) -> int:
         is_ours = message.subject.startswith("p.")
         if not is_ours:
             self.crash.at("before step 1")
@@ -148,7 +148,7 @@ class CrashingBroker(Broker):
             self.crash.at("between steps 1 and 2")
         return stored
 
-    async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+    async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
         if is_of_hop(messages):
             self.crash.at("before a hop commits")
             stored = await super().commit(messages, batch=batch)
@@ -173,18 +173,18 @@ class CrashingBroker(Broker):
             self.crash.at("between steps 2 and 3")
         return stored
 
-    async def _send_half(self, messages: Sequence[Message]) -> None:
+    async def _send_half(self, messages: Sequence[Outgoing]) -> None:
         batch = secrets.token_hex(8)
         for number, message in enumerate(messages[: len(messages) // 2 or 1], 1):
             place = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-            await self.publish(Message(message.subject, message.payload, {**message.headers, **place}))
+            await self.publish(Outgoing(message.subject, message.payload, {**message.headers, **place}))
         await self.arrived()
 
     async def arrived(self) -> None:
         """Return when the server has what was sent."""
         await super().api("INFO")
 
-    def _kinds(self, messages: Sequence[Message]) -> Iterator[str]:
+    def _kinds(self, messages: Sequence[Outgoing]) -> Iterator[str]:
         """What a commit is for; nothing of this where it settles runs that succeeded at once."""
         is_redrive = any(".due." in m.subject and m.payload for m in messages)
         for message in messages:
@@ -200,7 +200,7 @@ class CrashingBroker(Broker):
             elif kind == "held":
                 yield "hold" if message.payload else "done hold"
 
-    def _kinds_of_position(self, message: Message) -> Iterator[str]:
+    def _kinds_of_position(self, message: Outgoing) -> Iterator[str]:
         position = orjson.loads(message.payload)
         if "resetting" in position:
             yield "reset mark"
@@ -216,7 +216,7 @@ class CrashingBroker(Broker):
             self._has_blocked.discard(message.subject)
             yield "unblock"
 
-    async def publish(self, *messages: Message) -> None:
+    async def publish(self, *messages: Outgoing) -> None:
         await super().publish(*messages)
         if messages and self.crash.is_committed:
             await self.arrived()
@@ -272,7 +272,7 @@ def start(
 def install(crash: Crash) -> None:
     """Have every service that is made from now on end with this crash."""
     CRASH.set(crash)
-    processor.inbox.Reader = CrashingHopReader  # type: ignore[attr-defined]
+    processor.delivery.repartition.Reader = CrashingHopReader  # type: ignore[attr-defined]
     processor.service.Broker = CrashingBroker  # type: ignore[misc]
     processor.service.Reader = CrashingReader  # type: ignore[misc]
 
@@ -298,7 +298,7 @@ async def main(path: str, url: str, point: str, nth: int, what: str) -> int:
     install(Crash(point, nth))
     configure_logging("human", os.environ.get("SOAK_LOG") or "warning")
     if wait := os.environ.get("SHORT_WAIT_S"):  # the server is to keep messages that wait longer than this
-        processor.worker.SHORT_WAIT_S = float(wait)
+        processor.delivery.worker.SHORT_WAIT_S = float(wait)
     config = load(path, {"NATS_URL": url})
     if what == "run":
         return await run(config)

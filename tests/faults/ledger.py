@@ -10,8 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from processor import context
-from processor.jetstream import Again, ApiError, Broker, Message, Stored, Unknown
+from processor.context import store
+from processor.jetstream import Again, ApiError, Broker, Outgoing, Stored, Unknown
 
 KEYS = [f"k{number}" for number in range(7)]
 
@@ -77,7 +77,7 @@ async def feed(broker: Broker, count: int, poison: int = 0, first: int = 0, unsu
         if number in bad:
             message["poison" if number in bad[:poison] else "unsure"] = True
         sent.append(message)
-        await broker.publish(Message(f"in.{key}", orjson.dumps(message)))
+        await broker.publish(Outgoing(f"in.{key}", orjson.dumps(message)))
     await broker.flush()
     return sent
 
@@ -165,7 +165,7 @@ async def examine(
     ledger.doubled = [number for number, times in seen.items() if times > 1]
     origin = {m["id"]: m["key"] for m in good}
     ledger.wrong = [o for o in outputs if origin.get(o["id"]) != o["key"]]
-    kept = {key: items async for key, items in context.read(broker, app, route)}
+    kept = {key: items async for key, items in store.read(broker, app, route)}
     by_key: dict[object, list[dict[str, int]]] = defaultdict(list)
     for output in outputs:
         by_key[output["key"]].append(output)

@@ -36,11 +36,11 @@ import orjson
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from processor.control import Control
-from processor.deadletters import DeadLetters, Filter
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
-from processor.jetstream import Again, ApiError, Broker, Message, Unknown
+from processor.jetstream import Again, ApiError, Broker, Outgoing, Unknown
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter
 from tests.conftest import guests_of
 from tests.contracts.conftest import cluster
 from tests.faults import host, ledger
@@ -202,7 +202,7 @@ class Soak:
     async def _publish(self, broker: Broker, route: str, message: dict[str, object]) -> None:
         """Until the server has confirmed it; a second copy is dropped there by its id."""
         subject, own = f"in-{route}.{message['key']}", {"Nats-Msg-Id": f"m{message['id']}"}
-        stored = Message(subject, orjson.dumps(message), own)
+        stored = Outgoing(subject, orjson.dumps(message), own)
         await self._insist(lambda: broker.publish_stored(stored))
 
     async def _insist(self, act: Callable[[], Awaitable[object]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message, Stored
+from processor.jetstream import Broker, Outgoing, Stored
 from tests.faults.test_kill import host
 from tests.running import connected
 
@@ -55,7 +55,7 @@ async def test_delayed_messages_outlive_host_and_server(
     async with connected(nats_server_file.url) as broker:
         await broker.create_stream({"name": "app-in-any", "subjects": ["in.*"]})
         for i in range(COUNT):
-            await broker.publish_stored(Message("in.x", orjson.dumps(i)))
+            await broker.publish_stored(Outgoing("in.x", orjson.dumps(i)))
         for point in ("inside step 2, half of the batch sent", "inside step 2, stored but not answered"):
             with host(config, nats_server_file.url, point, nth=2) as process:
                 await wait_until(lambda: process.poll() is not None, f"the host died {point}", 30)

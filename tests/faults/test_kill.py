@@ -36,11 +36,11 @@ from typing import Any
 import pytest
 
 from processor.config import load
-from processor.control import Control
-from processor.edits import ContextEdits
+from processor.context.history import Author
 from processor.embedded import EmbeddedServer
-from processor.history import Author
 from processor.jetstream import Again, Broker
+from processor.operate.control import Control
+from processor.operate.edits import ContextEdits
 from tests.conftest import guests_of, waited
 from tests.faults import ledger
 from tests.faults.host import HOP, start

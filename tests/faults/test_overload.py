@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message
+from processor.jetstream import Broker, Outgoing
 from processor.jetstream.protocol import encode
 from tests.conftest import guests_of, waited
 from tests.faults import ledger
@@ -74,7 +74,7 @@ async def fill(broker: Broker, count: int) -> None:
     """Publish that many messages quickly."""
     for first in range(0, count, 2000):
         documents = ({"i": i, "pad": PADDING} for i in range(first, first + 2000))
-        await broker.send([encode(Message(f"in.{d['i']}", orjson.dumps(d)), "") for d in documents])
+        await broker.send([encode(Outgoing(f"in.{d['i']}", orjson.dumps(d)), "") for d in documents])
         await broker.flush()
 
 
@@ -88,7 +88,7 @@ async def test_a_backlog_of_hundreds_of_thousands_does_not_fill_the_memory(
     async with connected(nats_server.url) as broker:
         await make_input(broker)
         async with processor(config, nats_server.url) as process:
-            await broker.publish(Message("in.0", b"{}"))
+            await broker.publish(Outgoing("in.0", b"{}"))
             await wait_until(partial(has, broker, 1), "it has worked once")
             idle = resident_bytes(process.pid, "VmRSS")
             await fill(broker, BACKLOG)
@@ -141,7 +141,7 @@ async def test_a_guest_that_hangs_does_not_outlive_the_deadline_of_a_stop(
     async with connected(nats_server.url) as broker:
         await make_input(broker)
         async with processor(config, nats_server.url) as process:
-            await broker.publish(Message("in.a", b'{"i": 7}'))
+            await broker.publish(Outgoing("in.a", b'{"i": 7}'))
             await wait_until(partial(is_busy, process.pid), "the guest works", 20)
             process.send_signal(signal.SIGTERM)
             await wait_until(lambda: process.poll() is not None, "it gives up")

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from processor.control import Control
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message
+from processor.jetstream import Broker, Outgoing
+from processor.operate.control import Control
 from tests.running import COUNT, starter
 
 ROUTE = """
@@ -65,7 +65,7 @@ async def cut(folder: Path, stream: str) -> Path:
 async def bring_beyond(broker: Broker, count: int) -> None:
     """The way out of the runbook: that many messages more in the app's stream, which are then removed."""
     for _ in range(count):
-        await broker.publish_stored(Message("p.app.gap", b"", {}))
+        await broker.publish_stored(Outgoing("p.app.gap", b"", {}))
     await broker.api("STREAM.PURGE.P_app", {"filter": "p.app.gap"})
 
 

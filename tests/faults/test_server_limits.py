@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from processor.embedded import find_binary
-from processor.jetstream import Again, Broker, Message, Unknown
+from processor.jetstream import Again, Broker, Outgoing, Unknown
 from tests.conftest import waited
 from tests.running import listens, starter
 
@@ -98,7 +98,7 @@ async def test_an_account_without_room_holds_the_route_up_and_nothing_is_skipped
         await running.documents("out", 1)
         await broker.create_stream({"name": "FILL", "subjects": ["fill"], "storage": tenant.kind})
         while (left := await room(broker, tenant.kind)) > 200_000:
-            await broker.publish_stored(Message("fill", b"x" * min(left - 150_000, 500_000)))
+            await broker.publish_stored(Outgoing("fill", b"x" * min(left - 150_000, 500_000)))
         await running.publish("in", {"parts": 400, "bytes": 1000}, {})
 
         def is_refused() -> bool:

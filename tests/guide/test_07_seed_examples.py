@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from processor.sandbox.library import SecureRunnableBuilder, SecurityConfig
+from processor.library import SecureRunnableBuilder, SecurityConfig
 from tests.running import Start
 
 TEMPLATE = """\

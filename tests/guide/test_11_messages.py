@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from processor.deadletters import DeadLetters, Filter
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Message
-from processor.model import Headers
+from processor.jetstream import Outgoing
+from processor.model import RawHeaders
+from processor.operate.dead_letters import DeadLetters, Filter
 from tests.conftest import waited
 from tests.running import Running, Start, connected
 
@@ -115,7 +115,7 @@ async def bucket_of(running: Running) -> None:
         ("size", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}, b""),
         ("soon", {"Nats-TTL": "1s"}, b"1"),
     ):
-        await running.broker.publish_stored(Message(f"$KV.cfg.{name}", payload, Headers.of(headers)))
+        await running.broker.publish_stored(Outgoing(f"$KV.cfg.{name}", payload, RawHeaders.of(headers)))
 
 
 CFG = {

@@ -14,7 +14,7 @@ import pytest
 
 from processor.cli import main
 from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
-from processor.context import ContextStore, Move
+from processor.context.store import ContextStore, Move
 from processor.embedded import EmbeddedServer
 from processor.model import ContextChange
 from processor.sandbox.values import TOMBSTONE, encode

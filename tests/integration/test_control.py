@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from processor.context import Input, app_stream
-from processor.control import Control
+from processor.context.store import InputStream, app_stream
 from processor.errors import BrokerError
-from processor.jetstream import Message
+from processor.jetstream import Outgoing
+from processor.operate.control import Control
 from tests.running import COUNT, Running, Start
 
 ROUTE = """
@@ -96,7 +96,7 @@ async def test_a_reset_can_begin_in_another_stream(processor: Start, wait_until:
         assert name is not None
         made = await running.broker.stream(name)
         assert made is not None
-        await control(running).reset("r", 1, keep_context=True, source=Input(name, made["created"]))
+        await control(running).reset("r", 1, keep_context=True, source=InputStream(name, made["created"]))
         await running.until_ready()
         await running.publish("in.a", {"i": 2})
         assert (await numbers(running, 3))[2:] == [(2, 3)]
@@ -105,7 +105,7 @@ async def test_a_reset_can_begin_in_another_stream(processor: Start, wait_until:
 async def test_nonsense_in_place_of_a_pause_is_ignored(processor: Start, wait_until: Any) -> None:
     """It pauses nothing, and what is said after it is heard; also by the next start."""
     async with processor(ROUTE, count=COUNT) as running:
-        await running.broker.publish_stored(Message("p.app.ctl.r", b"{}"))
+        await running.broker.publish_stored(Outgoing("p.app.ctl.r", b"{}"))
         await control(running).pause("other", is_paused=True)
         told = "processor_route_paused"
         await wait_until(lambda: running.metric(told, route="other") == 1, "what was said after it is known")
@@ -137,7 +137,7 @@ async def test_a_time_is_found_in_the_input(processor: Start) -> None:
     """The first message that was stored then or later; the end where there is none."""
     async with processor(ROUTE, count=COUNT) as running:
         for i in range(3):
-            await running.broker.publish_stored(Message("in.a", orjson.dumps({"i": i})))
+            await running.broker.publish_stored(Outgoing("in.a", orjson.dumps({"i": i})))
         first, *_ = await running.stored("in.a")
         name = await running.broker.find_stream("in.*")
         assert name is not None

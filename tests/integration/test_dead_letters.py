@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from processor.control import Control
-from processor.deadletters import DeadLetter, DeadLetters, Filter
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 from tests.conftest import waited
 from tests.running import COUNT, REPAIRED, Running, Start
 
@@ -20,7 +20,7 @@ r:
 """
 
 
-async def find(running: Running, **which: Any) -> list[DeadLetter]:
+async def find(running: Running, **which: Any) -> list[StoredDeadLetter]:
     letters = DeadLetters(running.broker, "app")
     return [letter async for letter in letters.find(Filter(**which))]
 
@@ -97,7 +97,7 @@ async def test_a_message_that_is_read_again_has_one_letter(processor: Start) -> 
         [before] = await find(running)
         await Control(running.broker, "app").reset("r", 1, keep_context=True)
 
-        async def is_anew() -> list[DeadLetter]:
+        async def is_anew() -> list[StoredDeadLetter]:
             return [letter for letter in await find(running) if letter.stored_s > before.stored_s]
 
         [letter] = await waited(is_anew, "it is given up again")

@@ -14,14 +14,14 @@ import orjson
 import pytest
 
 from processor.config import Route, load
-from processor.context import ContextStore, Move
-from processor.control import Control
-from processor.edits import ContextEdits
+from processor.context.history import Author
+from processor.context.store import ContextStore, Move
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, ProcessorError
-from processor.history import Author
-from processor.jetstream import KEPT, Broker, Message, Unknown
+from processor.jetstream import KEPT, Broker, Outgoing, Unknown
 from processor.model import partition_of
+from processor.operate.control import Control
+from processor.operate.edits import ContextEdits
 from tests.properties.test_context import SOURCE, stream_of
 from tests.running import COUNT, Running, Start, connected
 
@@ -222,12 +222,12 @@ async def test_all_but_the_contexts_of_a_position_survives_an_edit(
     async with stream_of("app", nats_server) as broker:
         store = ContextStore(broker, "app", "r", 1, "owner")
         await store.claim(SOURCE, 0)
-        marker = Message("chunks.a", b"", {"Processor-Stream": "end"})
+        marker = Outgoing("chunks.a", b"", {"Processor-Stream": "end"})
         await store.commit([], {}, {0: Move(7, opened={6: 2}, blocked={"k": 3})}, live=[marker])
         await ContextStore(broker, "app", "r", 1, "next").claim(SOURCE, 0)
         [stored] = await broker.last_of("P_app", ["p.app.pos.r.0"])
         extended = {**orjson.loads(stored.payload), "live": [["s", {}, ""]], "of a later version": [1, 2]}
-        await broker.publish_stored(Message("p.app.pos.r.0", orjson.dumps(extended), KEPT))
+        await broker.publish_stored(Outgoing("p.app.pos.r.0", orjson.dumps(extended), KEPT))
         route = route_alone(tmp_path)
         for number in range(3):
             await ContextEdits(broker, route).set("a", f"item-{number}", "x" * 2000, ANN)
@@ -250,7 +250,7 @@ async def test_an_edit_whose_answer_was_lost_is_made_once(
 
         is_well = False
 
-        async def commit(self, messages: Sequence[Message]) -> int:
+        async def commit(self, messages: Sequence[Outgoing]) -> int:
             stored = await super().commit(messages)
             if not self.is_well:
                 self.is_well = True

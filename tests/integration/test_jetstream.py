@@ -14,7 +14,7 @@ from processor.jetstream import (
     EXPECTED,
     ApiError,
     Broker,
-    Message,
+    Outgoing,
     Reader,
     Unknown,
     WrongLastSequence,
@@ -39,7 +39,7 @@ async def make_stream(broker: Broker, name: str = "IN", retention: str = "limits
 
 async def fill(broker: Broker, count: int, subject: str = "in.a", first: int = 1) -> None:
     for number in range(first, first + count):
-        await broker.publish(Message(subject, b"%d" % number))
+        await broker.publish(Outgoing(subject, b"%d" % number))
     await broker.flush()
 
 
@@ -74,11 +74,11 @@ async def test_a_commit_stores_all_messages_or_none(nats_server: EmbeddedServer)
     """A stale fence refuses the whole batch; the right one stores it, in order, at consecutive sequences."""
     async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
-        first = await broker.commit([Message("tx.out", b"1"), Message("tx.pos", b"a", {EXPECTED: "0"})])
+        first = await broker.commit([Outgoing("tx.out", b"1"), Outgoing("tx.pos", b"a", {EXPECTED: "0"})])
         with pytest.raises(WrongLastSequence):
-            await broker.commit([Message("tx.out", b"2"), Message("tx.pos", b"b", {EXPECTED: "0"})])
+            await broker.commit([Outgoing("tx.out", b"2"), Outgoing("tx.pos", b"b", {EXPECTED: "0"})])
         second = await broker.commit(
-            [Message("tx.out", b"3"), Message("tx.pos", b"c", {EXPECTED: str(first)})]
+            [Outgoing("tx.out", b"3"), Outgoing("tx.pos", b"c", {EXPECTED: str(first)})]
         )
         stored = [(s.sequence, s.payload) async for s in broker.history("TX", ["tx.>"])]
         assert stored == [(1, b"1"), (2, b"a"), (3, b"3"), (4, b"c")]
@@ -89,9 +89,9 @@ async def test_a_commit_of_one_message_is_fenced_too(nats_server: EmbeddedServer
     """A single message needs no batch, and loses against a stale fence all the same."""
     async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
-        assert await broker.commit([Message("tx.pos", b"a", {EXPECTED: "0"})]) == 1
+        assert await broker.commit([Outgoing("tx.pos", b"a", {EXPECTED: "0"})]) == 1
         with pytest.raises(WrongLastSequence):
-            await broker.commit([Message("tx.pos", b"b", {EXPECTED: "0"})])
+            await broker.commit([Outgoing("tx.pos", b"b", {EXPECTED: "0"})])
 
 
 async def test_an_oversize_message_is_refused_here_and_the_connection_lives(
@@ -100,10 +100,10 @@ async def test_an_oversize_message_is_refused_here_and_the_connection_lives(
     """Headers and payload together above max_payload never reach the server, which would hang up."""
     async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
-        message = Message("tx.out", b"x" * (broker.max_payload - 10), {"Header": "y" * 100})
+        message = Outgoing("tx.out", b"x" * (broker.max_payload - 10), {"Header": "y" * 100})
         with pytest.raises(BrokerError, match=r"E406 a message of .* exceeds the server's max_payload"):
-            await broker.commit([message, Message("tx.pos", b"a")])
-        assert await broker.commit([Message("tx.pos", b"a")]) == 1
+            await broker.commit([message, Outgoing("tx.pos", b"a")])
+        assert await broker.commit([Outgoing("tx.pos", b"a")]) == 1
 
 
 async def test_a_reader_gives_every_message_once_and_in_order(nats_server: EmbeddedServer) -> None:
@@ -113,7 +113,7 @@ async def test_a_reader_gives_every_message_once_and_in_order(nats_server: Embed
         await fill(broker, 1000)
         source = await reader(broker)
         assert await take(source, 1000) == list(range(1, 1001))
-        await broker.publish(Message("in.b", b"1001", {"Colour": "blue"}))
+        await broker.publish(Outgoing("in.b", b"1001", {"Colour": "blue"}))
         [last] = await source.take(10, 1 << 20)
         assert (last.subject, last.headers["Colour"], last.sequence) == ("in.b", "blue", 1001)
         assert source.lag == 0
@@ -125,7 +125,7 @@ async def test_a_reader_takes_no_more_than_asked(nats_server: EmbeddedServer, wa
     async with connected(nats_server.url) as broker:
         await make_stream(broker)
         for _ in range(10):
-            await broker.publish(Message("in.a", b"x" * 1000))
+            await broker.publish(Outgoing("in.a", b"x" * 1000))
         source = await reader(broker)
         await source.take(1, 1 << 20)
         await wait_until(lambda: source.waiting == 9, "all of them are here")
@@ -258,7 +258,7 @@ async def test_a_commit_without_an_answer_is_unknown(nats_server: EmbeddedServer
         monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 0.2)
         async with frozen(nats_server.pid):
             with pytest.raises(Unknown):
-                await broker.commit([Message("tx.a", b"1"), Message("tx.b", b"2")])
+                await broker.commit([Outgoing("tx.a", b"1"), Outgoing("tx.b", b"2")])
 
 
 async def test_last_of_reads_more_than_the_server_gives_at_once(
@@ -268,8 +268,8 @@ async def test_last_of_reads_more_than_the_server_gives_at_once(
     async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
         for number in range(1500):
-            await broker.publish(Message(f"tx.k.{number}", b"old"))
-            await broker.publish(Message(f"tx.k.{number}", b"%d" % number))
+            await broker.publish(Outgoing(f"tx.k.{number}", b"old"))
+            await broker.publish(Outgoing(f"tx.k.{number}", b"%d" % number))
         await wait_until(partial(holds, broker, "TX", 3000), "all messages are stored")
         stored = await broker.last_of("TX", ["tx.k.*"])
         assert sorted(int(s.payload) for s in stored) == list(range(1500))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from processor.control import Control
+from processor.operate.control import Control
 from tests.running import Running, Start, connected, starter
 from tests.web import answer, serving
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from processor.control import Control
 from processor.embedded import EmbeddedServer
-from processor.jetstream import EXPECTED, KEPT, Message
+from processor.jetstream import EXPECTED, KEPT, Outgoing
 from processor.model import partition_of
+from processor.operate.control import Control
 from tests.conftest import waited
 from tests.faults import host
 from tests.integration.test_replicas import Replica
@@ -245,7 +245,7 @@ async def test_a_lane_that_is_fenced_takes_the_others_with_it(processor: Start) 
         [position] = await running.broker.last_of("P_app", ["p.app.pos.r.0"])
         body = {**orjson.loads(position.payload), "owner": "zombie", "cid": "z"}
         fence = {**KEPT, EXPECTED: str(position.sequence)}
-        await running.broker.commit([Message(position.subject, orjson.dumps(body), fence)])
+        await running.broker.commit([Outgoing(position.subject, orjson.dumps(body), fence)])
         for i in range(200):
             await running.publish(f"in.k{i % KEYS}", {"i": i})
         await check(running, 200)
@@ -356,7 +356,7 @@ async def test_what_is_kept_follows_its_key_to_another_lane(processor: Start, th
 async def test_a_stray_message_among_those_that_are_due_costs_nobody(processor: Start) -> None:
     """What was not written here is passed by, by the route that starts and by the one that runs."""
     async with processor(ROUTE % 1, work=WORK) as running:
-        stray = [Message(f"p.app.due.{name}", b"{}") for name in ("r.x.1", "r", "r.0.\u00e9")]
+        stray = [Outgoing(f"p.app.due.{name}", b"{}") for name in ("r.x.1", "r", "r.0.\u00e9")]
         for message in stray:
             await running.broker.publish_stored(message)
         await running.reload(work=REPAIRED)

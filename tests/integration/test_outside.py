@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from processor.config import load
-from processor.control import Control
+from processor.operate.control import Control
 from tests.running import Running, Start
 from tests.web import answer, serving
 

@@ -22,7 +22,7 @@ from processor.cli.checking import check
 from processor.config import load
 from processor.embedded import find_binary
 from processor.errors import BrokerError
-from processor.jetstream import Broker, Message
+from processor.jetstream import Broker, Outgoing
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.conftest import waited
@@ -95,7 +95,7 @@ async def test_the_permissions_in_readme_are_enough(serve: Serve, tmp_path: Path
         await service.start(wait=False)
         await wait_until(lambda: not telemetry.readiness.blocks, "all routes run")
         for subject in ("in.a", "work", "jobs"):
-            await broker.publish(Message(subject, b'{"k": "a"}'))
+            await broker.publish(Outgoing(subject, b'{"k": "a"}'))
         for subject in ("out.a", "own", "events", "done.a", "reports"):
             await wait_until(partial(arrived, broker, subject), f"something came to {subject}")
         for queue in ("WORK", "JOBS"):
@@ -138,7 +138,7 @@ async def test_without_the_right_to_take_requests_everything_else_runs(
         await owner.create_stream({"name": "WORK", "subjects": ["work"]})
         await service.start(wait=False)
         await wait_until(lambda: not telemetry.readiness.blocks, "the route runs")
-        await owner.publish(Message("work", b"{}"))
+        await owner.publish(Outgoing("work", b"{}"))
         await wait_until(partial(arrived, owner, "own"), "its output came")
         [line] = [r.getMessage() for r in caplog.records if "may not subscribe" in r.getMessage()]
         assert line.startswith("E403 this user may not subscribe to $SRV.PING, $SRV.PING.processor-app, ")
@@ -289,7 +289,7 @@ async def test_a_missing_permission_is_never_silent(lacking: str, tmp_path: Path
                 said = [str(err)]
             try:
                 for subject in ("in.a", "work"):
-                    await broker.publish(Message(subject, b"{}"))
+                    await broker.publish(Outgoing(subject, b"{}"))
                 if line in SELDOM:
                     for subject in ("out.a", "own"):
                         await waited(partial(arrived, broker, subject), f"{subject} without {line}", 20)

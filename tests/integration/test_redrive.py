@@ -9,11 +9,11 @@ from functools import partial
 
 import orjson
 
-from processor.control import Control
-from processor.deadletters import DeadLetter, DeadLetters, Filter
-from processor.jetstream import Broker, Message
-from processor.letters import Letters
+from processor.context.parked import ParkedMessages
+from processor.jetstream import Broker, Outgoing
 from processor.model import NO_HEADERS, Delivery, Failure, partition_of
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 from tests.conftest import waited
 from tests.running import Running, Start
 
@@ -40,10 +40,10 @@ class Runnable:
 
 async def give_up(broker: Broker, count: int) -> None:
     """Dead letters of messages 0, 1, 2, ... of the keys in turn."""
-    letters = Letters("app", "r", broker.max_payload)
+    letters = ParkedMessages("app", "r", broker.max_payload)
     failure = Failure("E304", "ValueError: not now")
     for first in range(0, count, 500):
-        written: list[Message] = []
+        written: list[Outgoing] = []
         for i in range(first, min(count, first + 500)):
             key = f"k{i % KEYS}"
             delivery = Delivery(f"in.{key}", b'{"i":%d}' % i, NO_HEADERS, "app-in-any", i + 1, 1e9)
@@ -56,7 +56,7 @@ class Counting(Broker):
 
     sizes: list[int]
 
-    async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+    async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
         self.sizes.append(len(messages))
         return await super().commit(messages, batch=batch)
 
@@ -67,7 +67,7 @@ async def send_back(running: Running) -> list[int]:
     assert isinstance(broker, Counting)
     broker.sizes = []
     letters = DeadLetters(broker, "app")
-    group: list[DeadLetter] = [letter async for letter in letters.find(Filter(route="r"))]
+    group: list[StoredDeadLetter] = [letter async for letter in letters.find(Filter(route="r"))]
     for first in range(0, len(group), 1000):
         outcomes = await letters.redrive_all(group[first : first + 1000])
         assert all(outcome is True for outcome in outcomes)

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.context import app_stream
-from processor.members import share
+from processor.context.store import app_stream
+from processor.delivery.members import share
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.running import COUNT, Running, Start

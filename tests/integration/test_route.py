@@ -16,7 +16,7 @@ import pytest
 
 from processor.embedded import EmbeddedServer
 from processor.errors import Faults, ProcessorError
-from processor.jetstream import ApiError, Broker, Message
+from processor.jetstream import ApiError, Broker, Outgoing
 from tests.conftest import waited
 from tests.running import Start, connected, is_empty, pretend_jail
 
@@ -250,7 +250,7 @@ async def test_contexts_that_are_read_ahead_are_those_that_were_committed(proces
     async with processor(route, count=COUNT) as running:
         for i, key in enumerate(keys):
             failing = {"fail": "that"} if i % 97 == 96 else {}
-            message = Message(f"in.k{key}", orjson.dumps({"i": i, **failing}))
+            message = Outgoing(f"in.k{key}", orjson.dumps({"i": i, **failing}))
             await running.broker.publish(message)
         succeeding = [i for i in range(len(keys)) if i % 97 != 96]
         found: dict[int, list[int]] = {}
@@ -413,7 +413,7 @@ async def test_a_stream_that_cannot_copy_is_published_to_and_deduplicates(
         source = await running.broker.find_stream("in.*")
         for sequence in range(1, 11):
             again = {"Nats-Msg-Id": f"r:{source}:{sequence}:0"}
-            await running.broker.publish_stored(Message("own.out", b"again", again))
+            await running.broker.publish_stored(Outgoing("own.out", b"again", again))
         assert len(await running.stored("own.out")) == 10
 
 
@@ -713,7 +713,7 @@ async def test_a_batch_waits_for_more_only_while_a_commit_is_under_way(
     is_held, goes_on = asyncio.Event(), asyncio.Event()
 
     class Held(Broker):
-        async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+        async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
             if any(".out." in message.subject for message in messages):
                 is_held.set()
                 await goes_on.wait()
@@ -780,7 +780,7 @@ async def test_what_has_run_is_committed_though_its_input_is_gone(
     is_held, goes_on = asyncio.Event(), asyncio.Event()
 
     class Held(Broker):
-        async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+        async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
             if any(".out." in message.subject for message in messages):
                 is_held.set()
                 await goes_on.wait()

@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from processor.config import load
+from processor.delivery.streams import Streams
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
-from processor.jetstream import NS, Broker, Message
-from processor.streams import Streams
+from processor.jetstream import NS, Broker, Outgoing
 from tests.conftest import waited
 from tests.running import COUNT, Running, Serve, Start, connected, is_empty, problems_of, starter
 
@@ -120,7 +120,7 @@ async def test_a_stream_that_becomes_one_of_interest_is_read_as_one(
         assert len(await running.documents("out", 2)) == 2
         await wait_until(partial(is_empty, running.broker, "IN"), "what was processed is gone")
     async with connected(nats_server.url) as broker:
-        await broker.publish_stored(Message("in.x", b'{"i": 3}'))
+        await broker.publish_stored(Outgoing("in.x", b'{"i": 3}'))
     async with processor(ROUTE, count=COUNT) as running:
         assert [o["i"] for o in await running.documents("out", 3)] == [1, 2, 3]
 
@@ -386,8 +386,8 @@ FULL: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 
 @pytest.fixture
 def _copies_are_watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processor.watch._COPIES_S", 0.2)
-    monkeypatch.setattr("processor.watch._STANDS_STILL_S", 0.5)
+    monkeypatch.setattr("processor.delivery.watch._COPIES_S", 0.2)
+    monkeypatch.setattr("processor.delivery.watch._STANDS_STILL_S", 0.5)
 
 
 @pytest.mark.usefixtures("_copies_are_watched_closely")
@@ -522,7 +522,7 @@ async def test_what_is_dropped_soon_is_said_before_it_is_gone(
     processor: Start, wait_until: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A paused route that comes near the limits of its input is measured, logged, and told to listeners."""
-    monkeypatch.setattr("processor.retention._INPUTS_S", 0.1)
+    monkeypatch.setattr("processor.operate.retention._INPUTS_S", 0.1)
     route = ROUTE.replace('"in.>"', '"in.>", create: true') + "  events: events\n"
     async with processor(route, count=COUNT) as running:
         await running.until_ready()
@@ -549,7 +549,7 @@ async def test_an_account_that_fills_up_is_measured_and_said(
     serve: Serve, tmp_path: Path, wait_until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Above 85 % of its storage the account's share is a metric, a line of the log and an event."""
-    monkeypatch.setattr("processor.retention._STORAGE_S", 0.2)
+    monkeypatch.setattr("processor.operate.retention._STORAGE_S", 0.2)
     users = 'users: [{user: "u", password: "p"}], jetstream: {max_file: 1MB, max_mem: -1}'
     store = f'jetstream {{ store_dir: "{tmp_path}/js" }}'
     url = await serve(f"{store}\naccounts {{ A {{ {users} }} }}")

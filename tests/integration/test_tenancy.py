@@ -13,9 +13,9 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.control import Control
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message
+from processor.jetstream import Broker, Outgoing
+from processor.operate.control import Control
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.conftest import waited
@@ -61,7 +61,7 @@ async def documents(broker: Broker, pattern: str, count: int) -> list[dict[str, 
 
 async def publish(broker: Broker, first: int, count: int) -> None:
     for i in range(first, first + count):
-        await broker.publish(Message(f"in.k{i % 5}", orjson.dumps({"i": i})))
+        await broker.publish(Outgoing(f"in.k{i % 5}", orjson.dumps({"i": i})))
     await broker.flush()
 
 
@@ -129,7 +129,7 @@ async def test_a_second_configuration_of_the_same_name_is_refused_and_loses_noth
                     lambda: code in blocks.blocks.get("route r", ""), "it says why it stands still"
                 )
                 await publish(broker, 50, 50)
-                await broker.publish(Message("else.k1", b'{"i": -1}'))
+                await broker.publish(Outgoing("else.k1", b'{"i": -1}'))
                 outputs = await documents(broker, "app.*", 100)
         for key in range(5):
             assert [o["i"] for o in outputs if o["i"] % 5 == key] == list(range(key, 100, 5))

@@ -8,16 +8,16 @@ from typing import Any
 import orjson
 import pytest
 
-from processor import context
-from processor.codec import Codec
 from processor.config import load
-from processor.control import Control
-from processor.edits import ContextEdits
+from processor.context import store
+from processor.context.history import Author
+from processor.delivery.codec import Codec
 from processor.errors import BrokerError
-from processor.history import Author
-from processor.jetstream import KEPT, Message
+from processor.jetstream import KEPT, Outgoing
 from processor.model import key_token, partition_of
-from processor.status import Survey
+from processor.operate.control import Control
+from processor.operate.edits import ContextEdits
+from processor.operate.status import Survey
 from tests.conftest import waited
 from tests.running import COUNT, Running, Start, problems_of
 
@@ -39,7 +39,7 @@ POSITION = f"p.app.pos.r.{PARTITION}"
 
 
 async def spoil(running: Running, payload: bytes) -> None:
-    await running.broker.publish_stored(Message(POSITION, payload, KEPT))
+    await running.broker.publish_stored(Outgoing(POSITION, payload, KEPT))
 
 
 async def position(running: Running) -> bytes:
@@ -83,8 +83,8 @@ async def test_a_position_that_cannot_be_read_is_named_and_reset(
         document = await status.route(config.routes["r"])
         assert len(document["partitions"]) == 64
         with pytest.raises(BrokerError, match="E421"):
-            _ = [key async for key, _ in context.read(running.broker, "app", "r", "a")]
-        assert [key async for key, _ in context.read(running.broker, "app", "r", "b")] == ["b"]
+            _ = [key async for key, _ in store.read(running.broker, "app", "r", "a")]
+        assert [key async for key, _ in store.read(running.broker, "app", "r", "b")] == ["b"]
 
         control = Control(running.broker, "app")
         target = await control.target(config.routes["r"], 1)
@@ -125,11 +125,11 @@ def load_route(running: Running) -> Any:
 
 async def outside_context(running: Running, payload: bytes) -> None:
     """Have the context of key a lie outside of its position, as one message with this payload."""
-    subject = f"p.app.ctx.r.{PARTITION}.{key_token('a')}.{context._ALL}"
+    subject = f"p.app.ctx.r.{PARTITION}.{key_token('a')}.{store._ALL}"
     body = orjson.loads(await position(running))
     body.pop("ctx", None)
-    await running.broker.publish_stored(Message(POSITION, orjson.dumps({**body, "spread": True}), KEPT))
-    await running.broker.publish_stored(Message(subject, payload, KEPT))
+    await running.broker.publish_stored(Outgoing(POSITION, orjson.dumps({**body, "spread": True}), KEPT))
+    await running.broker.publish_stored(Outgoing(subject, payload, KEPT))
 
 
 UNREADABLE = {

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processor.context import INLINE_MAX_BYTES, ContextStore, Input, Move, read
+from processor.context.store import INLINE_MAX_BYTES, ContextStore, InputStream, Move, read
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fenced
-from processor.jetstream import Broker, Message
+from processor.jetstream import Broker, Outgoing
 from processor.model import ContextChange
 from tests.running import connected
 
-SOURCE = Input("IN", "2026-01-01T00:00:00Z")
+SOURCE = InputStream("IN", "2026-01-01T00:00:00Z")
 Model = dict[str, dict[str, bytes]]
 
 
@@ -92,7 +92,7 @@ def test_committed_contexts_are_what_a_successor_reads(
                 sequence += 1
                 changes = {key: change_of(model.get(key, {}), after) for key, after in updates.items()}
                 moves = {store.partition(key): Move(sequence) for key in updates} or {0: Move(sequence)}
-                await store.commit([Message(f"p.{app}.out.x", b"1")], changes, moves)
+                await store.commit([Outgoing(f"p.{app}.out.x", b"1")], changes, moves)
                 model.update({key: dict(items) for key, items in updates.items()})
             successor = ContextStore(broker, app, "r", partitions, "you")
             await successor.claim(SOURCE, 0)
@@ -179,7 +179,7 @@ async def test_partitions_without_messages_follow_from_afar(nats_server: Embedde
 
 async def test_a_successor_announces_what_each_lane_may_not_have(nats_server: EmbeddedServer) -> None:
     """The live messages of every lane's last commit, once: what a lane committed before that, it has sent."""
-    live = {name: Message(f"live.{name}", name.encode()) for name in ("old", "new", "other")}
+    live = {name: Outgoing(f"live.{name}", name.encode()) for name in ("old", "new", "other")}
     async with stream_of("app", nats_server) as broker:
         whole = ContextStore(broker, "app", "r", 4, "me")
         await whole.claim(SOURCE, 0)
@@ -207,9 +207,9 @@ async def test_of_two_owners_only_the_later_can_commit(nats_server: EmbeddedServ
         await owner.claim(SOURCE, 0)
         change = {"": ContextChange({"n": b"666"}, True, 4)}
         with pytest.raises(Fenced, match="E405 another processor has claimed partitions of route r"):
-            await zombie.commit([Message("p.app.out.x", b"ghost")], change, {0: Move(5)})
+            await zombie.commit([Outgoing("p.app.out.x", b"ghost")], change, {0: Move(5)})
         await owner.commit(
-            [Message("p.app.out.x", b"real")], {"": ContextChange({"n": b"1"}, True, 2)}, {0: Move(5)}
+            [Outgoing("p.app.out.x", b"real")], {"": ContextChange({"n": b"1"}, True, 2)}, {0: Move(5)}
         )
         outputs = [s.payload async for s in broker.history("P_app", ["p.app.out.>"])]
         assert outputs == [b"real"]
@@ -221,7 +221,9 @@ async def test_positions_of_another_stream_are_refused(nats_server: EmbeddedServ
     async with stream_of("app", nats_server) as broker:
         await ContextStore(broker, "app", "r", 1, "me").claim(SOURCE, 0)
         with pytest.raises(BrokerError, match=r"E407 .* created at 2026-01-01T00:00:00Z"):
-            await ContextStore(broker, "app", "r", 1, "me").claim(Input("IN", "2026-02-02T00:00:00Z"), 0)
+            await ContextStore(broker, "app", "r", 1, "me").claim(
+                InputStream("IN", "2026-02-02T00:00:00Z"), 0
+            )
         with pytest.raises(BrokerError, match="E410 route r was created with 1 partitions and now has 2"):
             await ContextStore(broker, "app", "r", 2, "me").claim(SOURCE, 0)
 
@@ -249,9 +251,9 @@ async def test_a_commit_whose_answer_was_lost_is_recognised(nats_server: Embedde
             broker.lost = -1
             await store.claim(SOURCE, 0)
             broker.lost = 0
-            await store.commit([Message("p.app.out.x", b"once")], {}, {0: Move(7), 1: Move(8)})
+            await store.commit([Outgoing("p.app.out.x", b"once")], {}, {0: Move(7), 1: Move(8)})
             assert broker.lost > 0
-            await store.commit([Message("p.app.out.x", b"next")], {}, {0: Move(9), 1: Move(9)})
+            await store.commit([Outgoing("p.app.out.x", b"next")], {}, {0: Move(9), 1: Move(9)})
             outputs = [s.payload async for s in plain.history("P_app", ["p.app.out.>"])]
             assert outputs == [b"once", b"next"]
         finally:

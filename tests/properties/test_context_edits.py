@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processor.config import load
-from processor.context import ContextStore, Move, read
-from processor.edits import ContextEdits
+from processor.context.history import Author
+from processor.context.store import ContextStore, Move, read
 from processor.embedded import EmbeddedServer
 from processor.errors import Edited
-from processor.history import Author
+from processor.operate.edits import ContextEdits
 from processor.sandbox.values import TOMBSTONE, decode, encode
 from tests.properties.test_context import SOURCE, Model, change_of, numbers, stream_of
 

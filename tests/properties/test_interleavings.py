@@ -27,13 +27,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 
-from processor import context
 from processor.config import load
-from processor.control import Control
-from processor.deadletters import DeadLetters, Filter
+from processor.context import store
 from processor.embedded import EmbeddedServer
 from processor.errors import Faults
-from processor.jetstream import Broker, Message, Stored, Unknown
+from processor.jetstream import Broker, Outgoing, Stored, Unknown
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter
 from processor.sandbox.host import Zygote
 from processor.service import Service
 from processor.telemetry import Telemetry
@@ -255,7 +255,7 @@ class Following:
     async def _publish(self, messages: tuple[tuple[str, str], ...]) -> None:
         for key, does in messages:
             payload = orjson.dumps({"id": len(self.sent), "does": does})
-            await self._broker.publish(Message(f"{self._app}.in.{key}", payload))
+            await self._broker.publish(Outgoing(f"{self._app}.in.{key}", payload))
             self.sent.append((key if self._plan.route.key != "none" else "", does))
         await self._broker.flush()
 
@@ -361,7 +361,7 @@ class Following:
         by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for output in outputs:
             by_key[self.sent[output["id"]][0]].append(output)
-        contexts = {key: items async for key, items in context.read(self._broker, self._app, "r")}
+        contexts = {key: items async for key, items in store.read(self._broker, self._app, "r")}
         for key, found in by_key.items():
             ids = [output["id"] for output in found]
             assert [output["n"] for output in found] == list(range(1, len(found) + 1)), "torn"
@@ -412,9 +412,9 @@ def test_any_interleaving_equals_a_sequential_run_of_each_key(
     nats_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever fails, ends, moves and changes: once, in order, and as if nothing had happened."""
-    monkeypatch.setattr("processor.worker.SHORT_WAIT_S", SHORT_WAIT_S)
-    monkeypatch.setattr("processor.members.HEARTBEAT_S", 0.1)
-    monkeypatch.setattr("processor.members.LOST_S", 0.5)
+    monkeypatch.setattr("processor.delivery.worker.SHORT_WAIT_S", SHORT_WAIT_S)
+    monkeypatch.setattr("processor.delivery.members.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("processor.delivery.members.LOST_S", 0.5)
     monkeypatch.setattr("processor.service.Broker", None)  # given back in the end; `install` sets it
     monkeypatch.setattr("processor.service.Reader", None)
     with asyncio.Runner() as runner:

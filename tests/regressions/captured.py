@@ -19,12 +19,12 @@ from pathlib import Path
 import orjson
 
 from processor.config import load
-from processor.control import Control
-from processor.deadletters import DeadLetters, Filter
-from processor.edits import ContextEdits
+from processor.context.history import Author
 from processor.embedded import EmbeddedServer
-from processor.history import Author
-from processor.jetstream import Broker, Message
+from processor.jetstream import Broker, Outgoing
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter
+from processor.operate.edits import ContextEdits
 from tests.conftest import waited
 from tests.running import COUNT, Running, starter
 
@@ -73,12 +73,12 @@ FILLED = {
 }
 
 
-def kept(version: str) -> list[Message]:
+def kept(version: str) -> list[Outgoing]:
     """The messages of a captured stream, without what made them one commit."""
     found = []
     for line in (FOLDER / f"captured-{version}.jsonl").read_bytes().splitlines():
         message = orjson.loads(line)
-        found.append(Message(message["subject"], b64decode(message["data"]), message["headers"]))
+        found.append(Outgoing(message["subject"], b64decode(message["data"]), message["headers"]))
     return found
 
 

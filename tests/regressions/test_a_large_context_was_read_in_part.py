@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Again, Broker, Message
+from processor.jetstream import Again, Broker, Outgoing
 from tests.running import connected
 
 COUNT, SIZE = 80, 900_000  # 72 MB, of 64
@@ -20,7 +20,7 @@ async def fill(broker: Broker, count: int, size: int) -> None:
         {"name": "BIG", "subjects": ["big.*"], "max_msgs_per_subject": 1, "allow_direct": True}
     )
     for number in range(count):
-        await broker.publish_stored(Message(f"big.{number}", b"%d" % number + b"x" * size))
+        await broker.publish_stored(Outgoing(f"big.{number}", b"%d" % number + b"x" * size))
 
 
 async def test_all_of_a_large_answer_is_read(nats_server: EmbeddedServer) -> None:
@@ -38,8 +38,8 @@ async def test_many_small_messages_are_read_in_order(nats_server: EmbeddedServer
     """A request that brought all that it asked for is not taken for one that failed."""
     async with connected(nats_server.url) as broker:
         await broker.create_stream({"name": "BIG", "subjects": ["big.*"], "allow_direct": True})
-        await broker.publish(*(Message("big.1", b"%d" % number) for number in range(2499)))
-        await broker.publish_stored(Message("big.1", b"2499"))  # behind all others
+        await broker.publish(*(Outgoing("big.1", b"%d" % number) for number in range(2499)))
+        await broker.publish_stored(Outgoing("big.1", b"2499"))  # behind all others
         seen = [int(s.payload) async for s in broker.history("BIG", ["big.*"])]
         assert seen == list(range(2500))
 
@@ -54,8 +54,8 @@ async def test_parts_of_a_large_answer_are_of_one_moment(nats_server: EmbeddedSe
             number = 0
             while not ended.is_set():
                 number += 1
-                await other.publish_stored(Message("big.0", b"%d" % number))
-                await other.publish_stored(Message("big.1", b"%d" % number))
+                await other.publish_stored(Outgoing("big.0", b"%d" % number))
+                await other.publish_stored(Outgoing("big.1", b"%d" % number))
 
         changing = asyncio.create_task(change())
         for _ in range(20):

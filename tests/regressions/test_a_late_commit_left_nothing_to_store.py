@@ -11,20 +11,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from processor.context import ContextStore, Input, Move
+from processor.context.store import ContextStore, InputStream, Move
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message, Stored, Unknown
+from processor.jetstream import Broker, Outgoing, Stored, Unknown
 
-SOURCE = Input("IN", "2026-01-01T00:00:00Z")
+SOURCE = InputStream("IN", "2026-01-01T00:00:00Z")
 
 
 class Late(Broker):
     """A broker whose next commit is not answered, and reaches the stream after so many looks for it."""
 
     looks = -1
-    held: tuple[Sequence[Message], str] | None = None
+    held: tuple[Sequence[Outgoing], str] | None = None
 
-    async def commit(self, messages: Sequence[Message], *, batch: str = "") -> int:
+    async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
         if self.looks >= 0 and self.held is None:
             self.held = (messages, batch)
             raise Unknown("no answer in time")
@@ -61,7 +61,7 @@ async def test_a_commit_that_is_stored_between_two_looks_is_done(
         await store.claim(SOURCE, 0)
         for sequence in (1, 2):
             broker.looks, broker.held = 1, None
-            outputs = [Message(f"p.app.out.{sequence}.{number}", b"{}") for number in range(count)]
+            outputs = [Outgoing(f"p.app.out.{sequence}.{number}", b"{}") for number in range(count)]
             await store.commit(outputs, {}, {0: Move(sequence)})
             assert broker.looks <= 0
         subjects = [s.subject async for s in broker.history("P_app", ["p.app.out.>"])]

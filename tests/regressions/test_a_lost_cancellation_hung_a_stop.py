@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message, Unknown
+from processor.jetstream import Broker, Outgoing, Unknown
 from tests.conftest import frozen
 from tests.running import connected
 
@@ -50,7 +50,7 @@ async def test_a_cancellation_ends_what_it_cancels(work: Any, nats_server: Embed
     """At every step from the moment an answer arrives: what is cancelled before it is done never returns."""
     async with connected(nats_server.url) as broker:
         await broker.create_stream({"name": "S", "subjects": ["s"], "allow_direct": True})
-        await broker.publish_stored(Message("s", b"x"))
+        await broker.publish_stored(Outgoing("s", b"x"))
         for answer, step in itertools.product(range(1, 5), range(10)):
             reading: Coroutine[Any, Any, None] = work(broker)
             task = asyncio.create_task(reading)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from processor.deadletters import DeadLetters, Filter
-from processor.jetstream import Again, Broker, Message, Unknown
+from processor.jetstream import Again, Broker, Outgoing, Unknown
+from processor.operate.dead_letters import DeadLetters, Filter
 from tests.running import COUNT, REPAIRED, Start
 
 ROUTE = """
@@ -27,7 +27,7 @@ class Troubled(Broker):
 
     commits = 0
 
-    async def commit(self, messages: Sequence[Message]) -> int:
+    async def commit(self, messages: Sequence[Outgoing]) -> int:
         self.commits += 1
         if self.commits == 1:
             raise Again("wrong last sequence (10164)")

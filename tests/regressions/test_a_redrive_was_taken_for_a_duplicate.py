@@ -7,8 +7,8 @@ had taken in the same stream.
 
 from __future__ import annotations
 
-from processor.deadletters import DeadLetters, Filter
 from processor.embedded import EmbeddedServer
+from processor.operate.dead_letters import DeadLetters, Filter
 from tests.running import COUNT, REPAIRED, Start, connected
 
 ROUTE = """

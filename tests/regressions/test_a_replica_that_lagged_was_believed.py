@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from processor.control import Control
-from processor.deadletters import DeadLetters, Filter
 from processor.jetstream import Broker, Stored
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter
 from tests.running import COUNT, REPAIRED, Running, Start
 
 ROUTE = """

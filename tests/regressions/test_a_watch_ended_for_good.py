@@ -12,8 +12,8 @@ import logging
 import pytest
 
 from processor import service
-from processor.control import Control
-from processor.jetstream import KEPT, Message
+from processor.jetstream import KEPT, Outgoing
+from processor.operate.control import Control
 from tests.conftest import waited
 from tests.running import COUNT, Start
 
@@ -33,7 +33,7 @@ async def test_a_position_of_a_later_version_hides_no_lag(processor: Start) -> N
     """Its route says E410 and stands still; what waits for the others is counted on."""
     async with processor(ROUTES, work=COUNT) as running:
         await Control(running.broker, "app").pause("a", is_paused=True)
-        await running.broker.commit([Message("p.app.pos.a.0", b'{"v":2,"at":7}', KEPT)])
+        await running.broker.commit([Outgoing("p.app.pos.a.0", b'{"v":2,"at":7}', KEPT)])
         await Control(running.broker, "app").pause("b", is_paused=True)
         await running.publish("in.a", {"i": 0})
         lag = "processor_lag_messages"

@@ -12,11 +12,11 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from processor.deadletters import DeadLetters, Filter
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
-from processor.jetstream import Message, Reader
-from processor.model import Delivery, Headers
+from processor.jetstream import Outgoing, Reader
+from processor.model import Delivery, RawHeaders
+from processor.operate.dead_letters import DeadLetters, Filter
 from tests.running import COUNT, REPAIRED, Running, Start, connected
 
 ROUTE = 'r: {input: {subject: "in.>", create: true}, runnable: count.py, output: out, retry: {attempts: 1}}'
@@ -104,7 +104,7 @@ class Runnable:
         route = route.replace("create: true", "create: true, repartition: true")
     lines = b"X-Baggage: %b\r\nX-Tag: one\r\nX-Tag: two\r\n" % (b"v" * 65_300)
     async with processor(route, count=source.replace("{failure}", failure)) as running:
-        await running.broker.publish(Message("in.k1", b'{"i":1,"fails":true}', Headers(lines)))
+        await running.broker.publish(Outgoing("in.k1", b'{"i":1,"fails":true}', RawHeaders(lines)))
         await running.publish("in.k2", {"i": 2})
         await running.publish("in.k1", {"i": 3})
         if kind in ("dead_letter", "repartition"):
@@ -134,7 +134,7 @@ async def test_a_message_that_cannot_be_read_is_named_once(nats_server: Embedded
     async with connected(nats_server.url) as broker:
         info = await broker.create_stream({"name": "IN", "subjects": ["in.*"]})
         for number in range(3):
-            await broker.publish_stored(Message(f"in.{number}", b"{}"))
+            await broker.publish_stored(Outgoing(f"in.{number}", b"{}"))
         reader = Reader(
             broker, "IN", ["in.*"], created=info["created"], retention="limits", name="r",
             start_sequence=1, prefetch=10, read=read,

@@ -15,9 +15,9 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.context import app_stream
-from processor.control import Control
+from processor.context.store import app_stream
 from processor.embedded import EmbeddedServer
+from processor.operate.control import Control
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.running import COUNT, Running, Start, connected

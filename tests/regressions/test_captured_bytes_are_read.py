@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.control import Control
-from processor.deadletters import DeadLetters, Filter
-from processor.edits import ContextEdits
+from processor.delivery.streams import app_stream_config
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message
-from processor.streams import app_stream_config
+from processor.jetstream import Broker, Outgoing
+from processor.operate.control import Control
+from processor.operate.dead_letters import DeadLetters, Filter
+from processor.operate.edits import ContextEdits
 from tests.regressions.captured import FILLED, FOLDER, ROUTES, SHAPE, kept
 from tests.running import REPAIRED, Start, connected
 
@@ -36,13 +36,13 @@ async def restore(broker: Broker, folder: Path, version: str) -> None:
         info = await broker.create_stream({"name": name, "subjects": [subjects], "allow_direct": True})
         created[name] = info["created"]
         for _ in range(count):
-            await broker.publish_stored(Message(read, b"{}"))
+            await broker.publish_stored(Outgoing(read, b"{}"))
     for message in kept(version):
         payload = message.payload
         if ".pos." in message.subject:
             body = orjson.loads(payload)
             payload = orjson.dumps({**body, "created": created[body["stream"]]})
-        await broker.publish_stored(Message(message.subject, payload, message.headers))
+        await broker.publish_stored(Outgoing(message.subject, payload, message.headers))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from processor.control import Control
-from processor.jetstream import EXPECTED, KEPT, Message
+from processor.jetstream import EXPECTED, KEPT, Outgoing
+from processor.operate.control import Control
 from tests.running import COUNT, Running, Start
 
 ROUTE = """
@@ -33,7 +33,7 @@ async def test_what_this_build_does_not_know_of_a_position_stays(processor: Star
         await running.service.stop()
         await running.broker.commit(
             [
-                Message(s.subject, orjson.dumps({**orjson.loads(s.payload), **LATER}),
+                Outgoing(s.subject, orjson.dumps({**orjson.loads(s.payload), **LATER}),
                         {**KEPT, EXPECTED: str(s.sequence)})
                 for s in await running.stored("p.app.pos.r.*")
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Message, Reader
+from processor.jetstream import Broker, Outgoing, Reader
 from tests.running import connected
 
 
@@ -34,7 +34,7 @@ async def test_a_reader_leaves_the_consumers_of_others_alone(nats_server: Embedd
             consumer["config"]["metadata"]["processor.reader"] for consumer in await broker.consumers("IN")
         }
         assert names == {"P_app-a", "P_app-a-b"}
-        await broker.publish_stored(Message("in.b", b"1"))
+        await broker.publish_stored(Outgoing("in.b", b"1"))
         assert [d.payload for d in await longer.take(1, 1 << 20)] == [b"1"]
         for each in (longer, shorter):
             await each.close()

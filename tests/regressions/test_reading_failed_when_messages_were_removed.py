@@ -8,7 +8,7 @@ and `processor context` failed, now and then, beside an app at work. Now the ser
 from __future__ import annotations
 
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Message
+from processor.jetstream import Outgoing
 from tests.running import connected
 
 
@@ -16,8 +16,8 @@ async def test_what_is_removed_while_it_is_read_is_left_out(nats_server: Embedde
     """More than one request's worth, all but the first removed after it was seen: the reading ends."""
     async with connected(nats_server.url) as broker:
         await broker.create_stream({"name": "S", "subjects": ["s.*"]})
-        await broker.publish(*(Message(f"s.{number}", b"x") for number in range(1499)))
-        await broker.publish_stored(Message("s.1499", b"x"))  # behind all others
+        await broker.publish(*(Outgoing(f"s.{number}", b"x") for number in range(1499)))
+        await broker.publish_stored(Outgoing("s.1499", b"x"))  # behind all others
         found = []
         async for stored in broker.history("S", ["s.*"]):
             found.append(stored.sequence)

@@ -9,9 +9,9 @@ from textwrap import dedent
 import pytest
 
 from processor.errors import Faults, ProcessorError
+from processor.library import SecureRunnableBuilder
 from processor.model import Group, Limits, Program, Ran
 from processor.sandbox.host import Guest, Zygote
-from processor.sandbox.library import SecureRunnableBuilder
 
 NONE = "Runnable has no"
 BATCH, STREAM = (

@@ -49,7 +49,7 @@ def loaded(source: str) -> Any:
     """An instance of the program's Runnable, made as a guest makes it but in this very process."""
     program = Program(textwrap.dedent(source), "attack.py")
     code = dialect.compile_program(program)
-    space = dialect.namespace(dialect.Runtime(capabilities.BaseSecureRunnable, lambda *_: None))
+    space = dialect.namespace(dialect.Runtime(capabilities.GuestRunnable, lambda *_: None))
     exec(code, space)
     voice = capabilities.Voice(
         call=lambda *_: {},
@@ -131,7 +131,7 @@ def loot(ob: Any, depth: int = 4) -> str:
 
 def host_classes() -> set[type]:
     """Every class that a program can name, with its bases."""
-    found: set[type] = {facades.Logger, capabilities.BaseSecureRunnable, dialect.Reject, dialect.Retry}
+    found: set[type] = {facades.Logger, capabilities.GuestRunnable, dialect.Reject, dialect.Retry}
     found |= {runnable.Headers, runnable.Message}
     found.update(facades.EXCEPTIONS.values(), guards.bases_allowed)
     for module in facades.MODULES.values():

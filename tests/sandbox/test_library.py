@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from processor.errors import Faults, ProcessorError
-from processor.sandbox.library import (
+from processor.library import (
     Emitted,
     RunFailed,
     SecureRunnable,

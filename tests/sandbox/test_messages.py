@@ -11,11 +11,11 @@ import orjson
 import pytest
 
 from processor.errors import Faults
+from processor.library import SecureRunnableBuilder, SecurityConfig
 from processor.model import Delivery, Failed, Group, Ran
-from processor.model import Headers as Sent
+from processor.model import RawHeaders as Sent
 from processor.runnable import Headers, Message
 from processor.sandbox.host import Guest
-from processor.sandbox.library import SecureRunnableBuilder, SecurityConfig
 from processor.sandbox.messages import columns
 
 Spawned = Callable[..., AbstractAsyncContextManager[Guest]]

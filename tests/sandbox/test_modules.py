@@ -14,10 +14,10 @@ import pytest
 
 from processor.config import modules_of
 from processor.errors import Faults
+from processor.library import RunFailed, SecureRunnableBuilder, SecurityConfig
 from processor.model import Failed, Group, Limits, Module, Program, Ran
 from processor.sandbox import dialect, facades
 from processor.sandbox.host import Guest, Zygote
-from processor.sandbox.library import RunFailed, SecureRunnableBuilder, SecurityConfig
 
 BOTH = pytest.mark.parametrize("language", ["restricted", "python"])
 FEES = '''

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.breaker import LONGEST_PAUSES, LOOK_AGAIN_S, Breaker
+from processor.delivery.breaker import LONGEST_PAUSES, LOOK_AGAIN_S, Breaker
 
 
 def after(*deaths: tuple[float, int | None]) -> Breaker:

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.codec import (
+from processor.config import load
+from processor.delivery.codec import (
     MAX_KEY_BYTES,
     Codec,
     Publication,
@@ -21,9 +22,8 @@ from processor.codec import (
     content_of,
     session_of,
 )
-from processor.config import load
 from processor.errors import ProcessorError
-from processor.model import Delivery, Emit, Failure, Headers, Output
+from processor.model import Delivery, Emit, Failure, Output, RawHeaders
 
 SELECTORS = {
     "code/executor/python/python-executor-1.0": "processor.executor.python",
@@ -74,7 +74,7 @@ def ism_codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
 
 def message(payload: Any, headers: Any = None, subject: str = "ticks.MSFT") -> Delivery:
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return Delivery(subject, body, Headers.of(headers or {}), "TICKS", 7, 1_767_225_600.5)
+    return Delivery(subject, body, RawHeaders.of(headers or {}), "TICKS", 7, 1_767_225_600.5)
 
 
 def envelope(**changes: Any) -> dict[str, Any]:

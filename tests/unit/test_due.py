@@ -6,8 +6,8 @@ import functools
 
 import pytest
 
-from processor.due import Due
-from processor.letters import Kept
+from processor.context.parked import ParkedMessage
+from processor.delivery.due import Due
 from processor.model import NO_HEADERS, Delivery
 
 ALL = 1 << 30
@@ -18,20 +18,22 @@ def payload(size: int) -> bytes:
     return b"x" * size
 
 
-def kept(place: int, *, sequence: int | None = None, size: int = 1) -> Kept:
+def kept(place: int, *, sequence: int | None = None, size: int = 1) -> ParkedMessage:
     own = place if sequence is None else sequence
-    return Kept(Delivery("in.a", payload(size), NO_HEADERS, "IN", own, 0.0, kept=f"due.{place}"), 0, place)
+    return ParkedMessage(
+        Delivery("in.a", payload(size), NO_HEADERS, "IN", own, 0.0, kept=f"due.{place}"), 0, place
+    )
 
 
 class Stream:
     """What the app's stream holds, read in pages of 100; `reading` is called within each."""
 
     def __init__(self) -> None:
-        self.messages: list[Kept] = []
+        self.messages: list[ParkedMessage] = []
         self.pages = 0
         self.reading = lambda: None
 
-    async def page(self, after: int) -> tuple[list[Kept], int]:
+    async def page(self, after: int) -> tuple[list[ParkedMessage], int]:
         self.pages += 1
         found = [message for message in self.messages if message.sequence > after][:100]
         self.reading()

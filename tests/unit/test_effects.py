@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.context import Move
-from processor.effects import Batch, Effects
-from processor.jetstream import Message
+from processor.context.store import Move
+from processor.delivery.effects import Batch, Effects
+from processor.jetstream import Outgoing
 from processor.model import NO_HEADERS, ContextChange, Delivery, Group
 
 changes = st.builds(
@@ -18,7 +18,7 @@ changes = st.builds(
 )
 runs = st.builds(
     Effects,
-    stored=st.lists(st.just(Message("out", b"1")), max_size=3),
+    stored=st.lists(st.just(Outgoing("out", b"1")), max_size=3),
     contexts=st.dictionaries(st.sampled_from("abc"), changes),
     moves=st.dictionaries(st.integers(0, 3), st.builds(Move, st.integers(0, 9))),
     scattered=st.integers(0, 3),

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.address import Allowed, is_public, parse_url
+from processor.capability.client import Client, resolve
+from processor.capability.registry import HostCalls, RouteCalls
 from processor.config import Outbound, Reach
 from processor.errors import ProcessorError
-from processor.http import HostCalls, RouteCalls
-from processor.http.client import Client, resolve
 from tests.web import PLACE, answer, call, outside, refusal, serving, to
 
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.address import Binding, parse_url
+from processor.capability.registry import RouteCalls
+from processor.capability.secrets import STEP_BYTES, Scrubber, Vault
 from processor.config import BoundSecret
 from processor.errors import ProcessorError
-from processor.http import RouteCalls
-from processor.http.secrets import STEP_BYTES, Scrubber, Vault
 from tests.web import answer, call, outside, refusal, serving, to
 
 CANARY = 'K3Y/canary+1 "ü<&>\\'

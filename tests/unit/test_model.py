@@ -15,8 +15,8 @@ from processor.model import (
     Drop,
     Failure,
     Program,
-    Retry,
     RetryPolicy,
+    RunAgain,
     decide,
     key_from_token,
     key_token,
@@ -35,19 +35,19 @@ def policy(attempts: int = 3, then: str = "dead_letter") -> RetryPolicy:
 @pytest.mark.parametrize(
     ("why", "attempt", "rules", "decision"),
     [
-        (failure("E304"), 1, policy(), Retry(1.5)),
-        (failure("E304"), 2, policy(), Retry(1.5)),
+        (failure("E304"), 1, policy(), RunAgain(1.5)),
+        (failure("E304"), 2, policy(), RunAgain(1.5)),
         (failure("E304"), 3, policy(), DeadLetter(failure("E304"))),
         (failure("E304"), 1, policy(1), DeadLetter(failure("E304"))),
-        (failure("E304", 2.5), 1, policy(), Retry(2.5)),
-        (failure("E304", 0.0), 1, policy(), Retry(0.0)),
+        (failure("E304", 2.5), 1, policy(), RunAgain(2.5)),
+        (failure("E304", 0.0), 1, policy(), RunAgain(0.0)),
         (failure("E304", 2.5), 3, policy(), DeadLetter(failure("E304", 2.5))),
-        (failure("E312"), 1, policy(), Retry(1.5)),
+        (failure("E312"), 1, policy(), RunAgain(1.5)),
         (failure("E301"), 1, policy(), DeadLetter(failure("E301"))),
         (failure("E305"), 1, policy(then="block"), DeadLetter(failure("E305"))),
         (failure("E304"), 3, policy(then="drop"), Drop(failure("E304"))),
         (failure("E305"), 1, policy(then="drop"), DeadLetter(failure("E305"))),
-        (failure("E304"), 2, policy(then="block"), Retry(1.5)),
+        (failure("E304"), 2, policy(then="block"), RunAgain(1.5)),
         (failure("E304"), 3, policy(then="block"), Block(failure("E304"), 60.0)),
         (failure("E304", 7.0), 9, policy(then="block"), Block(failure("E304", 7.0), 7.0)),
     ],
@@ -66,7 +66,7 @@ def test_the_fate_of_a_message(why: Failure, attempt: int, rules: RetryPolicy, d
 def test_every_failure_ends(code: str, attempt: int, attempts: int, then: str) -> None:
     """`then` decides once the attempts are used up, and final ones are dead."""
     match decide(failure(code), attempt, policy(attempts, then), 0.5):
-        case Retry():
+        case RunAgain():
             assert attempt < attempts
             assert code not in FINAL
         case Drop() | Block() as end:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor import position
+from processor.context import position
 from processor.errors import BrokerError
 from processor.jetstream import Stored
 

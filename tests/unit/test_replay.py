@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
+from processor.delivery.replay import Replay
 from processor.errors import ProcessorError
 from processor.model import Delivery, Group
-from processor.replay import Replay
 from processor.sandbox.wire import Attached
 
 Script = Sequence[tuple[int, str]]  # of a run: the group that calls, and what it posts

@@ -76,7 +76,7 @@ def test_the_stub_says_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "ours, guests",
     [
-        (BaseSecureRunnable, capabilities.BaseSecureRunnable),
+        (BaseSecureRunnable, capabilities.GuestRunnable),
         (runnable.Reject, dialect.Reject),
         (runnable.Retry, dialect.Retry),
     ],

@@ -398,12 +398,12 @@ FIELDS = {"route": "stats", "seq": 1042, "attempt": 3, "code": "E312"}
 def test_json_lines_have_fixed_keys(log: io.StringIO) -> None:
     """A JSON log line has the time in UTC, level, logger, message, and the fields that were given."""
     configure_logging("json", "info", stream=log)
-    logging.getLogger("processor.worker").warning("stopped after %.2f s", 2.0, extra=FIELDS)
+    logging.getLogger("processor.delivery.worker").warning("stopped after %.2f s", 2.0, extra=FIELDS)
     line = json.loads(log.getvalue())
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "level": "warning",
-        "logger": "processor.worker",
+        "logger": "processor.delivery.worker",
         "message": "stopped after 2.00 s",
         **FIELDS,
     }

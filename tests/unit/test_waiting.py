@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from processor.delivery.waiting import HELD_MAX, Waiting
 from processor.model import NO_HEADERS, Delivery
-from processor.waiting import HELD_MAX, Waiting
 
 
 def message(sequence: int) -> Delivery:

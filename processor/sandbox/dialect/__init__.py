@@ -28,7 +28,7 @@ from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from processor.errors import Fault, Faults
 from processor.model import Module, Program
-from processor.runnable import Headers, Message
+from processor.runnable import Headers, Message, Reject, Retry
 from processor.sandbox import facades
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
@@ -70,24 +70,6 @@ FRAMES_PER_LEVEL = 8  # of a visitor; 6 measured
 MAX_FAULTS = 100
 TEXT_CHARS = 2000
 TRACEBACK_CHARS = 8000
-
-
-class Reject(BaseException):
-    """Raised by user code: the message can never be processed, and `why`."""
-
-    def __init__(self, why: object = "") -> None:
-        self.why = facades.plain_text(why)  # exactly a str: a subclass runs code wherever it is read
-        super().__init__(self.why)
-
-
-class Retry(BaseException):
-    """Raised by user code: the message is to be tried again, `after_s` seconds from now."""
-
-    def __init__(self, after_s: float = 0.0) -> None:
-        self.after_s = float(after_s)
-        if not self.after_s >= 0:
-            raise ValueError(f"after_s is a number of seconds, 0 or more, not {self.after_s}")
-        super().__init__(f"retry in {self.after_s:g} s")
 
 
 @dataclass(frozen=True, slots=True)

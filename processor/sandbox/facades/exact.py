@@ -309,7 +309,7 @@ def list_setter(method: Callable[..., None]) -> Callable[..., None]:
     return __setitem__
 
 
-class _Items:
+class _ExactItems:
     """A list where items of it are set in a program that knows extended slices."""
 
     __slots__ = ("_list",)
@@ -326,7 +326,7 @@ class _Items:
 
 def items_of(ob: Any) -> Any:
     """`ob`, where a Runnable sets an item of it."""
-    return _Items(ob) if isinstance(ob, list) else ob
+    return _ExactItems(ob) if isinstance(ob, list) else ob
 
 
 def _set_item_of_user_list(self: Any, at: Any, value: Any) -> None:

@@ -1,0 +1,252 @@
+"""What a call of `self.requests` becomes: one request, its redirects, and the answer a guest may see.
+
+`Outside.request` takes what guest-side code (sandbox/requests.py) sent, and believes none of it. Secrets are
+marks until the hop that sends them, and are taken out of everything that comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote_plus
+
+from processor.address import Url, parse_url
+from processor.capability.client import Answer, Client, Unanswered
+from processor.capability.secrets import STEP_BYTES, Vault
+from processor.config import Outbound
+from processor.errors import ProcessorError
+from processor.sandbox.wire import Attached
+
+UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})  # what they do may be done twice
+METHODS = frozenset({"GET", "HEAD", "OPTIONS"}) | UNSAFE
+KINDS = frozenset({"none", "json", "form", "raw"})
+PAIRS = 1000  # of headers, and of params
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}\Z")
+_LINE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*\Z")  # what a header's value may hold
+# The connection is the host's: where it goes, and where a message on it ends.
+_RESERVED = frozenset(
+    {
+        "connection", "content-length", "expect", "host", "http2-settings", "keep-alive",
+        "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_CREDENTIALS = frozenset({"authorization", "cookie"})
+_OF_A_BODY = frozenset(
+    {"content-type", "content-encoding", "content-language", "content-location", "idempotency-key"}
+)
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """One request of a call, with marks where its secrets will stand."""
+
+    method: str
+    url: Url
+    headers: Pairs
+    auth: tuple[str, str] | None
+    kind: str
+    body: bytes
+
+    def redirected(self, status: int, url: Url) -> _Hop:
+        """The request that follows an answer with this status, without what belongs to the server before."""
+        method, kind, body, dropped = self.method, self.kind, self.body, frozenset[str]()
+        becomes_get = (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST")
+        if becomes_get:
+            method, kind, body, dropped = "GET", "none", b"", _OF_A_BODY
+        headers = [pair for pair in self.headers if pair[0].lower() not in dropped]
+        return replace(self, method=method, url=url, kind=kind, body=body, headers=headers)
+
+    def without_credentials(self, vault: Vault) -> _Hop:
+        kept = [
+            (name, value)
+            for name, value in self.headers
+            if name.lower() not in _CREDENTIALS and not vault.holds_mark(value)
+        ]
+        return replace(self, headers=kept, auth=None)
+
+
+class Outside:
+    """The `requests` capability of one route."""
+
+    def __init__(self, settings: Outbound, client: Callable[[], Client], vault: Vault) -> None:
+        self._settings = settings
+        self._client = client
+        self._vault = vault
+
+    async def request(self, args: dict[str, Any]) -> Attached:
+        """The answer to one call: its head as JSON, its body beside it.
+
+        An unsafe method gets the header Idempotency-Key from `idempotency_key`, where the host gave one and
+        the call has none. A call that was allowed and brought no answer gives
+        `{"failed": kind, "text": why}`. Raises ProcessorError with E317, E323, E325 or E326.
+        """
+        hop, deadline_s, follow = self._read(args)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline_s):
+                answer, url = await self._follow(hop, follow)
+        except TimeoutError:
+            return _failed("timeout", f"{hop.url.authority}: no complete answer within {deadline_s:g} s")
+        except Unanswered as err:
+            return _failed(err.kind, err.what)
+        scrubber = self._vault.scrubber(url)
+        text = scrubber.text
+        head = {
+            "status": answer.status,
+            "reason": text(answer.reason),
+            "url": text(str(url)),
+            "headers": [[text(name), text(value)] for name, value in answer.headers],
+            "elapsed_s": time.monotonic() - started,
+        }
+        if len(answer.body) > STEP_BYTES:
+            return Attached(head, await asyncio.to_thread(scrubber.body, answer.body))
+        return Attached(head, scrubber.body(answer.body))
+
+    async def _follow(self, hop: _Hop, follow: bool) -> tuple[Answer, Url]:
+        for number in range(self._settings.redirects + 1):
+            text = self._vault.scrubber(hop.url).text
+            try:
+                answer = await self._send(hop)
+                location = answer.header("location")
+                if not follow or answer.status not in (301, 302, 303, 307, 308) or not location:
+                    return answer, hop.url
+                if number < self._settings.redirects:
+                    hop = self._next(hop, answer.status, location)
+            except Unanswered as err:  # a redirect can put what a server said into any sentence
+                raise Unanswered(err.kind, text(err.what)) from None
+            except ProcessorError as err:
+                raise ProcessorError(
+                    err.code, text(err.what), place=err.place, remedy=text(err.remedy)
+                ) from None
+        raise Unanswered("redirects", f"more than {self._settings.redirects} redirects (outbound.redirects)")
+
+    def _next(self, hop: _Hop, status: int, location: str) -> _Hop:
+        text = self._vault.scrubber(hop.url).text
+        try:
+            # Header bytes came in as Latin-1; a URL that is not ASCII is UTF-8 in practice.
+            url = hop.url.joined(location.encode("latin-1").decode("utf-8", "replace"))
+        except ValueError as err:
+            raise _refused(f"a redirect to {text(location)[:200]!r}: {err}") from None
+        following = hop.redirected(status, url)
+        if url.origin != hop.url.origin:
+            following = following.without_credentials(self._vault)
+            if text(str(url)) != str(url):
+                raise ProcessorError(
+                    "E326", f"a redirect to {url.authority} would take a secret with it", place="requests"
+                )
+        return following
+
+    async def _send(self, hop: _Hop) -> Answer:
+        """One exchange, with the secrets that its server may have in place."""
+        vault, url, client = self._vault, hop.url, self._client()
+        client.check(url)  # before a secret is looked at: what is not allowed is that, whatever it carries
+        self._check_size(hop)
+        query = vault.fill(url.query, url, quote_plus)
+        headers = [(name, _header(name, vault.fill(value, url))) for name, value in hop.headers]
+        if hop.auth is not None:
+            user, password = (vault.fill(text, url) for text in hop.auth)
+            token = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers.append(("Authorization", f"Basic {token}"))
+        body = vault.fill_body(hop.body, hop.kind, url)
+        filled = replace(url, query=query)
+        return await client.exchange(hop.method, filled, headers, body, self._settings.response_bytes)
+
+    def _check_size(self, hop: _Hop) -> None:
+        """Raise ProcessorError E323 for a request that is too large.
+
+        It is measured with the marks of secrets in it: with their values it would tell how long these are.
+        """
+        parts = [hop.url.path, hop.url.query, *(hop.auth or ())]
+        parts += [part for pair in hop.headers for part in pair]
+        size, limit = sum(map(len, parts)) + len(hop.body), self._settings.request_bytes
+        if size > limit:
+            raise ProcessorError(
+                "E323",
+                f"the request has {size} bytes (limit {limit}, outbound.request_bytes)",
+                place="requests",
+            )
+
+    # Reading the call.
+
+    def _read(self, args: dict[str, Any]) -> tuple[_Hop, float, bool]:
+        method, kind, body = args.get("method"), args.get("kind"), args.get("body", b"")
+        if type(method) is not str or method not in METHODS:
+            raise _refused(f"the method {str(method)[:40]!r} is none of {', '.join(sorted(METHODS))}")
+        if type(kind) is not str or kind not in KINDS:
+            raise _refused("the call is not in the form that `requests` gives it")
+        if type(body) is not bytes or type(args.get("url")) is not str:
+            raise _refused("the call is not in the form that `requests` gives it")
+        self._vault.refuse_marks(args["url"].partition("?")[0], "the host or the path of a URL")
+        params = _pairs(args.get("params"))
+        try:
+            url = parse_url(args["url"]).with_query(params)
+        except ValueError as err:
+            raise _refused(f"the URL {args['url'][:200]!r}: {err}") from None
+        headers = _pairs(args.get("headers"))
+        for name, value in headers:
+            self._vault.refuse_marks(name, "the name of a header")
+            if not _TOKEN.match(name):
+                raise _refused(f"{name[:60]!r} is no name of a header")
+            if name.lower() in _RESERVED:
+                raise _refused(f"the header {name} is for the host to set")
+            _header(name, value)
+        key = args.get("idempotency_key")
+        if method in UNSAFE and key and not any(name.lower() == "idempotency-key" for name, _ in headers):
+            headers += _pairs([["Idempotency-Key", key]])
+        for name, _ in params:
+            self._vault.refuse_marks(name, "the name of a parameter")
+        auth = args.get("auth")
+        if auth is not None:
+            (auth,) = _pairs([auth])
+            headers = [pair for pair in headers if pair[0].lower() != "authorization"]
+        return (
+            _Hop(method, url, headers, auth, kind, body),
+            self._deadline_s(args.get("timeout")),
+            args.get("redirects") is not False,
+        )
+
+    def _deadline_s(self, asked: Any) -> float:
+        if asked is None:
+            return self._settings.timeout_s
+        if type(asked) not in (int, float) or not 0 < asked < math.inf:
+            raise _refused(f"a timeout of {str(asked)[:40]} is none")
+        return min(float(asked), self._settings.timeout_s)
+
+
+def _pairs(value: Any) -> Pairs:
+    if value is None:
+        return []
+    if type(value) is not list or len(value) > PAIRS:
+        raise _refused(f"not a list of pairs, or one of more than {PAIRS}")
+    for pair in value:
+        if type(pair) is not list or len(pair) != 2 or {type(part) for part in pair} != {str}:
+            raise _refused("a pair that is not two texts")
+    return [(name, text) for name, text in value]
+
+
+def _header(name: str, value: str) -> str:
+    """`value` for the wire. Raises ProcessorError E317; the value, which may hold a secret, is not quoted."""
+    if not _LINE.match(value) or value != value.strip(" \t"):
+        raise _refused(f"the value of the header {name[:60]} holds a line break, or white space at an end")
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise _refused(f"the value of the header {name[:60]} is not Latin-1 text") from None
+    return value
+
+
+def _refused(what: str) -> ProcessorError:
+    return ProcessorError("E317", what, place="requests")
+
+
+def _failed(kind: str, text: str) -> Attached:
+    return Attached({"failed": kind, "text": text}, b"")

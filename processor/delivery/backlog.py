@@ -1,0 +1,98 @@
+"""What waits for a route in the app's stream, where a hop or a schedule put it.
+
+    p.<app>.in.<route>.<partition>    the messages of one partition, in order
+
+The one who fills these subjects removes from them, here, what the route is done with; people ask here how
+much is left. What must stay true: a message is removed only when the position of its partition covers it and
+does not have it open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from processor.context.parked import in_subject
+from processor.context.position import read as read_position
+from processor.context.position import remains
+from processor.context.store import app_stream
+from processor.errors import BrokerError
+from processor.jetstream import Broker, Stored
+
+
+class Backlog:
+    """The messages of one route that were dealt to its partitions."""
+
+    def __init__(self, broker: Broker, app: str, route: str) -> None:
+        self._broker = broker
+        self._app = app
+        self._route = route
+        self._stream = app_stream(app)
+        self._removed: dict[int, int] = {}  # by partition, the sequence below which nothing is left
+
+    async def check(self) -> None:
+        """Raise BrokerError E407 where the route's positions do not count what was dealt to it.
+
+        Else a hop would take from the input what the route, as long as it cannot run, may have to read there.
+        """
+        for stored in await self._positions():
+            counted = read_position(stored)["stream"]
+            if counted != self._stream:
+                raise BrokerError(
+                    "E407",
+                    f"the position of route {self._route} counts in stream {counted}, which it read itself "
+                    "until its input was to be dealt to its partitions",
+                    remedy="Take `repartition` back, or say where to begin: `processor reset`.",
+                )
+
+    async def tidy(self) -> int:
+        """Remove what the route is done with, and return how many messages are left."""
+        counts, needed = await self._look()
+        removals = []
+        for partition, first in needed.items():
+            if partition in counts and first > self._removed.get(partition, 1):
+                self._removed[partition] = first
+                purge = {"filter": in_subject(self._app, self._route, partition), "seq": first}
+                removals.append(self._broker.api(f"STREAM.PURGE.{self._stream}", purge))
+        done = await asyncio.gather(*removals)
+        return sum(counts.values()) - sum(int(reply["purged"]) for reply in done)
+
+    async def waiting(self) -> int:
+        """How many messages the route is not done with."""
+        counts, needed = await self._look()
+        found = 0
+        for partition in counts:
+            subject = in_subject(self._app, self._route, partition)
+            found += await self._broker.count(self._stream, [subject], needed.get(partition, 1))
+        return found
+
+    async def _look(self) -> tuple[dict[int, int], dict[int, int]]:
+        """By partition, how many messages there are, and the first sequence that may not be done."""
+        every = in_subject(self._app, self._route, "*")
+        info = await self._broker.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": every})
+        subjects = info["state"].get("subjects") or {}
+        counts = {_number(subject): int(count) for subject, count in subjects.items()}
+        if not counts:
+            return {}, {}
+        counted = {"stream": self._stream, "created": info["created"]}
+        positions = await self._positions()
+        return counts, {_number(s.subject): _first_needed(s, counted) for s in positions}
+
+    async def _positions(self) -> list[Stored]:
+        return await self._broker.last_of(self._stream, [f"p.{self._app}.pos.{self._route}.*"])
+
+
+def _number(subject: str) -> int:
+    return int(subject.rsplit(".", 1)[1])
+
+
+def _first_needed(position: Stored, counted: Mapping[str, str]) -> int:
+    """The first sequence that a partition may not be done with; 1 where its position does not say."""
+    body = remains(position)
+    if (
+        "resetting" in body
+        or "unreadable" in body
+        or any(body[name] != value for name, value in counted.items())
+    ):
+        return 1
+    return min([int(body["seq"]) + 1, *map(int, body.get("open", {}))])

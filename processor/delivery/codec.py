@@ -1,0 +1,676 @@
+"""How messages become the documents of a Runnable, and how its outputs become messages.
+
+A worker asks the codec of its route for a message's key and documents before a run, and for what is to be
+published after it: outputs, and (ISM) the status and usage events of that system. One codec per value of
+`input.codec`; `codec_for` makes it.
+
+Runs on the trusted side and treats both sides as hostile: a message may hold anything, and so may what a
+guest returns. Bytes are put inside another JSON text only after they were parsed as JSON themselves.
+Everything here is a pure function of the route and the delivery, so that a second try of the same message
+makes the same publications with the same ids.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import quote, unquote
+
+import orjson
+
+from processor.config import Ism, Route
+from processor.errors import ProcessorError
+from processor.model import (
+    MARKER_REASON,
+    NO_HEADERS,
+    Delivery,
+    Emit,
+    Failure,
+    Output,
+    RawHeaders,
+    subject_text,
+)
+from processor.sandbox import documents
+from processor.sandbox.bounds import nests_deeper
+from processor.subject import Template, matches
+
+MAX_KEY_BYTES = 256
+_SHOWN_CHARS = 80
+# A status event must fit into a message whatever the message or the exception that it reports.
+_STATUS_CHARS = 64 << 10
+# Of a message that is read here and written into another: more than limits.max_depth allows with an envelope
+# around it, and less than any interpreter refuses to write.
+_LEVELS = 250
+
+
+class Publication(NamedTuple):
+    """One message for others; `pattern` is the entry of `Codec.topics` that its subject belongs to."""
+
+    subject: str
+    payload: bytes
+    pattern: str
+    headers: Mapping[str, str] = NO_HEADERS
+
+
+class Unreadable(Exception):
+    """A message that cannot be given to a Runnable, now or later (E301, E302, E303, E320)."""
+
+    def __init__(self, code: str, text: str) -> None:
+        self.failure = Failure(code, text)
+        super().__init__(text)
+
+
+def _is_delete_marker(delivery: Delivery) -> bool:
+    """Whether an empty message says that the last value of its subject is gone (ADR-8, ADR-43)."""
+    return delivery.headers.get("KV-Operation") in ("DEL", "PURGE") or MARKER_REASON in delivery.headers
+
+
+def _nothing(delivery: Delivery) -> bytes:
+    """The document of an empty message: null where that means something. Raises Unreadable."""
+    if _is_delete_marker(delivery):
+        return b"null"
+    raise Unreadable("E301", "the message is empty, which is not JSON; `codec: raw` takes any bytes")
+
+
+class Codec:
+    """The codec `json`: payloads pass through, and the guest decodes them. Others change what differs."""
+
+    # Whether every message is a call of `process` of its own.
+    alone = False
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+
+    @property
+    def topics(self) -> dict[str, bool]:
+        """The patterns of all subjects that are published to, and whether a stream is to keep them."""
+        output, template = self._route.output, self._route.output_template
+        outputs = {template.pattern: output.durable} if output and template else {}
+        return {**outputs, **dict.fromkeys(self._route.emits, True)}
+
+    def key(self, delivery: Delivery) -> str:
+        """The key that the message belongs to, empty where the route has none. Raises Unreadable."""
+        source = self._route.key_source
+        match source.kind:
+            case "none":
+                return ""
+            case "subject":
+                tokens = delivery.subject.split(".")
+                value: Any = tokens[source.number - 1] if source.number <= len(tokens) else None
+            case "header":
+                raw = delivery.headers.raw(source.name)
+                value = None if raw is None else raw.decode(errors="surrogateescape")
+            case "json":
+                value = _pointed_at(_parsed(self.read(delivery)), source.name)
+                if type(value) is float:  # or an integer of more than 64 bits
+                    value = _pointed_at(documents.loads(self.read(delivery)), source.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value:
+            found = "has none" if value is None else f"has {_show(value)} there"
+            raise Unreadable("E303", f"the key is {self._route.key}, and the message {found}")
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            what = (
+                f"the key is {self._route.key}, and the message has {_show(value)} there, which is not UTF-8"
+            )
+            raise Unreadable("E303", what) from None
+        if size > MAX_KEY_BYTES:
+            raise Unreadable("E303", f"the key {_show(value)} is longer than {MAX_KEY_BYTES} bytes")
+        return value
+
+    def read(self, delivery: Delivery) -> bytes:
+        """JSON text for the guest: one document, or a list of documents. Raises Unreadable."""
+        return delivery.payload or _nothing(delivery)
+
+    def is_skipped(self, delivery: Delivery) -> bool:
+        """Whether the message is settled without a run, as the route wants it for delete markers."""
+        skips = not delivery.payload and self._route.input.delete_markers == "skip"
+        return skips and _is_delete_marker(delivery)
+
+    def outputs(
+        self, deliveries: Sequence[Delivery], key: str, outputs: Sequence[Output]
+    ) -> list[Publication]:
+        """What to publish for the outputs of one group, in order.
+
+        Raises ProcessorError E306 or E308 for an output that cannot be published; then none may be.
+        """
+        template = self._route.output_template
+        if template is None or not outputs:
+            return []
+        origin, pattern, fields = deliveries[0], template.pattern, template.fields
+        subject = "" if fields else template.render(key=key, subject=origin.subject)  # that of all
+        made = []
+        for index, output in enumerate(outputs):
+            if fields:
+                subject = template.render(key=key, subject=origin.subject, fields=output.fields)
+            payload, headers = self._written(output.body, origin, str(index))
+            made.append(Publication(subject, payload, pattern, headers))
+        return made
+
+    def emitted(self, delivery: Delivery, index: int, emit: Emit) -> Publication:
+        """What to publish for the message that a group emitted as number `index`, counted from 0.
+
+        It is written as an output is. Raises ProcessorError E306 where it cannot be.
+        """
+        pattern = next(pattern for pattern in self._route.emits if matches(pattern, emit.subject))
+        payload, headers = self._written(emit.body, delivery, f"emit-{index}")
+        own = {name.lower() for name in emit.headers}
+        kept = {name: value for name, value in headers.items() if name not in own}
+        return Publication(emit.subject, payload, pattern, {**kept, **emit.headers})
+
+    def started(self, delivery: Delivery) -> list[Publication]:
+        """What to publish when a readable message is taken up."""
+        return []
+
+    def completed(self, delivery: Delivery) -> list[Publication]:
+        """What to publish, beyond the outputs, for a message that is done."""
+        return []
+
+    def failed(self, delivery: Delivery, failure: Failure) -> list[Publication]:
+        """What to publish for a message that becomes a dead letter."""
+        return []
+
+    def chunk_subject(self, delivery: Delivery, key: str, document: bytes) -> str | None:
+        """Where the chunks of a stream-mode run go; None where nobody wants them. Raises E308."""
+        template = self._route.output_template
+        if template is None:
+            return None
+        session = session_of(document) if template.needs_session else ""
+        return template.render(key=key, subject=delivery.subject, session=session)
+
+    def opening(self, document: bytes) -> list[bytes]:
+        """Payloads that listeners get before the first chunk."""
+        return []
+
+    def marker(self, failure: Failure | None) -> bytes:
+        """Payload of the message after the last chunk, which says how the run ended."""
+        return b""
+
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, Mapping[str, str]]:
+        return body, NO_HEADERS
+
+
+class _Raw(Codec):
+    """Any bytes: in as text where they are UTF-8 and as base64 where not, out the same way."""
+
+    def read(self, delivery: Delivery) -> bytes:
+        document: dict[str, str] = {"subject": subject_text(delivery.subject)}
+        try:
+            document["data"] = delivery.payload.decode()
+        except UnicodeDecodeError:
+            document["base64"] = base64.b64encode(delivery.payload).decode()
+        return orjson.dumps(document)
+
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
+        document = _output_document(body)
+        if isinstance(document, str):
+            return document.encode(), {}
+        if (
+            isinstance(document, dict)
+            and list(document) == ["base64"]
+            and isinstance(document["base64"], str)
+        ):
+            try:
+                return base64.b64decode(document["base64"], validate=True), {}
+            except (binascii.Error, ValueError) as err:
+                raise ProcessorError("E306", f"`base64` of an output is not base64: {err}") from err
+        return body, {}
+
+
+_CE_REQUIRED = ("specversion", "id", "source", "type")
+_CE_STRUCTURED = ("application/cloudevents+json", "application/cloudevents-batch+json")
+_CE_JSON = re.compile(r"application/json\b|text/json\b|[^;]*\+json\b", re.IGNORECASE)
+
+
+class _CloudEvents(Codec):
+    """CloudEvents 1.0: binary mode in and out, structured JSON (single or batch) in."""
+
+    def read(self, delivery: Delivery) -> bytes:
+        if not delivery.payload and _is_delete_marker(delivery):
+            return b"null"
+        headers = {name.lower(): value for name, value in delivery.headers.pairs}
+        event = {
+            name[3:]: _attribute(name, value) for name, value in headers.items() if name.startswith("ce-")
+        }
+        stated_type = headers.get("content-type", b"").decode(errors="replace")
+        media_type = stated_type.partition(";")[0].strip().lower()
+        # A client that knows no headers can only send the structured mode.
+        if media_type.startswith("application/cloudevents") or not event:
+            if media_type not in ("", *_CE_STRUCTURED):
+                raise Unreadable(
+                    "E302", f"content type {_show(media_type)}: structured events are read as JSON only"
+                )
+            events = _parsed(delivery.payload)
+            for one in events if isinstance(events, list) and media_type == _CE_STRUCTURED[1] else [events]:
+                _check_event(one)
+            return delivery.payload
+        _check_event(event)
+        content_type = event.setdefault("datacontenttype", stated_type)
+        if not content_type:
+            del event["datacontenttype"]
+        return orjson.dumps({**event, **_event_data(delivery.payload, content_type)})
+
+    def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
+        route, own = self._route, self._route.cloudevents
+        source = (own and own.source) or f"/processor/{route.app}/{route.name}"
+        kind = (own and own.type) or f"processor.{route.name}.output"
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": f"{route.name}-{_header_text(delivery.stream)}-{delivery.sequence}-{name}",
+            "ce-source": _header_text(source),
+            "ce-type": _header_text(kind),
+            "ce-datacontenttype": "application/json",
+        }
+        return body, headers
+
+
+def _check_event(event: Any) -> None:
+    if not isinstance(event, dict):
+        raise Unreadable("E302", f"the event is {_kind(event)}, not an object")
+    for name in _CE_REQUIRED:
+        value = event.get(name)
+        if not isinstance(value, str) or not value:
+            what = "is missing" if value is None else f"is {_show(value)}"
+            raise Unreadable("E302", f"the attribute {name} of the event {what}")
+    if event["specversion"] != "1.0":
+        raise Unreadable(
+            "E302", f"the specversion of the event is {_show(event['specversion'])}; 1.0 is read"
+        )
+
+
+def _attribute(name: str, raw: bytes) -> str:
+    """An attribute's value from its header: out of quotes, then percent-decoded once."""
+    value = raw.decode(errors="surrogateescape")
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    try:
+        text = unquote(value, errors="strict")
+        text.encode()
+        return text
+    except UnicodeError as err:
+        raise Unreadable(
+            "E302", f"the header {name} is {_show(value)}, which is not percent-encoded UTF-8"
+        ) from err
+
+
+def _event_data(payload: bytes, content_type: str) -> dict[str, Any]:
+    if not payload:
+        return {}
+    if not content_type or _CE_JSON.match(content_type):
+        try:
+            orjson.loads(payload)
+            return {"data": orjson.Fragment(payload)}
+        except orjson.JSONDecodeError as err:
+            if content_type:
+                raise _not_json(err, "the data of the event") from err
+    try:
+        return {"data": payload.decode()}
+    except UnicodeDecodeError:
+        return {"data_base64": base64.b64encode(payload).decode()}
+
+
+def _header_text(text: str) -> str:
+    """`text` as a header value: percent-encoded where the NATS binding of CloudEvents wants it."""
+    return quote(text, safe="!#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An ISM message: which route it came on, and its entries."""
+
+    route_id: str
+    processor_id: str
+    entries: list[Any]
+
+
+class IsmCodec(Codec):
+    """The envelope of the Alethic ISM processors, in and out, with its status and usage events."""
+
+    alone = True
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        assert route.ism is not None, "a route with `codec: ism` has its `ism` block"
+        self._ism: Ism = route.ism
+        self._routing = route.ism.routing
+
+    @property
+    def topics(self) -> dict[str, bool]:
+        routing, outputs = self._routing, self._ism.outputs
+        used = [routing.monitor]
+        used += [routing.usage] if self._ism.usage else []
+        if self._route.mode == "batch":
+            used += [routing.sync] if any(output.sync for output in outputs) else []
+            used += [routing.router] if any(output.next for output in outputs) else []
+        return {**{entry.subject: entry.jetstream for entry in used}, **super().topics}
+
+    def envelope(self, payload: bytes) -> Envelope:
+        """The message's parts; raises Unreadable with what exactly is wrong with it."""
+        message = _parsed_exactly(payload)
+        if not isinstance(message, dict):
+            raise Unreadable("E302", f"the envelope is {_kind(message)}, not an object")
+        kind = message.get("type")
+        if kind not in ("query_state", "query_state_entry"):
+            raise Unreadable("E302", f"type is {_show(kind)}; query_state and query_state_entry are read")
+        route_id = message.get("route_id")
+        if not isinstance(route_id, str) or not route_id:
+            raise Unreadable("E302", f"route_id is {_show(route_id)}; it must be text")
+        processor_id = message.get("processor_id") or route_id.partition(":")[2]
+        if self._ism.processor_id not in (None, processor_id):
+            raise Unreadable(
+                "E302",
+                f"the message is for processor {_show(processor_id)}, this is {self._ism.processor_id!r}",
+            )
+        entries = message.get("query_state")
+        if not isinstance(entries, (dict, list)):
+            raise Unreadable("E302", f"query_state is {_kind(entries)}; it must be an object or a list")
+        if not entries:
+            raise Unreadable("E302", "query_state is empty")
+        return Envelope(route_id, str(processor_id), entries if isinstance(entries, list) else [entries])
+
+    def read(self, delivery: Delivery) -> bytes:
+        return _dumped(self.envelope(delivery.payload).entries)
+
+    def outputs(
+        self, deliveries: Sequence[Delivery], key: str, outputs: Sequence[Output]
+    ) -> list[Publication]:
+        rows = [_row(output.body) for output in outputs]
+        if not rows:
+            return []
+        envelope = self.envelope(deliveries[0].payload)
+        made = []
+        for state in self._ism.outputs:
+            if state.sync:
+                stored = {
+                    "route_id": state.route_id,
+                    "input_route_id": envelope.route_id,
+                    "type": "query_state_route",
+                    "input_query_state": envelope.entries,
+                    "query_state": rows,
+                }
+                made.append(self._publication(self._routing.sync.subject, stored))
+            for route_id in state.next:
+                entry = {
+                    "type": "query_state_entry",
+                    "route_id": route_id,
+                    "input_route_id": envelope.route_id,
+                    "query_state": rows,
+                }
+                made.append(self._publication(self._routing.router.subject, entry))
+        if self._ism.usage:
+            made.append(self._usage(envelope, deliveries[0], "OUTPUT", len(rows)))
+        return made
+
+    def started(self, delivery: Delivery) -> list[Publication]:
+        envelope = self.envelope(delivery.payload)
+        return [
+            self._status(envelope.route_id, "QUEUED"),
+            self._status(envelope.route_id, "RUNNING"),
+            *(self._status(state.route_id, "RUNNING") for state in self._ism.outputs),
+        ]
+
+    def completed(self, delivery: Delivery) -> list[Publication]:
+        envelope = self.envelope(delivery.payload)
+        made = [self._status(state.route_id, "COMPLETED") for state in self._ism.outputs]
+        made.append(self._status(envelope.route_id, "COMPLETED"))
+        if self._ism.usage:
+            made.append(self._usage(envelope, delivery, "INPUT", len(envelope.entries)))
+        return made
+
+    def failed(self, delivery: Delivery, failure: Failure) -> list[Publication]:
+        try:
+            envelope = self.envelope(delivery.payload)
+        except Unreadable:
+            text = delivery.payload.decode(errors="replace")
+            return [self._status(_claimed_route_id(delivery.payload), "FAILED", failure.text, text)]
+        data = envelope.entries[0] if len(envelope.entries) == 1 else envelope.entries
+        routes = [*(state.route_id for state in self._ism.outputs), envelope.route_id]
+        return [self._status(route_id, "FAILED", failure.text, data) for route_id in routes]
+
+    def chunk_subject(self, delivery: Delivery, key: str, document: bytes) -> str | None:
+        subject = self._routing.state.subject.replace("{state_id}", self._ism.outputs[0].state_id)
+        session = session_of(document)
+        return Template.parse(f"{subject}.{{session}}").render(session=session) if session else subject
+
+    def opening(self, document: bytes) -> list[bytes]:
+        query = _first(document)
+        payloads: list[bytes] = []
+        for name in ("source", "input"):
+            value = query.get(name)
+            if isinstance(value, str):
+                payloads += [value.encode(), f"<<>>{name.upper()}<<>>".encode()]
+        return payloads
+
+    def marker(self, failure: Failure | None) -> bytes:
+        return b"<<>>ASSISTANT<<>>" if failure is None else b"<<>>ERROR<<>>"
+
+    def _status(
+        self, route_id: str | None, status: str, exception: str | None = None, data: Any = None
+    ) -> Publication:
+        event = {
+            "type": "processor_state",
+            "route_id": route_id,
+            "status": status,
+            "exception": exception and exception[:_STATUS_CHARS],
+            "data": _bounded(data),
+        }
+        return self._publication(self._routing.monitor.subject, event)
+
+    def _usage(self, envelope: Envelope, delivery: Delivery, subtype: str, count: int) -> Publication:
+        at = datetime.fromtimestamp(int(delivery.timestamp_s), UTC)
+        event = {
+            "id": None,
+            "transaction_time": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "project_id": self._ism.project_id,
+            "resource_id": envelope.processor_id,
+            "resource_type": self._ism.selector,
+            "unit_type": "COMPUTE",
+            "unit_subtype": subtype,
+            "unit_count": count,
+            "metadata": None,
+        }
+        return self._publication(self._routing.usage.subject, event)
+
+    def _publication(self, subject: str, event: Mapping[str, Any]) -> Publication:
+        return Publication(subject, _dumped(event), subject)
+
+
+def codec_for(route: Route) -> Codec:
+    """The codec that the route's `input.codec` names."""
+    kinds: dict[str, type[Codec]] = {
+        "json": Codec,
+        "raw": _Raw,
+        "cloudevents": _CloudEvents,
+        "ism": IsmCodec,
+    }
+    return kinds[route.input.codec](route)
+
+
+def session_of(document: bytes) -> str:
+    """The `session_id` of a query (of the first one in a list), empty where it has none."""
+    session = _first(document).get("session_id")
+    return str(session) if isinstance(session, (str, int)) and not isinstance(session, bool) else ""
+
+
+def _parsed(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as err:
+        raise _not_json(err) from err
+
+
+def _not_json(err: ValueError | RecursionError, what: str = "the message") -> Unreadable:
+    return Unreadable(*documents.unreadable(err, what))
+
+
+def _parsed_exactly(payload: bytes) -> Any:
+    """As `_parsed`, with integers of any size: what is written into another message must stay what it was.
+
+    It is not so deep that it could not be written.
+    """
+    try:
+        value = json.loads(payload.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as err:
+        raise _not_json(err) from err
+    if nests_deeper(payload, value, _LEVELS):
+        raise Unreadable("E320", f"the message is nested too deeply: more than {_LEVELS} levels")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"number is infinity: {text[:_SHOWN_CHARS]}")
+    return number
+
+
+def _dumped(value: Any) -> bytes:
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate can be written as an escape only
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _bounded(data: Any) -> Any:
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return data if len(text) <= _STATUS_CHARS else text[:_STATUS_CHARS]
+
+
+def _first(document: bytes) -> dict[str, Any]:
+    """The first query of a document, empty where it is no object; what is wrong is for the guest to say."""
+    try:
+        value = documents.loads(document)
+    except ValueError:
+        return {}
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return value if isinstance(value, dict) else {}
+
+
+def _claimed_route_id(payload: bytes) -> str | None:
+    route_id = _first(payload).get("route_id")
+    return route_id if isinstance(route_id, str) else None
+
+
+def _output_document(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as err:
+        raise ProcessorError("E306", f"an output is not JSON: {err}") from err
+
+
+def _row(body: bytes) -> dict[str, Any]:
+    try:
+        row = _parsed_exactly(body)
+    except Unreadable as err:
+        raise ProcessorError("E306", f"an output is not JSON: {err}") from err
+    if isinstance(row, str):
+        return {"result": row}
+    if isinstance(row, dict):
+        return row
+    raise ProcessorError("E306", f"an output is {_kind(row)}; ISM takes objects and text")
+
+
+def _pointed_at(document: Any, pointer: str) -> Any:
+    """The value at a JSON pointer (RFC 6901), None where there is none."""
+    for token in pointer.split("/")[1:]:
+        name = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(document, dict):
+            document = document.get(name)
+        elif (
+            isinstance(document, list)
+            and re.fullmatch(r"0|[1-9][0-9]{0,8}", name)
+            and int(name) < len(document)
+        ):
+            document = document[int(name)]
+        else:
+            return None
+    return document
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "missing or null"}
+    return names.get(type(value), "a number")
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, (dict, list)):
+        return _kind(value)
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
+
+
+def content_of(payload: bytes) -> dict[str, Any]:
+    """The payload as `data` where it is JSON, as `text` where it is text, else as `base64`."""
+    try:
+        orjson.loads(payload)
+        # A fragment keeps numbers as they were written. It must not break the line: no text of JSON holds a
+        # line break, so each is white space.
+        return {"data": orjson.Fragment(payload.replace(b"\n", b" ").replace(b"\r", b" "))}
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return {"text": payload.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(payload).decode()}
+
+
+def headers_shown(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Headers as JSON: text by name, a list of what is repeated, `{"base64": ...}` for what is not UTF-8."""
+    if not isinstance(headers, RawHeaders):
+        return dict(headers)
+    shown: dict[str, Any] = {}
+    for name, raw in headers.pairs:
+        try:
+            value: Any = raw.decode()
+        except UnicodeDecodeError:
+            value = {"base64": base64.b64encode(raw).decode()}
+        if name not in shown:
+            shown[name] = value
+        elif isinstance(shown[name], list):
+            shown[name].append(value)
+        else:
+            shown[name] = [shown[name], value]
+    return shown
+
+
+def headers_from(shown: Any) -> RawHeaders:
+    """The headers that `headers_shown` showed. Raises ValueError for anything else."""
+    if not isinstance(shown, dict):
+        raise ValueError("`headers` is not an object")
+    pairs: list[tuple[str, str | bytes]] = []
+    for name, values in shown.items():
+        for value in values if isinstance(values, list) else [values]:
+            match value:
+                case str():
+                    pairs.append((name, value))
+                case {"base64": str(text), **more} if not more:
+                    pairs.append((name, base64.b64decode(text, validate=True)))
+                case _:
+                    raise ValueError(
+                        f"the header {name!r} is {_kind(value)}; text, or a list of texts, is read"
+                    )
+    return RawHeaders.of(pairs)
+
+
+def key_of(delivery: Delivery, codec: Codec) -> str:
+    """The key that decides which partition a message belongs to: also for one that has none to be used."""
+    try:
+        return codec.key(delivery)
+    except Exception:  # a wall: any bytes; the worker asks again, and says what is wrong with the message
+        return ""

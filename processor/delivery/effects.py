@@ -1,0 +1,468 @@
+"""What a run leaves behind: outputs, events, dead letters, context changes, and the position behind them.
+
+A worker plans a `Batch`, has a guest run it, and gets the run's `Effects` here, as messages that are ready
+to be committed. Nothing here publishes, waits or remembers: the same batch and outcome always have the same
+effects, but for the clock in events, dead letters and delays, and the names of delayed messages.
+
+What must stay true: effects are complete. A message that was taken is behind the position that `moves` sets,
+and its run succeeded, or its dead letter or what keeps it for later is among `stored`, or it is open there.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import orjson
+
+from processor.config import Route
+from processor.context import parked
+from processor.context.parked import REASON_CHARS, ParkedMessages
+from processor.context.store import Move
+from processor.delivery.codec import Codec, Publication, key_of
+from processor.errors import ProcessorError
+from processor.jetstream import BATCH_MAX, Outgoing
+from processor.model import (
+    ContextChange,
+    Delivery,
+    Emit,
+    Event,
+    Failed,
+    Failure,
+    Group,
+    Outcome,
+    Output,
+    Ran,
+)
+from processor.subject import matches
+
+log = logging.getLogger("processor")
+
+# Idle partitions are taken along in what a commit has left.
+COMMIT_BUDGET = BATCH_MAX - 50
+_KEY_CHARS = 200  # of a key in a line of the log
+_SCHEDULED_BYTES = 256  # of the headers that the server gives a message that it sends when it is due
+_HEADER_BYTES = 16 << 10  # room that a message keeps for its headers, and a position for its own fields
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """How messages reach one public subject.
+
+    Durable ones are part of the commit, under the app's own subject, and a stream of the public subject
+    copies them from there (`live` and `foreign` false). `live` ones go to whoever listens right after the
+    commit. `foreign` ones go to a stream that cannot copy from ours, before the commit and deduplicated.
+
+    With `parts` each message goes the way of the pattern there that its subject matches, and one that matches
+    none has no stream; `foreign` then says whether that is the way of any.
+    """
+
+    live: bool = False
+    foreign: bool = False
+    ttl: Mapping[str, str] = field(default_factory=lambda: {"Nats-TTL": "24h"})
+    stream: str = ""
+    max_bytes: int | None = None  # the largest message that the stream takes, headers included
+    copy_bytes: int = 0  # of the headers that a copy has more, but for the message's subject
+    parts: Mapping[str, Outlet] = field(default_factory=dict)
+
+    def to(self, subject: str) -> Outlet:
+        """The way to one subject. Raises ProcessorError E417 where no stream holds it."""
+        if not self.parts:
+            return self
+        for pattern, part in self.parts.items():
+            if matches(pattern, subject):
+                return part
+        held = "; ".join(f"{part.stream} holds {pattern}" for pattern, part in [*self.parts.items()][:5])
+        raise ProcessorError("E417", f"no stream holds {subject!r}, the subject of an output: {held}")
+
+    def check_size(self, publication: Publication, more_bytes: int = 0) -> None:
+        """Raise ProcessorError E307 for a message that, with `more_bytes`, the stream would refuse."""
+        if self.max_bytes is None:
+            return
+        headers = more_bytes + sum(
+            len(n.encode()) + len(v.encode()) + 4 for n, v in publication.headers.items()
+        )
+        if not self.live and not self.foreign:
+            headers += self.copy_bytes + len(publication.subject.encode())
+        elif headers:
+            headers += len("NATS/1.0\r\n\r\n")
+        size = len(publication.payload) + headers
+        if size > self.max_bytes:
+            raise ProcessorError(
+                "E307",
+                f"an output or event for {publication.subject} has {size} bytes with its headers; stream "
+                f"{self.stream} takes {self.max_bytes} (max_msg_size)",
+            )
+
+
+@dataclass(slots=True)
+class Batch:
+    """Deliveries as the guest will get them: `members[i]` are the deliveries of `groups[i]`."""
+
+    deliveries: list[Delivery]
+    groups: list[Group] = field(default_factory=list)
+    members: list[list[Delivery]] = field(default_factory=list)
+    rejected: list[tuple[Delivery, Failure]] = field(default_factory=list)
+    partitions: dict[int, int] = field(default_factory=dict)  # by delivery sequence
+    moves: dict[int, Move] = field(default_factory=dict)
+    dropped: list[tuple[Delivery, Failure]] = field(default_factory=list)
+    stored: list[Outgoing] = field(default_factory=list)  # what keeps deliveries for later
+    skipped: list[Delivery] = field(default_factory=list)  # settled without a run
+    followers: list[tuple[str, Delivery]] = field(default_factory=list)  # by key, behind one that waits
+    done: list[Delivery] = field(default_factory=list)  # settled before a restart; only to be acknowledged
+    markers: list[Outgoing] = field(default_factory=list)  # endings of stream-mode runs
+
+    def split(
+        self, taken: Sequence[Delivery], failed: int | None, place: Callable[[Delivery], int]
+    ) -> list[Sequence[Delivery]]:
+        """The deliveries that this batch was planned from, as smaller batches to be run in this order.
+
+        `failed` is the group that failed, where that is known: the parts are what ran well before it, it, and
+        what lies behind. `place` says whose position counts a delivery: within a partition every part has
+        later ones than those before it, since a position only moves on.
+        """
+        if failed is None:
+            return _halved(taken)
+        group_of = {d.sequence: number for number, members in enumerate(self.members) for d in members}
+        first, last = self.members[failed][0].sequence, self.members[failed][-1].sequence
+        partition = place(self.members[failed][0])
+        parts: tuple[list[Delivery], list[Delivery], list[Delivery]] = ([], [], [])
+        reached: dict[int, int] = {}  # by partition, the last part that one of its deliveries is in
+        stage = 0  # of that group's partition: before it, at it, behind it
+        for delivery in taken:
+            here = place(delivery)
+            if here == partition:
+                stage = max(stage, 1) if delivery.sequence == first else stage
+                part = stage
+                stage = 2 if delivery.sequence == last else stage
+            else:
+                part = 0 if group_of.get(delivery.sequence, 0) < failed else 2
+            reached[here] = max(reached.get(here, 0), part)
+            parts[reached[here]].append(delivery)
+        before, failing, behind = parts
+        if len(failing) == len(taken):
+            return _halved(taken)
+        # Where much fails, what lies behind would be run again and again as a whole.
+        rest = _halved(behind) if 4 * len(before) < len(taken) else [behind]
+        return [part for part in (before, failing, *rest) if part]
+
+
+@dataclass(slots=True)
+class Effects:
+    """All that one or several runs leave behind, until it is settled."""
+
+    deliveries: list[Delivery] = field(default_factory=list)
+    ended: list[Delivery] = field(default_factory=list)  # but for those that are kept to be tried again
+    foreign: list[Outgoing] = field(default_factory=list)
+    stored: list[Outgoing] = field(default_factory=list)
+    live: list[Outgoing] = field(default_factory=list)
+    markers: list[Outgoing] = field(default_factory=list)
+    contexts: dict[str, ContextChange] = field(default_factory=dict)
+    moves: dict[int, Move] = field(default_factory=dict)
+    outputs: int = 0
+    events: int = 0
+    dead_letters: list[str] = field(default_factory=list)
+    dropped: list[tuple[Delivery, Failure, int]] = field(default_factory=list)  # with their tries
+    scattered: int = 0  # messages of contexts that come whole and are kept by item
+    is_recorded: bool = False  # the commit has a record of each context that it changes
+    first_left: int | None = None  # the lowest sequence in hand that is to be processed after these
+
+    def add(self, later: Effects) -> None:
+        """Append the effects of a run that came after these."""
+        self.deliveries += later.deliveries
+        self.ended += later.ended
+        self.foreign += later.foreign
+        self.stored += later.stored
+        self.live += later.live
+        self.markers += later.markers
+        for key, change in later.contexts.items():
+            earlier = self.contexts.get(key)
+            if earlier is not None and not change.whole:
+                items = {**earlier.items, **change.items}
+                if earlier.whole:  # it stays so, without what is gone
+                    items = {name: value for name, value in items.items() if value is not None}
+                change = replace(change, items=items, whole=earlier.whole)
+            self.contexts[key] = change
+        for partition, move in later.moves.items():
+            self.moves.setdefault(partition, Move()).add(move)
+        self.outputs += later.outputs
+        self.events += later.events
+        self.dead_letters += later.dead_letters
+        self.dropped += later.dropped
+        self.scattered += later.scattered
+        self.is_recorded |= later.is_recorded
+        self.first_left = later.first_left
+
+    @property
+    def size(self) -> int:
+        """At most how many messages a commit of this needs."""
+        return self.size_with(Effects())
+
+    def size_with(self, later: Effects) -> int:
+        """At most the size of these once those are added."""
+        both = {**self.contexts, **later.contexts}
+        items = sum(map(_messages_of, both.values()))
+        for key in self.contexts.keys() & later.contexts.keys():
+            if not later.contexts[key].whole:  # it is laid over the earlier one
+                items += len(self.contexts[key].items) + 1
+        records = len(both) if self.is_recorded or later.is_recorded else 0
+        stored = len(self.stored) + len(later.stored) + self.scattered + later.scattered
+        return stored + items + records + len(self.moves.keys() | later.moves.keys())
+
+    @property
+    def weight(self) -> float:
+        """Messages of a commit that one input message needs, positions aside."""
+        return (self.size - len(self.moves)) / max(1, len(self.deliveries))
+
+
+def _messages_of(change: ContextChange) -> int:
+    return 1 if change.is_small else len(change.items) + 1
+
+
+class EffectsBuilder:
+    """Makes the effects of the runs of one route."""
+
+    def __init__(self, route: Route, codec: Codec, outlets: Mapping[str, Outlet], max_payload: int) -> None:
+        self._route = route
+        self._codec = codec
+        self._outlets = outlets
+        self._max_payload = max_payload
+        self._out = f"p.{route.app}.out."
+        self._emit = f"p.{route.app}.emit.{route.name}."
+        self._letters = ParkedMessages(route.app, route.name, max_payload, route.dlq.keep)
+        self._events_level = route.events.level if route.events else ""
+
+    def run(self, batch: Batch, outcome: Outcome, tries: Mapping[int, int]) -> Effects | Failure:
+        """The effects of a run, or why they cannot be had.
+
+        `tries` says, by sequence, how often a delivery failed before.
+        """
+        if isinstance(outcome, Failed):
+            return outcome.failure
+        effects = Effects(
+            deliveries=batch.deliveries,
+            stored=[*batch.stored, *(parked.gone(d) for d in batch.deliveries if d.kept)],
+            contexts=dict(outcome.contexts),
+            moves=batch.moves,
+            live=list(batch.markers),
+            markers=batch.markers,
+            is_recorded=self._route.history.keep > 0,
+        )
+        try:
+            self._add_outputs(effects, batch, outcome)
+            for event in outcome.events:
+                self._add_user_event(effects, batch, event)
+        except ProcessorError as err:
+            return Failure(err.code, err.what)
+        rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
+        for delivery, failure in [*batch.rejected, *rejected]:
+            attempt = tries.get(delivery.sequence, 0) + 1
+            self._add_dead_letter(effects, batch, delivery, failure, attempt)
+        for delivery, failure in batch.dropped:
+            self._add_dropped(effects, delivery, failure, tries.get(delivery.sequence, 0) + 1)
+        ran = [delivery for members in batch.members for delivery in members]
+        given_up = (delivery for delivery, _ in [*batch.rejected, *batch.dropped])
+        effects.ended = [*ran, *batch.skipped, *given_up]
+        if self._events_level == "all":
+            failed = {id(delivery) for delivery, _ in rejected}
+            for delivery in ran:
+                if id(delivery) not in failed:
+                    attempt = tries.get(delivery.sequence, 0) + 1
+                    self._add_event(effects, "completed", delivery, attempt=attempt)
+        return effects
+
+    def _add_outputs(self, effects: Effects, batch: Batch, outcome: Ran) -> None:
+        emits: dict[int, list[Emit]] = {}
+        for emit in outcome.emits:
+            emits.setdefault(emit.group, []).append(emit)
+        outputs: dict[int, list[Output]] = {}
+        for output in outcome.outputs:
+            outputs.setdefault(output.group, []).append(output)
+        for index in sorted({*emits, *outputs}):
+            members = batch.members[index]
+            for number, emit in enumerate(emits.get(index, ())):  # made before `process` returned
+                publication = self._codec.emitted(members[0], number, emit)
+                effects.outputs += 1
+                self._add(effects, publication, members[0], emit.delay_s)
+            made = self._codec.outputs(members, batch.groups[index].key, outputs.get(index, ()))
+            effects.outputs += len(made)
+            for publication in made:
+                self._add(effects, publication, members[0])
+        if self._codec.alone:
+            unread = {group for group, _, _ in outcome.rejected}
+            for index, members in enumerate(batch.members):
+                if index not in unread:
+                    for publication in self._codec.completed(members[0]):
+                        self._add(effects, publication, members[0])
+
+    def _add(
+        self, effects: Effects, publication: Publication, origin: Delivery, delay_s: float = 0.0
+    ) -> None:
+        outlet = self._outlets[publication.pattern].to(publication.subject)
+        if outlet.foreign and not delay_s:
+            # Such routes run message by message, so a second try makes the same ids.
+            # What is sent back or tried later is new: a stream may still know what was said of it before.
+            life = f"@{origin.kept_at}" if origin.kept else ""
+            prefix = f"{self._route.name}:{origin.stream}:{origin.sequence}{life}:"
+            number = sum(1 for m in effects.foreign if m.headers["Nats-Msg-Id"].startswith(prefix))
+            headers = {**publication.headers, "Nats-Msg-Id": f"{prefix}{number}"}
+            publication = publication._replace(headers=headers)
+        outlet.check_size(publication, _SCHEDULED_BYTES if delay_s else 0)
+        if delay_s:
+            effects.stored.append(self._delayed(publication, outlet, delay_s))
+        elif outlet.live:
+            effects.live.append(Outgoing(publication.subject, publication.payload, publication.headers))
+        elif outlet.foreign:
+            effects.foreign.append(Outgoing(publication.subject, publication.payload, publication.headers))
+        else:
+            subject = f"{self._out}{publication.subject}"
+            kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl
+            effects.stored.append(Outgoing(subject, publication.payload, kept))
+
+    def _add_if_taken(self, effects: Effects, publication: Publication, origin: Delivery) -> None:
+        """Add what only reports a fate, which stands even where the report fits into no stream."""
+        try:
+            self._add(effects, publication, origin)
+        except ProcessorError as err:
+            log.warning("not sent: %s", err, extra={"route": self._route.name, "seq": origin.sequence})
+
+    def _delayed(self, publication: Publication, outlet: Outlet, delay_s: float) -> Outgoing:
+        """What has the server send a message to its place among the outputs when it is due."""
+        if outlet.live or outlet.foreign:
+            raise ProcessorError(
+                "E327",
+                f"a message for {publication.subject} cannot be delayed: the stream of that subject does not "
+                "copy from the app's",
+            )
+        schedule = {
+            "Nats-Schedule": f"@at {parked.timestamp(datetime.now(UTC) + timedelta(seconds=delay_s))}",
+            "Nats-Schedule-Target": f"{self._out}{publication.subject}",
+            "Nats-Schedule-TTL": outlet.ttl["Nats-TTL"],
+            "Nats-TTL": "never",
+        }
+        # Not named after its origin: a stream that is made anew counts its messages from 1 again, and what is
+        # still to come of the old one must not be replaced.
+        subject = f"{self._emit}{secrets.token_hex(12)}"
+        return Outgoing(subject, publication.payload, {**publication.headers, **schedule})
+
+    def _add_user_event(self, effects: Effects, batch: Batch, event: Event) -> None:
+        delivery = batch.members[event.group][0]
+        # As the guest wrote it, which `wire` has vetted: read and written again, its numbers could be others.
+        data, key = orjson.Fragment(event.body), batch.groups[event.group].key
+        self._add_event(effects, "user", delivery, name=event.name, key=key, data=data)
+
+    def _add_event(self, effects: Effects, kind: str, delivery: Delivery, **more: object) -> None:
+        subject = self._route.events_subject
+        if subject is None:
+            return
+        body = {
+            "event": kind,
+            "route": self._route.name,
+            "stream": delivery.stream,
+            "sequence": delivery.sequence,
+            "time": _now(),
+            **more,
+        }
+        effects.events += 1
+        add = self._add if kind == "user" else self._add_if_taken
+        add(effects, Publication(subject, orjson.dumps(body), subject), delivery)
+
+    def _add_dead_letter(
+        self, effects: Effects, batch: Batch, delivery: Delivery, failure: Failure, attempt: int
+    ) -> None:
+        effects.dead_letters.append(failure.code)
+        partition = batch.partitions[delivery.sequence]
+        effects.stored += self._letters.dead(delivery, partition, failure, attempt, datetime.now(UTC))
+        id_ = f"{self._route.name}.{partition}.{delivery.sequence}"
+        self._tell(effects, "dead_lettered", delivery, failure, attempt, id_)
+
+    def _add_dropped(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
+        effects.dropped.append((delivery, failure, attempt))
+        self._tell(effects, "dropped", delivery, failure, attempt)
+
+    def _tell(
+        self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int, id_: str = ""
+    ) -> None:
+        """Say to the sender's system, to listeners and in the log that a message was given up."""
+        try:
+            said = self._codec.failed(delivery, failure)
+        except Exception:  # a wall: the message is given up, whatever it holds
+            log.exception("an unexpected error while telling of a message; please report it")
+            said = []
+        for publication in said:
+            self._add_if_taken(effects, publication, delivery)
+        reason = failure.text[:REASON_CHARS]
+        if self._events_level in ("failures", "all"):
+            self._add_event(effects, what, delivery, attempt=attempt, code=failure.code, text=reason)
+        log.warning(
+            "%s: %s %s",
+            {"dead_lettered": "dead letter"}.get(what, what),
+            failure.code,
+            reason,
+            extra={
+                "route": self._route.name,
+                "seq": delivery.sequence,
+                "key": key_of(delivery, self._codec)[:_KEY_CHARS] or None,
+                "attempt": attempt,
+                "code": failure.code,
+                "id": id_ or None,
+                "traceback": failure.traceback,
+            },
+        )
+
+    def misfit(self, effects: Effects) -> Failure | None:
+        """Why these effects cannot be one commit, if they cannot."""
+        if effects.size > COMMIT_BUDGET:
+            return Failure(
+                "E324",
+                f"outputs, events and context changes need {effects.size} messages of a commit, "
+                f"which takes {COMMIT_BUDGET}",
+            )
+        room = self._max_payload - _HEADER_BYTES
+        # Letters have seen to their size themselves.
+        made = [m for m in effects.stored if m.subject.startswith((self._out, self._emit))]
+        for message in (*made, *effects.foreign, *effects.live):
+            if len(message.payload) > room:
+                return Failure(
+                    "E307",
+                    f"an output or event has {len(message.payload)} bytes; a message takes {room}",
+                )
+        for change in effects.contexts.values():
+            for name, value in change.items.items():
+                if value is not None and len(value) > room:
+                    return Failure(
+                        "E310",
+                        f"context[{name[:80]!r}] has {len(value)} bytes; one item may have {room}, so "
+                        "spread it over several top-level keys",
+                    )
+        return None
+
+    def milestone(self, what: str, more: Mapping[str, str]) -> Outgoing | None:
+        """The event that the route started, stopped, or has its breaker open, for those who want it."""
+        subject = self._route.events_subject
+        levels = ("all",) if what in ("started", "stopped") else ("failures", "all")
+        if subject is None or self._events_level not in levels:
+            return None
+        body = {
+            "event": what,
+            "route": self._route.name,
+            "program": self._route.program.id,
+            "time": _now(),
+            **more,
+        }
+        outlet = self._outlets[subject]
+        if outlet.foreign:
+            return Outgoing(subject, orjson.dumps(body))
+        return Outgoing(f"{self._out}{subject}", orjson.dumps(body), outlet.ttl)
+
+
+def _now() -> str:
+    return parked.timestamp(datetime.now(UTC))
+
+
+def _halved(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
+    middle = len(deliveries) // 2
+    return [deliveries[:middle], deliveries[middle:]]
