@@ -349,8 +349,30 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RunAgain:
-    """The message is to be tried again, `after_s` seconds from now."""
+    """The message is tried again at once, before anything else runs."""
 
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The message waits in memory for `after_s` seconds, and the later ones of its key wait behind it."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The server keeps the message and sends it again in `after_s` seconds; its key goes on without it."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The message holds its key: it is tried in `after_s` seconds, and the key's later messages are kept
+    behind it until it succeeds.
+    """
+
+    failure: Failure
     after_s: float
 
 
@@ -368,34 +390,53 @@ class Drop:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The message holds its key: it is tried every `after_s` seconds, and the key's later messages wait."""
-
-    failure: Failure
-    after_s: float
-
-
-Decision = RunAgain | DeadLetter | Drop | Block
+Decision = RunAgain | Wait | Park | Block | DeadLetter | Drop
 
 # A second try cannot change these: the message itself, or what the user decided about it, is the reason.
 # A message over a bound (E318 to E320) is rejected before it is tried; an output over one may be shorter the
 # next time.
 FINAL = frozenset({"E301", "E302", "E303", "E305"})
+# Up to this wait a message stays in memory and its key waits; the server keeps those that wait longer.
+SHORT_WAIT_S = 2.0
+# A key that is blocked for good is not tried more often than this, whatever `max_ms` is.
+_BLOCKED_MIN_S = 0.05
 
 
-def decide(failure: Failure, attempt: int, policy: RetryPolicy, luck: float) -> Decision:
-    """The fate of a message whose `attempt`-th try (counted from 1) failed; `luck` is random in [0, 1)."""
+def decide(
+    failure: Failure,
+    attempt: int,
+    policy: RetryPolicy,
+    luck: float,
+    *,
+    is_held: bool = False,
+    is_stopping: bool = False,
+    has_one_key: bool = False,
+) -> Decision:
+    """The fate of a message whose `attempt`-th try (counted from 1) failed; `luck` is random in [0, 1).
+
+    `is_held` says that it holds its blocked key already, `is_stopping` that nothing is run any more, and
+    `has_one_key` that all messages of the route are of one key.
+    """
     if failure.code in FINAL:
         return DeadLetter(failure)
-    asked_s = failure.retry_after_s
-    if attempt < policy.attempts:
-        return RunAgain(policy.wait_s(attempt, luck) if asked_s is None else asked_s)
-    if policy.then == "drop":
+    is_last = attempt >= policy.attempts
+    if is_last and policy.then == "drop":
         return Drop(failure)
-    if policy.then == "block":
-        return Block(failure, max(policy.max_ms / 1000, 0.05) if asked_s is None else asked_s)
-    return DeadLetter(failure)
+    if is_last and policy.then != "block":
+        return DeadLetter(failure)
+    if failure.retry_after_s is not None:
+        after_s = failure.retry_after_s
+    elif is_last:
+        after_s = max(policy.max_ms / 1000, _BLOCKED_MIN_S)
+    else:
+        after_s = policy.wait_s(attempt, luck)
+    if after_s <= 0 and not is_last and not is_stopping:
+        return RunAgain()
+    is_long = after_s > SHORT_WAIT_S
+    if is_last or is_held or (is_long and policy.then == "block"):
+        # Where there is one key, nothing else can go on: the messages need not be moved out of its way.
+        return Wait(after_s) if has_one_key else Block(failure, after_s)
+    return Park(after_s) if is_long else Wait(after_s)
 
 
 def subject_text(subject: str) -> str:

@@ -56,8 +56,10 @@ from processor.model import (
     Group,
     LogLine,
     Outcome,
+    Park,
     Ran,
     RunAgain,
+    Wait,
     decide,
 )
 from processor.sandbox.host import Answer, Guest
@@ -68,8 +70,6 @@ log = logging.getLogger("processor")
 user_log = logging.getLogger(RUNNABLE_LOG)
 
 _REFUSED_PAUSE_S = 2.0
-# Up to this wait a message stays in memory and its key waits; the server keeps those that wait longer.
-SHORT_WAIT_S = 2.0
 # So many claims without a commit make it likely that a message kills the whole process.
 _SUSPICIOUS_CLAIMS = 2
 _RESPAWN_PAUSES_S = (0.02, 0.1, 0.5)
@@ -416,29 +416,32 @@ class Worker:
         where = self._where(delivery, attempt=attempt, code=failure.code)
         log.debug("attempt failed: %s %s", failure.code, failure.text, extra=where)
         self._replay.failed(batch.groups, batch.members)
-        match decide(failure, attempt, self._policy, random.random()):
-            case RunAgain(after_s):
-                self._tries[delivery.sequence] = attempt
-                self._telemetry.retried()
-                if after_s <= 0 and not self._stop.is_set():
-                    return True
-                if is_held(delivery):
-                    await self._block(batch, failure, attempt, after_s)
-                elif after_s <= SHORT_WAIT_S:
-                    await self._wait(batch, attempt, after_s)
-                elif self._policy.then == "block":
-                    await self._block(batch, failure, attempt, after_s)
-                else:
-                    await self._schedule(batch, attempt, after_s)
+        decision = decide(
+            failure,
+            attempt,
+            self._policy,
+            random.random(),
+            is_held=is_held(delivery),
+            is_stopping=self._stop.is_set(),
+            has_one_key=self._route.key == "none",
+        )
+        if isinstance(decision, RunAgain | Wait | Park | Block):
+            self._tries[delivery.sequence] = attempt
+            self._telemetry.retried()
+        else:
+            self._replay.settled(batch.groups, batch.members)
+        match decision:
+            case RunAgain():
+                return True
+            case Wait(after_s):
+                await self._wait(batch, attempt, after_s)
+            case Park(after_s):
+                await self._park(batch, attempt, after_s)
             case Block(failure, after_s):
-                self._tries[delivery.sequence] = attempt
-                self._telemetry.retried()
                 await self._block(batch, failure, attempt, after_s)
             case DeadLetter(failure):
-                self._replay.settled(batch.groups, batch.members)
                 await self._submit_without_run(batch, rejected=[(delivery, failure)])
             case Drop(failure):
-                self._replay.settled(batch.groups, batch.members)
                 await self._submit_without_run(batch, dropped=[(delivery, failure)])
         return False
 
@@ -464,7 +467,7 @@ class Worker:
         await self._submit(effects)
 
     async def _wait(self, batch: Batch, tries: int, after_s: float) -> None:
-        """Have the message's key wait in memory. That it was tried is committed, for a successor to know."""
+        """Keep the message in memory until its time; that it was tried is committed, for a successor."""
         delivery = batch.deliveries[0]
         key = key_of(delivery, self._codec)
         self._waiting.wait(key, delivery, time.monotonic() + after_s)
@@ -473,8 +476,8 @@ class Worker:
             opened = {delivery.sequence: tries}
             await self._submit(Effects(moves={partition: Move(delivery.sequence, opened=opened)}))
 
-    async def _schedule(self, batch: Batch, tries: int, after_s: float) -> None:
-        """Have the server send the message again when it is due; its key goes on without it."""
+    async def _park(self, batch: Batch, tries: int, after_s: float) -> None:
+        """Leave the message to the server, which sends it again in time; its key goes on without it."""
         delivery = batch.deliveries[0]
         at = datetime.now(UTC) + timedelta(seconds=min(after_s, 1e9))
         try:
@@ -485,13 +488,10 @@ class Worker:
             await self._submit_without_run(batch, stored=[later])
 
     async def _block(self, batch: Batch, failure: Failure, tries: int, after_s: float) -> None:
-        """Keep the message, and have the later ones of its key kept behind it, until it succeeds."""
+        """Keep the message, and behind it the later ones of its key, until it succeeds."""
         delivery = batch.deliveries[0]
         key, partition = key_of(delivery, self._codec), batch.partitions[delivery.sequence]
         until_s = time.monotonic() + after_s
-        if self._route.key == "none":
-            await self._wait(batch, tries, after_s)  # nothing else can go on, so nothing need be moved
-            return
         self._unblocking = None
         if not self._waiting.is_blocked(key):
             log.warning(

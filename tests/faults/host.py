@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 import processor.delivery.repartition
-import processor.delivery.worker
+import processor.model
 import processor.service
 from processor.config import Config, load
 from processor.jetstream import Broker, Outgoing, Reader, Unknown
@@ -298,7 +298,7 @@ async def main(path: str, url: str, point: str, nth: int, what: str) -> int:
     install(Crash(point, nth))
     configure_logging("human", os.environ.get("SOAK_LOG") or "warning")
     if wait := os.environ.get("SHORT_WAIT_S"):  # the server is to keep messages that wait longer than this
-        processor.delivery.worker.SHORT_WAIT_S = float(wait)
+        processor.model.SHORT_WAIT_S = float(wait)
     config = load(path, {"NATS_URL": url})
     if what == "run":
         return await run(config)

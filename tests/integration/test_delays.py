@@ -69,7 +69,7 @@ async def test_a_wait_in_memory_ends_at_its_time(
     processor: Start, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A millisecond before it the message is not tried; at that time it is, three times over."""
-    monkeypatch.setattr("processor.delivery.worker.SHORT_WAIT_S", 60)
+    monkeypatch.setattr("processor.model.SHORT_WAIT_S", 60)
     async with processor(routes(base_ms=8000), work=COUNT) as running:
         for name in STRATEGIES:
             tries = partial(running.metric, "processor_failures_total", route=name)
@@ -111,7 +111,7 @@ async def test_a_scheduled_retry_does_not_come_before_its_time(
     processor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the real clocks: the second try fails at the time that the server was given, or later."""
-    monkeypatch.setattr("processor.delivery.worker.SHORT_WAIT_S", 0.1)
+    monkeypatch.setattr("processor.model.SHORT_WAIT_S", 0.1)
     route = routes(base_ms=400).split("exponential_full")[0]
     async with processor(route.replace("attempts: 4", "attempts: 2"), work=COUNT) as running:
         heard = await running.listen("p.app.later.>")

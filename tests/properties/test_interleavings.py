@@ -412,7 +412,7 @@ def test_any_interleaving_equals_a_sequential_run_of_each_key(
     nats_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever fails, ends, moves and changes: once, in order, and as if nothing had happened."""
-    monkeypatch.setattr("processor.delivery.worker.SHORT_WAIT_S", SHORT_WAIT_S)
+    monkeypatch.setattr("processor.model.SHORT_WAIT_S", SHORT_WAIT_S)
     monkeypatch.setattr("processor.delivery.members.HEARTBEAT_S", 0.1)
     monkeypatch.setattr("processor.delivery.members.LOST_S", 0.5)
     monkeypatch.setattr("processor.service.Broker", None)  # given back in the end; `install` sets it
