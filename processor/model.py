@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from processor.errors import ERRORS
+
 
 class RawHeaders(Mapping[str, str]):
     """The headers of a message, all of them and unchanged: order, case, repeated names, any bytes.
@@ -392,10 +394,9 @@ class Drop:
 
 Decision = RunAgain | Wait | Park | Block | DeadLetter | Drop
 
-# A second try cannot change these: the message itself, or what the user decided about it, is the reason.
-# A message over a bound (E318 to E320) is rejected before it is tried; an output over one may be shorter the
-# next time.
-FINAL = frozenset({"E301", "E302", "E303", "E305"})
+# Not among them: a message over a bound (E318 to E320) is rejected before it is tried, and an output over one
+# may be shorter the next time.
+_FINAL = frozenset(row.code for row in ERRORS.values() if row.is_final)
 # Up to this wait a message stays in memory and its key waits; the server keeps those that wait longer.
 SHORT_WAIT_S = 2.0
 # A key that is blocked for good is not tried more often than this, whatever `max_ms` is.
@@ -417,7 +418,7 @@ def decide(
     `is_held` says that it holds its blocked key already, `is_stopping` that nothing is run any more, and
     `has_one_key` that all messages of the route are of one key.
     """
-    if failure.code in FINAL:
+    if failure.code in _FINAL:
         return DeadLetter(failure)
     is_last = attempt >= policy.attempts
     if is_last and policy.then == "drop":

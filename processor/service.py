@@ -38,7 +38,7 @@ from processor.delivery.repartition import Inboxes
 from processor.delivery.streams import Streams, durability, warn_of_gap
 from processor.delivery.watch import CopyWatch, StreamWatch
 from processor.delivery.worker import Shared
-from processor.errors import Edited, Faults, Fenced, LanguageError, ProcessorError
+from processor.errors import ERRORS, Edited, Faults, Fenced, LanguageError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
 from processor.model import Delivery, Limits, Program
 from processor.operate.api import Desk
@@ -66,8 +66,6 @@ _NAMED_MAX = 20
 # What is denied is tried again sooner than this, so that a permission that was given is noticed.
 _DENIED_S = 30.0
 _DENIED_SAID_MAX = 20
-# A route that may not run here, whoever else runs it: the others have its partitions meanwhile.
-_NOT_HERE = frozenset({"E407", "E410"})
 # Without leave to update, outputs are published to the stream instead; without that of advisories, changes of
 # streams are noticed later; without the last two nobody can ask us over NATS. That is said where it is found
 # out, and routes run on.
@@ -446,7 +444,7 @@ class Service:
                 return
             except (ProcessorError, Faults, Unknown, Again, ApiError) as err:
                 why, pause_s = str(err), min(2 * pause_s, _RETRY_S)
-                if isinstance(err, ProcessorError) and err.code in _NOT_HERE:
+                if isinstance(err, ProcessorError) and ERRORS[err.code].is_local:
                     await self._take_part(run, is_in=False)
             except Exception as err:
                 # A fault of ours must stop neither the other routes nor this one for good.

@@ -23,7 +23,7 @@ from processor.cli.terminal import (
 )
 from processor.config import Config, load
 from processor.delivery.codec import codec_for, content_of, headers_shown, key_of
-from processor.errors import CODES, BrokerError
+from processor.errors import ERRORS, BrokerError
 from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 from processor.printable import printable
 from processor.telemetry import configure_logging
@@ -45,7 +45,7 @@ def dead_letters(
     format: str | None,
 ) -> int:
     """Do `action` with the dead letters that are meant; EXIT_FAILED where one that was named is not there."""
-    if code is not None and code not in CODES:
+    if code is not None and code not in ERRORS:
         raise typer.BadParameter(f"{code!r} is not an error code, such as E304", param_hint="--reason")
     which = Filter(route or "", id or "", code or "", moment_s(since) if since else 0.0)
     config = load(path, needs_secrets=False)

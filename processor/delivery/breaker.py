@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from processor.errors import ERRORS
+
 LONGEST_PAUSES = 10
 # How soon those who wait for another's try look again.
 LOOK_AGAIN_S = 0.05
-# Each of these is a guest that died of itself or had to be killed.
-DEATHS = frozenset({"E311", "E312", "E313", "E314", "E315", "E316"})
+DEATHS = frozenset(row.code for row in ERRORS.values() if row.kills_guest)
 
 
 class Breaker:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import orjson
 
 from processor.capability.registry import UNSAFE
-from processor.errors import ProcessorError
+from processor.errors import ERRORS, ProcessorError
 from processor.model import Delivery, Group
 from processor.sandbox.wire import Attached
 
@@ -33,8 +33,7 @@ KEPT_BYTES = 64 << 20
 _CALL_BYTES = 500  # of a call that is remembered, beside its answer
 # What makes two requests the same; how long one may take and whether it follows redirects does not.
 _ASKED = ("method", "url", "params", "headers", "auth", "kind")
-# With these the request was never sent.
-_UNSENT = frozenset({"E317", "E322", "E325", "E326"})
+_UNSENT = frozenset(row.code for row in ERRORS.values() if row.is_unsent)
 
 Make = Callable[[dict[str, Any]], Awaitable[Any]]
 Members = Sequence[Sequence[Delivery]]  # of each group, its messages

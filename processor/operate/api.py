@@ -18,7 +18,7 @@ from processor.config import Config, Route
 from processor.context.history import Author
 from processor.context.parked import moment
 from processor.delivery.codec import content_of, headers_shown
-from processor.errors import CODES, BrokerError, ProcessorError
+from processor.errors import ERRORS, BrokerError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Endpoint, MicroService, Refusal, Unknown
 from processor.operate.control import Control
 from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
@@ -390,7 +390,7 @@ def _since_s(text: str) -> float:
 
 
 def _code(text: str) -> str:
-    if text and text not in CODES:
+    if text and text not in ERRORS:
         raise Refusal("E601", f"`code` is {text!r}, which is not an error code, such as E304")
     return text
 

@@ -790,7 +790,7 @@ class Runner:
             return Failure("E327", text.removeprefix("EmitError: "), trace)
         if isinstance(err, documents.Unwritable):
             return Failure("E306", text.removeprefix("Unwritable: "), trace)
-        if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.GUEST_CODES:
+        if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.RUN_CODES:
             return Failure(err.code, text.removeprefix("Exceeded: "), trace)
         if isinstance(err, capabilities.CapabilityError):
             code = vars(err).get("code")  # anything at all: the class may be the user's

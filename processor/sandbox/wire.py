@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from processor.errors import Fault
+from processor.errors import ERRORS, Fault
 from processor.model import (
     SAFE_TOKEN,
     ContextChange,
@@ -54,38 +54,11 @@ CODE_BYTES = 64 << 10  # of a source of a compiled program that is kept for othe
 PROGRAM_CODE_BYTES = 4 << 20  # of all of its sources
 BODY_BYTES = 4 << 20  # of arguments and of what goes beside them
 LOG_LEVELS = frozenset({"debug", "info", "warning", "error"})
-# What a guest may say about a run; every other code is for the host to give.
-GUEST_CODES = frozenset(
-    {
-        "E207",
-        "E304",
-        "E305",
-        "E306",
-        "E307",
-        "E308",
-        "E309",
-        "E310",
-        "E311",
-        "E312",
-        "E313",
-        "E317",
-        "E318",
-        "E319",
-        "E320",
-        "E322",
-        "E323",
-        "E324",
-        "E325",
-        "E326",
-        "E327",
-        "E365",
-    }
-)
-# Why a capability call brought nothing.
-REFUSAL_CODES = frozenset({"E317", "E322", "E323", "E325", "E326", "E365"})
-# Why a message cannot be given to a Runnable.
-UNREADABLE_CODES = frozenset({"E301", "E318", "E319", "E320"})
-LOAD_CODES = frozenset({"E114", "E201", "E202", "E203", "E204", "E205", "E206", "E207"})
+# What a guest may say; every other code is for the host to give.
+RUN_CODES = frozenset(row.code for row in ERRORS.values() if row.ends_run)
+LOAD_CODES = frozenset(row.code for row in ERRORS.values() if row.faults_source)
+MESSAGE_CODES = frozenset(row.code for row in ERRORS.values() if row.rejects_message)
+REFUSAL_CODES = frozenset(row.code for row in ERRORS.values() if row.refuses_call)
 MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
@@ -653,7 +626,7 @@ def read_failed(frame: Frame, request: RunRequest, limits: Limits) -> Failed:
     """Why a run failed, and in which group, as the guest tells it. Raises Violation."""
     failed, lines = _fields(frame.header, "failed", "logs")
     code, text, traceback, after_s, group = _list(failed, 5)
-    if type(code) is not str or code not in GUEST_CODES or frame.blobs:
+    if type(code) is not str or code not in RUN_CODES or frame.blobs:
         raise Violation("a failure that a guest cannot report")
     if after_s is not None and (type(after_s) not in (int, float) or not 0 <= after_s <= 1e9):
         raise Violation("not a delay")
@@ -812,7 +785,7 @@ def _rejected(items: list[Any], request: RunRequest) -> list[tuple[int, int, Fai
         group, index, code, text = _list(item, 4)
         documents = request.groups[_integer(group, 0, len(request.groups) - 1)].documents
         _integer(index, 0, len(documents) - 1)
-        if type(code) is not str or code not in UNREADABLE_CODES:
+        if type(code) is not str or code not in MESSAGE_CODES:
             raise Violation("a message that is rejected for what is no reason")
         rejected.append((group, index, Failure(code, _text(text, TEXT_CHARS))))
     if len({item[:2] for item in rejected}) != len(rejected):

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.errors import CODES
+from processor.errors import ERRORS
 from processor.model import (
-    FINAL,
     SHORT_WAIT_S,
     Block,
     DeadLetter,
@@ -126,7 +125,7 @@ def test_nothing_is_tried_at_once_while_the_route_stops(
 
 
 @given(
-    st.sampled_from(sorted(CODES)),
+    st.sampled_from(sorted(ERRORS)),
     st.integers(1, 20),
     st.integers(1, 20),
     st.sampled_from(["dead_letter", "drop", "block"]),
@@ -161,8 +160,8 @@ def test_every_failure_ends(
             assert (why.code, is_last, then) == (code, True, "drop")
         case DeadLetter(why):
             assert why.code == code
-            assert code in FINAL or (is_last and then == "dead_letter")
-    assert (code in FINAL) <= isinstance(decision, DeadLetter)
+            assert ERRORS[code].is_final or (is_last and then == "dead_letter")
+    assert (ERRORS[code].is_final) <= isinstance(decision, DeadLetter)
 
 
 @pytest.mark.parametrize(
