@@ -77,6 +77,8 @@ class Streams:
         self._asking = asyncio.Semaphore(_AT_ONCE)  # held by a route while it asks for its streams
         self.app = config.app
         self._has_room = True  # for the default limit of a stream, which the server reserves
+        # A server asked for several at a time may reserve more than it has, and then makes no stream at all.
+        self._reserving = asyncio.Lock()
         self._used: dict[str, Used] = {}  # by route
         self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
         self._end = -1, 0  # of the app's stream, with the connection that it was seen in
@@ -273,17 +275,18 @@ class Streams:
 
         Where it refuses the default limit, this stream and those after it are created without one.
         """
-        if has_own_bytes or "max_bytes" not in wanted:
+        if "max_bytes" not in wanted:
             await self._broker.create_stream(wanted)
             return wanted
-        if self._has_room:
-            try:
-                await self._broker.create_stream(wanted)
-                return wanted
-            except BrokerError as err:
-                if not isinstance(err.__cause__, ApiError) or err.__cause__.err_code not in NO_ROOM:
-                    raise
-                if self._has_room:  # routes that start together find out together
+        async with self._reserving:
+            if has_own_bytes or self._has_room:
+                try:
+                    await self._broker.create_stream(wanted)
+                    return wanted
+                except BrokerError as err:
+                    is_full = isinstance(err.__cause__, ApiError) and err.__cause__.err_code in NO_ROOM
+                    if has_own_bytes or not is_full:
+                        raise
                     self._has_room = False
                     log.info(
                         "the server cannot reserve %g GiB for a stream: they are created without max_bytes",

@@ -518,6 +518,24 @@ async def test_a_default_limit_for_which_the_server_has_no_room_is_left_out(
         await blocked(running, "E408", "insufficient storage", "lower max_bytes")
 
 
+async def test_routes_that_start_together_reserve_no_more_than_the_server_has(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Two of forty streams get the default limit, as many as there is room for, and the others are made."""
+    url = await serve(f'jetstream {{ store_dir: "{tmp_path}/js", max_file_store: {25 << 30} }}')
+    route = ROUTE.replace('"in.>"', '"in.>", create: true')
+    routes = "".join(
+        route.replace("r:", f"r{n}:").replace("in.>", f"in{n}.>").replace(": out", f": out{n}")
+        for n in range(20)
+    )
+    async with starter(tmp_path, url)(routes, count=COUNT) as running:
+        await running.until_ready()
+        made = [
+            info["config"] for info in await running.broker.streams() if info["config"]["name"] != "P_app"
+        ]
+        assert sorted(config["max_bytes"] for config in made) == [-1] * 38 + [10 << 30] * 2
+
+
 async def test_what_is_dropped_soon_is_said_before_it_is_gone(
     processor: Start, wait_until: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
