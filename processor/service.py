@@ -29,8 +29,9 @@ from typing import Any
 from processor.capability.registry import HostCalls, RouteCalls
 from processor.config import Config, Route, fingerprint, language_fault
 from processor.context import parked
-from processor.context.parked import in_subject, timestamp
-from processor.context.store import ContextStore, InputStream, app_stream
+from processor.context.parked import timestamp
+from processor.context.store import ContextStore, InputStream
+from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
 from processor.delivery.effects import Outlet
 from processor.delivery.lanes import Lanes
 from processor.delivery.members import Members, StopReason, Version
@@ -42,7 +43,7 @@ from processor.errors import ERRORS, Edited, Faults, Fenced, LanguageError, Proc
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
 from processor.model import Delivery, Limits, Program
 from processor.operate.api import Desk
-from processor.operate.control import UNSAID, Control, Pause, pause_subject, read_pause
+from processor.operate.control import UNSAID, Control, Pause, read_pause
 from processor.operate.lag import LagWatch
 from processor.operate.retention import RetentionWatch
 from processor.sandbox.host import Zygote
@@ -548,8 +549,8 @@ class Service:
                 # A reader for each: with several filters in one consumer, what is taken away message by
                 # message, as what was due is, costs the server 30 times as much (nats-server 2.15).
                 for kind, subject in (
-                    ("due", f"p.{self._config.app}.due.>"),
-                    ("ctl", pause_subject(self._config.app, "*")),
+                    ("due", every(self._config.app, "due")),
+                    ("ctl", RouteSubjects(self._config.app, "*").pause),
                 ):
                     reader = Reader(
                         self._broker,
@@ -628,12 +629,12 @@ class Service:
             run.lanes.stop()
 
     def _hand_over(self, delivery: Delivery) -> None:
-        if delivery.subject.split(".", 3)[2] == "ctl":
-            self._pause(delivery.subject.rsplit(".", 1)[1], read_pause(delivery.payload))
+        kind, route, partition, _ = SubjectParts.of(delivery.subject)
+        if kind == "ctl":
+            self._pause(route, read_pause(delivery.payload))
             return
         stored = Stored(delivery.subject, delivery.sequence, delivery.payload, delivery.headers)
-        kept, partition = parked.read(stored), parked.partition_in(delivery.subject)
-        run = self._runs.get(delivery.subject.split(".", 4)[3])
+        kept, run = parked.read(stored), self._runs.get(route)
         if kept is not None and partition is not None and run is not None and run.lanes is not None:
             run.lanes.give(kept, partition)
 
@@ -676,10 +677,11 @@ class Service:
         run.holds = ()
         if not is_own:
             warn_of_gap(source, start, route.name)
+        inboxes = map(RouteSubjects(route.app, route.name).inbox, run.share)
         reader = Reader(
             broker,
             name,
-            route.input_subjects if not is_own else [in_subject(route.app, route.name, p) for p in run.share],
+            [*inboxes] if is_own else route.input_subjects,
             created=source["created"],
             retention=source["config"].get("retention", "limits"),
             name=f"{app_stream(route.app)}-{route.name}",

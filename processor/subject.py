@@ -67,6 +67,26 @@ def check_target(text: str) -> str:
     return text
 
 
+def app_root(app: str) -> str:
+    """What every subject of an app's own stream begins with; `context.subjects` has what follows."""
+    return f"p.{app}"
+
+
+def schedule_subject(app: str, route: str) -> str:
+    """Where an app's stream keeps the schedule of a route's input."""
+    return f"{app_root(app)}.sched.{route}"
+
+
+def republished(app: str, subject: str) -> str:
+    """Where whoever looks on is sent what an app has committed for a public subject (or pattern)."""
+    return f"live.{app}.{subject}"
+
+
+def app_patterns(app: str) -> tuple[str, ...]:
+    """The patterns of all that an app itself publishes to: its stream, what it shows, and its requests."""
+    return (f"{app_root(app)}.>", republished(app, ">"), f"ctl.{app}.>")
+
+
 def matches(pattern: str, subject: str) -> bool:
     """Whether `subject` (without wildcards) is one of the subjects that `pattern` stands for."""
     wanted, found = pattern.split("."), subject.split(".")

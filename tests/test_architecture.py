@@ -58,7 +58,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "context/",
         "what a route keeps in the app's stream: positions, contexts, their history, parked messages",
-        [["store"], ["history", "position"], ["parked"]],
+        [["store"], ["history", "position"], ["parked"], ["subjects"]],
     ),
     ("jetstream/", "everything that speaks NATS", []),
     ("config/", "from YAML to routes: keys, rules, texts", []),
@@ -365,6 +365,22 @@ def untold_rules(modules: dict[str, Module]) -> Iterator[str]:
                 yield f"{module.name}:{node.lineno} {node.name} does not say its rule"
 
 
+# Where the subjects of an app's stream, and its name, are put together.
+SUBJECTS = {"subject", "context.subjects"}
+
+
+def subjects_built_elsewhere(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if (
+                isinstance(text, str)
+                and re.search(r"\A(p\.|P_)|\bP_\Z", text)
+                and module.name not in SUBJECTS
+            ):
+                yield f"{module.name}:{node.lineno} has {text[:20]!r}, which context.subjects builds"
+
+
 Rule = Callable[[dict[str, Module]], Iterator[str]]
 
 PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
@@ -447,6 +463,16 @@ PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
         methods_beyond_the_bound,
         {"model.py": "class Batch:\n" + "".join(f"    def f{n}(self): pass\n" for n in range(METHODS + 1))},
         f"model.Batch has {METHODS + 1} methods; {METHODS} are the most",
+    ),
+    (
+        subjects_built_elsewhere,
+        {"worker.py": 'def f(app):\n    return f"p.{app}.pos", app.removeprefix("p"), "up.", f"{app}.p"'},
+        "worker:2 has 'p.', which context.subjects builds",
+    ),
+    (
+        subjects_built_elsewhere,
+        {"worker.py": 'STREAM = "P_app"', "subject.py": 'ROOT = "p.app"'},
+        "worker:1 has 'P_app', which context.subjects builds",
     ),
     (modules_without_a_word, {"worker.py": "import os"}, "worker has no docstring"),
     (

@@ -19,6 +19,7 @@ from processor.cli import VERBS
 from processor.cli.terminal import EXITS
 from processor.config import ENVIRONMENT, Config, load
 from processor.config.forms import Settings, alias_of, inner_model
+from processor.context.subjects import TABLE
 from processor.delivery.codec import codec_for
 from processor.delivery.worker import Worker
 from processor.errors import ERRORS
@@ -279,6 +280,14 @@ def test_every_module_that_can_be_imported_is_listed() -> None:
     """README's list of modules is that of the sandbox."""
     listed = section("The Runnable").partition("Importable")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([\w.]+)`", listed)) == {*MODULES, *RUNTIME_MODULES}
+
+
+def test_the_subjects_of_an_app_are_listed() -> None:
+    """README's table of an app's stream has the rows of the code, in order, and begins with their words."""
+    listed = [row for row in rows(section("Delivery: the one commit")) if row[0].startswith("`p.")]
+    assert [row[0] for row in listed] == [f"`p.<app>.{subject}`" for subject, _ in TABLE]
+    for (_, shown), (subject, words) in zip(listed, TABLE, strict=True):
+        assert shown.startswith(words), f"{subject} holds {words}"
 
 
 def test_the_headers_of_a_dead_letter_are_listed() -> None:

@@ -27,11 +27,12 @@ import orjson
 from processor.bench.cases import Case
 from processor.bench.load import DocumentSource, give_up, http_server, keep
 from processor.bench.processes import Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream, committed_subject
 from processor.errors import BrokerError
 from processor.jetstream import NS, ApiError, Broker
 from processor.model import Delivery
 from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
+from processor.subject import republished
 
 Figures = dict[str, float]
 
@@ -289,7 +290,7 @@ class _Case:
         start = info["state"]["last_seq"] + 1
         self._published += await self._source.steadily(self._broker, rate_per_s, seconds)
         await self._done()
-        pattern = f"p.{self._app}.out.{self._app}-out-0.>"
+        pattern = committed_subject(self._app, f"{self._app}-out-0.>")
         async for stored in self._broker.history(stream, [pattern], start_sequence=start):
             heard.append((stored.timestamp_s - orjson.loads(stored.payload)["sent"]) * 1e3)
         return heard
@@ -301,7 +302,7 @@ class _Case:
         def arrived(*_: object) -> None:
             seen.put_nowait(time.perf_counter())
 
-        await self._broker.tap(f"live.{self._app}.>", arrived)
+        await self._broker.tap(republished(self._app, ">"), arrived)
         await self._broker.flush()
         took_ms = []
         for number in range(count + 20):

@@ -42,8 +42,8 @@ from processor.config import (
     readable_programs,
 )
 from processor.context import position, store
-from processor.context.parked import in_subject
-from processor.context.store import InputStream, app_stream
+from processor.context.store import InputStream
+from processor.context.subjects import WHOLE, PositionKind, RouteSubjects, app_stream, committed_subject
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings
 from processor.delivery.repartition import check_server
@@ -265,9 +265,9 @@ def _app_subjects(config: Config) -> Iterator[str]:
     ):
         yield f"$JS.API.{request}"
     for route in config.routes:
-        for kind in ("pos", "ctx", "dlq", "later", "due", "held", "emit"):
-            yield f"p.{config.app}.{kind}.{route}.0" + (".1" if kind != "pos" else "")
-        yield f"p.{config.app}.ctl.{route}"
+        own = RouteSubjects(config.app, route)
+        yield from (own.position(0), own.context(0, "1", WHOLE), own.dead_letter(0, 1), own.later(0, "1"))
+        yield from (own.due(0, "1"), own.held(0, "1", 1), own.emit("1"), own.pause)
 
 
 async def _findings(
@@ -287,13 +287,13 @@ async def _findings(
 
 async def _look_at_contexts(broker: Broker, route: Route, most: int, found: _Findings) -> None:
     """Name the positions (E421) and, of the first `most`, the contexts (E366) that cannot be read."""
-    kinds = ("hop", "pos") if route.input.repartition else ("pos",)
+    kinds: tuple[PositionKind, ...] = ("hop", "pos") if route.input.repartition else ("pos",)
     positions: list[str] = []
     contexts: list[str] = []
     looked_at, is_all = 0, False
     # Without permission to read them they are not known; that is a problem of its own.
     with contextlib.suppress(ApiError, Again, Unknown, BrokerError, TimeoutError):
-        subjects = [f"p.{route.app}.{kind}.{route.name}.*" for kind in kinds]
+        subjects = [RouteSubjects(route.app, route.name).position(kind=kind) for kind in kinds]
         for stored in await broker.last_of(app_stream(route.app), subjects):
             try:
                 position.read(stored)
@@ -389,9 +389,10 @@ async def _look_at_input(
 def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings) -> None:
     own = app_stream(route.app)
     reader = f"{own}-{route.name}-x"
-    kinds = ("hop",) if route.input.repartition else ("sched", "plan")
-    wanted = [f"p.{route.app}.{kind}.{route.name}{'.0' if kind == 'hop' else ''}" for kind in kinds]
-    wanted += [in_subject(route.app, route.name, 0)] if route.input.repartition else []
+    subjects = RouteSubjects(route.app, route.name)
+    wanted = [subjects.schedule, subjects.plan]
+    if route.input.repartition:
+        wanted = [subjects.position(0, kind="hop"), subjects.inbox(0)]
     requests = (f"CONSUMER.CREATE.{own}.{reader}", f"CONSUMER.MSG.NEXT.{own}.{reader}", f"STREAM.PURGE.{own}")
     wanted += [f"$JS.API.{request}" for request in requests]
     found.problems += needs.missing("publish", wanted, f"for route {route.name} to be given its messages")
@@ -405,7 +406,8 @@ def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings
 
 async def _check_position(broker: Broker, route: Route, info: Mapping[str, Any]) -> None:
     """Raise BrokerError E418 where a position of the route is ahead of its input."""
-    control, kind = Control(broker, route.app), "hop" if route.input.repartition else "pos"
+    control = Control(broker, route.app)
+    kind: PositionKind = "hop" if route.input.repartition else "pos"
     source = InputStream(info["config"]["name"], info["created"])
     # Without permission to read them, positions are not known; that is a problem of its own.
     with contextlib.suppress(ApiError, Again, Unknown):
@@ -477,7 +479,7 @@ async def _look_at_outlet(
     if is_live:
         found.problems += needs.missing("publish", direct, why)
     else:
-        found.problems += needs.missing("publish", [f"p.{route.app}.out.{direct[0]}"], why)
+        found.problems += needs.missing("publish", [committed_subject(route.app, direct[0])], why)
 
 
 def _way(way: Outlet, needs: _Needs, streams: Sequence[Holding], why: str) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from processor.config import Config, Nats
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown, connect_options

@@ -21,7 +21,7 @@ from processor.delivery.codec import codec_for
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown, connect_options
 from processor.model import Delivery
-from processor.subject import matches
+from processor.subject import matches, republished
 
 _LINES = 20  # of one topic in a second
 _SECOND_S = 1.0
@@ -132,7 +132,7 @@ class View:
         self._events = {route.events_subject for route in config.routes.values() if route.events_subject}
         codecs = map(codec_for, config.routes.values())
         self._pace = Pace(tuple(dict.fromkeys(topic for codec in codecs for topic in codec.topics)))
-        subjects = [f"live.{config.app}.>"]
+        subjects = [republished(config.app, ">")]
         subjects += [subject for route in config.routes.values() for subject in live_subjects(route)]
         for subject in dict.fromkeys(subjects):
             await broker.listen(subject, self._receive)
@@ -166,7 +166,7 @@ class View:
 
     async def _receive(self, delivery: Delivery) -> None:
         assert self._config is not None
-        subject = delivery.subject.removeprefix(f"live.{self._config.app}.")
+        subject = delivery.subject.removeprefix(republished(self._config.app, ""))
         headers = delivery.headers
         if self._runs.is_silent_end(headers):
             return

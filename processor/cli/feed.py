@@ -19,7 +19,7 @@ import orjson
 
 from processor.cli.inputs import Line, lines_of, read_all, subject_of
 from processor.config import Config, Dev
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream, feed_record
 from processor.errors import ConfigError
 from processor.jetstream import Again, Broker, Outgoing, Unknown
 from processor.subject import overlaps
@@ -111,7 +111,7 @@ async def _progress(
     """Up to which line the latest feed got: what the record says, or the last message behind it."""
     numbers = {mark: number for number, mark in enumerate(marks, 1)}
     done, sequence = 0, 0
-    for stored in await broker.last_of(app_stream(app), [f"p.{app}.feed"]):
+    for stored in await broker.last_of(app_stream(app), [feed_record(app)]):
         record = orjson.loads(stored.payload)
         if record["created"] == stream["created"]:
             done, sequence = numbers.get(record["mark"], 0), record["sequence"]
@@ -125,7 +125,7 @@ async def _progress(
 async def _keep_record(broker: Broker, app: str, stream: dict[str, Any], mark: str, sequence: int) -> None:
     record = {"mark": mark, "created": stream["created"], "sequence": sequence}
     headers = {"Nats-Rollup": "sub", "Nats-TTL": "never"}
-    await _stored(broker, Outgoing(f"p.{app}.feed", orjson.dumps(record), headers))
+    await _stored(broker, Outgoing(feed_record(app), orjson.dumps(record), headers))
 
 
 async def _stored(broker: Broker, message: Outgoing) -> int:

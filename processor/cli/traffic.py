@@ -30,7 +30,13 @@ from processor.cli.dev import live_subjects
 from processor.cli.inputs import BOM, Line, parse_template, subject_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, say
 from processor.config import Nats, Route, load, server_of
-from processor.context.store import app_stream
+from processor.context.subjects import (
+    RouteSubjects,
+    app_stream,
+    committed_subject,
+    dead_letter_id,
+    public_subject,
+)
 from processor.delivery.codec import codec_for
 from processor.errors import BrokerError, ConfigError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Reader, Stored, Unknown, own_headers
@@ -477,22 +483,20 @@ class _Tail:
 
     async def _read_route(self, broker: Broker, route: Route) -> None:
         """What the route's commits hold, and what it publishes without a commit."""
-        prefix, dead_letters = f"p.{route.app}.out.", f"p.{route.app}.dlq.{route.name}."
-        id_from = dead_letters.count(".") - 1  # a letter in parts has the number of the part behind its id
         events = route.events_subject
         patterns = [*codec_for(route).topics, *([events] if events else [])]
 
         def view(shown: Shown) -> Shown:
-            if shown.subject.startswith(dead_letters):
+            if (letter_id := dead_letter_id(shown.subject)) is not None:
                 return replace(
                     shown,
                     subject=shown.headers.get("x-original-subject", ""),
                     kind="dead letter",
                     code=shown.headers.get("x-error-code", ""),
                     reason=shown.headers.get("x-dead-letter-reason", ""),
-                    id=".".join(shown.subject.split(".")[id_from : id_from + 3]),
+                    id=letter_id,
                 )
-            subject = shown.subject.removeprefix(prefix)
+            subject = public_subject(route.app, shown.subject)
             ending = shown.headers.get("Processor-Stream", "")
             return replace(shown, subject=subject, kind="event" if subject == events else ending)
 
@@ -500,7 +504,8 @@ class _Tail:
         if self._is_following:
             for subject in dict.fromkeys(live_subjects(route)):
                 await broker.listen(subject, self._receive)
-        subjects = [*(f"{prefix}{pattern}" for pattern in dict.fromkeys(patterns)), f"{dead_letters}>"]
+        subjects = [committed_subject(route.app, pattern) for pattern in dict.fromkeys(patterns)]
+        subjects.append(RouteSubjects(route.app, route.name).every("dlq"))
         await self._read_stream(broker, app_stream(route.app), subjects)
 
     async def _read_subject(self, broker: Broker, subject: str) -> None:

@@ -38,6 +38,7 @@ from processor.cli.terminal import (
 from processor.config import Config, Route, language_fault, load
 from processor.context.parked import REASON_CHARS, ParkedMessage
 from processor.context.store import ContextStore, Move
+from processor.context.subjects import SubjectParts, public_subject
 from processor.delivery.codec import codec_for, headers_from
 from processor.delivery.effects import Effects, Outlet
 from processor.delivery.worker import Shared, Worker
@@ -241,7 +242,7 @@ class _Display:
     def stored(self, messages: Sequence[Outgoing]) -> None:
         """Show messages of one commit."""
         for message in messages:
-            kind, subject = message.subject.split(".", 3)[2:]
+            kind = SubjectParts.of(message.subject).kind
             if kind == "later":
                 self._retry(message.headers)
             elif kind == "dlq":
@@ -249,8 +250,8 @@ class _Display:
             elif kind == "emit":
                 self._emit(message)
             else:
-                kind = self._kind_of(subject)
-                self._show(kind, Outgoing(subject, message.payload, message.headers))
+                subject = public_subject(self._route.app, message.subject)
+                self._show(self._kind_of(subject), Outgoing(subject, message.payload, message.headers))
         self._screen.flush()
 
     def _kind_of(self, subject: str) -> str:
@@ -291,7 +292,7 @@ class _Display:
 
     def _emit(self, message: Outgoing) -> None:
         """Show what the server would send later, at its subject then."""
-        subject = message.headers["Nats-Schedule-Target"].split(".", 3)[3]
+        subject = public_subject(self._route.app, message.headers["Nats-Schedule-Target"])
         at = message.headers["Nats-Schedule"].removeprefix("@at ")
         self.counts["emit"] += 1
         shown = Shown(subject, message.payload, own_headers(message.headers))

@@ -55,7 +55,7 @@ from processor.config.keeping import (
 from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
 from processor.model import Limits, Program, RetryPolicy
 from processor.schedule import check_schedule, check_time_zone
-from processor.subject import Template, check_subject, check_target
+from processor.subject import Template, check_subject, check_target, schedule_subject
 
 
 def _subject_pattern(value: str) -> str:
@@ -762,7 +762,7 @@ class Route(Settings):
             entry = self.ism.routing.input
             return (entry.subject, f"{entry.subject}.>") if entry.priorities else (entry.subject,)
         if self.input.schedule:
-            return (f"p.{self.app}.sched.{self.name}",)
+            return (schedule_subject(self.app, self.name),)
         return (self.input.subject or "",)
 
     @cached_property

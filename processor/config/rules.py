@@ -25,7 +25,7 @@ from processor.config.outside import SECRET_CHARS, BoundSecret, SecretSource
 from processor.config.source import LOGINS, YamlSource, dotted
 from processor.errors import ConfigError, Faults
 from processor.schedule import has_calendar, is_once
-from processor.subject import check_subject, overlaps
+from processor.subject import app_patterns, check_subject, overlaps
 
 Contradiction = tuple[Place, str, str]
 S = TypeVar("S", bound=Settings)
@@ -106,7 +106,7 @@ def route_faults(route: Route) -> Iterator[Contradiction]:
                 " read what it writes"
             )
             yield (place,), "E106", text
-        for own in _own_subjects(route.app):
+        for own in app_patterns(route.app):
             if pattern and route.app and overlaps(pattern, own):
                 yield (
                     (place,),
@@ -117,16 +117,12 @@ def route_faults(route: Route) -> Iterator[Contradiction]:
     yield from _codec_faults(route)
 
 
-def _own_subjects(app: str) -> tuple[str, ...]:
-    return (f"p.{app}.>", f"live.{app}.>", f"ctl.{app}.>")
-
-
 def _emit_faults(route: Route) -> Iterator[Contradiction]:
     """What the subjects to emit to are at odds with: one stream keeps each, and takes nothing else."""
     template, output = route.output_template, route.output
     for index, pattern in enumerate(route.emits):
         here: Place = ("emits", index)
-        for own in _own_subjects(route.app):
+        for own in app_patterns(route.app):
             if route.app and overlaps(pattern, own):
                 text = f"emits '{pattern}' overlaps {own}, which the app itself publishes to"
                 yield here, "E106", text

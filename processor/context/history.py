@@ -1,7 +1,5 @@
 """What has changed in a context, when and by whom, as messages of the app's stream that expire.
 
-    p.<app>.hist.<route>.<partition>.<key>    one record for each context that a commit changed
-
 A record is part of the commit that it tells of, so what has no record did not happen while records were made.
 It holds the items as they are kept, never more of them than one message takes: a record that would be larger
 says so, and has names and sizes in place of values.
@@ -19,8 +17,9 @@ from typing import Any
 import orjson
 
 from processor.context.parked import timestamp
+from processor.context.subjects import RouteSubjects, SubjectParts
 from processor.jetstream import Outgoing, Stored
-from processor.model import key_from_token, key_token
+from processor.model import key_from_token
 
 VERSION = 1
 _SPARE_BYTES = 1024  # for the record's own headers, and what the server adds
@@ -68,9 +67,9 @@ class History:
     route: str
     max_bytes: int  # of a message
 
-    def subject(self, partition: int, key: str) -> str:
+    def subject(self, partition: int | str, key: str) -> str:
         """Where the records of a key are."""
-        return f"p.{self.app}.hist.{self.route}.{partition}.{key_token(key)}"
+        return RouteSubjects(self.app, self.route).history(partition, key)
 
     def message(self, partition: int, record: Record, keep_s: float) -> Outgoing:
         """The record as a message that expires after `keep_s` seconds (at least 1)."""
@@ -101,7 +100,7 @@ def read(stored: Stored) -> Record:
     """The record that a message holds."""
     body = orjson.loads(stored.payload)
     return Record(
-        key_from_token(stored.subject.rsplit(".", 1)[1]),
+        key_from_token(SubjectParts.of(stored.subject).rest[0]),
         body["id"],
         body["at"],
         {name: orjson.dumps(value) for name, value in body.get("items", {}).items()},

@@ -4,13 +4,13 @@ Whatever becomes of a message that did not simply succeed is kept in the app str
 sender's headers, and `x-` headers that say where it came from and what happened to it. So is what a hop or a
 schedule brings a route:
 
-    p.<app>.in.<route>.<partition>                       messages of a partition, in order
-    p.<app>.dlq.<route>.<partition>.<sequence>           a dead letter
-    p.<app>.later.<route>.<partition>.<id>               a retry that the server sends on when it is due
-    p.<app>.due.<route>.<partition>.<id>                 a message that is due now
-    p.<app>.held.<route>.<partition>.<key>.<sequence>    a message of a blocked key
+    in       messages of a partition, in order
+    dlq      a dead letter
+    later    a retry that the server sends on when it is due
+    due      a message that is due now
+    held     a message of a blocked key
 
-But for the first, a subject holds one message, so that taking it away (an empty message in its place) is
+Except for the first, a subject holds one message, so that taking it away (an empty message in its place) is
 part of a commit.
 Nothing here waits, publishes or reads a clock that its caller did not read.
 """
@@ -21,11 +21,12 @@ import contextlib
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
 
+from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, last_partition
 from processor.jetstream import EXPECTED, GONE, KEPT, Outgoing, Stored
 from processor.model import Delivery, Failure, RawHeaders, is_of_server, key_token
 
@@ -77,6 +78,10 @@ class ParkedMessages:
     route: str
     max_bytes: int
     keep_s: float = 0  # how long a dead letter is kept; 0 is for ever
+    _subjects: RouteSubjects = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_subjects", RouteSubjects(self.app, self.route))
 
     def dead(
         self, delivery: Delivery, partition: int, failure: Failure, tries: int, at: datetime
@@ -98,7 +103,7 @@ class ParkedMessages:
         # Headers that leave little room are the sender's own: theirs begin the payload's parts then.
         headers, payload = _combined(delivery, ours, max_bytes=min(_HEADERS_MAX_BYTES, self.max_bytes // 2))
         room = self.max_bytes - len(headers.lines) - _SPARE_BYTES
-        subject = f"p.{self.app}.dlq.{self.route}.{partition}.{delivery.sequence}"
+        subject = self._subjects.dead_letter(partition, delivery.sequence)
         if len(payload) <= room:
             return [Outgoing(subject, payload, headers)]
         parts = [payload[start : start + room] for start in range(0, len(payload), room)]
@@ -123,17 +128,17 @@ class ParkedMessages:
             delivery, stream, sequence = _without_source(delivery, stream, sequence)
         origin = (_subject_bytes(delivery), repr(delivery.timestamp_s).encode(), stream, sequence)
         ours = RawHeaders(b"%b: %b %b %b %b\r\n" % (_DEALT.encode(), *origin))
-        return self._fitting(in_subject(self.app, self.route, partition), delivery, ours)
+        return self._fitting(self._subjects.inbox(partition), delivery, ours)
 
     def later(self, delivery: Delivery, partition: int, tries: int, at: datetime) -> Outgoing:
         """The message that the server sends on to `due` at the time `at`. Raises Unfit."""
-        name = f"{self.route}.{partition}.{delivery.sequence}-{tries}"
+        name = f"{delivery.sequence}-{tries}"
         schedule = {
             "Nats-Schedule": f"@at {timestamp(at)}",
-            "Nats-Schedule-Target": f"p.{self.app}.due.{name}",
+            "Nats-Schedule-Target": self._subjects.due(partition, name),
             "Nats-TTL": "never",
         }
-        return self._whole(f"p.{self.app}.later.{name}", delivery, tries, schedule)
+        return self._whole(self._subjects.later(partition, name), delivery, tries, schedule)
 
     def due(self, delivery: Delivery, partition: int, name: str, tries: int = 0) -> Outgoing:
         """The message that makes a delivery due now, after so many tries. Raises Unfit.
@@ -141,20 +146,15 @@ class ParkedMessages:
         Nobody else may have `name`: there is no message that this one replaces.
         """
         never = {"Nats-TTL": "never"}
-        return self._whole(f"p.{self.app}.due.{self.route}.{partition}.{name}", delivery, tries, never)
+        return self._whole(self._subjects.due(partition, name), delivery, tries, never)
 
     def held(self, delivery: Delivery, partition: int, key: str, tries: int) -> Outgoing:
         """The message that keeps a delivery while its key is blocked. Raises Unfit."""
-        return self._whole(
-            f"p.{self.app}.held.{self.route}.{partition}.{key_token(key)}.{delivery.sequence}",
-            delivery,
-            tries,
-            KEPT,
-        )
+        return self._whole(self._subjects.held(partition, key, delivery.sequence), delivery, tries, KEPT)
 
     def as_sent(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Deliveries with the streams and sequences that they had before they were given to partitions."""
-        ours = f"P_{self.app}"
+        ours = app_stream(self.app)
         if ours not in set(map(_STREAM, deliveries)):
             return deliveries
         return [_as_sent(each) if each.stream == ours else each for each in deliveries]
@@ -187,13 +187,8 @@ def _as_sent(delivery: Delivery) -> Delivery:
     return sent._replace(stream=stream.decode(errors="replace"), sequence=int(sequence))
 
 
-def in_subject(app: str, route: str, partition: int | str) -> str:
-    """Where the messages of one partition are that a hop or a schedule brings; `*` for all of them."""
-    return f"p.{app}.in.{route}.{partition}"
-
-
 def arrived(raw: Delivery) -> Delivery:
-    """The delivery of a message of `in_subject` as its partition gets it: with its own subject and headers.
+    """The delivery of a message of an inbox as its partition gets it: with its own subject and headers.
 
     Its sequence stays that of the app's stream, where its position counts. A schedule's document gets the
     time at which it was due, which is when the server stored it.
@@ -220,7 +215,7 @@ def arrived(raw: Delivery) -> Delivery:
         raw.stream,
         raw.sequence,
         time_s,
-        dealt=int(raw.subject.rsplit(".", 1)[1]),
+        dealt=last_partition(raw.subject),
     )
 
 
@@ -242,26 +237,21 @@ def read(stored: Stored) -> ParkedMessage | None:
 
     None for one that was taken away, and for what was not written here.
     """
-    kept, partition = joined([stored]), partition_in(stored.subject)
+    kept, partition = joined([stored]), SubjectParts.of(stored.subject).partition
     if kept is None or partition is None:
         return None
     return replace(kept, delivery=kept.delivery._replace(dealt=partition))
 
 
-def partition_in(subject: str) -> int | None:
-    """The partition that a kept message's subject names; None where it names none."""
-    number = subject.split(".", 5)[4:5]
-    return int(number[0]) if number and re.fullmatch(r"[0-9]{1,9}", number[0]) else None
-
-
 def is_held(delivery: Delivery) -> bool:
     """Whether a delivery is kept for a blocked key."""
-    return delivery.kept.split(".", 3)[2:3] == ["held"]
+    return SubjectParts.of(delivery.kept).kind == "held"
 
 
 def is_held_for_another(delivery: Delivery, key: str) -> bool:
     """Whether a delivery is kept for a blocked key that is not `key`: the route had another `key` then."""
-    return is_held(delivery) and delivery.kept.split(".")[5] != key_token(key)
+    kind, _, _, rest = SubjectParts.of(delivery.kept)
+    return kind == "held" and rest[:1] != (key_token(key),)
 
 
 def joined(parts: Sequence[Stored]) -> ParkedMessage | None:

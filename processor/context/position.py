@@ -1,20 +1,20 @@
 """The record of one partition in the app's stream: read, or what can be told of one that cannot be.
 
-    p.<app>.pos.<route>.<partition>    JSON: where the partition is, who owns it, and small contexts
-
-`context` writes these records, and `control` moves them. What must stay true: a record, or a context in it,
-that cannot be read stops its partition or its key with a code, and never the reading of the others; it can
-always be replaced. Whoever writes a record anew keeps the fields of it that this build does not know.
+It is JSON: where the partition is, who owns it, and contexts while they are few and small. `store` writes
+these records, and `control` moves them. What must stay true: a record, or a context in it, that cannot be
+read stops its partition or its key with a code, and never the reading of the others; it can always be
+replaced. Whoever rewrites a record keeps the fields of it that this build does not know.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from processor.context.subjects import SubjectParts
 from processor.errors import BrokerError
 from processor.jetstream import Stored
 from processor.model import Failure
@@ -42,7 +42,7 @@ def read(stored: Stored) -> dict[str, Any]:
         body = orjson.loads(stored.payload)
         _check(body)
     except ValueError as err:
-        *_, route, number = stored.subject.split(".")
+        _, route, number, _ = SubjectParts.of(stored.subject)
         raise BrokerError(
             "E421",
             f"the position of partition {number} of route {route} cannot be read (message {stored.sequence} "
@@ -50,6 +50,12 @@ def read(stored: Stored) -> dict[str, Any]:
             remedy="It is not run as it is. `processor reset` rewrites it, without the contexts in it.",
         ) from err
     return dict(body)
+
+
+def by_partition(positions: Iterable[Stored]) -> dict[int, Stored]:
+    """Position messages by partition, without those whose subject names none: we did not write them."""
+    numbered = ((SubjectParts.of(stored.subject).partition, stored) for stored in positions)
+    return {number: stored for number, stored in numbered if number is not None}
 
 
 def remains(stored: Stored) -> dict[str, Any]:

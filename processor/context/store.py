@@ -2,14 +2,7 @@
 
 A route's worker calls `claim` once, `load` before a run and `commit` after it. Whoever changes a context from
 outside (`edits`) calls `visit` and commits what `rewrite` makes; who only looks calls `read`. Nothing else
-writes these subjects of the app stream `P_<app>`:
-
-    p.<app>.pos.<route>.<partition>              position, fence, and contexts while they are small
-    p.<app>.ctx.<route>.<partition>.<key>.=all   the whole context of one key
-    p.<app>.ctx.<route>.<partition>.<key>.<item> one top-level item of a context that has grown
-    p.<app>.held.<route>.<partition>.<key>.<seq> a message of a blocked key
-    p.<app>.due.<route>.<partition>.<id>         a message that is to be processed (again) now
-    p.<app>.hist.<route>.<partition>.<key>       what commits changed in a context, where that is recorded
+writes positions (`pos`), contexts (`ctx`), and what commits changed in these (`hist`), of the route.
 
 What must stay true:
 - The position is the last message of its partition in every commit and carries the sequence of its
@@ -44,6 +37,7 @@ from processor.context.history import History, Record, now
 from processor.context.parked import ParkedMessage
 from processor.context.position import (
     VERSION,
+    by_partition,
     contexts_of,
     dump_items,
     items_of,
@@ -52,6 +46,7 @@ from processor.context.position import (
     written_contexts,
 )
 from processor.context.position import read as read_position
+from processor.context.subjects import WHOLE, PositionKind, RouteSubjects, SubjectParts, app_stream
 from processor.errors import BrokerError, Edited, Fenced
 from processor.jetstream import (
     BATCH_MAX,
@@ -84,7 +79,6 @@ _PAUSE_MAX_S = 2.0
 _DUE_PAGE = 2000  # messages that are due, in one answer
 _LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
 _READ_KEYS = 50  # contexts outside of positions that somebody who looks at all of them holds in memory
-_ALL = "=all"  # not a token that key_token makes: `=` is always followed by two hex digits there
 _ITEM_HEADER = "Processor-Item"
 
 
@@ -138,11 +132,6 @@ class _Outside:
     items: set[str] | None
 
 
-def app_stream(app: str) -> str:
-    """The name of an app's stream."""
-    return f"P_{app}"
-
-
 class ContextStore:
     """The contexts and positions of one route, owned by one worker."""
 
@@ -157,23 +146,21 @@ class ContextStore:
         refused: Callable[[str | None], None] = lambda _: None,
         history_s: float = 0.0,
         *,
-        kind: str = "pos",
+        kind: PositionKind = "pos",
     ) -> None:
         self._broker = broker
         self._refused = refused  # called with why the server stores no commits, and with None when it does
         self._history_s = history_s  # how long records of what commits changed are kept; 0: none are made
         self._app = app
         self._stream = app_stream(app)
-        self._pos = f"p.{app}.{kind}.{route}"
-        self._ctx = f"p.{app}.ctx.{route}"
+        self._kind = kind
+        self._subjects = RouteSubjects(app, route)
         self._route = route
         self._owner = self._name = owner
         self._lane = 0
         self._input = InputStream("", "")
         self._of = partitions
         self._partitions = {n: _Partition(n) for n in (range(partitions) if owned is None else owned)}
-        self._held = f"p.{app}.held.{route}"
-        self._due = f"p.{app}.due.{route}"
         self._outside: dict[str, _Outside] = {}
         self._sizes: dict[str, int] = {}
         # Up to here this owner has read the input, and settled or opened what was for its partitions. Not
@@ -291,8 +278,7 @@ class ContextStore:
         raise self._fenced()
 
     async def _read_positions(self, start_after: int) -> None:
-        stored = await _patiently(self._broker, self._stream, [f"{self._pos}.*"])
-        found = {int(s.subject.rsplit(".", 1)[1]): s for s in stored}
+        found = by_partition(await _patiently(self._broker, self._stream, [self._position("*")]))
         self.unannounced = [live for number, live in _unannounced(found) if number in self._partitions]
         for partition in self._partitions.values():
             position = found.get(partition.number)
@@ -382,20 +368,20 @@ class ContextStore:
         by_subject = self._by_subject(keys)
         self._partitions = {n: _Partition(n) for n in sorted({self.partition(key) for key in keys})}
         self._outside.clear()
-        subjects = [f"{prefix}.*" for prefix in by_subject] + [f"{self._pos}.{n}" for n in self._partitions]
+        subjects = [*by_subject, *map(self._position, self._partitions)]
         stored = await _patiently(self._broker, self._stream, subjects)
         for message in stored:
-            prefix, number = message.subject.rsplit(".", 1)
-            if prefix != self._pos:
+            kind, _, number, _ = SubjectParts.of(message.subject)
+            if kind != self._kind or number is None:
                 continue
-            partition = self._partitions[int(number)]
+            partition = self._partitions[number]
             partition.body = read_position(message)
             self._check_position(partition.body)
             partition.fence, partition.epoch = message.sequence, partition.body["epoch"]
             _take_inline(partition, partition.body)
         missing = [number for number, partition in self._partitions.items() if not partition.body]
         if missing:
-            for position in await _patiently(self._broker, self._stream, [f"{self._pos}.*"]):
+            for position in await _patiently(self._broker, self._stream, [self._position("*")]):
                 self._check_position(read_position(position))
             raise BrokerError(
                 "E401",
@@ -438,8 +424,8 @@ class ContextStore:
         # A replica may lag behind the commits we know of. It has all of the stream up to some sequence: when
         # it has our newest position it has our contexts.
         newest = max((self._partitions[p] for p in partitions), key=lambda partition: partition.fence)
-        position = f"{self._pos}.{newest.number}"
-        subjects = [*(f"{prefix}.*" for prefix in by_subject), position]
+        position = self._position(newest.number)
+        subjects = [*by_subject, position]
         while True:
             stored = await _patiently(self._broker, self._stream, subjects)
             found = next((s for s in stored if s.subject == position), None)
@@ -452,17 +438,18 @@ class ContextStore:
         self._take_outside(stored, by_subject, loaded)
 
     def _by_subject(self, keys: Iterable[str]) -> dict[str, str]:
-        return {f"{self._ctx}.{self.partition(k)}.{key_token(k)}": k for k in keys}
+        """Keys by the pattern of what their contexts have outside of a position."""
+        return {self._subjects.context(self.partition(key), key): key for key in keys}
 
     def _take_outside(
         self, stored: Iterable[Stored], by_subject: Mapping[str, str], loaded: dict[str, dict[str, bytes]]
     ) -> None:
         for message in stored:
-            prefix, item = message.subject.rsplit(".", 1)
-            key = by_subject.get(prefix)
+            prefix, _, item = message.subject.rpartition(".")
+            key = by_subject.get(f"{prefix}.*")
             if key is None or not message.payload:
                 continue
-            if item == _ALL:
+            if item == WHOLE:
                 loaded[key] = items_of(message.payload)
                 self._outside[key] = _Outside(None)
             else:
@@ -492,13 +479,13 @@ class ContextStore:
         """
         # One filter, and no consumer: what is read here is taken away message by message meanwhile, which
         # costs the server 1.2 ms each where a consumer with several filters reads it (nats-server 2.15).
-        subject = f"{self._due}.>"
+        subject = self._subjects.every("due")
         while True:
             await self._broker.connected()
             with contextlib.suppress(Unknown, Again, ApiError):
                 stored = await self._broker.page_of(self._stream, subject, after + 1, _DUE_PAGE)
                 if stored:
-                    ours = [s for s in stored if self._keeps(parked.partition_in(s.subject))]
+                    ours = [s for s in stored if self._keeps(SubjectParts.of(s.subject).partition)]
                     found = [kept for kept in map(parked.read, ours) if kept is not None]
                     return found, stored[-1].sequence
                 if not await self._is_missing(subject, after + 1):
@@ -523,7 +510,7 @@ class ContextStore:
     async def held(self, key: str, limit: int) -> tuple[list[ParkedMessage], bool]:
         """The first messages of a blocked key, at most `limit`, and whether there are more. Raises Fenced."""
         number = self.partition(key)
-        subject, position = f"{self._held}.{number}.{key_token(key)}.*", f"{self._pos}.{number}"
+        subject, position = self._subjects.held(number, key), self._position(number)
         while True:
             await self._broker.connected()
             found: list[ParkedMessage] = []
@@ -695,7 +682,7 @@ class ContextStore:
         """The position message of a partition as the stream's leader has it."""
         while True:
             try:
-                return await self._broker.last_from_leader(self._stream, f"{self._pos}.{partition.number}")
+                return await self._broker.last_from_leader(self._stream, self._position(partition.number))
             except (Unknown, Again):
                 await self._broker.connected()
                 await asyncio.sleep(0.05)
@@ -707,8 +694,8 @@ class ContextStore:
 
     async def _overtakers(self) -> list[str]:
         """The owners of positions that were claimed, edited or reset since we claimed them."""
-        stored = await _patiently(self._broker, self._stream, [f"{self._pos}.{p}" for p in self._partitions])
-        bodies = {int(s.subject.rsplit(".", 1)[1]): read_position(s) for s in stored}
+        stored = await _patiently(self._broker, self._stream, [*map(self._position, self._partitions)])
+        bodies = {number: read_position(s) for number, s in by_partition(stored).items()}
         return [body["owner"] for p, body in bodies.items() if body["epoch"] > self._partitions[p].epoch]
 
     def _fenced(self, overtakers: Sequence[str] = (), in_hand: Collection[int] = ()) -> Fenced:
@@ -778,14 +765,14 @@ class ContextStore:
                 partition.inline[key], partition.inline_bytes[key] = items, size
                 return []
             self._move_out(partition, key, _Outside(None))
-        return [Outgoing(self._subject(key, _ALL), dump_items(items), KEPT)]
+        return [Outgoing(self._subject(key, WHOLE), dump_items(items), KEPT)]
 
     def _large(self, key: str, items: Mapping[str, bytes | None]) -> list[Outgoing]:
         place = self._outside.get(key)
         messages: list[Outgoing] = []
         if place is None or place.items is None:
             if place is not None:
-                messages.append(Outgoing(self._subject(key, _ALL), b"", GONE))
+                messages.append(Outgoing(self._subject(key, WHOLE), b"", GONE))
             place = _Outside(set())
             self._move_out(self._partitions[self.partition(key)], key, place)
         assert place.items is not None
@@ -805,7 +792,7 @@ class ContextStore:
         place = self._outside.pop(key, None)
         if place is None:
             return []
-        items = [_ALL] if place.items is None else [_item_token(name)[0] for name in place.items]
+        items = [WHOLE] if place.items is None else [_item_token(name)[0] for name in place.items]
         return [Outgoing(self._subject(key, item), b"", GONE) for item in items]
 
     def _move_out(self, partition: _Partition, key: str, place: _Outside) -> None:
@@ -815,7 +802,10 @@ class ContextStore:
         self._outside[key] = place
 
     def _subject(self, key: str, item: str) -> str:
-        return f"{self._ctx}.{self.partition(key)}.{key_token(key)}.{item}"
+        return self._subjects.context(self.partition(key), key, item)
+
+    def _position(self, partition: int | str) -> str:
+        return self._subjects.position(partition, kind=self._kind)
 
     def _position_message(
         self,
@@ -853,7 +843,7 @@ class ContextStore:
 
     def _fenced_message(self, partition: _Partition, body: Mapping[str, Any]) -> Outgoing:
         headers = {**KEPT, EXPECTED: str(partition.fence)}
-        return Outgoing(f"{self._pos}.{partition.number}", orjson.dumps(body), headers)
+        return Outgoing(self._position(partition.number), orjson.dumps(body), headers)
 
 
 async def read(
@@ -865,35 +855,35 @@ async def read(
     cannot be. Those that are in positions come first, by key, then the others by
     partition and key; a few of these are in memory at a time.
     """
-    stream, pos, ctx = app_stream(app), f"p.{app}.pos.{route}", f"p.{app}.ctx.{route}"
+    stream, subjects = app_stream(app), RouteSubjects(app, route)
     if key is not None:
-        subjects = [f"{pos}.*", f"{ctx}.*.{key_token(key)}.*"]
-        stored = await _patiently(broker, stream, subjects)
+        asked = [subjects.position(), subjects.context("*", key)]
+        stored = await _patiently(broker, stream, asked)
         contexts = _contexts_in(stored)
         if key in contexts:
             yield key, contexts[key]
             return
         _require_positions(stored)
         return
-    positions = await _patiently(broker, stream, [f"{pos}.*"])
+    positions = await _patiently(broker, stream, [subjects.position()])
     inline = _contexts_in(positions)
     for name in sorted(inline):
         yield name, inline[name]
-    spread = [int(s.subject.rsplit(".", 1)[1]) for s in positions if remains(s).get("spread")]
+    spread = [number for number, s in by_partition(positions).items() if remains(s).get("spread")]
     for partition in sorted(spread):
-        prefixes = sorted(await _prefixes(broker, stream, f"{ctx}.{partition}.>"))
-        for start in range(0, len(prefixes), _READ_KEYS):
-            some = prefixes[start : start + _READ_KEYS]
-            subjects = [f"{pos}.{partition}", *(f"{prefix}.*" for prefix in some)]
-            contexts = _contexts_in(await _patiently(broker, stream, subjects))
-            wanted = {key_from_token(prefix.rsplit(".", 1)[1]) for prefix in some} - inline.keys()
+        tokens = sorted(await _key_tokens(broker, stream, subjects.contexts(partition)))
+        for start in range(0, len(tokens), _READ_KEYS):
+            some = [key_from_token(token) for token in tokens[start : start + _READ_KEYS]]
+            asked = [subjects.position(partition), *(subjects.context(partition, name) for name in some)]
+            contexts = _contexts_in(await _patiently(broker, stream, asked))
+            wanted = set(some) - inline.keys()
             for name in sorted(wanted & contexts.keys()):
                 yield name, contexts[name]
     _require_positions(positions)
 
 
-async def _prefixes(broker: Broker, stream: str, pattern: str) -> set[str]:
-    """The subjects that match, without their last token and without their messages."""
+async def _key_tokens(broker: Broker, stream: str, pattern: str) -> set[str]:
+    """The tokens of the keys that have something under this pattern of contexts."""
     found: set[str] = set()
     seen = 0
     while True:
@@ -905,7 +895,7 @@ async def _prefixes(broker: Broker, stream: str, pattern: str) -> set[str]:
             await asyncio.sleep(0.1)
             continue
         subjects = info["state"].get("subjects") or {}
-        found |= {subject.rsplit(".", 1)[0] for subject in subjects}
+        found |= {rest[0] for *_, rest in map(SubjectParts.of, subjects) if len(rest) == 2}
         seen += len(subjects)
         if not subjects or seen >= info.get("total", 0):
             return found
@@ -914,23 +904,24 @@ async def _prefixes(broker: Broker, stream: str, pattern: str) -> set[str]:
 def _require_positions(stored: Iterable[Stored]) -> None:
     """Raise BrokerError E421 where a position among these cannot be read: there may be contexts in it."""
     for message in stored:
-        if message.subject.split(".")[2] == "pos":
+        if SubjectParts.of(message.subject).kind == "pos":
             read_position(message)
 
 
 def _contexts_in(stored: Iterable[Stored]) -> dict[str, dict[str, bytes]]:
     contexts: dict[str, dict[str, bytes]] = {}
     for message in stored:
-        tokens = message.subject.split(".")
-        if tokens[2] == "pos":
+        kind, _, _, rest = SubjectParts.of(message.subject)
+        if kind == "pos":
             for name, items in contexts_of(remains(message)).items():
                 contexts.setdefault(name, {}).update(items)
         elif message.payload:
-            items = contexts.setdefault(key_from_token(tokens[5]), {})
-            if tokens[6] == _ALL:
+            token, item = rest
+            items = contexts.setdefault(key_from_token(token), {})
+            if item == WHOLE:
                 items.update(items_of(message.payload))
             else:
-                items[_item_name(tokens[6], message.headers)] = message.payload
+                items[_item_name(item, message.headers)] = message.payload
     return contexts
 
 

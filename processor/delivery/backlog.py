@@ -1,8 +1,6 @@
 """What waits for a route in the app's stream, where a hop or a schedule put it.
 
-    p.<app>.in.<route>.<partition>    the messages of one partition, in order
-
-The one who fills these subjects removes from them, here, what the route is done with; people ask here how
+The one who fills a route's inboxes removes from them, here, what the route is done with; people ask here how
 much is left. What must stay true: a message is removed only when the position of its partition covers it and
 does not have it open.
 """
@@ -12,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from processor.context.parked import in_subject
+from processor.context.position import by_partition, remains
 from processor.context.position import read as read_position
-from processor.context.position import remains
-from processor.context.store import app_stream
+from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Broker, Stored
 
@@ -25,8 +22,8 @@ class Backlog:
 
     def __init__(self, broker: Broker, app: str, route: str) -> None:
         self._broker = broker
-        self._app = app
         self._route = route
+        self._subjects = RouteSubjects(app, route)
         self._stream = app_stream(app)
         self._removed: dict[int, int] = {}  # by partition, the sequence below which nothing is left
 
@@ -52,7 +49,7 @@ class Backlog:
         for partition, first in needed.items():
             if partition in counts and first > self._removed.get(partition, 1):
                 self._removed[partition] = first
-                purge = {"filter": in_subject(self._app, self._route, partition), "seq": first}
+                purge = {"filter": self._subjects.inbox(partition), "seq": first}
                 removals.append(self._broker.api(f"STREAM.PURGE.{self._stream}", purge))
         done = await asyncio.gather(*removals)
         return sum(counts.values()) - sum(int(reply["purged"]) for reply in done)
@@ -62,28 +59,25 @@ class Backlog:
         counts, needed = await self._look()
         found = 0
         for partition in counts:
-            subject = in_subject(self._app, self._route, partition)
+            subject = self._subjects.inbox(partition)
             found += await self._broker.count(self._stream, [subject], needed.get(partition, 1))
         return found
 
     async def _look(self) -> tuple[dict[int, int], dict[int, int]]:
         """By partition, how many messages there are, and the first sequence that may not be done."""
-        every = in_subject(self._app, self._route, "*")
+        every = self._subjects.inbox()
         info = await self._broker.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": every})
         subjects = info["state"].get("subjects") or {}
-        counts = {_number(subject): int(count) for subject, count in subjects.items()}
+        numbered = {SubjectParts.of(subject).partition: int(count) for subject, count in subjects.items()}
+        counts = {number: count for number, count in numbered.items() if number is not None}
         if not counts:
             return {}, {}
         counted = {"stream": self._stream, "created": info["created"]}
-        positions = await self._positions()
-        return counts, {_number(s.subject): _first_needed(s, counted) for s in positions}
+        positions = by_partition(await self._positions())
+        return counts, {number: _first_needed(s, counted) for number, s in positions.items()}
 
     async def _positions(self) -> list[Stored]:
-        return await self._broker.last_of(self._stream, [f"p.{self._app}.pos.{self._route}.*"])
-
-
-def _number(subject: str) -> int:
-    return int(subject.rsplit(".", 1)[1])
+        return await self._broker.last_of(self._stream, [self._subjects.position()])
 
 
 def _first_needed(position: Stored, counted: Mapping[str, str]) -> int:

@@ -22,6 +22,7 @@ from processor.config import Route
 from processor.context import parked
 from processor.context.parked import REASON_CHARS, ParkedMessages
 from processor.context.store import Move
+from processor.context.subjects import RouteSubjects, committed_subject
 from processor.delivery.codec import Codec, Publication, key_of
 from processor.errors import ProcessorError
 from processor.jetstream import BATCH_MAX, Outgoing
@@ -230,8 +231,8 @@ class EffectsBuilder:
         self._codec = codec
         self._outlets = outlets
         self._max_payload = max_payload
-        self._out = f"p.{route.app}.out."
-        self._emit = f"p.{route.app}.emit.{route.name}."
+        self._out = committed_subject(route.app, "")
+        self._emit = RouteSubjects(route.app, route.name).emit("")
         self._letters = ParkedMessages(route.app, route.name, max_payload, route.dlq.keep)
         self._events_level = route.events.level if route.events else ""
 

@@ -1,13 +1,10 @@
 """What brings a route its messages through the app's own stream: a hop from its input, or a schedule.
 
-Such a route reads `p.<app>.in.<route>.<partition>`, each of its processors the partitions that it owns. One
-processor at a time fills these subjects, and removes from them what the route is done with:
-
-    p.<app>.hop.<route>.0    how far the hop has read the input, and its fence
-    p.<app>.sched.<route>    the schedule that the server fires
-    p.<app>.plan.<route>     which schedule was stored
-
-`service` tells `Inboxes` which routes there are; it keeps those filled that are this processor's part.
+Such a route reads its inboxes, each of its processors those of the partitions that it owns. One processor at
+a time fills them, and removes from them what the route is done with. Beside them are how far the hop has read
+the input with its fence (`hop`), the schedule that the server fires (`sched`), and which one was stored
+(`plan`). `service` tells `Inboxes` which routes there are; it keeps those filled that are this processor's
+part.
 
 What must stay true:
 - The hop's position is the last message of each of its commits, and what it took from the input is the rest.
@@ -33,8 +30,9 @@ from typing import Any
 import orjson
 
 from processor.config import Route
-from processor.context.parked import ParkedMessages, Unfit, bare, in_subject
-from processor.context.store import ContextStore, InputStream, Move, app_stream
+from processor.context.parked import ParkedMessages, Unfit, bare
+from processor.context.store import ContextStore, InputStream, Move
+from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
 from processor.delivery.codec import Codec, codec_for, key_of
 from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet
@@ -477,7 +475,7 @@ class Schedules:
                 if is_same and ("sched" in stored or is_once(str(route.input.schedule))):
                     return
             body = orjson.dumps({"v": 1, "plan": plan, "schedule": route.input.schedule})
-            record = Outgoing(f"p.{self._app}.plan.{route.name}", body, {**KEPT, EXPECTED: str(fence)})
+            record = Outgoing(RouteSubjects(self._app, route.name).plan, body, {**KEPT, EXPECTED: str(fence)})
             try:
                 await self._broker.commit([schedule, record])
             except (WrongLastSequence, Unknown, Again):
@@ -495,8 +493,8 @@ class Schedules:
 
     async def prune(self, is_wanted: Callable[[str], bool]) -> None:
         """End the schedules of routes that nobody has any more."""
-        for plan in await self._broker.last_of(self._stream, [f"p.{self._app}.plan.*"]):
-            name = plan.subject.rsplit(".", 1)[1]
+        for plan in await self._broker.last_of(self._stream, [RouteSubjects(self._app, "*").plan]):
+            name = SubjectParts.of(plan.subject).route
             if not plan.payload or is_wanted(name):
                 continue
             schedule = (await self._stored(name)).get("sched")
@@ -516,8 +514,9 @@ class Schedules:
 
     async def _stored(self, route: str) -> dict[str, Stored]:
         """What there is of a route's schedule: `sched` and `plan`."""
-        subjects = [f"p.{self._app}.{kind}.{route}" for kind in ("sched", "plan")]
-        found = {s.subject.split(".")[2]: s for s in await self._broker.last_of(self._stream, subjects)}
+        own = RouteSubjects(self._app, route)
+        stored = await self._broker.last_of(self._stream, [own.schedule, own.plan])
+        found = {SubjectParts.of(each.subject).kind: each for each in stored}
         return {kind: stored for kind, stored in found.items() if kind == "plan" or stored.payload}
 
 
@@ -543,7 +542,7 @@ def _schedule(route: Route) -> Outgoing:
     headers = {
         **KEPT,
         "Nats-Schedule": str(route.input.schedule),
-        "Nats-Schedule-Target": in_subject(route.app, route.name, partition),
+        "Nats-Schedule-Target": RouteSubjects(route.app, route.name).inbox(partition),
     }
     if route.input.time_zone:
         headers["Nats-Schedule-Time-Zone"] = route.input.time_zone

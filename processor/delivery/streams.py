@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processor.config import Config, CreatedStream, Route, show_size, show_time
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream, committed_subject, public_subject
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings
 from processor.errors import BrokerError
 from processor.jetstream import NAME_IN_USE, NO_ROOM, Again, ApiError, Broker, Unknown, end_of
-from processor.subject import covers, overlaps
+from processor.subject import app_root, covers, overlaps, republished
 
 log = logging.getLogger("processor")
 
@@ -49,7 +49,7 @@ def app_stream_config(config: Config) -> dict[str, Any]:
     """
     return {
         "name": app_stream(config.app),
-        "subjects": [f"p.{config.app}.>"],
+        "subjects": [f"{app_root(config.app)}.>"],
         "storage": config.nats.storage,
         "num_replicas": config.nats.replicas,
         "retention": "limits",
@@ -59,7 +59,7 @@ def app_stream_config(config: Config) -> dict[str, Any]:
         "allow_msg_ttl": True,
         "allow_msg_schedules": True,
         "allow_direct": True,
-        "republish": {"src": f"p.{config.app}.out.>", "dest": f"live.{config.app}.>"},
+        "republish": {"src": committed_subject(config.app, ">"), "dest": republished(config.app, ">")},
         "metadata": {"processor.app": config.app},
     }
 
@@ -439,7 +439,7 @@ def source_of(config: Mapping[str, Any], app: str, subject: str) -> dict[str, An
     for source in config.get("sources") or []:
         transforms = source.get("subject_transforms") or []
         if source["name"] == app_stream(app) and any(
-            covers(each["src"], f"p.{app}.out.{subject}") for each in transforms
+            covers(each["src"], committed_subject(app, subject)) for each in transforms
         ):
             return dict(source)
     return None
@@ -452,8 +452,8 @@ def _replaced(config: Mapping[str, Any], app: str, missing: Sequence[str]) -> li
         source
         for source in ours
         if any(
-            each == _transform(app, each["src"].removeprefix(f"p.{app}.out."))
-            and any(overlaps(each["src"], f"p.{app}.out.{subject}") for subject in missing)
+            each == _transform(app, public_subject(app, each["src"]))
+            and any(overlaps(each["src"], committed_subject(app, subject)) for subject in missing)
             for each in source.get("subject_transforms") or []
         )
     ]
@@ -473,7 +473,7 @@ def _with_copies(
     """
     sources = [dict(source) for source in config.get("sources") or [] if source not in replaced]
     behind = {"opt_start_seq": copied + 1} if copied else {}
-    wanted = [f"p.{app}.out.{subject}" for subject in missing]
+    wanted = [committed_subject(app, subject) for subject in missing]
     for source in replaced:
         transforms = [
             each
@@ -591,7 +591,7 @@ def _copy_bytes(config: Mapping[str, Any], app: str, subject: str) -> int:
         return 0
     names = sum(len(f"{each['src']}{each['dest']}".encode()) + 2 for each in source["subject_transforms"])
     fixed = "NATS/1.0\r\nNats-TTL: 31536000s\r\nNats-Stream-Source:      12345678\r\n\r\n"
-    return len(fixed) + len(app_stream(app)) + 20 + names + len(f"p.{app}.out.")
+    return len(fixed) + len(app_stream(app)) + 20 + names + len(committed_subject(app, ""))
 
 
 def _source(app: str, patterns: Sequence[str]) -> dict[str, Any]:
@@ -719,7 +719,7 @@ def is_chunks(route: Route, pattern: str) -> bool:
 def _transform(app: str, pattern: str) -> dict[str, str]:
     numbers = iter(range(1, len(pattern)))
     tokens = [f"{{{{wildcard({next(numbers)})}}}}" if t == "*" else t for t in pattern.split(".")]
-    return {"src": f"p.{app}.out.{pattern}", "dest": ".".join(tokens)}
+    return {"src": committed_subject(app, pattern), "dest": ".".join(tokens)}
 
 
 def _stored_as(transform: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from processor.config import Route
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream, committed_subject, is_app_stream
 from processor.delivery.effects import Outlet
 from processor.delivery.streams import Streams, source_of, topics
 from processor.errors import BrokerError
@@ -114,7 +114,7 @@ class StreamWatch:
         for name, action in events.items():
             using = [r.name for r in routes if name in self._streams.used_by(r.name).streams]
             found.update(using)
-            if action == "delete" or name.startswith("P_"):
+            if action == "delete" or is_app_stream(name):
                 continue  # apps' own streams hold nothing for others
             try:
                 info = await self._broker.stream(name)
@@ -258,7 +258,7 @@ class CopyWatch:
             if not copy.lost:
                 log.error("%s", lost, extra={"code": "E419"})
             copy.lost = str(lost)
-        committed = f"p.{app}.out.{pattern}"
+        committed = committed_subject(app, pattern)
         waiting = await self._broker.next_of(app_stream(app), committed, copied + 1)
         now_s = time.monotonic()
         if waiting is None or copied != copy.copied:

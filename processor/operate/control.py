@@ -1,6 +1,7 @@
 """What people tell a running app: pause, resume, read from elsewhere; and what they ask of it.
 
-    p.<app>.ctl.<route>      {"paused", "by", "reason", "at", "reset", "edited"}, kept until it is said again
+What was said of a route last is one message (kind `ctl`), a document with `paused`, `by`, `reason`, `at`,
+`reset` and `edited`.
 
 A reset moves positions behind the back of whoever owns them: the fence refuses their next commit, and they
 claim anew where the reset put them. It takes two commits, with a purge between them; the first marks the
@@ -22,9 +23,17 @@ import orjson
 
 from processor.config import Route
 from processor.context.history import me
-from processor.context.parked import in_subject, timestamp
-from processor.context.position import VERSION, contexts_of, remains, unknown_fields, written_contexts
-from processor.context.store import InputStream, app_stream
+from processor.context.parked import timestamp
+from processor.context.position import (
+    VERSION,
+    by_partition,
+    contexts_of,
+    remains,
+    unknown_fields,
+    written_contexts,
+)
+from processor.context.store import InputStream
+from processor.context.subjects import Kind, PositionKind, RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
 from processor.delivery.holdings import Holdings
 from processor.delivery.members import Member, ask
@@ -94,13 +103,8 @@ class Target:
     can_read_again: bool  # the source still has what was read of it
 
 
-def pause_subject(app: str, route: str) -> str:
-    """Where a route's pause is kept."""
-    return f"p.{app}.ctl.{route}"
-
-
 def read_pause(payload: bytes) -> Pause:
-    """What a message of `pause_subject` says; nothing, where it was not written here."""
+    """What the message of a route (kind `ctl`) says; nothing, where it was not written here."""
     try:
         body = orjson.loads(payload)
         by, reason, at, reset = (str(body[name]) for name in ("by", "reason", "at", "reset"))
@@ -120,8 +124,8 @@ class Control:
 
     async def pauses(self) -> dict[str, Pause]:
         """What was said last about each route."""
-        stored = await self._broker.last_of(app_stream(self._app), [pause_subject(self._app, "*")])
-        return {s.subject.rsplit(".", 1)[1]: read_pause(s.payload) for s in stored}
+        stored = await self._broker.last_of(app_stream(self._app), [RouteSubjects(self._app, "*").pause])
+        return {SubjectParts.of(s.subject).route: read_pause(s.payload) for s in stored}
 
     async def pause(self, route: str, *, is_paused: bool, reason: str = "", by: str = "") -> None:
         """Have every processor stop the route after what it has in hand, or go on; kept over restarts.
@@ -136,22 +140,22 @@ class Control:
             first = {**KEPT, EXPECTED: "0"}
             with contextlib.suppress(WrongLastSequence):
                 await self._broker.commit(
-                    [Outgoing(pause_subject(self._app, route), orjson.dumps(pause.words()), first)]
+                    [Outgoing(RouteSubjects(self._app, route).pause, orjson.dumps(pause.words()), first)]
                 )
 
     async def _say(self, route: str, words: Mapping[str, Any], by: str) -> None:
         body = {**words, "by": by or me(), "at": timestamp(datetime.now(UTC))}
-        message = Outgoing(pause_subject(self._app, route), orjson.dumps(body), KEPT)
+        message = Outgoing(RouteSubjects(self._app, route).pause, orjson.dumps(body), KEPT)
         await self._broker.publish_stored(message)
 
-    async def parts(self, route: str, *, kind: str = "pos") -> list[Part]:
+    async def parts(self, route: str, *, kind: PositionKind = "pos") -> list[Part]:
         """The partitions of a route that have a position, in order; with `kind` hop, its hop's position."""
         found = []
-        for stored in await self._positions(route, kind):
+        for number, stored in by_partition(await self._positions(route, kind)).items():
             body = remains(stored)
             found.append(
                 Part(
-                    int(stored.subject.rsplit(".", 1)[1]),
+                    number,
                     body["owner"],
                     body["epoch"],
                     body["seq"],
@@ -200,8 +204,8 @@ class Control:
                 "E407",
                 f"{waiting} message{' waits' if waiting == 1 else 's wait'} in the app's stream for route "
                 f"{route.name}, from when its input was dealt or it had a schedule",
-                remedy="Set it back until they are processed, or remove them: nats stream purge P_"
-                f"{route.app} --subject '{in_subject(route.app, route.name, '*')}'.",
+                remedy="Set it back until they are processed, or remove them: nats stream purge "
+                f"{app_stream(route.app)} --subject '{RouteSubjects(route.app, route.name).inbox()}'.",
             )
         if can_read_again:
             return
@@ -274,7 +278,7 @@ class Control:
         is_dealt = await self.inputs(route) == {own}
         await self._move(route, {"resetting": sequence - 1}, keep_context=True)
         await self._move(route, {"resetting": sequence - 1}, keep_context=True, kind="hop")
-        gone = ["held", "later", "due"] if can_read_again or not is_dealt else []
+        gone: list[Kind] = ["held", "later", "due"] if can_read_again or not is_dealt else []
         gone += ["in"] if can_read_again else []
         await self._purge(route, (*gone, *(() if keep_context else ("ctx",))))
         await self._move(route, {"seq": sequence - 1, **_counting(source)}, keep_context=True, kind="hop")
@@ -283,7 +287,7 @@ class Control:
         await self._tell_of_reset(route, by)
         return moved
 
-    async def inputs(self, route: str, *, kind: str = "pos") -> set[InputStream]:
+    async def inputs(self, route: str, *, kind: PositionKind = "pos") -> set[InputStream]:
         """The streams that a route's positions count in; with `kind` hop, that of its hop."""
         bodies = [remains(stored) for stored in await self._positions(route, kind)]
         return {InputStream(body["stream"], body["created"]) for body in bodies}
@@ -302,13 +306,14 @@ class Control:
         await self._say(route, words, by if not before.is_paused else before.by)
 
     async def _move(
-        self, route: str, change: Mapping[str, Any], *, keep_context: bool, kind: str = "pos"
+        self, route: str, change: Mapping[str, Any], *, keep_context: bool, kind: PositionKind = "pos"
     ) -> int:
         for _ in range(_TRIES):
             positions = await self._positions(route, kind)
             if not positions and kind == "hop":  # the route's messages were not dealt before
                 none = orjson.dumps({"v": 1, "of": 1, "epoch": 0, "owner": "", "cid": "", "resetting": 0})
-                positions = [Stored(f"p.{self._app}.hop.{route}.0", 0, none, NO_HEADERS)]
+                subject = RouteSubjects(self._app, route).position(0, kind=kind)
+                positions = [Stored(subject, 0, none, NO_HEADERS)]
             if not positions:
                 raise BrokerError(
                     "E401",
@@ -347,12 +352,13 @@ class Control:
         }
         return Outgoing(stored.subject, orjson.dumps(body), {**KEPT, EXPECTED: str(stored.sequence)})
 
-    async def _positions(self, route: str, kind: str = "pos") -> list[Stored]:
-        return await self._broker.last_of(app_stream(self._app), [f"p.{self._app}.{kind}.{route}.*"])
+    async def _positions(self, route: str, kind: PositionKind = "pos") -> list[Stored]:
+        subject = RouteSubjects(self._app, route).position(kind=kind)
+        return await self._broker.last_of(app_stream(self._app), [subject])
 
-    async def _purge(self, route: str, kinds: Sequence[str]) -> None:
+    async def _purge(self, route: str, kinds: Sequence[Kind]) -> None:
         for kind in kinds:
-            subject = f"p.{self._app}.{kind}.{route}.>"
+            subject = RouteSubjects(self._app, route).every(kind)
             await self._broker.api(f"STREAM.PURGE.{app_stream(self._app)}", {"filter": subject})
 
     async def sequence_at(self, stream: str, subject: str, at: datetime) -> int:

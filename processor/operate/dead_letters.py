@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from processor.context.parked import ParkedMessages, Unfit, joined
-from processor.context.store import app_stream
+from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, dead_letter_id
 from processor.errors import BrokerError
 from processor.jetstream import (
     EXPECTED,
@@ -103,20 +103,21 @@ class DeadLetters:
 
     async def find(self, which: Filter) -> AsyncGenerator[StoredDeadLetter, None]:
         """Those that are meant, oldest first, as they are now."""
-        prefix = f"p.{self._app}.dlq."
         parts: list[Stored] = []
-        subjects = [f"{prefix}{which.route or '*'}.>"]
+        subjects = [RouteSubjects(self._app, which.route or "*").every("dlq")]
         if which.id:
             if not _ID.match(which.id):
                 return
-            subjects = [f"{prefix}{which.id}", f"{prefix}{which.id}.*"]
+            route, partition, sequence = which.id.split(".")
+            letter_subject = RouteSubjects(self._app, route).dead_letter(partition, sequence)
+            subjects = [letter_subject, f"{letter_subject}.*"]
         history = self._broker.history(app_stream(self._app), subjects, start_sequence=which.after + 1)
         async with aclosing(history):
             async for stored in history:
                 number, _, count = stored.headers.get("x-part", "1/1").partition("/")
                 parts = [*parts, stored] if number != "1" else [stored]
                 if number == count == str(len(parts)):
-                    letter = _read(tuple(parts), prefix)
+                    letter = _read(tuple(parts))
                     if letter is not None and which.takes(letter):
                         yield letter
 
@@ -235,15 +236,14 @@ def _removals(letter: StoredDeadLetter) -> list[Outgoing]:
     return [Outgoing(part.subject, b"", {**GONE, EXPECTED: str(part.sequence)}) for part in letter.parts]
 
 
-def _read(parts: tuple[Stored, ...], prefix: str) -> StoredDeadLetter | None:
-    kept = joined(parts)
-    if kept is None:
+def _read(parts: tuple[Stored, ...]) -> StoredDeadLetter | None:
+    kept, letter_id = joined(parts), dead_letter_id(parts[0].subject)
+    if kept is None or letter_id is None:
         return None
     headers = parts[0].headers
-    route, partition, sequence, *_ = parts[0].subject.removeprefix(prefix).split(".")
     return StoredDeadLetter(
-        f"{route}.{partition}.{sequence}",
-        route,
+        letter_id,
+        SubjectParts.of(parts[0].subject).route,
         headers.get("x-error-code", ""),
         headers.get("x-dead-letter-reason", ""),
         headers.get("x-error-traceback", ""),

@@ -33,7 +33,8 @@ import orjson
 from processor.config import Route
 from processor.context import history
 from processor.context.history import Author, History, Record
-from processor.context.store import ContextStore, app_stream, read
+from processor.context.store import ContextStore, read
+from processor.context.subjects import RouteSubjects, app_stream
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream import (
     BATCH_MAX,
@@ -46,8 +47,8 @@ from processor.jetstream import (
     Unknown,
     WrongLastSequence,
 )
-from processor.model import WHOLE_BYTES, ContextChange, key_token, partition_of
-from processor.operate.control import UNSAID, pause_subject, read_pause
+from processor.model import WHOLE_BYTES, ContextChange, partition_of
+from processor.operate.control import UNSAID, read_pause
 from processor.sandbox.bounds import KEY, Bounds, Exceeded, described
 from processor.sandbox.values import TOMBSTONE, check_name, decode, encode
 
@@ -134,7 +135,7 @@ class ContextEdits:
 
         Only those that were stored at `since_s` (seconds since 1970) or later. Records expire.
         """
-        subject = f"p.{self._route.app}.hist.{self._route.name}.*.{key_token(key)}"
+        subject = self._history.subject("*", key)
         found: deque[Record] = deque(maxlen=limit or None)
         async for stored in self._broker.history(self._stream, [subject]):
             if stored.timestamp_s >= since_s:
@@ -280,7 +281,7 @@ class ContextEdits:
 
     @property
     def _word(self) -> str:
-        return pause_subject(self._route.app, self._route.name)
+        return RouteSubjects(self._route.app, self._route.name).pause
 
     def _said(self, word: Sequence[Stored], epochs: Mapping[int, int]) -> Outgoing:
         """What was said last to the route's processors, and that these partitions have other epochs now."""

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from processor.config import Route
-from processor.context.parked import in_subject
-from processor.context.store import app_stream
+from processor.context.subjects import PositionKind, RouteSubjects, app_stream
 from processor.delivery.holdings import Holdings
 from processor.errors import ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Unknown
@@ -121,11 +120,10 @@ class LagWatch:
         """When the oldest of the messages that wait was stored."""
         found = []
         if route.input.is_own:
-            found.append(
-                await self._stored_s(app_stream(route.app), [in_subject(route.app, route.name, "*")], 1)
-            )
+            inboxes = RouteSubjects(route.app, route.name).inbox()
+            found.append(await self._stored_s(app_stream(route.app), [inboxes], 1))
         if info is not None and not route.input.schedule:
-            kind = "hop" if route.input.is_own else "pos"
+            kind: PositionKind = "hop" if route.input.is_own else "pos"
             parts = await Control(self._broker, route.app).parts(route.name, kind=kind)
             first = first_unread(info, parts)
             found.append(await self._stored_s(info["config"]["name"], route.input_subjects, first))

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from processor.config import Route
-from processor.context.store import app_stream
+from processor.context.subjects import Kind, app_stream, every
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import EffectsBuilder
 from processor.delivery.holdings import Holdings
@@ -30,7 +30,7 @@ log = logging.getLogger("processor")
 WARN_INPUT = 0.8
 WARN_STORAGE = 0.85
 # What a commit writes, by the second token after the app's: what grows without a limit is among them.
-KINDS = ("ctx", "out", "dlq", "held", "later", "hist", "in")
+KINDS: tuple[Kind, ...] = ("ctx", "out", "dlq", "held", "later", "hist", "in")
 _INPUTS_S = 20.0
 _STORAGE_S = 60.0
 _LOOKS_PER_S = 10
@@ -150,7 +150,9 @@ class RetentionWatch:
         stream = app_stream(app)
         info = await self._broker.stream(stream)
         if info is not None:
-            counted = {kind: await self._broker.count(stream, [f"p.{app}.{kind}.>"], 1) for kind in KINDS}
+            counted: dict[str, int] = {
+                kind: await self._broker.count(stream, [every(app, kind)], 1) for kind in KINDS
+            }
             self._telemetry.app_stream(info["state"]["bytes"], counted)
         used = storage_used(await self._broker.api("INFO"))
         self._telemetry.storage_used(used)

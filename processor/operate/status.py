@@ -18,7 +18,8 @@ from typing import Any
 
 from processor.config import Route
 from processor.context.parked import timestamp
-from processor.context.store import InputStream, app_stream
+from processor.context.store import InputStream
+from processor.context.subjects import Kind, RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
 from processor.delivery.holdings import Holdings
 from processor.delivery.members import Member
@@ -152,10 +153,10 @@ class Survey:
         kept = _Aside()
         # One after the other: read through one consumer with four filters, each message that a redrive takes
         # away meanwhile would cost the server 30 times as much.
-        for kind in ("dlq", "held", "later", "due"):
-            history = self._broker.history(
-                app_stream(self._app), [f"p.{self._app}.{kind}.{route}.>"], headers_only=True
-            )
+        kinds: tuple[Kind, ...] = ("dlq", "held", "later", "due")
+        for kind in kinds:
+            subject = RouteSubjects(self._app, route).every(kind)
+            history = self._broker.history(app_stream(self._app), [subject], headers_only=True)
             seen = 0
             async with aclosing(history):
                 async for stored in history:
@@ -170,11 +171,11 @@ class Survey:
 def _count(kept: _Aside, stored: Stored) -> None:
     if "x-original-subject" not in stored.headers:  # it was taken away
         return
-    kind, *place = stored.subject.split(".")[2:]
+    kind, _, _, rest = SubjectParts.of(stored.subject)
     if kind == "dlq":
         kept.dead_letters += stored.headers.get("x-part", "1/1").startswith("1/")
     elif kind == "held":
-        kept.held[key_from_token(place[2])] += 1
+        kept.held[key_from_token(rest[0])] += 1
     elif kind == "due":
         kept.due += 1
     else:

@@ -11,7 +11,7 @@ import pytest
 from nats.errors import NoRespondersError
 
 from processor.config import load
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Endpoint, MicroService, Refusal
 from processor.operate.api import VERBS

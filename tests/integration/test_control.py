@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from processor.context.store import InputStream, app_stream
+from processor.context.store import InputStream
+from processor.context.subjects import app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Outgoing
 from processor.operate.control import Control

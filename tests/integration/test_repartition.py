@@ -16,7 +16,7 @@ import pytest
 
 from processor.cli import operations
 from processor.config import load
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream
 from processor.delivery import repartition
 from processor.delivery.backlog import Backlog
 from processor.delivery.streams import app_stream_config

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream
 from processor.delivery.members import share
 from processor.service import Service
 from processor.telemetry import Telemetry

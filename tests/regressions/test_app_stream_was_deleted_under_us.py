@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.context.store import app_stream
+from processor.context.subjects import app_stream
 from processor.embedded import EmbeddedServer
 from processor.operate.control import Control
 from processor.service import Service

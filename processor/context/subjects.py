@@ -1,0 +1,173 @@
+"""The subjects of an app's stream: what each kind holds, and the one place that builds and parses them.
+
+`TABLE` is the table that README shows. Whoever writes or reads the stream asks `RouteSubjects`, or one of the
+functions here, for a subject, and `SubjectParts` for what a subject says. Where the tree begins is known to
+the ground (`subject.app_root`), because the rules of a configuration need it, too.
+
+What must stay true: a subject that was written once is read for ever; a stranger's subject can be parsed, and
+names no partition, or a kind that nobody asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from processor.model import key_token
+from processor.subject import app_root, schedule_subject
+
+Kind = Literal[
+    "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
+    "feed",
+]  # fmt: skip
+
+PositionKind = Literal["pos", "hop"]
+
+# What follows the app in a subject, and what is stored there: the rows of README's table, in its order.
+TABLE: tuple[tuple[str, str], ...] = (
+    ("pos.<route>.<partition>", "position and fence, and contexts while they are few and small"),
+    ("ctx.<route>.<partition>.<key>.=all", "the whole context of one key"),
+    ("ctx.<route>.<partition>.<key>.<item>", "one top-level item of a context above 4096 bytes"),
+    ("out.<subject>", "outputs, emits and events for `<subject>`"),
+    ("emit.<route>.<id>", "a delayed message"),
+    ("dlq.<route>.<partition>.<sequence>", "a dead letter"),
+    ("later.<route>.<partition>.<id>", "a retry that the server sends on when it is due"),
+    ("due.<route>.<partition>.<id>", "a message that is due now"),
+    ("held.<route>.<partition>.<key>.<sequence>", "a message behind the one that blocks its key"),
+    ("hist.<route>.<partition>.<key>", "what commits and people changed in a context"),
+    ("in.<route>.<partition>", "what a hop or a schedule brings a partition"),
+    ("hop.<route>.0", "how far a hop has read its input, and its fence"),
+    ("sched.<route>", "a schedule"),
+    ("plan.<route>", "which schedule was stored"),
+    ("ctl.<route>", "whether the route is paused, by whom and why"),
+    ("feed", "how far `processor dev` has fed"),
+)
+
+# The item of a context that is one message. Not a token that `key_token` makes: there `=` is always followed
+# by two hex digits.
+WHOLE = "=all"
+
+
+def app_stream(app: str) -> str:
+    """The name of an app's stream."""
+    return f"P_{app}"
+
+
+def is_app_stream(name: str) -> bool:
+    """Whether a stream has the name of an app's stream."""
+    return name.startswith("P_")
+
+
+def every(app: str, kind: Kind) -> str:
+    """The pattern of all subjects of a kind."""
+    return f"{app_root(app)}.{kind}.>"
+
+
+def committed_subject(app: str, subject: str) -> str:
+    """Where an app commits what is for a public subject (or pattern); with "" what all of it begins with."""
+    return f"{app_root(app)}.out.{subject}"
+
+
+def public_subject(app: str, stored: str) -> str:
+    """The public subject of what `committed_subject` names; any other subject as it is."""
+    return stored.removeprefix(committed_subject(app, ""))
+
+
+def feed_record(app: str) -> str:
+    """Where `processor dev` notes how far it has fed."""
+    return f"{app_root(app)}.feed"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSubjects:
+    """The subjects of one route; with "*" in place of the route, or of a partition, those of all."""
+
+    app: str
+    route: str
+
+    def every(self, kind: Kind) -> str:
+        """The pattern of all that the route has of a kind whose subjects go on behind the route."""
+        return f"{app_root(self.app)}.{kind}.{self.route}.>"
+
+    def position(self, partition: int | str = "*", *, kind: PositionKind = "pos") -> str:
+        """The position of a partition; with `kind` hop, that of the route's hop in its input."""
+        return f"{app_root(self.app)}.{kind}.{self.route}.{partition}"
+
+    def context(self, partition: int | str, key: str, item: str = "*") -> str:
+        """One item of a context by its token, or WHOLE."""
+        return f"{app_root(self.app)}.ctx.{self.route}.{partition}.{key_token(key)}.{item}"
+
+    def contexts(self, partition: int) -> str:
+        """All contexts of a partition that are not in its position."""
+        return f"{app_root(self.app)}.ctx.{self.route}.{partition}.>"
+
+    def history(self, partition: int | str, key: str) -> str:
+        """The records of what changed in a context."""
+        return f"{app_root(self.app)}.hist.{self.route}.{partition}.{key_token(key)}"
+
+    def dead_letter(self, partition: int | str, sequence: int | str) -> str:
+        """A dead letter; in parts, each has its number as one more token."""
+        return f"{app_root(self.app)}.dlq.{self.route}.{partition}.{sequence}"
+
+    def later(self, partition: int, name: str) -> str:
+        """A retry that is not due yet."""
+        return f"{app_root(self.app)}.later.{self.route}.{partition}.{name}"
+
+    def due(self, partition: int, name: str) -> str:
+        """A message that is due now."""
+        return f"{app_root(self.app)}.due.{self.route}.{partition}.{name}"
+
+    def held(self, partition: int, key: str, sequence: int | str = "*") -> str:
+        """A message of a blocked key."""
+        return f"{app_root(self.app)}.held.{self.route}.{partition}.{key_token(key)}.{sequence}"
+
+    def inbox(self, partition: int | str = "*") -> str:
+        """The messages of a partition that a hop or a schedule brings."""
+        return f"{app_root(self.app)}.in.{self.route}.{partition}"
+
+    def emit(self, name: str) -> str:
+        """A delayed message; with "" what all of them begin with."""
+        return f"{app_root(self.app)}.emit.{self.route}.{name}"
+
+    @property
+    def schedule(self) -> str:
+        """The schedule of the route's input."""
+        return schedule_subject(self.app, self.route)
+
+    @property
+    def plan(self) -> str:
+        """Which schedule was stored."""
+        return f"{app_root(self.app)}.plan.{self.route}"
+
+    @property
+    def pause(self) -> str:
+        """Whether the route is paused."""
+        return f"{app_root(self.app)}.ctl.{self.route}"
+
+
+class SubjectParts(NamedTuple):
+    """What a subject of an app's stream says; empty, or None, where it ends before that."""
+
+    kind: str
+    route: str
+    partition: int | None
+    rest: tuple[str, ...]  # the tokens behind the partition
+
+    @classmethod
+    def of(cls, subject: str) -> SubjectParts:
+        """The parts of any subject; a partition is a number of at most nine digits."""
+        tokens = subject.split(".")
+        kind, route, partition = tokens[2:5] if len(tokens) > 4 else (*tokens[2:], "", "", "")[:3]
+        is_number = len(partition) < 10 and partition.isascii() and partition.isdigit()
+        return cls(kind, route, int(partition) if is_number else None, tuple(tokens[5:]))
+
+
+def last_partition(subject: str) -> int:
+    """The partition at the end of a subject of ours: of a position, a hop, or an inbox."""
+    return int(subject.rsplit(".", 1)[1])
+
+
+def dead_letter_id(subject: str) -> str | None:
+    """The id of the dead letter that a subject names, `<route>.<partition>.<sequence>`; None for another."""
+    kind, route, partition, rest = SubjectParts.of(subject)
+    return f"{route}.{partition}.{rest[0]}" if kind == "dlq" and partition is not None and rest else None

@@ -1,0 +1,167 @@
+"""The subjects of an app's stream: every kind built and parsed, and what others may have written there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+
+from processor.context.subjects import (
+    TABLE,
+    WHOLE,
+    Kind,
+    RouteSubjects,
+    SubjectParts,
+    app_stream,
+    committed_subject,
+    dead_letter_id,
+    every,
+    feed_record,
+    is_app_stream,
+    last_partition,
+    public_subject,
+)
+from processor.subject import app_patterns, covers, matches
+
+OWN = RouteSubjects("shop", "orders")
+
+# Each row of the table, as it was written by the first release and has to stay.
+BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
+    "pos.<route>.<partition>": (
+        lambda: OWN.position(7), "p.shop.pos.orders.7", SubjectParts("pos", "orders", 7, ()),
+    ),
+    "ctx.<route>.<partition>.<key>.=all": (
+        lambda: OWN.context(7, "c.1", WHOLE),
+        "p.shop.ctx.orders.7.c=2E1.=all",
+        SubjectParts("ctx", "orders", 7, ("c=2E1", "=all")),
+    ),
+    "ctx.<route>.<partition>.<key>.<item>": (
+        lambda: OWN.context(7, "", "total"),
+        "p.shop.ctx.orders.7.=.total",
+        SubjectParts("ctx", "orders", 7, ("=", "total")),
+    ),
+    "out.<subject>": (
+        lambda: committed_subject("shop", "invoices.eu.1.x"),
+        "p.shop.out.invoices.eu.1.x",
+        SubjectParts("out", "invoices", None, ("1", "x")),
+    ),
+    "emit.<route>.<id>": (
+        lambda: OWN.emit("a1b2"), "p.shop.emit.orders.a1b2", SubjectParts("emit", "orders", None, ()),
+    ),
+    "dlq.<route>.<partition>.<sequence>": (
+        lambda: OWN.dead_letter(7, 42), "p.shop.dlq.orders.7.42", SubjectParts("dlq", "orders", 7, ("42",)),
+    ),
+    "later.<route>.<partition>.<id>": (
+        lambda: OWN.later(7, "42-1"),
+        "p.shop.later.orders.7.42-1",
+        SubjectParts("later", "orders", 7, ("42-1",)),
+    ),
+    "due.<route>.<partition>.<id>": (
+        lambda: OWN.due(7, "42-1"), "p.shop.due.orders.7.42-1", SubjectParts("due", "orders", 7, ("42-1",)),
+    ),
+    "held.<route>.<partition>.<key>.<sequence>": (
+        lambda: OWN.held(7, "c 1", 42),
+        "p.shop.held.orders.7.c=201.42",
+        SubjectParts("held", "orders", 7, ("c=201", "42")),
+    ),
+    "hist.<route>.<partition>.<key>": (
+        lambda: OWN.history(7, "c1"), "p.shop.hist.orders.7.c1", SubjectParts("hist", "orders", 7, ("c1",)),
+    ),
+    "in.<route>.<partition>": (
+        lambda: OWN.inbox(7), "p.shop.in.orders.7", SubjectParts("in", "orders", 7, ()),
+    ),
+    "hop.<route>.0": (
+        lambda: OWN.position(0, kind="hop"), "p.shop.hop.orders.0", SubjectParts("hop", "orders", 0, ()),
+    ),
+    "sched.<route>": (lambda: OWN.schedule, "p.shop.sched.orders", SubjectParts("sched", "orders", None, ())),
+    "plan.<route>": (lambda: OWN.plan, "p.shop.plan.orders", SubjectParts("plan", "orders", None, ())),
+    "ctl.<route>": (lambda: OWN.pause, "p.shop.ctl.orders", SubjectParts("ctl", "orders", None, ())),
+    "feed": (lambda: feed_record("shop"), "p.shop.feed", SubjectParts("feed", "", None, ())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [row for row, _ in TABLE])
+def test_a_kind_is_built_and_parsed(row: str) -> None:
+    """Every row of the table is written as it always was, comes apart again, and lies in the app's stream."""
+    build, subject, parts = BUILT[row]
+    assert build() == subject
+    assert SubjectParts.of(subject) == parts
+    assert matches(app_patterns("shop")[0], subject)
+
+
+def test_the_table_has_every_kind() -> None:
+    """A kind that can be asked for has a row, and a row is of a kind that can be asked for."""
+    assert {row.partition(".")[0] for row, _ in TABLE} == set(get_args(Kind))
+
+
+@pytest.mark.parametrize(
+    "pattern, subject",
+    [
+        (OWN.position(), OWN.position(63)),
+        (OWN.position(kind="hop"), OWN.position(0, kind="hop")),
+        (OWN.context(7, "k"), OWN.context(7, "k", WHOLE)),
+        (OWN.context("*", "k"), OWN.context(9, "k", "item")),
+        (OWN.contexts(7), OWN.context(7, "k", "item")),
+        (OWN.history("*", "k"), OWN.history(3, "k")),
+        (OWN.held(7, "k"), OWN.held(7, "k", 42)),
+        (OWN.inbox(), OWN.inbox(5)),
+        (OWN.every("dlq"), f"{OWN.dead_letter(1, 42)}.2"),
+        (every("shop", "due"), OWN.due(1, "42-1")),
+        (RouteSubjects("shop", "*").pause, OWN.pause),
+        (RouteSubjects("shop", "*").plan, OWN.plan),
+        (committed_subject("shop", "invoices.>"), committed_subject("shop", "invoices.eu")),
+    ],
+)
+def test_a_pattern_has_what_it_is_asked_for(pattern: str, subject: str) -> None:
+    """A pattern stands for the subjects of its kind, and for none of another route or kind."""
+    assert matches(pattern, subject)
+    assert covers(app_patterns("shop")[0], pattern)
+    kind = SubjectParts.of(subject).kind
+    assert not matches(pattern, subject.replace(f".{kind}.", ".none.", 1))
+
+
+@pytest.mark.parametrize(
+    "subject, partition",
+    [
+        ("p.shop.due.orders.x.1", None),
+        ("p.shop.due.orders.-1.1", None),
+        ("p.shop.due.orders.1234567890.1", None),
+        ("p.shop.due.orders.²", None),
+        ("p.shop.due.orders", None),
+        ("p.shop.due.orders.", None),
+        ("p", None),
+        ("", None),
+        ("p.shop.due.orders.123456789", 123456789),
+    ],
+)
+def test_a_stranger_s_subject_is_parsed(subject: str, partition: int | None) -> None:
+    """What others wrote to the stream names a partition only where that is a number of ours."""
+    assert SubjectParts.of(subject).partition == partition
+
+
+def test_a_dead_letter_has_the_same_id_in_every_part() -> None:
+    """The id is route, partition and sequence; another subject has none."""
+    assert dead_letter_id("p.shop.dlq.orders.7.42") == "orders.7.42"
+    assert dead_letter_id("p.shop.dlq.orders.7.42.2") == "orders.7.42"
+    assert dead_letter_id("p.shop.held.orders.7.c1.42") is None
+    assert dead_letter_id("p.shop.dlq.orders.x.42") is None
+    assert dead_letter_id("p.shop.dlq.orders.7") is None
+
+
+def test_a_public_subject_is_what_listeners_know() -> None:
+    """What was committed for a subject has that subject again; what is not of that kind stays as it is."""
+    assert public_subject("shop", committed_subject("shop", "a.b")) == "a.b"
+    assert public_subject("shop", "p.other.out.a.b") == "p.other.out.a.b"
+
+
+def test_the_last_partition_is_that_of_a_position_and_an_inbox() -> None:
+    """A subject that ends in its partition says which that is."""
+    assert last_partition(OWN.position(12)) == last_partition(OWN.inbox(12)) == 12
+
+
+def test_an_app_stream_is_known_by_its_name() -> None:
+    """Streams of apps are told from others by how they are called."""
+    assert app_stream("shop") == "P_shop"
+    assert is_app_stream("P_shop")
+    assert not is_app_stream("shop")
