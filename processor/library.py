@@ -27,16 +27,13 @@ from processor.address import Allowed, Binding, parse_url
 from processor.capability.registry import HostCalls
 from processor.config import (
     SECRET_CHARS,
-    BoundSecret,
-    Outbound,
-    Reach,
-    Stock,
     modules_of,
     read_modules,
     taken,
 )
 from processor.errors import Fault, Faults, ProcessorError
 from processor.model import Emit, Failed, Failure, Group, Limits, Module, Outcome, Program, Ran
+from processor.reach import BoundSecret, Outbound, Reach, Stock
 from processor.runnable import Message
 from processor.sandbox import documents, values
 from processor.sandbox.bounds import Bounds, Exceeded

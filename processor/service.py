@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any
 
 from processor.capability.registry import HostCalls, RouteCalls
-from processor.config import Config, Route, fingerprint, language_fault
+from processor.config import Config, fingerprint, language_fault
 from processor.context import parked
 from processor.context.parked import timestamp
 from processor.context.store import ContextStore, InputStream
@@ -46,6 +46,7 @@ from processor.operate.api import Desk
 from processor.operate.control import UNSAID, Control, Pause, read_pause
 from processor.operate.lag import LagWatch
 from processor.operate.retention import RetentionWatch
+from processor.route import Route
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
 from processor.sandbox.launch import raise_descriptor_limit
@@ -329,7 +330,7 @@ class Service:
         assert self._zygote is not None
         async with compiling:
             told = await self._zygote.prepare(route.program)
-            if route.language == "python":
+            if route.program.language == "python":
                 log.info("sandbox %s", told, extra={"route": route.name})
             guest = await self._zygote.spawn(route.program, route.limits)
             await guest.close()
@@ -662,7 +663,7 @@ class Service:
             self._owner,
             run.share,
             refused=blocked,
-            history_s=route.history.keep,
+            history_s=route.history_keep_s,
         )
         state = source["state"]
         is_own = route.input.is_own  # then the hop begins where `start` says
@@ -681,7 +682,7 @@ class Service:
         reader = Reader(
             broker,
             name,
-            [*inboxes] if is_own else route.input_subjects,
+            [*inboxes] if is_own else route.input.subjects,
             created=source["created"],
             retention=source["config"].get("retention", "limits"),
             name=f"{app_stream(route.app)}-{route.name}",

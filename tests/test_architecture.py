@@ -77,6 +77,8 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         ],
     ),
     ("embedded.py", "the nats-server of `dev` and of tests", []),
+    ("route.py", "the ground: a route as it runs, whether or not a file has it", []),
+    ("reach.py", "the ground: what a route may reach outside: hosts, servers, secrets", []),
     ("subject.py schedule.py address.py printable.py", "the ground: texts with rules of their own", []),
     ("model.py", "the ground: the values that pass between rooms, and the rule for a message's fate", []),
     ("errors.py", "the ground: every code, with its remedy", []),
@@ -412,7 +414,7 @@ PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
     (
         upward_imports,
         {
-            "service.py": "from processor.config.keys import Route",
+            "service.py": "from processor.config.keys import Nats",
             "config/keys.py": "",
             "config/__init__.py": "",
         },

@@ -17,8 +17,8 @@ import pytest
 
 from processor.address import Binding
 from processor.capability.registry import HostCalls, RouteCalls
-from processor.config import BoundSecret, Outbound, Reach
 from processor.errors import ProcessorError
+from processor.reach import BoundSecret, Outbound, Reach
 
 PLACE = "routes.r.outbound.allowed_domains"
 

@@ -19,8 +19,8 @@ from urllib.parse import quote_plus
 from processor.address import Url, parse_url
 from processor.capability.client import Answer, Client, Unanswered
 from processor.capability.secrets import STEP_BYTES, Vault
-from processor.config import Outbound
 from processor.errors import ProcessorError
+from processor.reach import Outbound
 from processor.sandbox.wire import Attached
 
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})  # what they do may be done twice

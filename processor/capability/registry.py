@@ -25,8 +25,8 @@ from processor.capability.client import Client, Resolve, resolve, trusted_roots
 from processor.capability.outbound import UNSAFE, Outside
 from processor.capability.secrets import Vault
 from processor.capability.services import JsonApi
-from processor.config import Reach
 from processor.errors import ProcessorError
+from processor.reach import Reach
 
 __all__ = ["UNSAFE", "HostCalls", "Resolve", "RouteCalls"]
 

@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from processor.address import Url
-from processor.config import BoundSecret
 from processor.errors import ProcessorError
+from processor.reach import BoundSecret
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
 from processor.sandbox.values import DEPTH

@@ -27,8 +27,6 @@ from processor.cli.terminal import (
 from processor.config import (
     BRIEF,
     Config,
-    CreatedStream,
-    Route,
     brief,
     effective_yaml,
     fingerprint,
@@ -69,6 +67,7 @@ from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, exp
 from processor.model import Limits, Program
 from processor.operate.api import VERBS, api_subject
 from processor.operate.control import Control
+from processor.route import Route, StreamLimits
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.values import TOMBSTONE, decode
@@ -277,7 +276,7 @@ async def _findings(
     try:
         await _look_at_input(broker, holdings, config, route, needs, found)
     except BrokerError as err:
-        found.input = found.input or f"{', '.join(route.input_subjects)}, which cannot be read"
+        found.input = found.input or f"{', '.join(route.input.subjects)}, which cannot be read"
         found.problems.append(str(err))
     for pattern, is_durable in topics(route).items():
         await _look_at_outlet(broker, holdings, config, route, pattern, is_durable, needs, found)
@@ -342,10 +341,10 @@ async def _look_at_input(
         _look_at_inbox(broker, route, needs, found)
     if route.input.schedule:
         return
-    subject = route.input_subjects[0]
+    subject = route.input.subjects[0]
     info = await holdings.input(route)
     # A route's stream serves every route that reads a subject of it.
-    creators = [r for r in config.routes.values() if r.input.create and matches(r.input_subjects[0], subject)]
+    creators = [r for r in config.routes.values() if r.input.create and matches(r.input.subjects[0], subject)]
     reader = f"{app_stream(route.app)}-{route.name}"
     if info is not None:
         name = info["config"]["name"]
@@ -354,9 +353,9 @@ async def _look_at_input(
         found.input += bounds(info["config"])
         await _check_position(broker, route, info)
     elif creators:
-        name = await free_name(broker, route.app, creators[0].input_subjects[0])
-        create = creators[0].input.create or CreatedStream()
-        made = bounds(limits(create.max_age, create.max_bytes))
+        name = await free_name(broker, route.app, creators[0].input.subjects[0])
+        create = creators[0].input.create or StreamLimits()
+        made = bounds(limits(create.max_age_s, create.max_bytes))
         found.input = f"{subject} from stream {name}, which will be created{made}"
         found.problems += needs.missing(
             "publish", [f"$JS.API.STREAM.CREATE.{name}"], f"for route {route.name}"
@@ -382,7 +381,7 @@ async def _look_at_input(
     )
     if info is not None and is_limited and not missing:
         consumers = await broker.consumers(name)
-        if (refusal := expected_refusal(info, route.input_subjects, reader, consumers)) is not None:
+        if (refusal := expected_refusal(info, route.input.subjects, reader, consumers)) is not None:
             raise refusal
 
 
@@ -397,7 +396,7 @@ def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings
     wanted += [f"$JS.API.{request}" for request in requests]
     found.problems += needs.missing("publish", wanted, f"for route {route.name} to be given its messages")
     if route.input.schedule:
-        found.input = f"{route.input.schedule}, a schedule that {own} keeps"
+        found.input = f"{route.input.schedule.when}, a schedule that {own} keeps"
         try:
             check_server(route, broker)
         except BrokerError as err:

@@ -27,11 +27,12 @@ from processor.cli.terminal import (
     exit_code_of,
     say,
 )
-from processor.config import Config, Route, load
+from processor.config import Config, load
 from processor.context.history import Author, Record, me
 from processor.errors import BrokerError, ConfigError, ProcessorError
 from processor.operate.edits import ContextEdits, Edit, plain_of, value_of
 from processor.printable import printable, printable_json
+from processor.route import Route
 from processor.sandbox.values import TOMBSTONE, decode, encode
 from processor.telemetry import configure_logging
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 
 from processor.cli.feed import check_feed, feed
 from processor.cli.terminal import Runs, Screen, Shown, say, warn
-from processor.config import Config, CreatedStream, Route, misspelled_inputs
+from processor.config import Config, misspelled_inputs
 from processor.delivery.codec import codec_for
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Unknown, connect_options
 from processor.model import Delivery
+from processor.route import Route, StreamLimits
 from processor.subject import matches, republished
 
 _LINES = 20  # of one topic in a second
@@ -34,15 +35,13 @@ def for_trying(config: Config) -> Config:
     may be somebody's, and is not for trying.
     """
     routes = {
-        name: route.model_copy(
-            update={"input": route.input.model_copy(update={"create": route.input.create or CreatedStream()})}
-        )
+        name: replace(route, input=replace(route.input, create=route.input.create or StreamLimits()))
         for name, route in config.routes.items()
     }
     nats = config.nats
     if "url" not in nats.model_fields_set:
         nats = nats.model_copy(update={"url": ("embedded",)})
-    return config.model_copy(update={"routes": routes, "nats": nats})
+    return config.model_copy(update={"nats": nats}).with_routes(routes)
 
 
 def live_subjects(route: Route) -> Iterator[str]:

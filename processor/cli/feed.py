@@ -37,7 +37,7 @@ def check_feed(config: Config) -> None:
     dev = config.dev
     if dev is None:
         return
-    inputs = [subject for route in config.routes.values() for subject in route.input_subjects]
+    inputs = [subject for route in config.routes.values() for subject in route.input.subjects]
     if not any(overlaps(dev.template.pattern, subject) for subject in inputs):
         raise ConfigError(
             "E106",

@@ -15,9 +15,10 @@ from typing import Any
 import typer
 
 from processor.cli.terminal import is_terminal
-from processor.config import Config, Route
+from processor.config import Config
 from processor.context.parked import moment
 from processor.errors import ConfigError, ProcessorError
+from processor.route import Route
 from processor.sandbox import documents
 from processor.subject import Template
 

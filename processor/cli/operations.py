@@ -14,10 +14,11 @@ import typer
 from processor.cli.connection import connected_to_app
 from processor.cli.inputs import is_confirmed, route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
-from processor.config import Config, Route, fingerprint, load
+from processor.config import Config, fingerprint, load
 from processor.operate.control import Control
 from processor.operate.status import COUNTED_MAX, Survey
 from processor.printable import printable
+from processor.route import Route
 from processor.telemetry import configure_logging
 
 

@@ -29,7 +29,7 @@ from processor.cli.connection import connected, server_for, unanswered
 from processor.cli.dev import live_subjects
 from processor.cli.inputs import BOM, Line, parse_template, subject_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, say
-from processor.config import Nats, Route, load, server_of
+from processor.config import Nats, load, server_of
 from processor.context.subjects import (
     RouteSubjects,
     app_stream,
@@ -41,6 +41,7 @@ from processor.delivery.codec import codec_for
 from processor.errors import BrokerError, ConfigError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Reader, Stored, Unknown, own_headers
 from processor.model import Delivery
+from processor.route import Route
 from processor.subject import Template, check_subject, matches
 from processor.telemetry import configure_logging
 

@@ -35,7 +35,7 @@ from processor.cli.terminal import (
     say,
     warn,
 )
-from processor.config import Config, Route, language_fault, load
+from processor.config import Config, language_fault, load
 from processor.context.parked import REASON_CHARS, ParkedMessage
 from processor.context.store import ContextStore, Move
 from processor.context.subjects import SubjectParts, public_subject
@@ -46,6 +46,7 @@ from processor.errors import ConfigError, Faults, LanguageError
 from processor.jetstream import Broker, Outgoing, Reader, own_headers
 from processor.model import NO_HEADERS, ContextChange, Delivery, Failure
 from processor.printable import printable
+from processor.route import Route
 from processor.sandbox import documents
 from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
@@ -90,7 +91,7 @@ class _Subjects:
 
     def __init__(self, config: Config, route: Route, given: str | None, *, is_raw: bool) -> None:
         self._given = parse_template(given) if given else None
-        pattern = route.input_subjects[0]
+        pattern = route.input.subjects[0]
         self.example = ".".join("x" if token in "*>" else token for token in pattern.split("."))
         self._feed: Template | None = None
         if config.dev and not is_raw and overlaps(config.dev.template.pattern, pattern):
@@ -144,16 +145,11 @@ async def _run(
     config: Config, route: Route, deliveries: Sequence[Delivery], places: Sequence[str], screen: Screen
 ) -> int:
     # Nobody waits here, for another try or for the breaker, and no later start would lift a block.
-    at_once = {
-        "base_ms": 0.0,
-        "max_ms": 0.0,
-        "then": "dead_letter" if route.retry.then == "block" else route.retry.then,
-    }
-    route = route.model_copy(
-        update={
-            "retry": route.retry.model_copy(update=at_once),
-            "breaker": route.breaker.model_copy(update={"deaths": sys.maxsize}),
-        }
+    then = "dead_letter" if route.retry.then == "block" else route.retry.then
+    route = replace(
+        route,
+        retry=replace(route.retry, base_ms=0, max_ms=0, then=then),
+        breaker=replace(route.breaker, deaths=sys.maxsize),
     )
     shown = _Display(route, places, screen)
     telemetry = Telemetry()

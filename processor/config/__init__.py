@@ -24,11 +24,10 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from processor.config.forms import Place, show_size, show_time
-from processor.config.ism import Ism, IsmOutput, Routing, Selector
-from processor.config.keeping import CreatedStream
-from processor.config.keys import Config, Credentials, Dev, KeySource, Nats, Route, Tls
+from processor.config.keys import Config, Credentials, Dev, Nats, RouteSettings, Tls
 from processor.config.modules import listing, modules_of, read_modules, taken
-from processor.config.outside import SECRET_CHARS, BoundSecret, Outbound, Reach, SecretSource, StateApi, Stock
+from processor.config.outside import SECRET_CHARS
+from processor.config.routes import RouteFiles, runtime_route
 from processor.config.rules import (
     INHERITED,
     app_faults,
@@ -55,6 +54,8 @@ from processor.config.text import (
 )
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
+from processor.reach import BoundSecret
+from processor.route import Route
 
 _OF_PROGRAMS = ("runnable", "code", "language", "packages", "modules")
 
@@ -62,23 +63,10 @@ __all__ = [
     "BRIEF",
     "ENVIRONMENT",
     "SECRET_CHARS",
-    "BoundSecret",
     "Config",
-    "CreatedStream",
     "Credentials",
     "Dev",
-    "Ism",
-    "IsmOutput",
-    "KeySource",
     "Nats",
-    "Outbound",
-    "Reach",
-    "Route",
-    "Routing",
-    "SecretSource",
-    "Selector",
-    "StateApi",
-    "Stock",
     "Tls",
     "brief",
     "effective_yaml",
@@ -126,10 +114,13 @@ def load(
     except ValidationError as err:
         faults += [source.explain(error) for error in err.errors(include_url=False)]
     # Routes are examined one by one, so that a fault in one hides none in another.
-    routes = config.routes if config else dict(_sound_routes(data, base))
+    routes = config.route_settings if config else dict(_sound_routes(data, base))
     library = _Library(source)
+    files: dict[str, RouteFiles] = {}
     for name, route in routes.items():
-        faults += _complete_route(source, name, route, str(data.get("app", "")), library)
+        faults += _rule_faults(source, name, route, str(data.get("app", "")))
+        files[name], unreadable = _read_files(source, name, route, library)
+        faults += unreadable
     secrets: dict[str, BoundSecret] = {}
     if config:
         found = [*app_faults(config), *read_secrets(config, env, secrets)]
@@ -144,9 +135,11 @@ def load(
         raise Faults(
             sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.text))
         )
-    config = _inherit(config)
-    for name, route in config.routes.items():
-        route._reach = _reach(name, route, secrets)
+    config = _inherit(config, files)
+    config._routes = {
+        name: runtime_route(config.app, name, route, files[name], secrets)
+        for name, route in config.route_settings.items()
+    }
     config._path, config._origins = source.path, source.origins
     return config
 
@@ -161,18 +154,19 @@ def readable_programs(path: str | Path) -> list[Program]:
     for name, raw in raws.items() if isinstance(raws, dict) else ():
         given = {key: raw[key] for key in _OF_PROGRAMS if key in raw} if isinstance(raw, dict) else {}
         with contextlib.suppress(ValidationError):
-            route = Route.model_validate({**given, "input": "any"}, context={"base": base})
-            _complete_route(source, str(name), route, "", library)
-            if route._program and not route.packages:
-                programs.append(route._program)
+            route = RouteSettings.model_validate({**given, "input": "any"}, context={"base": base})
+            program = _read_files(source, str(name), route, library)[0].program
+            if program and not route.packages:
+                programs.append(program)
     return programs
 
 
 def language_fault(config: Config, route: Route, error: LanguageError) -> Fault:
     """Why a route cannot have plain Python, at the key that asks for it."""
     place: Place = ("routes", route.name, "packages" if error.package else "language")
-    if error.package in route.packages:
-        place = (*place, route.packages.index(error.package))
+    packages = route.program.packages
+    if error.package in packages:
+        place = (*place, packages.index(error.package))
     try:
         source = YamlSource.read(config.path)  # for its line and column only
     except Faults:
@@ -207,12 +201,12 @@ def server_of(url: str | None, env: Mapping[str, str] = os.environ) -> Nats:
     return nats
 
 
-def _sound_routes(data: dict[str, Any], base: Path) -> Iterator[tuple[str, Route]]:
+def _sound_routes(data: dict[str, Any], base: Path) -> Iterator[tuple[str, RouteSettings]]:
     """The routes of a faulty file that are valid by themselves."""
     routes = data.get("routes")
     for name, raw in routes.items() if isinstance(routes, dict) else ():
         try:
-            yield name, Route.model_validate(raw, context={"base": base})
+            yield name, RouteSettings.model_validate(raw, context={"base": base})
         except ValidationError:
             continue
 
@@ -226,34 +220,44 @@ class _Library:
         self._default = str(source.path.parent / Path(named).expanduser()) if _is_text(named) else None
         self._read = functools.cache(read_modules)
 
-    def give(self, route: Route, here: Place) -> list[Fault]:
-        """Complete the route's program by its modules; what is wrong with them."""
-        folder = route.modules or self._default
-        if folder is None or route._program is None:
-            return []
-        place = (*here, "modules") if route.modules else ("modules",)
+    def complete(self, program: Program, own: str | None, here: Place) -> tuple[Program, list[Fault]]:
+        """The program with the modules of its route, whose `modules` is `own`; what is wrong with them."""
+        folder = own or self._default
+        if folder is None:
+            return program, []
+        place = (*here, "modules") if own else ("modules",)
         modules, problems = self._read(folder)
-        problems = [*problems, *taken(modules, route.language, route.packages)]
+        problems = [*problems, *taken(modules, program.language, program.packages)]
         if not problems:
-            route._program = replace(route._program, modules=modules)
-        return [self._source.fault(place, code, f"{dotted(place)}: {text}") for code, text in problems]
+            program = replace(program, modules=modules)
+        return program, [
+            self._source.fault(place, code, f"{dotted(place)}: {text}") for code, text in problems
+        ]
 
 
 def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value != ""
 
 
-def _complete_route(source: YamlSource, name: str, route: Route, app: str, library: _Library) -> list[Fault]:
-    """Give a valid route its name, program and routing; return what is wrong beyond single keys."""
+def _rule_faults(source: YamlSource, name: str, route: RouteSettings, app: str) -> list[Fault]:
+    """What is wrong with a valid route beyond single keys."""
     here: Place = ("routes", name)
-    route._name, route._app = name, app
-    faults = [
+    return [
         source.fault((*here, *place), code, f"{dotted(here)}.{text}")
-        for place, code, text in route_faults(route)
+        for place, code, text in route_faults(route, app)
     ]
+
+
+def _read_files(
+    source: YamlSource, name: str, route: RouteSettings, library: _Library
+) -> tuple[RouteFiles, list[Fault]]:
+    """The program and the routing of a valid route, as far as they can be had, and why not."""
+    here: Place = ("routes", name)
+    faults: list[Fault] = []
+    routing, program = None, None
     if route.ism:
         try:
-            route.ism._routing = read_routing(route)
+            routing = read_routing(route)
         except Faults as err:
             faults += err.faults
     if route.runnable:
@@ -261,7 +265,7 @@ def _complete_route(source: YamlSource, name: str, route: Route, app: str, libra
         what = f"{dotted((*here, 'runnable'))} is {file}, which"
         try:
             text = Path(file).read_bytes().decode("utf-8-sig")
-            route._program = _program(route, text, file, route.class_name)
+            program = _program(route, text, file, route.class_name)
         except OSError as err:
             faults.append(source.fault((*here, "runnable"), "E107", f"{what} cannot be read: {err.strerror}"))
         except UnicodeDecodeError:
@@ -271,38 +275,30 @@ def _complete_route(source: YamlSource, name: str, route: Route, app: str, libra
         # Blank lines in front make the Runnable's line numbers those of the configuration file.
         offset = "\n" * line if literal else ""
         filename = str(source.path) if literal else f"{source.path}:{dotted((*here, 'code'))}"
-        route._program = _program(route, offset + route.code, filename)
-    return faults + library.give(route, here)
+        program = _program(route, offset + route.code, filename)
+    if program is not None:
+        program, problems = library.complete(program, route.modules, here)
+        faults += problems
+    return RouteFiles(program, routing), faults
 
 
-def _program(route: Route, source: str, filename: str, class_name: str = "Runnable") -> Program:
+def _program(route: RouteSettings, source: str, filename: str, class_name: str = "Runnable") -> Program:
     bytes_in = {"raw": "base64", "cloudevents": "data_base64"}.get(route.input.codec, "")
     language, nan = route.language, route.nan_as_null
     return Program(source, filename, language, route.packages, route.mode, class_name, nan, bytes_in)
 
 
-def _inherit(config: Config) -> Config:
+def _inherit(config: Config, files: Mapping[str, RouteFiles]) -> Config:
     """The configuration with what routes take from the top, and from a routing file, filled in."""
     routes = {}
-    for name, route in config.routes.items():
+    for name, route in config.route_settings.items():
         routes[name] = route.model_copy(
             update={key: filled(getattr(config, key), getattr(route, key)) for key in INHERITED}
             | {"modules": route.modules or config.modules}
         )
-    changes: dict[str, Any] = {"routes": routes}
-    server = next((route.ism.routing.input.url for route in config.routes.values() if route.ism), "")
+    changes: dict[str, Any] = {"route_settings": routes}
+    server = next((each.routing.input.url for each in files.values() if each.routing), "")
     if server and "url" not in config.nats.model_fields_set:
         given = {key: getattr(config.nats, key) for key in config.nats.model_fields_set}
         changes["nats"] = Nats.model_validate({**given, "url": server})
     return config.model_copy(update=changes)
-
-
-def _reach(name: str, route: Route, secrets: Mapping[str, BoundSecret]) -> Reach:
-    return Reach(
-        f"routes.{name}.outbound.allowed_domains",
-        route.outbound,
-        route.stock,
-        route.state_api,
-        tuple(secrets[own] for own in route.secrets),
-        secrets[route.state_api.secret] if route.state_api.secret else None,
-    )

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field
 
 from processor.config.forms import File, Settings, Text, sequence
 
@@ -40,30 +39,6 @@ class IsmOutput(Settings):
         return self.route_id.partition(":")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """One entry of an ISM routing file."""
-
-    selector: str
-    name: str
-    subject: str
-    url: str = ""
-    jetstream: bool = True
-    priorities: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """The entries of an ISM routing file that one route needs."""
-
-    input: Selector
-    monitor: Selector
-    usage: Selector
-    sync: Selector
-    router: Selector
-    state: Selector
-
-
 class Ism(Settings):
     """What a route with `codec: ism` knows beyond its envelope; subjects come from the routing file."""
 
@@ -90,11 +65,3 @@ class Ism(Settings):
         default=True,
         description="Send COMPUTE usage events (entries in, rows out) on the selector processor/usage.",
     )
-
-    _routing: Routing | None = PrivateAttr(None)
-
-    @property
-    def routing(self) -> Routing:
-        """The subjects of this route, from the routing file."""
-        assert self._routing is not None, "only a loaded configuration has its routing"
-        return self._routing

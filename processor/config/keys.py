@@ -11,7 +11,8 @@ Invariants: a model is frozen, refuses unknown keys and wrong types, and shows n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -52,10 +53,10 @@ from processor.config.keeping import (
     HistorySettings,
     created_stream,
 )
-from processor.config.outside import Outbound, Reach, SecretSource, StateApi, Stock
-from processor.model import Limits, Program, RetryPolicy
+from processor.config.outside import OutboundSettings, SecretSource, StateApiSettings, StockSettings
+from processor.route import KeySource, Route
 from processor.schedule import check_schedule, check_time_zone
-from processor.subject import Template, check_subject, check_target, schedule_subject
+from processor.subject import Template, check_subject, check_target
 
 
 def _subject_pattern(value: str) -> str:
@@ -68,6 +69,10 @@ def _target(value: str) -> str:
 
 def _template(value: str) -> str:
     return Template.parse(value).text
+
+
+def _key(value: str) -> str:
+    return str(KeySource.parse(value))
 
 
 def _sendable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -313,11 +318,6 @@ class InputSettings(Settings):
         " does.",
     )
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the route reads the app's own stream, where a schedule or a hop puts its messages."""
-        return self.schedule is not None or self.repartition
-
 
 class OutputSettings(Settings):
     """Where a route's outputs go. A plain text is the subject."""
@@ -424,10 +424,6 @@ class RetrySettings(Settings):
         description="After the last try. dead_letter: keep it, go on. block: go on trying every max_ms while"
         " the later messages of its key wait. drop: count it and keep nothing.",
     )
-
-    @property
-    def policy(self) -> RetryPolicy:
-        return RetryPolicy(self.attempts, self.strategy, self.base_ms, self.factor, self.max_ms, self.then)
 
 
 class BreakerSettings(Settings):
@@ -548,37 +544,10 @@ class CloudEvents(Settings):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """Where a message's key is found: `kind` none, subject (token `number`), header or json (`name`)."""
-
-    kind: Literal["none", "subject", "header", "json"]
-    number: int = 0
-    name: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> KeySource:
-        if text == "none":
-            return cls("none")
-        kind, _, rest = text.partition(".")
-        if kind == "subject" and re.fullmatch(r"[1-9]\d?", rest):
-            return cls("subject", number=int(rest))
-        if kind == "header" and re.fullmatch(r"[!-9;-~]+", rest):
-            return cls("header", name=rest)
-        if kind == "json" and re.fullmatch(r"(/([^~/]|~[01])*)+", rest):
-            return cls("json", name=rest)
-        raise ValueError("it must be none, subject.N, header.NAME or json./pointer")
-
-
-def _key(value: str) -> str:
-    KeySource.parse(value)
-    return value
-
-
 _FILE_AND_CLASS = re.compile(r"(.+\.py):([^\W\d]\w*)")
 
 
-class Route(Settings):
+class RouteSettings(Settings):
     """One input, the Runnable that reads it, and where its results go."""
 
     input: InputSettings = Field(
@@ -663,15 +632,16 @@ class Route(Settings):
     history: HistorySettings = Field(
         default=HistorySettings(), description="How long what has changed in the contexts can be looked up."
     )
-    stock: Stock = Field(
-        default=Stock(), description="As `stock` at the top; keys that are missing here are taken from there."
+    stock: StockSettings = Field(
+        default=StockSettings(),
+        description="As `stock` at the top; keys that are missing here are taken from there.",
     )
-    state_api: StateApi = Field(
-        default=StateApi(),
+    state_api: StateApiSettings = Field(
+        default=StateApiSettings(),
         description="As `state_api` at the top; keys that are missing here are taken from there.",
     )
-    outbound: Outbound = Field(
-        default=Outbound(),
+    outbound: OutboundSettings = Field(
+        default=OutboundSettings(),
         description="As `outbound` at the top; keys that are missing here are taken from there.",
     )
     secrets: Listed[Text] = Field(default=(), description="Names of the secrets that the Runnable may use.")
@@ -696,25 +666,12 @@ class Route(Settings):
     ism: Ism | None = Field(default=None, description="Required with `codec: ism`.")
     cloudevents: CloudEvents | None = Field(default=None, description="For `codec: cloudevents`.")
 
-    _name: str = PrivateAttr("")
-    _app: str = PrivateAttr("")
-    _program: Program | None = PrivateAttr(None)
-    _reach: Reach | None = PrivateAttr(None)
-
     @model_validator(mode="before")
     @classmethod
     def _default_partitions(cls, value: Any) -> Any:
         if isinstance(value, dict) and "partitions" not in value and value.get("key", "none") == "none":
             return {**value, "partitions": 1}
         return value
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def app(self) -> str:
-        return self._app
 
     @property
     def runnable_file(self) -> str:
@@ -730,40 +687,6 @@ class Route(Settings):
     def _runnable_parts(self) -> tuple[str, str]:
         found = _FILE_AND_CLASS.fullmatch(self.runnable or "")
         return (found[1], found[2]) if found else (self.runnable or "", "Runnable")
-
-    @property
-    def program(self) -> Program:
-        """The Runnable's source as it was when the configuration was loaded."""
-        assert self._program is not None, "only a loaded configuration has its programs"
-        return self._program
-
-    @property
-    def reach(self) -> Reach:
-        """What the route may reach outside, with its secrets as they were when it was loaded."""
-        assert self._reach is not None, "only a loaded configuration has its secrets"
-        return self._reach
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(**{each.name: getattr(self.limit_settings, each.name) for each in fields(Limits)})
-
-    @property
-    def contexts(self) -> int:
-        """How many keys' contexts a guest keeps in memory."""
-        return self.limit_settings.contexts
-
-    @property
-    def input_subjects(self) -> tuple[str, ...]:
-        """The subjects to read; more than one only for an ISM input with priorities.
-
-        That of a schedule is where the app's stream keeps it.
-        """
-        if self.ism:
-            entry = self.ism.routing.input
-            return (entry.subject, f"{entry.subject}.>") if entry.priorities else (entry.subject,)
-        if self.input.schedule:
-            return (schedule_subject(self.app, self.name),)
-        return (self.input.subject or "",)
 
     @cached_property
     def key_source(self) -> KeySource:
@@ -844,8 +767,8 @@ class Config(Settings):
         examples=["market"],
     )
     nats: Nats = Field(default=Nats(), description="The NATS server: a URL, `embedded`, or a mapping.")
-    routes: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], Route] = Field(
-        min_length=1, description="The routes by name: letters, digits, - and _, at most 64."
+    route_settings: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], RouteSettings] = Field(
+        min_length=1, alias="routes", description="The routes by name: letters, digits, - and _, at most 64."
     )
     modules: File | None = Field(
         default=None,
@@ -853,9 +776,13 @@ class Config(Settings):
         " is `lib.fees`. At most 256 files and 1 MiB, each in the language of the route.",
         examples=["lib/"],
     )
-    stock: Stock = Field(default=Stock(), description="Default of every route's `stock`.")
-    state_api: StateApi = Field(default=StateApi(), description="Default of every route's `state_api`.")
-    outbound: Outbound = Field(default=Outbound(), description="Default of every route's `outbound`.")
+    stock: StockSettings = Field(default=StockSettings(), description="Default of every route's `stock`.")
+    state_api: StateApiSettings = Field(
+        default=StateApiSettings(), description="Default of every route's `state_api`."
+    )
+    outbound: OutboundSettings = Field(
+        default=OutboundSettings(), description="Default of every route's `outbound`."
+    )
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], SecretSource] = Field(
         default={}, description="Secrets by name: letters, digits, - and _, at most 64."
     )
@@ -889,8 +816,20 @@ class Config(Settings):
         # A default is not validated, and so its paths would not become relative to the file.
         return {**value, "nats": value.get("nats", {})} if isinstance(value, dict) else value
 
+    _routes: dict[str, Route] = PrivateAttr(default_factory=dict)
     _path: Path = PrivateAttr(Path())
     _origins: dict[Place, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The routes by name, as they run: made once, when the configuration was loaded."""
+        return self._routes
+
+    def with_routes(self, routes: Mapping[str, Route]) -> Config:
+        """The same configuration with these routes to run."""
+        copy = self.model_copy()
+        copy._routes = dict(routes)
+        return copy
 
     @property
     def path(self) -> Path:
@@ -900,15 +839,16 @@ class Config(Settings):
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders of modules: a file *.py that comes or goes there changes this configuration."""
-        return tuple(dict.fromkeys(Path(r.modules) for r in self.routes.values() if r.modules))
+        return tuple(dict.fromkeys(Path(r.modules) for r in self.route_settings.values() if r.modules))
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file, and folder, whose change changes this configuration; to be watched."""
         found = [self._path]
+        for settings in self.route_settings.values():
+            found += [Path(settings.runnable_file)] if settings.runnable else []
+            found += [Path(settings.ism.routing_file)] if settings.ism else []
         for route in self.routes.values():
-            found += [Path(route.runnable_file)] if route.runnable else []
-            found += [Path(route.ism.routing_file)] if route.ism else []
             found += [Path(module.filename) for module in route.program.modules]
         found += self.folders
         found += [Path(source.file) for source in self.secrets.values() if source.file]

@@ -1,4 +1,4 @@
-"""The keys that say what a Runnable may reach outside, and what they come to once they are loaded.
+"""The keys that say what a Runnable may reach outside; `reach` has what they come to.
 
 `keys` places these models in the configuration. Hosts and URLs are checked by `address`, which also decides
 with them later on: an entry that loads is an entry that works.
@@ -6,13 +6,12 @@ with them later on: an entry that loads is an entry that works.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from processor.address import Allowed, Binding, Entry, parse_url
+from processor.address import Binding, Entry, parse_url
 from processor.config.forms import File, Listed, Settings, Size, Text
 
 # A Runnable can have texts sent back to it, and reads *** for one that is a secret's value: a short one could
@@ -36,7 +35,7 @@ def _base_url(text: str) -> str:
     return text.rstrip("/")
 
 
-class Outbound(Settings):
+class OutboundSettings(Settings):
     """What `self.requests` may reach. The host makes each request. A plain list is the hosts."""
 
     short = "allowed_domains"
@@ -57,10 +56,6 @@ class Outbound(Settings):
         default=4 << 20, ge=0, le=64 << 20, description="Bytes of one answer, unpacked (E323)."
     )
     redirects: int = Field(default=5, ge=0, le=20, description="Redirects that one call follows at most.")
-
-    @cached_property
-    def allowed(self) -> Allowed:
-        return Allowed.of(self.allowed_domains)
 
 
 class SecretSource(Settings):
@@ -89,16 +84,7 @@ class SecretSource(Settings):
         return tuple(map(Binding.parse, self.hosts))
 
 
-@dataclass(frozen=True)
-class BoundSecret:
-    """A secret's value, and where it may go. Never printed."""
-
-    name: str
-    value: str = field(repr=False)
-    bindings: tuple[Binding, ...]
-
-
-class StateApi(Settings):
+class StateApiSettings(Settings):
     """Where `self.query_state_data` and `self.call_api_query` ask."""
 
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
@@ -113,7 +99,7 @@ class StateApi(Settings):
     )
 
 
-class Stock(Settings):
+class StockSettings(Settings):
     """Where `self.get_stock_data` and `self.query_stock` ask; the host makes the request, never the guest."""
 
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
@@ -126,15 +112,3 @@ class Stock(Settings):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Environment variable that holds the API key; without it the key `demo` is sent.",
     )
-
-
-@dataclass(frozen=True)
-class Reach:
-    """All that a route may reach outside. `place` is the key that a denial tells people to change."""
-
-    place: str
-    outbound: Outbound = field(default_factory=Outbound)
-    stock: Stock = field(default_factory=Stock)
-    state_api: StateApi = field(default_factory=StateApi)
-    secrets: tuple[BoundSecret, ...] = ()
-    state_key: BoundSecret | None = None

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from processor.address import parse_url
 from processor.config.forms import Place, Settings, Text, read_secret
-from processor.config.ism import Routing, Selector
-from processor.config.keys import Config, Nats, Route
-from processor.config.outside import SECRET_CHARS, BoundSecret, SecretSource
+from processor.config.keys import Config, Nats, OutputSettings, RouteSettings
+from processor.config.outside import SECRET_CHARS, SecretSource
 from processor.config.source import LOGINS, YamlSource, dotted
 from processor.errors import ConfigError, Faults
+from processor.reach import BoundSecret
+from processor.route import Route, Routing, Selector
 from processor.schedule import has_calendar, is_once
 from processor.subject import app_patterns, check_subject, overlaps
 
@@ -32,8 +33,8 @@ S = TypeVar("S", bound=Settings)
 _NEARLY = 0.75  # `prased` is that to `parsed`, `clean` is not to `raw`
 
 
-def route_faults(route: Route) -> Iterator[Contradiction]:
-    """What a route's keys say against each other: place and text start below the route."""
+def route_faults(route: RouteSettings, app: str) -> Iterator[Contradiction]:
+    """What the keys of a route of `app` say against each other: place and text start below the route."""
     yield from _program_faults(route)
     template = route.output_template
     stream, ism = route.mode == "stream", route.input.codec == "ism"
@@ -106,24 +107,24 @@ def route_faults(route: Route) -> Iterator[Contradiction]:
                 " read what it writes"
             )
             yield (place,), "E106", text
-        for own in app_patterns(route.app):
-            if pattern and route.app and overlaps(pattern, own):
+        for own in app_patterns(app):
+            if pattern and app and overlaps(pattern, own):
                 yield (
                     (place,),
                     "E106",
                     f"{place} '{pattern}' overlaps {own}, which the app itself publishes to",
                 )
-    yield from _emit_faults(route)
+    yield from _emit_faults(route, app)
     yield from _codec_faults(route)
 
 
-def _emit_faults(route: Route) -> Iterator[Contradiction]:
+def _emit_faults(route: RouteSettings, app: str) -> Iterator[Contradiction]:
     """What the subjects to emit to are at odds with: one stream keeps each, and takes nothing else."""
     template, output = route.output_template, route.output
     for index, pattern in enumerate(route.emits):
         here: Place = ("emits", index)
-        for own in app_patterns(route.app):
-            if route.app and overlaps(pattern, own):
+        for own in app_patterns(app):
+            if app and overlaps(pattern, own):
                 text = f"emits '{pattern}' overlaps {own}, which the app itself publishes to"
                 yield here, "E106", text
         others = {other: f"emits '{other}'" for other in route.emits[:index]}
@@ -145,7 +146,7 @@ def _emit_faults(route: Route) -> Iterator[Contradiction]:
                 yield here, "E106", text
 
 
-def _program_faults(route: Route) -> Iterator[Contradiction]:
+def _program_faults(route: RouteSettings) -> Iterator[Contradiction]:
     if route.runnable and route.code:
         yield ("code",), "E106", "runnable and code are both given; a route has one Runnable"
     if not route.runnable and not route.code:
@@ -162,7 +163,7 @@ def _program_faults(route: Route) -> Iterator[Contradiction]:
         )
 
 
-def _input_faults(route: Route) -> Iterator[Contradiction]:
+def _input_faults(route: RouteSettings) -> Iterator[Contradiction]:
     given, schedule = route.input.model_fields_set, route.input.schedule
     if not schedule:
         for key in ("document", "time_zone", "catch_up"):
@@ -193,7 +194,7 @@ def _input_faults(route: Route) -> Iterator[Contradiction]:
         yield ("input", "repartition"), "E106", text
 
 
-def _token_faults(route: Route) -> Iterator[Contradiction]:
+def _token_faults(route: RouteSettings) -> Iterator[Contradiction]:
     subject = route.input.subject
     if not subject:
         return
@@ -210,7 +211,7 @@ def _token_faults(route: Route) -> Iterator[Contradiction]:
             )
 
 
-def _codec_faults(route: Route) -> Iterator[Contradiction]:
+def _codec_faults(route: RouteSettings) -> Iterator[Contradiction]:
     codec, stream = route.input.codec, route.mode == "stream"
     if route.cloudevents and codec != "cloudevents":
         yield ("cloudevents",), "E106", f"cloudevents has no effect with `codec: {codec}`"
@@ -275,11 +276,11 @@ def nearly_connected(config: Config) -> Iterator[tuple[str, str]]:
     routes = config.routes.values()
     written = [(route.name, subject) for route in routes for subject in _written(route)]
     fed = [(route.name, config.dev.template.pattern) for route in routes] if config.dev else []
-    read = [subject for route in routes if not route.input.schedule for subject in route.input_subjects]
+    read = [subject for route in routes if not route.input.schedule for subject in route.input.subjects]
     for route in routes:
         if route.input.schedule or route.ism:
             continue
-        for subject in route.input_subjects:
+        for subject in route.input.subjects:
             if any(overlaps(subject, other) for _, other in [*written, *fed]):
                 continue
             for writer, other in written:
@@ -412,40 +413,43 @@ def _is_seed(seed: bytes) -> bool:
 
 
 def _topic_faults(config: Config) -> Iterator[Contradiction]:
-    topics: dict[str, Route] = {}
-    for name, route in config.routes.items():
-        if not route.output or not route.output_template:
+    topics: dict[str, tuple[str, OutputSettings]] = {}
+    for name, route in config.route_settings.items():
+        output = route.output
+        if not output or not route.output_template:
             continue
-        first = topics.setdefault(route.output_template.pattern, route)
-        if first.output and (first.output.durable, first.output.max_age) != (
-            route.output.durable,
-            route.output.max_age,
-        ):
+        first, other = topics.setdefault(route.output_template.pattern, (name, output))
+        if (other.durable, other.max_age) != (output.durable, output.max_age):
             text = (
-                f"routes.{name}.output and routes.{first.name}.output share '{route.output_template.pattern}'"
+                f"routes.{name}.output and routes.{first}.output share '{route.output_template.pattern}'"
                 " but differ in durable or max_age"
             )
             yield ("routes", name, "output"), "E106", text
-    for name, route in config.routes.items():
+    for name, route in config.route_settings.items():
         for index, pattern in enumerate(route.emits):
-            for other in config.routes.values():
-                for theirs, where, is_kept in _topics(other) if other is not route else ():
-                    if not overlaps(theirs, pattern) or (is_kept and theirs == pattern):
-                        continue
-                    why = "and one stream keeps a subject: make it one pattern"
-                    why = why if is_kept else "which no stream keeps (`durable: false`)"
-                    text = f"routes.{name}.emits '{pattern}' overlaps {where} '{theirs}', {why}"
-                    yield ("routes", name, "emits", index), "E106", text
+            for theirs, where, is_kept in _topics_of_others(config, name):
+                if not overlaps(theirs, pattern) or (is_kept and theirs == pattern):
+                    continue
+                why = "and one stream keeps a subject: make it one pattern"
+                why = why if is_kept else "which no stream keeps (`durable: false`)"
+                text = f"routes.{name}.emits '{pattern}' overlaps {where} '{theirs}', {why}"
+                yield ("routes", name, "emits", index), "E106", text
 
 
-def _topics(route: Route) -> Iterator[tuple[str, str, bool]]:
+def _topics_of_others(config: Config, name: str) -> Iterator[tuple[str, str, bool]]:
+    for other, route in config.route_settings.items():
+        if other != name:
+            yield from _topics(other, route)
+
+
+def _topics(name: str, route: RouteSettings) -> Iterator[tuple[str, str, bool]]:
     """The patterns that a route sends to, the key of each, and whether a stream keeps them."""
     if route.output and route.output_template:
-        yield route.output_template.pattern, f"routes.{route.name}.output", route.output.durable
+        yield route.output_template.pattern, f"routes.{name}.output", route.output.durable
     if route.events_subject:
-        yield route.events_subject, f"routes.{route.name}.events", True
+        yield route.events_subject, f"routes.{name}.events", True
     for pattern in route.emits:
-        yield pattern, f"routes.{route.name}.emits", True
+        yield pattern, f"routes.{name}.emits", True
 
 
 def _file_fault(place: Place, file: str | None) -> Iterator[Contradiction]:
@@ -507,7 +511,7 @@ def _secret(here: Place, source: SecretSource, env: Mapping[str, str]) -> tuple[
 
 
 def _secret_faults(config: Config) -> Iterator[Contradiction]:
-    for name, route in config.routes.items():
+    for name, route in config.route_settings.items():
         for used in route.secrets:
             if used not in config.secrets:
                 yield _unknown_secret(("routes", name, "secrets"), used, config)
@@ -557,7 +561,7 @@ _ISM_SELECTORS = {
 }
 
 
-def read_routing(route: Route) -> Routing:
+def read_routing(route: RouteSettings) -> Routing:
     """The entries that the route needs; raises Faults with all that is wrong in its routing file."""
     assert route.ism
     source = YamlSource.read(Path(route.ism.routing_file), missing="E107")

@@ -16,8 +16,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from processor.config.forms import Place, Settings, alias_of, default_text, inner_model
-from processor.config.ism import Ism
-from processor.config.keys import Config, Route
+from processor.config.keys import Config
+from processor.route import IsmProcessor, Route
 
 _AT_THE_END = {
     "dead_letter": "becomes a dead letter; none is skipped.",
@@ -32,7 +32,7 @@ def fingerprint(config: Config) -> str:
     Processors that run the same have the same one, whatever their own server, addresses, logs, folders and
     the values of their secrets.
     """
-    said = config.model_dump(mode="json", include={"app", "routes", "secrets"}, by_alias=True)
+    said = config.model_dump(mode="json", include={"app", "route_settings", "secrets"}, by_alias=True)
     for name, route in config.routes.items():
         del said["routes"][name]["runnable"], said["routes"][name]["code"]
         said["routes"][name]["program"] = route.program.id
@@ -58,7 +58,7 @@ def brief(route: Route) -> tuple[str, ...]:
         delivery = "-"
     elif route.mode == "stream":
         delivery = "chunks, live"
-    elif template and route.output and not route.output.durable:
+    elif route.output and not route.output.is_durable:
         delivery = "at most once"
     else:
         delivery = "exactly once"
@@ -66,10 +66,10 @@ def brief(route: Route) -> tuple[str, ...]:
     end = {"dead_letter": "dead letter", "block": "blocks its key", "drop": "LOST"}[route.retry.then]
     return (
         route.name,
-        route.input.schedule or ", ".join(route.input_subjects),
+        route.input.schedule.when if route.input.schedule else ", ".join(route.input.subjects),
         ", ".join([*written, *route.emits]) or "nothing",
         delivery,
-        "of all" if route.key == "none" else "per key",
+        "per key" if route.is_keyed else "of all",
         f"{tries}, {end}",
     )
 
@@ -77,11 +77,11 @@ def brief(route: Route) -> tuple[str, ...]:
 def notable(route: Route) -> list[str]:
     """What a reader of `brief` has to know beside it, where the route has it."""
     said = []
-    if route.language == "python":
+    if route.program.language == "python":
         said.append("plain Python; only the jail holds it")
-    if route.outbound.allowed_domains:
+    if domains := route.reach.outbound.allowed_domains:
         secrets = ", ".join(secret.name for secret in route.reach.secrets)
-        may = f"may ask {', '.join(route.outbound.allowed_domains)}"
+        may = f"may ask {', '.join(domains)}"
         said.append(f"{may}, with {secrets}" if secrets else may)
     return said
 
@@ -89,9 +89,7 @@ def notable(route: Route) -> list[str]:
 def guarantee(route: Route) -> list[str]:
     """What becomes of a message on this route, as far as its configuration alone can say, and why."""
     order = (
-        "of the whole input"
-        if route.key == "none"
-        else f"per key ({route.key}), {route.partitions} partitions"
+        f"per key ({route.key}), {route.partitions} partitions" if route.is_keyed else "of the whole input"
     )
     times = "once" if route.retry.attempts == 1 else f"{route.retry.attempts} times"
     said = [
@@ -112,27 +110,31 @@ def guarantee(route: Route) -> list[str]:
             " read by its owner from the app's stream."
         )
     elif route.input.schedule:
-        waits = "what is due while no processor runs" if route.input.catch_up else "only the newest"
-        zone = f" ({route.input.time_zone})" if route.input.time_zone else ""
+        schedule = route.input.schedule
+        waits = "what is due while no processor runs" if schedule.catches_up else "only the newest"
+        zone = f" ({schedule.time_zone})" if schedule.time_zone else ""
         said.append(
-            f"Schedule {route.input.schedule}{zone}: what the server sends is processed exactly once; {waits}"
+            f"Schedule {schedule.when}{zone}: what the server sends is processed exactly once; {waits}"
             " waits. While the server itself is down nothing is sent; only `@at` is made up for."
         )
-    if route.language == "python":
-        names = f"with {', '.join(route.packages)}" if route.packages else "without packages"
+    if route.program.language == "python":
+        packages = route.program.packages
+        names = f"with {', '.join(packages)}" if packages else "without packages"
         said.insert(0, f"Language: plain Python {names}; only the jail holds it.")
     template = route.output_template
     if route.ism:
         said += _ism_guarantee(route, route.ism)
     elif route.mode == "stream" and template:
         kept = (
-            " A stream of the subject keeps what reaches it." if route.output and route.output.durable else ""
+            " A stream of the subject keeps what reaches it."
+            if route.output and route.output.is_durable
+            else ""
         )
         said.append(
             f"Chunks to {template.text}: live, at most once for a listener; a retry sends them again, marked"
             f" with its attempt. They go out before the commit: waiting for it would not be streaming.{kept}"
         )
-    elif route.output and template and route.output.durable:
+    elif route.output and template and route.output.is_durable:
         said.append(
             f"Outputs to {template.pattern}: exactly once and in order, because a stream takes them from the"
             " app's"
@@ -164,7 +166,7 @@ def guarantee(route: Route) -> list[str]:
         said.append("Messages from before the route's first start are not read (`start: new`).")
     said.append(
         "Calls to the outside (`self.requests`, stock and state API): at least once; "
-        + _AGAIN[route.calls.replay]
+        + _AGAIN[route.replay]
         + " Nothing can take a call back."
     )
     return said
@@ -179,7 +181,7 @@ _AGAIN = {
 
 def reachable(route: Route) -> list[str]:
     """What the route may reach outside, and the secrets that it may send there."""
-    outbound = route.outbound
+    outbound = route.reach.outbound
     said = ["Outside: nothing (`outbound.allowed_domains` is empty)."]
     if outbound.allowed_domains:
         redirects = f", {outbound.redirects} redirects" if outbound.redirects else ", no redirects"
@@ -194,16 +196,16 @@ def reachable(route: Route) -> list[str]:
     return said
 
 
-def _ism_guarantee(route: Route, ism: Ism) -> Iterator[str]:
+def _ism_guarantee(route: Route, ism: IsmProcessor) -> Iterator[str]:
     routing = ism.routing
     if route.mode == "stream":
-        subject = routing.state.subject.replace("{state_id}", ism.outputs[0].state_id)
+        subject = routing.state.subject.replace("{state_id}", ism.states[0].id)
         yield f"Chunks to {subject}[.session]: live, at most once for a listener; a retry sends them again."
     else:
         targets = {
             entry.subject
-            for output in ism.outputs
-            for entry, used in ((routing.sync, output.sync), (routing.router, bool(output.next)))
+            for state in ism.states
+            for entry, used in ((routing.sync, state.is_stored), (routing.router, bool(state.next)))
             if used
         }
         if targets:
@@ -230,7 +232,9 @@ def json_schema() -> dict[str, Any]:
 
 
 # Keys without a default that the full example sets nevertheless, so that it is an example of a whole app.
-_SHOWN = frozenset({"InputSettings.subject", "Route.runnable", "Route.key", "Route.output", "Route.events"})
+_SHOWN = frozenset({"InputSettings.subject"}) | {
+    f"RouteSettings.{key}" for key in ("runnable", "key", "output", "events")
+}
 
 
 def full_yaml() -> str:

@@ -25,7 +25,6 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from processor.config import Ism, Route
 from processor.errors import ProcessorError
 from processor.model import (
     MARKER_REASON,
@@ -37,6 +36,7 @@ from processor.model import (
     RawHeaders,
     subject_text,
 )
+from processor.route import Route
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
 from processor.subject import Template, matches
@@ -91,13 +91,13 @@ class Codec:
     @property
     def topics(self) -> dict[str, bool]:
         """The patterns of all subjects that are published to, and whether a stream is to keep them."""
-        output, template = self._route.output, self._route.output_template
-        outputs = {template.pattern: output.durable} if output and template else {}
+        output = self._route.output
+        outputs = {output.template.pattern: output.is_durable} if output else {}
         return {**outputs, **dict.fromkeys(self._route.emits, True)}
 
     def key(self, delivery: Delivery) -> str:
         """The key that the message belongs to, empty where the route has none. Raises Unreadable."""
-        source = self._route.key_source
+        source = self._route.key
         match source.kind:
             case "none":
                 return ""
@@ -133,7 +133,7 @@ class Codec:
 
     def is_skipped(self, delivery: Delivery) -> bool:
         """Whether the message is settled without a run, as the route wants it for delete markers."""
-        skips = not delivery.payload and self._route.input.delete_markers == "skip"
+        skips = not delivery.payload and self._route.input.skips_delete_markers
         return skips and _is_delete_marker(delivery)
 
     def outputs(
@@ -261,8 +261,8 @@ class _CloudEvents(Codec):
 
     def _written(self, body: bytes, delivery: Delivery, name: str) -> tuple[bytes, dict[str, str]]:
         route, own = self._route, self._route.cloudevents
-        source = (own and own.source) or f"/processor/{route.app}/{route.name}"
-        kind = (own and own.type) or f"processor.{route.name}.output"
+        source = own.source or f"/processor/{route.app}/{route.name}"
+        kind = own.type or f"processor.{route.name}.output"
         headers = {
             "ce-specversion": "1.0",
             "ce-id": f"{route.name}-{_header_text(delivery.stream)}-{delivery.sequence}-{name}",
@@ -339,18 +339,18 @@ class IsmCodec(Codec):
 
     def __init__(self, route: Route) -> None:
         super().__init__(route)
-        assert route.ism is not None, "a route with `codec: ism` has its `ism` block"
-        self._ism: Ism = route.ism
+        assert route.ism is not None, "a route with the codec ism has its processor"
+        self._ism = route.ism
         self._routing = route.ism.routing
 
     @property
     def topics(self) -> dict[str, bool]:
-        routing, outputs = self._routing, self._ism.outputs
+        routing, states = self._routing, self._ism.states
         used = [routing.monitor]
-        used += [routing.usage] if self._ism.usage else []
+        used += [routing.usage] if self._ism.reports_usage else []
         if self._route.mode == "batch":
-            used += [routing.sync] if any(output.sync for output in outputs) else []
-            used += [routing.router] if any(output.next for output in outputs) else []
+            used += [routing.sync] if any(state.is_stored for state in states) else []
+            used += [routing.router] if any(state.next for state in states) else []
         return {**{entry.subject: entry.jetstream for entry in used}, **super().topics}
 
     def envelope(self, payload: bytes) -> Envelope:
@@ -365,10 +365,10 @@ class IsmCodec(Codec):
         if not isinstance(route_id, str) or not route_id:
             raise Unreadable("E302", f"route_id is {_show(route_id)}; it must be text")
         processor_id = message.get("processor_id") or route_id.partition(":")[2]
-        if self._ism.processor_id not in (None, processor_id):
+        if self._ism.id not in (None, processor_id):
             raise Unreadable(
                 "E302",
-                f"the message is for processor {_show(processor_id)}, this is {self._ism.processor_id!r}",
+                f"the message is for processor {_show(processor_id)}, this is {self._ism.id!r}",
             )
         entries = message.get("query_state")
         if not isinstance(entries, (dict, list)):
@@ -388,8 +388,8 @@ class IsmCodec(Codec):
             return []
         envelope = self.envelope(deliveries[0].payload)
         made = []
-        for state in self._ism.outputs:
-            if state.sync:
+        for state in self._ism.states:
+            if state.is_stored:
                 stored = {
                     "route_id": state.route_id,
                     "input_route_id": envelope.route_id,
@@ -406,7 +406,7 @@ class IsmCodec(Codec):
                     "query_state": rows,
                 }
                 made.append(self._publication(self._routing.router.subject, entry))
-        if self._ism.usage:
+        if self._ism.reports_usage:
             made.append(self._usage(envelope, deliveries[0], "OUTPUT", len(rows)))
         return made
 
@@ -415,14 +415,14 @@ class IsmCodec(Codec):
         return [
             self._status(envelope.route_id, "QUEUED"),
             self._status(envelope.route_id, "RUNNING"),
-            *(self._status(state.route_id, "RUNNING") for state in self._ism.outputs),
+            *(self._status(state.route_id, "RUNNING") for state in self._ism.states),
         ]
 
     def completed(self, delivery: Delivery) -> list[Publication]:
         envelope = self.envelope(delivery.payload)
-        made = [self._status(state.route_id, "COMPLETED") for state in self._ism.outputs]
+        made = [self._status(state.route_id, "COMPLETED") for state in self._ism.states]
         made.append(self._status(envelope.route_id, "COMPLETED"))
-        if self._ism.usage:
+        if self._ism.reports_usage:
             made.append(self._usage(envelope, delivery, "INPUT", len(envelope.entries)))
         return made
 
@@ -433,11 +433,11 @@ class IsmCodec(Codec):
             text = delivery.payload.decode(errors="replace")
             return [self._status(_claimed_route_id(delivery.payload), "FAILED", failure.text, text)]
         data = envelope.entries[0] if len(envelope.entries) == 1 else envelope.entries
-        routes = [*(state.route_id for state in self._ism.outputs), envelope.route_id]
+        routes = [*(state.route_id for state in self._ism.states), envelope.route_id]
         return [self._status(route_id, "FAILED", failure.text, data) for route_id in routes]
 
     def chunk_subject(self, delivery: Delivery, key: str, document: bytes) -> str | None:
-        subject = self._routing.state.subject.replace("{state_id}", self._ism.outputs[0].state_id)
+        subject = self._routing.state.subject.replace("{state_id}", self._ism.states[0].id)
         session = session_of(document)
         return Template.parse(f"{subject}.{{session}}").render(session=session) if session else subject
 

@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
-from processor.config import Route
 from processor.context import parked
 from processor.context.parked import REASON_CHARS, ParkedMessages
 from processor.context.store import Move
@@ -38,6 +37,7 @@ from processor.model import (
     Output,
     Ran,
 )
+from processor.route import Route
 from processor.subject import matches
 
 log = logging.getLogger("processor")
@@ -233,7 +233,7 @@ class EffectsBuilder:
         self._max_payload = max_payload
         self._out = committed_subject(route.app, "")
         self._emit = RouteSubjects(route.app, route.name).emit("")
-        self._letters = ParkedMessages(route.app, route.name, max_payload, route.dlq.keep)
+        self._letters = ParkedMessages(route.app, route.name, max_payload, route.dead_letters_keep_s)
         self._events_level = route.events.level if route.events else ""
 
     def run(self, batch: Batch, outcome: Outcome, tries: Mapping[int, int]) -> Effects | Failure:
@@ -250,7 +250,7 @@ class EffectsBuilder:
             moves=batch.moves,
             live=list(batch.markers),
             markers=batch.markers,
-            is_recorded=self._route.history.keep > 0,
+            is_recorded=self._route.history_keep_s > 0,
         )
         try:
             self._add_outputs(effects, batch, outcome)

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from processor.config import Route
 from processor.errors import BrokerError
 from processor.jetstream import ApiError, Broker
+from processor.route import Route
 from processor.subject import covers, intersection
 
 _LISTED_S = 15.0  # a list of all streams serves all routes that find none
@@ -62,7 +62,7 @@ class Holdings:
 
         Raises BrokerError E417 where the input is in several streams, or in none of them under its subject.
         """
-        patterns = route.input_subjects
+        patterns = route.input.subjects
         found = await self.of(patterns)
         if len(found) > 1:
             raise BrokerError(
@@ -89,7 +89,7 @@ class Holdings:
         for info in infos[:_LOOKED_INTO_MAX]:
             config = info["config"]
             name, kind = config["name"], "a mirror" if config.get("mirror") else "filled from other streams"
-            for pattern in route.input_subjects:
+            for pattern in route.input.subjects:
                 asked = {"subjects_filter": pattern}
                 state = (await self._broker.api(f"STREAM.INFO.{name}", asked))["state"]
                 if state.get("subjects"):
@@ -116,10 +116,10 @@ class Holdings:
 def check_stored_as(config: Mapping[str, Any], route: Route) -> None:
     """Raise BrokerError E417 where a stream stores a route's input under another subject."""
     transform = config.get("subject_transform") or {}
-    for taken in _taken(config, route.input_subjects):
+    for taken in _taken(config, route.input.subjects):
         changed = intersection(transform["src"] or ">", taken) if transform else None
         stored = _pattern(transform["dest"]) if transform else ""
-        if changed and not any(covers(each, stored) for each in route.input_subjects):
+        if changed and not any(covers(each, stored) for each in route.input.subjects):
             raise BrokerError(
                 "E417",
                 f"stream {config['name']} stores what it takes as {changed!r}, the input of route "

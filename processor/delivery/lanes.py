@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-from processor.config import Route
 from processor.context.parked import ParkedMessage
 from processor.context.store import STALE_POSITIONS, ContextStore
 from processor.delivery.codec import codec_for, key_of
@@ -27,6 +26,7 @@ from processor.delivery.source import Source
 from processor.delivery.worker import Shared, Worker
 from processor.jetstream import Broker, Reader
 from processor.model import Delivery, Lag
+from processor.route import Route
 from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
 

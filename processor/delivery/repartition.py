@@ -29,7 +29,6 @@ from typing import Any
 
 import orjson
 
-from processor.config import Route
 from processor.context.parked import ParkedMessages, Unfit, bare
 from processor.context.store import ContextStore, InputStream, Move
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
@@ -53,6 +52,7 @@ from processor.jetstream import (
     WrongLastSequence,
 )
 from processor.model import NO_HEADERS, Delivery, Failure, Ran, partition_of
+from processor.route import Route, RouteSchedule
 from processor.schedule import is_once
 from processor.telemetry import RouteTelemetry, Telemetry
 
@@ -343,7 +343,7 @@ class Repartitioner:
         self._reader = Reader(
             self._broker,
             source.stream,
-            self._route.input_subjects,
+            self._route.input.subjects,
             created=source.created,
             retention=config.get("retention", "limits"),
             name=f"{app_stream(self._route.app)}-{self._route.name}",
@@ -353,7 +353,7 @@ class Repartitioner:
         try:
             await self._reader.open()
             self._refused(None)
-            log.info("dealing %s of %s", ", ".join(self._route.input_subjects), source.stream,
+            log.info("dealing %s of %s", ", ".join(self._route.input.subjects), source.stream,
                      extra={"route": self._route.name})  # fmt: skip
             await self._deal_all(self._reader, stop)
             await self._store.release()
@@ -464,31 +464,32 @@ class Schedules:
         Raises BrokerError E402 for a server that is too old for it, and E410 where it refuses it.
         """
         check_server(route, self._broker)
-        schedule = _schedule(route)
-        plan = hashlib.sha256(repr((schedule.payload, sorted(schedule.headers.items()))).encode()).hexdigest()
+        schedule = schedule_of(route)
+        message = _schedule(route)
+        plan = hashlib.sha256(repr((message.payload, sorted(message.headers.items()))).encode()).hexdigest()
         while True:
             stored = await self._stored(route.name)
             kept, fence = stored.get("plan"), 0
             if kept is not None:
                 fence = kept.sequence
                 is_same = bool(kept.payload) and orjson.loads(kept.payload)["plan"] == plan
-                if is_same and ("sched" in stored or is_once(str(route.input.schedule))):
+                if is_same and ("sched" in stored or is_once(schedule.when)):
                     return
-            body = orjson.dumps({"v": 1, "plan": plan, "schedule": route.input.schedule})
+            body = orjson.dumps({"v": 1, "plan": plan, "schedule": schedule.when})
             record = Outgoing(RouteSubjects(self._app, route.name).plan, body, {**KEPT, EXPECTED: str(fence)})
             try:
-                await self._broker.commit([schedule, record])
+                await self._broker.commit([message, record])
             except (WrongLastSequence, Unknown, Again):
                 await asyncio.sleep(0.1)
                 continue
             except BrokerError as err:
                 raise BrokerError(
                     "E410",
-                    f"the server does not take the schedule '{route.input.schedule}' of route {route.name}: "
+                    f"the server does not take the schedule '{schedule.when}' of route {route.name}: "
                     f"{err.what}",
                     remedy=f"Change routes.{route.name}.input, or let stream {self._stream} have schedules.",
                 ) from err
-            log.info("stored the schedule %s", route.input.schedule, extra={"route": route.name})
+            log.info("stored the schedule %s", schedule.when, extra={"route": route.name})
             return
 
     async def prune(self, is_wanted: Callable[[str], bool]) -> None:
@@ -520,9 +521,15 @@ class Schedules:
         return {kind: stored for kind, stored in found.items() if kind == "plan" or stored.payload}
 
 
+def schedule_of(route: Route) -> RouteSchedule:
+    """The schedule of a route that has one."""
+    assert route.input.schedule is not None, "only a route with a schedule is asked for it"
+    return route.input.schedule
+
+
 def check_server(route: Route, broker: Broker) -> None:
     """Raise BrokerError E402 for a server that is too old for the route's schedule."""
-    schedule = str(route.input.schedule)
+    schedule = schedule_of(route).when
     version = tuple(int(part) for part in re.findall(r"\d+", broker.server_version)[:2])
     if not is_once(schedule) and version < _SCHEDULES_MIN:
         raise BrokerError(
@@ -535,20 +542,20 @@ def check_server(route: Route, broker: Broker) -> None:
 
 def _schedule(route: Route) -> Outgoing:
     """The message that has the server send the route's document when it is due."""
-    document = route.input.document
-    payload = orjson.dumps({"time": "{time}"} if document is None else document)
-    sample = Delivery(route.input_subjects[0], payload, NO_HEADERS, "", 0, 0.0)
+    schedule = schedule_of(route)
+    payload = orjson.dumps({"time": "{time}"} if schedule.document is None else schedule.document)
+    sample = Delivery(route.input.subjects[0], payload, NO_HEADERS, "", 0, 0.0)
     partition = partition_of(key_of(sample, codec_for(route)), route.partitions)
     headers = {
         **KEPT,
-        "Nats-Schedule": str(route.input.schedule),
+        "Nats-Schedule": schedule.when,
         "Nats-Schedule-Target": RouteSubjects(route.app, route.name).inbox(partition),
     }
-    if route.input.time_zone:
-        headers["Nats-Schedule-Time-Zone"] = route.input.time_zone
-    if not route.input.catch_up:
+    if schedule.time_zone:
+        headers["Nats-Schedule-Time-Zone"] = schedule.time_zone
+    if not schedule.catches_up:
         headers["Nats-Schedule-Rollup"] = "sub"
-    return Outgoing(route.input_subjects[0], payload, headers)
+    return Outgoing(route.input.subjects[0], payload, headers)
 
 
 async def _is_set(event: asyncio.Event, within_s: float) -> bool:

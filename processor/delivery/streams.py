@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from processor.config import Config, CreatedStream, Route, show_size, show_time
+from processor.config import Config, show_size, show_time
 from processor.context.subjects import app_stream, committed_subject, public_subject
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings
 from processor.errors import BrokerError
 from processor.jetstream import NAME_IN_USE, NO_ROOM, Again, ApiError, Broker, Unknown, end_of
+from processor.route import Route, StreamLimits
 from processor.subject import app_root, covers, overlaps, republished
 
 log = logging.getLogger("processor")
@@ -182,7 +183,7 @@ class Streams:
         if used.input:
             info = await self._holdings.input(route)
             if info is None:
-                return f"stream {used.input['name']} does not hold {route.input_subjects[0]!r} any more"
+                return f"stream {used.input['name']} does not hold {route.input.subjects[0]!r} any more"
             if difference := _difference(used.input, facts(info)):
                 return f"stream {used.input['name']}: {difference}"
         for pattern, outlet in used.outlets.items():
@@ -209,7 +210,7 @@ class Streams:
         return info
 
     async def _input(self, route: Route) -> dict[str, Any]:
-        subjects = route.input_subjects
+        subjects = route.input.subjects
         found = await self._holdings.input(route)
         if found is not None:
             return dict(found)
@@ -224,13 +225,13 @@ class Streams:
             "num_replicas": self._config.nats.replicas,
             "allow_direct": True,
             "metadata": {"processor.app": route.app},
-            **limits(create.max_age, create.max_bytes),
+            **limits(create.max_age_s, create.max_bytes),
         }
         if route.ism is not None:
             # As the routers and processors of that system make it themselves.
             wanted |= {"name": route.ism.routing.input.name, "retention": "workqueue"}
-            wanted = {k: v for k, v in wanted.items() if k not in _LIMITS - create.model_fields_set}
-        is_own = "max_bytes" in create.model_fields_set
+            wanted = {k: v for k, v in wanted.items() if k not in _LIMITS - create.chosen}
+        is_own = "max_bytes" in create.chosen
         name = await self._made(route, subjects[0], wanted, has_own_bytes=is_own)
         info = await self._broker.stream(name)
         if info is None:
@@ -302,7 +303,7 @@ class Streams:
             return Outlet(live=True)
         found = await self._holdings.of([pattern])
         if not found:
-            is_own = route.output is not None and "max_bytes" in route.output.model_fields_set
+            is_own = route.output is not None and "max_bytes" in route.output.limits.chosen
             await self._made(route, pattern, self._wanted(route, pattern), has_own_bytes=is_own)
             found = await self._holdings.of([pattern])
         outlet = outlet_of(route, pattern, found)
@@ -520,7 +521,7 @@ def no_input(route: Route) -> BrokerError:
     """What is said of a route whose input no stream holds."""
     return BrokerError(
         "E401",
-        f"no stream holds {route.input_subjects[0]!r}, the input of route {route.name}",
+        f"no stream holds {route.input.subjects[0]!r}, the input of route {route.name}",
         remedy=f"Create it, or set routes.{route.name}.input.create: true.",
     )
 
@@ -564,7 +565,7 @@ def _way(route: Route, pattern: str, holding: Holding) -> Outlet:
     outlet = Outlet(stream=holding.name, max_bytes=limit if limit >= 0 else None)
     if is_chunks(route, pattern):
         return replace(outlet, live=True)
-    ttl = {"Nats-TTL": f"{int(route.output.ttl) if route.output else 86_400}s"}
+    ttl = {"Nats-TTL": f"{int(route.output.ttl_s) if route.output else 86_400}s"}
     if not _copies(holding, route.app):
         return replace(outlet, foreign=True, ttl=ttl)
     if outlet.max_bytes is None:
@@ -647,9 +648,8 @@ def limits(max_age_s: float, max_bytes: int) -> dict[str, Any]:
 
 def output_limits(route: Route) -> dict[str, Any]:
     """The limits of a new stream for what a route writes."""
-    if route.output is None:
-        return limits(7 * 86_400, CreatedStream().max_bytes)
-    return limits(route.output.max_age, route.output.max_bytes)
+    wanted = route.output.limits if route.output else StreamLimits()
+    return limits(wanted.max_age_s, wanted.max_bytes)
 
 
 def bounds(config: Mapping[str, Any]) -> str:

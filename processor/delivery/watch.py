@@ -18,13 +18,13 @@ from typing import Any
 
 import orjson
 
-from processor.config import Route
 from processor.context.subjects import app_stream, committed_subject, is_app_stream
 from processor.delivery.effects import Outlet
 from processor.delivery.streams import Streams, source_of, topics
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown, end_of
 from processor.model import Delivery
+from processor.route import Route
 from processor.subject import overlaps
 from processor.telemetry import Telemetry
 
@@ -122,7 +122,7 @@ class StreamWatch:
                 log.debug("stream %s cannot be looked at: %s", name, err)
                 continue
             subjects = (info or {"config": {}})["config"].get("subjects") or []
-            found.update(r.name for r in routes if _meets(subjects, [*r.input_subjects, *topics(r)]))
+            found.update(r.name for r in routes if _meets(subjects, [*r.input.subjects, *topics(r)]))
         return [route for route in routes if route.name in found]
 
     async def _change(self, route: Route) -> str:

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 
-from processor.config import Route
 from processor.context.parked import (
     REASON_CHARS,
     ParkedMessage,
@@ -62,6 +61,7 @@ from processor.model import (
     Wait,
     decide,
 )
+from processor.route import Route
 from processor.sandbox.host import Answer, Guest
 from processor.sandbox.messages import columns
 from processor.telemetry import RUNNABLE_LOG, RouteTelemetry
@@ -130,7 +130,7 @@ class Worker:
         self._chunk_outlet = outlets.get(template.pattern if template else "", Outlet(live=True))
         self._effects_of = EffectsBuilder(route, codec, outlets, broker.max_payload)
         self._letters = ParkedMessages(route.app, route.name, broker.max_payload)
-        self._policy = route.retry.policy
+        self._policy = route.retry
         self._waiting = Waiting()
         self._tries = store.tries  # of messages that failed and are not settled, by sequence
         # What may have ended the processes before this one: the first message of a partition that was claimed
@@ -145,13 +145,13 @@ class Worker:
         self._is_alone = (
             codec.alone
             or route.mode == "stream"
-            or route.limit_settings.calls_alone
+            or route.calls_alone
             or any(outlet.foreign for outlet in outlets.values())
         )
         self._breaker = shared.breaker
         self._carefully = shared.carefully
         scope = (route.app, route.name, store.created)
-        self._replay = Replay(scope, route.calls.replay, shared.marks, telemetry.repeated)
+        self._replay = Replay(scope, route.replay, shared.marks, telemetry.repeated)
         self._guest: Guest | None = None
         self._resident: OrderedDict[str, None] = OrderedDict()  # keys whose contexts the guest holds
         # Contexts of keys that it does not hold and the next batch has; nobody changes them meanwhile.
@@ -282,7 +282,7 @@ class Worker:
     @property
     def _is_held_up(self) -> bool:
         """Whether nothing new can be run: the one key waits, or too much is held behind those that do."""
-        return self._waiting.is_full or (self._route.key == "none" and bool(self._waiting))
+        return self._waiting.is_full or (not self._route.is_keyed and bool(self._waiting))
 
     async def _work_off(self, now_s: float) -> None:
         """Run some of what is due beside the input, and what waited and may be tried now."""
@@ -423,7 +423,7 @@ class Worker:
             random.random(),
             is_held=is_held(delivery),
             is_stopping=self._stop.is_set(),
-            has_one_key=self._route.key == "none",
+            has_one_key=not self._route.is_keyed,
         )
         if isinstance(decision, RunAgain | Wait | Park | Block):
             self._tries[delivery.sequence] = attempt

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from processor import __version__
-from processor.config import Config, Route
+from processor.config import Config
 from processor.context.history import Author
 from processor.context.parked import moment
 from processor.delivery.codec import content_of, headers_shown
@@ -41,6 +41,7 @@ from processor.operate.forms import (
     some,
 )
 from processor.operate.status import Survey
+from processor.route import Route
 from processor.sandbox.values import TOMBSTONE, decode, encode
 
 log = logging.getLogger("processor")

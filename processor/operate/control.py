@@ -21,7 +21,6 @@ from typing import Any
 
 import orjson
 
-from processor.config import Route
 from processor.context.history import me
 from processor.context.parked import timestamp
 from processor.context.position import (
@@ -49,6 +48,7 @@ from processor.jetstream import (
     create_consumer,
 )
 from processor.model import NO_HEADERS
+from processor.route import Route
 
 log = logging.getLogger("processor")
 
@@ -177,7 +177,7 @@ class Control:
         holds it, E417 where several do, E407 while messages wait that another way of reading brought, E413
         where it is gone.
         """
-        subject = route.input_subjects[0]
+        subject = route.input.subjects[0]
         info = await Holdings(self._broker).input(route)
         if info is None:
             raise BrokerError("E401", f"no stream holds {subject!r}, the input of route {route.name}")

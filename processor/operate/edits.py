@@ -30,7 +30,6 @@ from typing import Any
 
 import orjson
 
-from processor.config import Route
 from processor.context import history
 from processor.context.history import Author, History, Record
 from processor.context.store import ContextStore, read
@@ -49,6 +48,7 @@ from processor.jetstream import (
 )
 from processor.model import WHOLE_BYTES, ContextChange, partition_of
 from processor.operate.control import UNSAID, read_pause
+from processor.route import Route
 from processor.sandbox.bounds import KEY, Bounds, Exceeded, described
 from processor.sandbox.values import TOMBSTONE, check_name, decode, encode
 
@@ -326,7 +326,7 @@ class ContextEdits:
         self, before: Mapping[str, Items], changes: Mapping[str, Change], author: Author, action: str
     ) -> _Plan:
         plan = _Plan(secrets.token_hex(8))
-        at, keep_s = history.now(), self._route.history.edits
+        at, keep_s = history.now(), self._route.edits_keep_s
         for key, change in changes.items():
             was = before[key]
             after = change(was or None)
@@ -416,7 +416,7 @@ class ContextEdits:
             key.encode()
         except UnicodeEncodeError:
             raise ProcessorError("E303", f"the key {key!r} is not text") from None
-        if self._route.key == "none" and key:
+        if not self._route.is_keyed and key:
             raise ProcessorError(
                 "E303", f"route {name} has `key: none` and one context, whose key is empty; not {key[:80]!r}"
             )

@@ -18,7 +18,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from processor.config import Route
 from processor.context.subjects import PositionKind, RouteSubjects, app_stream
 from processor.delivery.holdings import Holdings
 from processor.errors import ProcessorError
@@ -26,6 +25,7 @@ from processor.jetstream import Again, ApiError, Broker, Unknown
 from processor.model import Lag
 from processor.operate.control import Control
 from processor.operate.status import behind, first_unread
+from processor.route import Route
 from processor.telemetry import Telemetry
 
 log = logging.getLogger("processor")
@@ -126,7 +126,7 @@ class LagWatch:
             kind: PositionKind = "hop" if route.input.is_own else "pos"
             parts = await Control(self._broker, route.app).parts(route.name, kind=kind)
             first = first_unread(info, parts)
-            found.append(await self._stored_s(info["config"]["name"], route.input_subjects, first))
+            found.append(await self._stored_s(info["config"]["name"], route.input.subjects, first))
         return min((stored_s for stored_s in found if stored_s is not None), default=None)
 
     async def _stored_s(self, stream: str, subjects: Any, sequence: int) -> float | None:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from processor.config import Route
 from processor.context.subjects import Kind, app_stream, every
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import EffectsBuilder
@@ -23,6 +22,7 @@ from processor.delivery.streams import Streams
 from processor.errors import BrokerError
 from processor.jetstream import NS, Again, ApiError, Broker, Unknown
 from processor.operate.control import Control
+from processor.route import Route
 from processor.telemetry import Telemetry
 
 log = logging.getLogger("processor")
@@ -131,7 +131,7 @@ class RetentionWatch:
         if not parts and route.input.start == "new":
             return None
         position = min((part.position for part in parts), default=0)
-        stream, subject = info["config"]["name"], route.input_subjects[0]
+        stream, subject = info["config"]["name"], route.input.subjects[0]
         stored = await self._broker.next_of(stream, subject, position + 1)
         return None if stored is None else (stored.sequence, stored.timestamp_s)
 

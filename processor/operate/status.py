@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from processor.config import Route
 from processor.context.parked import timestamp
 from processor.context.store import InputStream
 from processor.context.subjects import Kind, RouteSubjects, SubjectParts, app_stream
@@ -27,6 +26,7 @@ from processor.errors import BrokerError
 from processor.jetstream import Broker, Stored
 from processor.model import key_from_token
 from processor.operate.control import UNSAID, Control, Part, Pause
+from processor.route import Route
 
 # What a route keeps aside is counted by reading headers; nobody waits for a million of them.
 COUNTED_MAX = 5000
@@ -238,8 +238,8 @@ async def _unread(
     first, last = min(read, default=0), max(read, default=0)
     if first >= state["last_seq"]:
         return 0, 0
-    most = await broker.count(stream, route.input_subjects, first + 1)
-    least = most if first == last else await broker.count(stream, route.input_subjects, last + 1)
+    most = await broker.count(stream, route.input.subjects, first + 1)
+    least = most if first == last else await broker.count(stream, route.input.subjects, last + 1)
     return least, most
 
 

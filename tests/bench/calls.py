@@ -18,8 +18,8 @@ import orjson
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it runs from a checkout that nobody installed
 
 from processor.capability.registry import HostCalls
-from processor.config import Outbound, Reach
 from processor.model import Group, Limits, Program, Ran
+from processor.reach import Outbound, Reach
 from processor.sandbox.host import Zygote
 
 CALLER = """

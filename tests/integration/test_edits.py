@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from processor.config import Route, load
+from processor.config import load
 from processor.context.history import Author
 from processor.context.store import ContextStore, Move
 from processor.embedded import EmbeddedServer
@@ -22,6 +22,7 @@ from processor.jetstream import KEPT, Broker, Outgoing, Unknown
 from processor.model import partition_of
 from processor.operate.control import Control
 from processor.operate.edits import ContextEdits
+from processor.route import Route
 from tests.properties.test_context import SOURCE, stream_of
 from tests.running import COUNT, Running, Start, connected
 

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ValidationError
 from processor.config import (
     ENVIRONMENT,
     Config,
-    Route,
     effective_yaml,
     forms,
     full_yaml,
@@ -35,6 +34,7 @@ from processor.config import ism as ism_keys
 from processor.config import keys as config_keys
 from processor.errors import ConfigError, Fault, Faults
 from processor.model import Limits
+from processor.route import KeySource, Route
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 MINIMAL = """
@@ -151,7 +151,7 @@ def test_the_smallest_configuration_is_an_app_and_a_route(tmp_path: Path) -> Non
     route = stats(config)
     assert (config.app, config.path, list(config.routes)) == ("market", tmp_path / "app.yaml", ["stats"])
     assert config.nats.url == ("nats://127.0.0.1:4222",)
-    assert (route.name, route.app, route.mode, route.key, route.partitions) == (
+    assert (route.name, route.app, route.mode, str(route.key), route.partitions) == (
         "stats",
         "market",
         "batch",
@@ -159,7 +159,7 @@ def test_the_smallest_configuration_is_an_app_and_a_route(tmp_path: Path) -> Non
         1,
     )
     assert (route.output_template, route.events_subject) == (None, None)
-    assert route.input_subjects == ("ticks.*",)
+    assert route.input.subjects == ("ticks.*",)
     assert route.limits == Limits()
     assert config.http is not None
     assert (config.http.host, config.http.port) == ("127.0.0.1", 9464)
@@ -200,7 +200,7 @@ def test_sizes_and_times_are_written_with_units(tmp_path: Path) -> None:
     assert route.batch.max_bytes == 512 * 1024
     assert (route.limits.output_bytes, route.limits.context_bytes) == (1_000_000, 4096)
     assert route.output is not None
-    assert (route.output.ttl, route.output.max_age) == (5400.0, 0.0)
+    assert (route.output.ttl_s, route.output.limits.max_age_s) == (5400.0, 0.0)
 
 
 @given(st.integers(min_value=1, max_value=1 << 40), st.integers(min_value=1, max_value=1 << 40))
@@ -221,11 +221,12 @@ def test_a_printed_size_or_time_reads_back_as_itself(size: int, time_ms: int) ->
     ],
 )
 def test_a_key_comes_from_the_subject_a_header_or_the_document(
-    tmp_path: Path, written: str, kind: str, number: int, name: str
+    tmp_path: Path, written: str, kind: Any, number: int, name: str
 ) -> None:
     """Keyed routes have 64 partitions unless they say otherwise."""
     route = stats(read(tmp_path, MINIMAL + f"    key: {written}\n"))
-    assert (route.key_source.kind, route.key_source.number, route.key_source.name) == (kind, number, name)
+    assert route.key == KeySource(kind, number, name)
+    assert str(route.key) == written
     assert route.partitions == (1 if written == "none" else 64)
 
 
@@ -266,7 +267,7 @@ def test_a_route_takes_the_stock_keys_that_it_lacks_from_the_top(tmp_path: Path)
     """Each key by itself: a route may change the server and keep the app's API key."""
     text = MINIMAL + "    stock: {base_url: 'http://localhost:1'}\nstock: {api_key_env: OUR_KEY}\n"
     config = read(tmp_path, text)
-    assert (stats(config).stock.base_url, stats(config).stock.api_key_env) == (
+    assert (stats(config).reach.stock.base_url, stats(config).reach.stock.api_key_env) == (
         "http://localhost:1",
         "OUR_KEY",
     )
@@ -285,7 +286,7 @@ def test_every_key_of_retry_and_limits_reaches_what_it_is_for(tmp_path: Path) ->
     }
     route = stats(read(tmp_path, MINIMAL + f"    limits: {limits}\n    retry: {retry}\n"))
     assert asdict(route.limits) == limits
-    assert asdict(route.retry.policy) == retry
+    assert asdict(route.retry) == retry
 
 
 @pytest.mark.parametrize("off", ["off", "false"])
@@ -761,7 +762,7 @@ def test_a_routing_file_of_the_ism_system_is_read_unchanged(tmp_path: Path) -> N
     route = stats(config)
     assert route.ism is not None
     routing = route.ism.routing
-    assert route.input_subjects == ("processor.executor.python",)
+    assert route.input.subjects == ("processor.executor.python",)
     assert routing.input.name == "processor_executor_python"
     assert routing.monitor.subject == "processor.monitor"
     assert routing.usage.subject == "processor.usage"
@@ -779,7 +780,7 @@ def test_priorities_and_wildcard_selectors_of_a_routing_file_count(tmp_path: Pat
         "code/executor/python/python-executor-1.0", "code/executor/*"
     )
     (tmp_path / ".routing.yaml").write_text(text)
-    assert stats(read(tmp_path, ism_config())).input_subjects == (
+    assert stats(read(tmp_path, ism_config())).input.subjects == (
         "processor.executor.python",
         "processor.executor.python.>",
     )
@@ -922,8 +923,9 @@ def test_the_full_example_is_generated_and_loads(tmp_path: Path) -> None:
     plain = read(tmp_path, MINIMAL.replace("    code", "    key: subject.2\n    code"))
     assert config.nats == plain.nats
     example, default = config.routes["example"], stats(plain)
-    for name in ("mode", "partitions", "batch", "retry", "limits", "stock"):
+    for name in ("mode", "partitions", "batch", "retry", "limits"):
         assert getattr(example, name) == getattr(default, name)
+    assert example.reach.stock == default.reach.stock
     assert (config.http, config.logs, config.drain_s) == (plain.http, plain.logs, plain.drain_s)
 
 

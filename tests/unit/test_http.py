@@ -13,7 +13,7 @@ import pytest
 
 from processor.address import Binding
 from processor.capability.registry import RouteCalls
-from processor.config import BoundSecret, StateApi, Stock
+from processor.reach import BoundSecret, StateApi, Stock
 from tests.web import Asked, Say, Web, answer, call, outside, refusal, serving, to
 
 CANARY = "K3Y/canary+1"

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from processor.address import Allowed, is_public, parse_url
 from processor.capability.client import Client, resolve
 from processor.capability.registry import HostCalls, RouteCalls
-from processor.config import Outbound, Reach
 from processor.errors import ProcessorError
+from processor.reach import Outbound, Reach
 from tests.web import PLACE, answer, call, outside, refusal, serving, to
 
 

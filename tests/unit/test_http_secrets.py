@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from processor.address import Binding, parse_url
 from processor.capability.registry import RouteCalls
 from processor.capability.secrets import STEP_BYTES, Scrubber, Vault
-from processor.config import BoundSecret
 from processor.errors import ProcessorError
+from processor.reach import BoundSecret
 from tests.web import answer, call, outside, refusal, serving, to
 
 CANARY = 'K3Y/canary+1 "ü<&>\\'
