@@ -4,11 +4,13 @@ ARG PYTHON=python:3.13-slim-bookworm
 
 FROM ${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE requirements.lock ./
 COPY processor processor
-RUN pip wheel --no-cache-dir --wheel-dir /wheels . \
+# What is installed is what is locked: a package whose bytes are others is refused.
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
  && python -m venv /opt/processor \
- && /opt/processor/bin/pip install --no-cache-dir --no-index --find-links /wheels processor
+ && /opt/processor/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+ && /opt/processor/bin/pip install --no-cache-dir --no-index --no-deps /wheels/processor-*.whl
 
 FROM build AS test
 COPY . .

@@ -446,6 +446,11 @@ ERRORS: Mapping[str, ErrorCode] = {
             "Install the package beside Processor.",
         ),
         ErrorCode(
+            "E509",
+            "a release is not what was signed",
+            "Do not install it: get it again from where it was published, and report this.",
+        ),
+        ErrorCode(
             "E601",
             "a control request cannot be understood",
             "Correct the field that is named; nothing was changed.",

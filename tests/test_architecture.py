@@ -48,7 +48,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["breaker", "codec", "due", "members", "replay", "source", "waiting"],
         ],
     ),
-    ("library.py", "the jail without a broker", []),
+    ("library.py release.py", "the jail without a broker; whether a release is what was signed", []),
     (
         "capability/",
         "everything that a guest may ask of its host, and how the host does it: calls, HTTP, secrets",
@@ -94,7 +94,7 @@ def entries_of(rooms: str, rows: list[list[str]]) -> list[list[str]]:
 
 # The old address of `library`, which people import from, lies above what it stands for.
 LAYERS = [["__main__"], *chain.from_iterable(entries_of(rooms, rows) for rooms, _, rows in ROOMS)]
-LAYERS.insert(LAYERS.index(["library"]), ["sandbox.library"])
+LAYERS.insert(LAYERS.index(["library", "release"]), ["sandbox.library"])
 # A package with rows is a word on what belongs there, and imports nothing.
 FACES = {"", *(rooms.removesuffix("/") for rooms, _, rows in ROOMS if rows)}
 LAYERS.append(sorted(FACES))
@@ -110,6 +110,7 @@ OWNERS = {
     "httpx": {"capability.client"},
     "httpcore": {"capability.client"},
     "idna": {"address"},
+    "nacl": {"release"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},

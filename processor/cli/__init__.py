@@ -548,6 +548,28 @@ def bench(
     )
 
 
+def verify_release(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the release.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The public key that it has to be signed with; else the one in the folder."
+        ),
+    ] = None,
+) -> int:
+    """Check that a release is what was signed: its statement, its signature, and every file.
+
+    A key from the folder itself proves only that the folder is whole: compare the fingerprint that is printed
+    with one that you have from elsewhere. What is wrong is named, and the exit code is 1.
+
+    Examples:
+    processor verify-release processor-0.1.0 --key release.pub
+    """
+    from processor.cli.releasing import show_verified
+
+    return show_verified(folder, key)
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "run": run,
     "dev": dev,
@@ -562,6 +584,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "resume": resume,
     "reset": reset,
     "bench": bench,
+    "verify-release": verify_release,
 }
 
 _EXAMPLES = "\nExamples:\n"
