@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import math
 import re
 import sys
+import types
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -27,8 +29,9 @@ import orjson
 from processor.sandbox.bounds import KEY, UNCONFIGURED, Bounds, Exceeded, Path, described
 from processor.sandbox.remedies import a_kind, instead_of_writing
 
-# What a data class of the dialect has its fields under, as a function of the instance.
+# What a data class of the dialect has its fields under, as a function of the instance, and their names.
 AS_DOCUMENT = "~document"
+DOCUMENT_NAMES = "~names"
 
 _DUMP = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _ZEROES = bytes.maketrans(b"123456789", b"000000000")
@@ -36,6 +39,12 @@ _LONG_NUMBER = b"0" * 19  # 64 bits hold at most 19 digits
 _SHOWN_CHARS = 40
 _CHAIN = 10  # of values that stand for each other: members of an Enum whose value is one of another
 _OF_JSON = (str, int, float, dict, list, tuple)
+_TEXTS = frozenset((str,))
+
+# The classes of users in the dialect, whose code may change anything, even the lists that are being written.
+user_classes: set[type] = set()
+_read_without_code: set[type] = set()  # those that were found to be
+_changing: set[type] = set()
 
 
 # Reading.
@@ -106,9 +115,16 @@ def encode(document: Any, *place: object, bounds: Bounds = UNCONFIGURED, nan_as_
 
     Raises Unwritable, or Exceeded where a part is too long or too deep; both say where under `place`.
     """
+    is_collecting = gc.isenabled()
+    gc.disable()  # what it frees may be a generator that has a `finally` to run
     try:
-        text = orjson.dumps(document, plain, _DUMP)
+        text = orjson.dumps(document, _plain_without_code, _DUMP)
     except TypeError:
+        text = None
+    finally:
+        if is_collecting:
+            gc.enable()
+    if text is None:
         return _encode_slowly(document, place, bounds, nan_as_null)
     # orjson writes NaN as null and goes deeper than we promise to; look closer only where that can be.
     if b"null" in text:
@@ -150,6 +166,67 @@ def plain(value: Any) -> Any:
     if hasattr(type(value), "__dataclass_fields__"):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return _from_packages(value)
+
+
+def _plain_without_code(value: Any) -> Any:
+    """`plain`, as long as no code of a user's runs: orjson has hold of a list's memory, not of the list.
+
+    Raises TypeError for the rest, too, which `plain` may be asked for in Python.
+    """
+    kind = type(value)
+    if kind in user_classes:
+        if kind not in _read_without_code:
+            if not _is_read_without_code(kind):
+                raise TypeError
+            if _changing.isdisjoint(kind.__mro__):
+                _read_without_code.add(kind)
+    elif isinstance(value, (datetime, time)) and type(value.tzinfo) in user_classes:
+        raise TypeError
+    if isinstance(value, dict) and not _TEXTS.issuperset(map(type, value)):
+        raise TypeError  # any other key may have a hash of its own
+    return plain(value)
+
+
+def _is_read_without_code(kind: type) -> bool:
+    """Whether `plain` of an instance of `kind`, a user's class, takes no step of the user's."""
+    if issubclass(kind, (str, int, float)):
+        return True
+    for base in (dict, list, tuple):
+        if issubclass(kind, base):
+            hooks = ("__iter__", "__getitem__") if base is dict else ("__iter__", "__len__")
+            return all(of_class(kind, hook) is vars(base)[hook] for hook in hooks)
+    if issubclass(kind, Enum):
+        return of_class(kind, "value") is vars(Enum)["value"] and of_class(kind, "_value_") is None
+    names: tuple[str, ...] | None = getattr(kind, DOCUMENT_NAMES, None)
+    return (
+        names is not None
+        and of_class(kind, "__getattr__") is None
+        and not any(_runs_code(of_class(kind, name)) for name in names)
+    )
+
+
+def _runs_code(value: Any) -> bool:
+    """Whether `value`, an attribute of a class, decides what the attribute of an instance is."""
+    # A function does not: the instance's own attribute comes first.
+    if isinstance(value, (types.MemberDescriptorType, types.FunctionType)):
+        return False
+    return of_class(type(value), "__get__") is not None
+
+
+def look_anew() -> None:
+    """Forget how instances of the users' classes are read."""
+    _read_without_code.clear()
+
+
+def expect_changes(cls: type) -> None:
+    """Look at how instances of `cls`, a user's class, are read each time: its attributes may change."""
+    _changing.add(cls)
+    look_anew()
+
+
+def of_class(kind: type, name: str) -> Any:
+    """What the class has under `name`, itself; None where that is nothing."""
+    return next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
 
 
 def _moment(value: date | time) -> str | None:

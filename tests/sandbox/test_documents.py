@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -339,3 +340,236 @@ def test_what_cannot_be_read_is_called_by_its_name(text: bytes, code: str, why: 
         documents.loads(text)
     said = documents.unreadable(refused.value)
     assert (said[0], said[1][: len(why)]) == (code, why)
+
+
+# How an item is written, and what makes one that empties its list whenever a hook of it runs.
+EMPTYING = {
+    "a dict's __iter__": (
+        '{"a":1}',
+        """
+class Item(dict):
+    def __iter__(self):
+        empty()
+        return super().__iter__()
+make = lambda: Item(a=1)
+""",
+    ),
+    "a dict's __getitem__": (
+        '{"a":2}',
+        """
+class Item(dict):
+    def __getitem__(self, key):
+        empty()
+        return 2
+make = lambda: Item(a=1)
+""",
+    ),
+    "a list's __iter__": (
+        "[3,4]",
+        """
+class Item(list):
+    def __iter__(self):
+        empty()
+        return iter((3, 4))
+make = lambda: Item((1, 2))
+""",
+    ),
+    "a tuple's __iter__ that its class got later": (
+        "[3,4]",
+        """
+class Item(tuple):
+    pass
+emptied(Item((1, 2)))
+Item.__iter__ = lambda self: empty() or iter((3, 4))
+make = lambda: Item((1, 2))
+""",
+    ),
+    "a key's __hash__": (
+        '{"a":1}',
+        """
+class Key(str):
+    def __hash__(self):
+        empty()
+        return 5
+    def __eq__(self, other):
+        return self is other
+make = lambda: defaultdict(int, [(Key("a"), 1)])
+""",
+    ),
+    "a time zone's utcoffset": (
+        '"2026-01-31T00:00:00+01:00"',
+        """
+class Zone(tzinfo):
+    def utcoffset(self, at):
+        empty()
+        return timedelta(hours=1)
+make = lambda: datetime(2026, 1, 31, tzinfo=Zone())
+""",
+    ),
+    "a property": (
+        '{"x":6}',
+        """
+@dataclass
+class Item:
+    x: int
+class Later(Item):
+    pass
+class Own(Later):
+    @property
+    def x(self):
+        empty()
+        return 6
+    @x.setter
+    def x(self, value):
+        pass
+make = lambda: Own(1)
+""",
+    ),
+    "a property that its class got later": (
+        '{"x":6}',
+        """
+@dataclass
+class Item:
+    x: int
+emptied(Item(1))
+def x(self):
+    empty()
+    return 6
+items = [Item(1) for _ in range(300)]
+Item.x = property(x)
+make = items.pop
+""",
+    ),
+    "a property that its class gets while a statement asks what to give it": (
+        '{"x":6}',
+        """
+@dataclass
+class Item:
+    x: int
+made = [Item(1) for _ in range(600)]
+def x(self):
+    empty()
+    return 6
+class Made:
+    def __radd__(self, other):
+        emptied(made.pop())
+        return property(x)
+Item.x = 0
+Item.x += Made()
+make = made.pop
+""",
+    ),
+    "__getattr__": (
+        '{"x":7}',
+        """
+@dataclass
+class Item:
+    x: int
+    def __getattr__(self, name):
+        empty()
+        return 7
+def make():
+    item = Item(1)
+    del item.x
+    return item
+""",
+    ),
+    "the value of a field that is named as a method": (
+        '{"register":5}',
+        """
+class Value(int):
+    def __getattr__(self, name):
+        empty()
+        raise AttributeError(name)
+@dataclass
+class Item:
+    register: object
+make = lambda: Item(Value(5))
+""",
+    ),
+    "an Enum's value": (
+        "8",
+        """
+class Item(Enum):
+    A = 1
+    @property
+    def value(self):
+        empty()
+        return 8
+make = lambda: Item.A
+""",
+    ),
+}
+EMPTIED = """
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from enum import Enum
+from collections import defaultdict
+
+rows, kept = [], []
+
+def empty():
+    rows.clear()
+    kept.append([bytearray(b"A" * 8 * n) for n in range(1, 200)])
+    del kept[5:]
+
+class Runnable:
+    def process(self, queries):
+        def emptied(item):
+            self.emit("e", [item])
+        SNIPPET
+        rows[:] = [make() for _ in range(300)]
+        return [rows]
+"""
+
+
+@pytest.mark.parametrize(("text", "source"), EMPTYING.values(), ids=EMPTYING)
+async def test_a_list_is_written_safely_while_a_hook_empties_it(text: str, source: str) -> None:
+    """No hook of a user's runs while native code has hold of the memory of an output's list."""
+    async with guest_of(EMPTIED.replace("SNIPPET", indent(source, " " * 8)), "restricted") as guest:
+        outcome = await guest.run([asked(0)])
+    assert isinstance(outcome, Ran), outcome
+    assert outcome.outputs[0].body.decode() == f"[{text}]"
+
+
+GIVEN_A_WALK = """
+import json
+
+class Item(tuple):
+    pass
+
+def default(value):
+    if value is first:
+        setattr(Item, "__iter__", lambda self: items.clear() or iter((3, 4)))
+    else:
+        class Other(list):
+            def __iter__(self):
+                return iter(())
+    return "x"
+
+first = object()
+
+class Runnable:
+    def process(self, queries):
+        said = []
+        for made in (first, object()):
+            items[:] = [made, *(Item((1, 2)) for _ in range(300))]
+            try:
+                json.dumps(items, default=default)
+            except (TypeError, RuntimeError) as err:
+                said.append(str(err.__cause__ or err))
+        setattr(Item, "__iter__", lambda self: items.clear() or iter((3, 4)))
+        items[:] = [Item((1, 2)) for _ in range(300)]
+        return [said, json.dumps(items)]
+
+items = []
+"""
+
+
+async def test_no_item_is_given_a_walk_of_its_own_while_json_writes() -> None:
+    """The classes of items stay as they were when C's encoder began; then they may have any `__iter__`."""
+    async with guest_of(GIVEN_A_WALK, "restricted") as guest:
+        outcome = await guest.run([asked(0)])
+    assert isinstance(outcome, Ran), outcome
+    refused = "a list or tuple cannot be given an __iter__ of its own while json writes"
+    assert [json.loads(output.body) for output in outcome.outputs] == [[refused, refused], "[[3, 4]]"]

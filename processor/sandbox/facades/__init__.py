@@ -272,6 +272,7 @@ for _kind in (
             _insist_on_self(_kind, _name)
 guard_user_string()
 exact.guard_collections()
+exact.guard_json()
 
 # The one mutable thing among the attributes of the classes that are handed out.
 setattr(textwrap.TextWrapper, "unicode_whitespace_trans",  # noqa: B010

@@ -19,7 +19,9 @@ import datetime
 import decimal
 import fractions
 import functools
+import gc
 import itertools
+import json
 import math
 import operator
 import reprlib
@@ -28,6 +30,8 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from processor.sandbox.documents import of_class
 
 # Values of these types have no hook of a user's, nor do those that they hold.
 _EXACT = frozenset((int, float, complex, bool, str, bytes, type(None), memoryview, range))
@@ -548,6 +552,74 @@ def guard_collections() -> None:
     setattr(collections.ChainMap, "clear", _clear_chain)  # noqa: B010
     setattr(collections.ChainMap, "__ior__", _ior_chain)  # noqa: B010
     setattr(collections.ChainMap, "__or__", _or_chain)  # noqa: B010
+
+
+def guard_json() -> None:
+    """Keep C's encoder from items that nobody holds."""
+    setattr(json.JSONEncoder, "iterencode", _iterencode)  # noqa: B010
+
+
+# JSON
+#
+# C's encoder has no hold of an item of a list while it looks at it, but by its markers. They come too late
+# for a list or tuple of a user's whose `__iter__` empties the list around it.
+
+
+class _Writing:
+    """How json writes: with C's encoder, unless a list or tuple of a user's has an `__iter__` of its own."""
+
+    in_python = False
+    depth = 0  # of calls of C's encoder that are at work
+
+
+def keep_list(cls: type) -> None:
+    """Have json write in Python from now on where `cls`, a class of a user's, walks through its items itself.
+
+    Raises TypeError while C is writing.
+    """
+    if issubclass(cls, (list, tuple)) and id(of_class(cls, "__iter__")) not in _WALKS:
+        keep_walk()
+
+
+# By what they are: a value of the user's may claim to be equal.
+_WALKS = {id(vars(kind)["__iter__"]) for kind in (list, tuple)}
+
+
+def keep_walk() -> None:
+    """The same, for a class that may be the base of such a list or tuple."""
+    if _Writing.depth and not _Writing.in_python:
+        raise TypeError("a list or tuple cannot be given an __iter__ of its own while json writes")
+    _Writing.in_python = True
+
+
+def _iterencode(self: Any, o: Any, _one_shot: Any = False) -> Any:
+    if not _one_shot or self.indent is not None or _Writing.in_python:
+        return _PYTHON_ITERENCODE(self, o)
+    encoder = _C_MAKE_ENCODER(
+        {},  # the markers, which are left out without check_circular
+        self.default,
+        _ENCODE_ASCII if self.ensure_ascii else _ENCODE,
+        None,
+        self.key_separator,
+        self.item_separator,
+        self.sort_keys,
+        self.skipkeys,
+        self.allow_nan,
+    )
+    is_collecting = gc.isenabled()
+    gc.disable()  # what it frees may be a generator that has a `finally` to run
+    _Writing.depth += 1
+    try:
+        return encoder(o, 0)
+    finally:
+        _Writing.depth -= 1
+        if is_collecting:
+            gc.enable()
+
+
+_PYTHON_ITERENCODE = json.JSONEncoder.iterencode
+_C_MAKE_ENCODER: Callable[..., Any] = vars(json.encoder)["c_make_encoder"]
+_ENCODE_ASCII, _ENCODE = json.encoder.encode_basestring_ascii, json.encoder.encode_basestring
 
 
 # Iterators

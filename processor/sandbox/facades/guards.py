@@ -22,6 +22,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from processor.sandbox.documents import expect_changes, user_classes
 from processor.sandbox.facades import exact
 
 # A letter, as __slots__ takes only identifiers; one that nobody begins a name with.
@@ -96,7 +97,6 @@ REGISTRAR = "~registrar"
 # What an Enum keeps under names with one underscore at both ends; they are not private to anyone.
 ENUM_NAMES = frozenset(("_value_", "_name_", "_member_map_", "_member_names_", "_value2member_map_"))
 
-user_classes: set[type] = set()
 bases_allowed: set[type] = set()
 
 
@@ -497,7 +497,10 @@ def writable(ob: Any) -> Any:
     kind = type(ob)
     if kind in user_classes or kind in _WRITABLE:
         return ob
-    if (isinstance(ob, type) and ob in user_classes) or is_user_function(ob):
+    if isinstance(ob, type) and ob in user_classes:
+        expect_changes(ob)
+        return ob
+    if is_user_function(ob):
         return ob
     if kind is types.ModuleType:
         raise AttributeError("a module's attributes cannot be set in a Runnable; use a name of your own")
@@ -507,6 +510,8 @@ def writable(ob: Any) -> Any:
 def write(ob: Any, name: str, value: Any) -> None:
     _check_name(name)
     if name in METHODS and isinstance(ob, type):
+        if name == "__iter__":
+            exact.keep_walk()
         members = {name: value}
         _keep_from_c(members, ob.__mro__ if ob in user_classes else ())
         for key, made in members.items():
@@ -799,6 +804,7 @@ class _Registrar:
     def __set_name__(self, owner: type, name: str) -> None:
         user_classes.add(owner)
         exact.keep_dict(owner)
+        exact.keep_list(owner)
 
 
 def _metaclass(bases: tuple[type, ...]) -> type:

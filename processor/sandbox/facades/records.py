@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from processor.sandbox.documents import AS_DOCUMENT
+from processor.sandbox.documents import AS_DOCUMENT, DOCUMENT_NAMES, look_anew
 from processor.sandbox.facades.copies import deepcopied, share
 from processor.sandbox.facades.guards import (
     BUILD,
@@ -253,7 +253,8 @@ def _make_dataclass(cls: Any, options: Mapping[str, Any]) -> type:
         fields.update(base.__dict__.get(_DATACLASS, {}))
     fields.update(own)
     frozen = options.get("frozen", False)
-    members: dict[str, Any] = {_DATACLASS: fields, AS_DOCUMENT: _as_document}
+    names = None if DEPENDENT.keys() & fields.keys() else tuple(map(attribute, fields))
+    members: dict[str, Any] = {_DATACLASS: fields, AS_DOCUMENT: _as_document, DOCUMENT_NAMES: names}
     if options.get("init", True):
         written = _written_init(cls, fields, own, frozen, options.get("kw_only", False))
         members["__init__"] = written or _dataclass_init(cls, fields, frozen)
@@ -275,6 +276,7 @@ def _make_dataclass(cls: Any, options: Mapping[str, Any]) -> type:
     if options.get("match_args", True) and not DEPENDENT.keys() & set(positional):
         members["__match_args__"] = positional
     overwritten = ("__init__", "__repr__", "__eq__", "__hash__", "__match_args__")
+    look_anew()
     for key, value in members.items():
         if key in cls.__dict__ and key in overwritten and not (key == "__hash__" and value is not None):
             continue

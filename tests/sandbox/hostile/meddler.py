@@ -119,7 +119,8 @@ SLOW = {
     "randbytes",
     "getrandbits",
 }
-LEFT_OUT = SLOW | {"release"}
+# What releases a view that others hold, too, and what a build with assertions has to test itself.
+LEFT_OUT = SLOW | {"release", "__exit__", "test_c_api"}
 
 BINARY = [
     operator.add,
@@ -226,9 +227,9 @@ MEDDLING = (
 
 def change(thing):
     if type(thing) is memoryview:
-        # The iterator of a released view is made with an error set, which is no fault but in a build with assertions.
+        # Only one at work, which nobody else holds: an iterator of a released view is made with an error set, which
+        # a build with assertions does not bear, and the others raise.
         if M.method_of is thing:
-            M.pool = [other for other in M.pool if other is not thing] or [1]
             thing.release()
         return
     how = M.below(9)
@@ -686,6 +687,8 @@ def step():
             given = M.target[M.one_of(M.names)](*args, **named)
         elif which < 8:
             thing = M.one_of(M.pool)
+            if type(thing) is memoryview:
+                thing = memoryview(thing)
             names = [] if isinstance(thing, Evil) else [name for name in dir(thing) if name not in LEFT_OUT]
             M.hand = [thing, *args]
             M.method_of = thing
