@@ -46,7 +46,7 @@ ERRORS: Mapping[str, ErrorCode] = {
         ErrorCode(
             "E104",
             "a configuration value is out of range or of the wrong type",
-            "Set a value that the sentence allows.",
+            "Give a value that the sentence allows.",
         ),
         ErrorCode("E105", "a required configuration key is missing", "Add the key."),
         ErrorCode(
@@ -57,7 +57,7 @@ ERRORS: Mapping[str, ErrorCode] = {
         ErrorCode(
             "E107",
             "a file named in the configuration does not exist",
-            "Correct the path: it is relative to the file that names it.",
+            "Correct the path, which is relative to the file that names it, or make the file readable.",
         ),
         ErrorCode(
             "E108",
@@ -362,7 +362,9 @@ ERRORS: Mapping[str, ErrorCode] = {
             "that cannot hear each other on `ctl.<app>.members`.",
         ),
         ErrorCode(
-            "E406", "the stream refused to store a commit", "Make room on the server; it goes on by itself."
+            "E406",
+            "the stream refused to store a commit",
+            "Make room on the server, or lift the limit that is named; routes go on by themselves.",
         ),
         ErrorCode(
             "E407",
@@ -552,3 +554,12 @@ class LanguageError(GuestError):
     def __init__(self, code: str, what: str, *, package: str = "", remedy: str = "") -> None:
         self.package = package
         super().__init__(code, what, remedy=remedy)
+
+
+class Refusal(Exception):
+    """Why a request is not done: a code of ours, and one sentence for its sender."""
+
+    def __init__(self, code: str, text: str) -> None:
+        self.code = code
+        self.text = text
+        super().__init__(f"{code} {text}")

@@ -42,7 +42,7 @@ from processor.delivery.worker import Shared
 from processor.errors import ERRORS, Edited, Faults, Fenced, LanguageError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
 from processor.model import Delivery, Limits, Program
-from processor.operate.api import Desk
+from processor.operate.api import OperateApi
 from processor.operate.control import UNSAID, Control, Pause, read_pause
 from processor.operate.lag import LagWatch
 from processor.operate.retention import RetentionWatch
@@ -88,7 +88,7 @@ class Service:
         self._telemetry = telemetry
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())  # the name is a subject's token, too
         self._owner = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._desk: Desk | None = None
+        self._api: OperateApi | None = None
         self._members: Members | None = None
         self._pauses: dict[str, Pause] = {}  # what was said last about each route
         self._calls = HostCalls()
@@ -170,15 +170,15 @@ class Service:
             asyncio.create_task(supervised(name, watch), name=name) for name, watch in watches.items()
         ]
         if self._config.control == "on":
-            self._desk = Desk(self._broker, self._config, self._owner)
-            await self._desk.start()
+            self._api = OperateApi(self._broker, self._config, self._owner)
+            await self._api.start()
         self._telemetry.readiness.clear("start")
 
     async def stop(self) -> bool:
         """Stop every route and close everything; whether all that was taken up was settled in time."""
         self._telemetry.readiness.block("stop", "the service is stopping")
-        if self._desk is not None:
-            await self._desk.stop()
+        if self._api is not None:
+            await self._api.stop()
         is_clean = await self._stop_routes(list(self._runs))
         for task in self._watching:
             task.cancel()
@@ -238,8 +238,8 @@ class Service:
             self._telemetry.route(name).remove()
         self._config = config
         self._tell_version()
-        if self._desk is not None:
-            self._desk.config = config
+        if self._api is not None:
+            self._api.config = config
         await self._say_routes()
         assert self._inboxes is not None
         self._inboxes.forget(gone)
@@ -267,8 +267,8 @@ class Service:
 
     def _note_denial(self, action: str) -> None:
         """Say it: much that may be denied is never answered, and would only stand still."""
-        desk = f"subscribe to ctl.{self._config.app}.api."
-        if action.lower().startswith((*_DISPENSABLE, desk.lower())):
+        requests = f"subscribe to ctl.{self._config.app}.api."
+        if action.lower().startswith((*_DISPENSABLE, requests.lower())):
             return
         # Of other streams than the app's it only tells how far they have copied.
         get, _, stream = action.lower().rpartition(".")

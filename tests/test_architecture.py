@@ -31,6 +31,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "what people and programs ask of an app: status, control, dead letters, edits, requests over NATS",
         [
             ["api"],
+            ["verbs"],
             ["forms", "lag"],
             ["edits", "retention", "status"],
             ["control", "dead_letters"],
@@ -146,7 +147,6 @@ MANY_METHODS = {
     "delivery.worker.Worker": "the whole life of a message",
     "jetstream.broker.Broker": "one connection: each method is one thing that is said to a server",
     "jetstream.reader.Reader": "one consumer, and all that can become of it",
-    "operate.api.Desk": "a method for each verb",
     "sandbox.dialect.Transformer": "a visitor: a method for each kind of node",
     "sandbox.guest.Runner": "one run: each step of it may fail in its own way",
     "sandbox.host.Guest": "one process: start, feed, measure and end it",

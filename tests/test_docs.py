@@ -26,7 +26,7 @@ from processor.delivery.worker import Worker
 from processor.errors import ERRORS
 from processor.library import SecureRunnableBuilder
 from processor.model import DeadLetter, Decision, Failure, RetryPolicy, decide
-from processor.operate import api, forms
+from processor.operate import forms, verbs
 from processor.sandbox.capabilities import GuestRunnable
 from processor.sandbox.facades import MODULES, RUNTIME_MODULES
 from processor.telemetry import FIELDS, METRICS
@@ -235,11 +235,11 @@ def test_every_error_is_documented() -> None:
 
 
 def test_every_request_is_documented() -> None:
-    """Each verb of the desk: its fields, those in bold that have to be there, and an example that is one."""
+    """Each verb: its fields, those in bold that have to be there, and an example that is one."""
     text = section("Operating")
     table = {verb: row[1] for row in rows(text) for verb in re.findall(r"`([a-z.]+)`", row[0])}
     examples = dict(re.findall(r"^\$ nats request ctl\.market\.api\.(\S+) '(.*)'$", text, re.MULTILINE))
-    for verb in api.VERBS:
+    for verb in verbs.VERBS:
         cell = table[verb.name]
         if cell == "the same":
             cell = table["context.set"]

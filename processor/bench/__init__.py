@@ -27,7 +27,7 @@ from typing import Any
 
 from processor.bench.cases import CASES, Case
 from processor.bench.load import DocumentSource
-from processor.bench.processes import Servers, one_server, three_servers
+from processor.bench.processes import AGAIN, Servers, one_server, three_servers
 from processor.bench.report import markdown, summary
 from processor.bench.routes import Figures, Scale, measure
 from processor.errors import BrokerError
@@ -89,11 +89,13 @@ def _baseline(case: Case, servers: Servers, app: str, scale: Scale) -> Figures:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_BASELINE_S)
     except subprocess.TimeoutExpired as err:
-        raise BrokerError("E404", f"the baseline {case.name} was not done within {_BASELINE_S:g} s") from err
+        what = f"the baseline {case.name} was not done within {_BASELINE_S:g} s"
+        raise BrokerError("E404", what, remedy=AGAIN) from err
     asyncio.run(_remove(servers, app))
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
-        raise BrokerError("E404", f"the baseline {case.name} ended: {said[-1] if said else 'silently'}")
+        what = f"the baseline {case.name} ended: {said[-1] if said else 'silently'}"
+        raise BrokerError("E404", what, remedy=AGAIN)
     told = json.loads(done.stdout)
     return {
         "messages_per_s": count / told["seconds"],
@@ -135,7 +137,8 @@ async def _ready(servers: Servers, replicas: int) -> None:
                         await broker.close()
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        raise BrokerError("E404", f"{replicas} servers had no leader after {_ELECTION_S:g} s") from None
+        what = f"{replicas} servers had no leader after {_ELECTION_S:g} s"
+        raise BrokerError("E404", what, remedy=AGAIN) from None
 
 
 async def _version(servers: Servers) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from processor.embedded import EmbeddedServer, find_binary
 
+AGAIN = "Run it again, and report it if it happens again."  # the remedy of what should not have ended
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

@@ -26,7 +26,7 @@ import orjson
 
 from processor.bench.cases import Case
 from processor.bench.load import DocumentSource, give_up, http_server, keep
-from processor.bench.processes import Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
+from processor.bench.processes import AGAIN, Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
 from processor.context.subjects import app_stream, committed_subject
 from processor.errors import BrokerError
 from processor.jetstream import NS, ApiError, Broker
@@ -155,9 +155,8 @@ async def _running(case: Case, config: Path, servers: Servers) -> AsyncIterator[
             if app.process.poll() is not None:
                 assert app.process.stderr is not None
                 said = app.process.stderr.read().decode(errors="replace").strip().splitlines()
-                raise BrokerError(
-                    "E404", f"a processor of {config} ended: {said[-1] if said else 'silently'}"
-                )
+                what = f"a processor of {config} ended: {said[-1] if said else 'silently'}"
+                raise BrokerError("E404", what, remedy=AGAIN)
         yield apps
     finally:
         for app in apps:
@@ -175,7 +174,8 @@ async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:
     until_s = time.monotonic() + _DEADLINE_S
     while not await is_so():
         if time.monotonic() > until_s:
-            raise BrokerError("E404", f"the processors were not done within {_DEADLINE_S:g} s")
+            what = f"the processors were not done within {_DEADLINE_S:g} s"
+            raise BrokerError("E404", what, remedy=AGAIN)
         await asyncio.sleep(_POLL_S)
 
 

@@ -23,6 +23,7 @@ from processor.cli.terminal import (
     complain,
     exit_code_of,
     warn,
+    with_remedy,
 )
 from processor.config import (
     BRIEF,
@@ -65,8 +66,9 @@ from processor.delivery.streams import (
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
 from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
 from processor.model import Limits, Program
-from processor.operate.api import VERBS, api_subject
+from processor.operate.api import api_subject
 from processor.operate.control import Control
+from processor.operate.verbs import VERBS
 from processor.route import Route, StreamLimits
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
@@ -107,7 +109,7 @@ def check(path: Path, *, with_server: bool, has_secrets: bool, is_full: bool, fo
         except ProcessorError as err:
             error = err
     weak = LEVELS.index(jail.level) < LEVELS.index(config.sandbox.min_level)
-    problems = [str(error)] if error else server.all_problems() if server else []
+    problems = [with_remedy(error)] if error else server.all_problems() if server else []
     if weak:
         problems.append(
             f"E501 the jail reaches {jail.level}, below sandbox.min_level {config.sandbox.min_level}."
@@ -223,7 +225,7 @@ async def _look(config: Config) -> _Server:
             try:
                 check_app_stream(info["config"], app_stream_config(config))
             except BrokerError as err:
-                problems.append(str(err))
+                problems.append(with_remedy(err))
         problems += needs.missing("publish", _app_subjects(config), "to commit and to read contexts")
         members = [f"ctl.{config.app}.members"]
         problems += needs.missing("publish", members, "to share routes with other processors")
@@ -277,7 +279,7 @@ async def _findings(
         await _look_at_input(broker, holdings, config, route, needs, found)
     except BrokerError as err:
         found.input = found.input or f"{', '.join(route.input.subjects)}, which cannot be read"
-        found.problems.append(str(err))
+        found.problems.append(with_remedy(err))
     for pattern, is_durable in topics(route).items():
         await _look_at_outlet(broker, holdings, config, route, pattern, is_durable, needs, found)
     await _look_at_contexts(broker, route, max(_CONTEXTS_LEAST, _CONTEXTS_MAX // len(config.routes)), found)
@@ -297,7 +299,7 @@ async def _look_at_contexts(broker: Broker, route: Route, most: int, found: _Fin
             try:
                 position.read(stored)
             except BrokerError as err:
-                positions.append(str(err))
+                positions.append(with_remedy(err))
         async with (
             asyncio.timeout(_CONTEXTS_S),
             contextlib.aclosing(store.read(broker, route.app, route.name)) as reading,
@@ -400,7 +402,7 @@ def _look_at_inbox(broker: Broker, route: Route, needs: _Needs, found: _Findings
         try:
             check_server(route, broker)
         except BrokerError as err:
-            found.problems.append(str(err))
+            found.problems.append(with_remedy(err))
 
 
 async def _check_position(broker: Broker, route: Route, info: Mapping[str, Any]) -> None:
@@ -460,7 +462,7 @@ async def _look_at_outlet(
             outlet = outlet_of(route, pattern, streams)
         except BrokerError as err:
             found.outlets[pattern] = "the app's own stream"
-            found.problems.append(str(err))
+            found.problems.append(with_remedy(err))
             return
         ways = outlet.parts or {pattern: outlet}
         for part, way in ways.items():
@@ -470,7 +472,7 @@ async def _look_at_outlet(
                 try:
                     check_acknowledged(route, part, way, streams)
                 except BrokerError as err:
-                    found.problems.append(str(err))
+                    found.problems.append(with_remedy(err))
             found.problems += await _check_copies(broker, config, part, way, streams)
             found.problems += needs.missing("publish", direct, why) if is_direct else []
         if outlet.parts:
@@ -519,7 +521,7 @@ class _Needs:
         if not denied:
             return []
         error = BrokerError("E403", f"the user may not {action} to {', '.join(denied)} ({why})")
-        return [str(error)]
+        return [with_remedy(error)]
 
 
 def _document(

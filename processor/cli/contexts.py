@@ -266,8 +266,8 @@ async def _import(edits: ContextEdits, route: Route, file: str, author: Author, 
                 key, items = _read(line)
                 edits.check(key, items)
             except (ProcessorError, ValueError) as err:
-                code, what = (err.code, err.what) if isinstance(err, ProcessorError) else ("E104", str(err))
-                complain(ConfigError(code, what, place=place))
+                fault = err if isinstance(err, ProcessorError) else ConfigError("E104", str(err))
+                complain(ConfigError(fault.code, fault.what, place=place, remedy=fault.remedy))
                 faults += 1
         if faults:
             say("nothing was imported")

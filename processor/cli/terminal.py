@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import orjson
 
 from processor.delivery.codec import content_of, headers_shown
-from processor.errors import Fault, Faults, ProcessorError
+from processor.errors import ERRORS, Fault, Faults, ProcessorError
 from processor.model import subject_text
 from processor.printable import printable, printable_json, printable_lines
 
@@ -71,8 +71,17 @@ def exit_code_of(error: ProcessorError | Faults) -> int:
 
 def complain(error: ProcessorError | Faults | str) -> None:
     """One line on standard error for each thing that is wrong."""
-    for line in map(str, error.faults) if isinstance(error, Faults) else [str(error)]:
+    if isinstance(error, Faults):
+        lines = [str(fault) for fault in error.faults]
+    else:
+        lines = [error if isinstance(error, str) else with_remedy(error)]
+    for line in lines:
         say(_painted(printable(line), _RED, sys.stderr))
+
+
+def with_remedy(error: ProcessorError) -> str:
+    """The line of an error, with the remedy of its code where the error has none of its own."""
+    return str(error) if error.remedy else f"{error} {ERRORS[error.code].remedy}"
 
 
 def warn(found: Iterable[Fault]) -> None:

@@ -525,7 +525,8 @@ class _Tail:
     async def _read_stream(self, broker: Broker, name: str, subjects: Sequence[str]) -> None:
         info = await broker.stream(name)
         if info is None:
-            raise BrokerError("E401", f"there is no stream {name} at {broker.address}")
+            hint = "Create it, or name another."
+            raise BrokerError("E401", f"there is no stream {name} at {broker.address}", remedy=hint)
         if info["config"].get("retention", "limits") != "limits":
             await self._look_into_queue(broker, info, subjects)
             return

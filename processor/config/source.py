@@ -24,7 +24,7 @@ from ruamel.yaml.scalarstring import LiteralScalarString
 
 from processor.config.forms import Place, Settings, alias_of, default_text
 from processor.config.keys import field_at, model_at
-from processor.errors import Fault, Faults
+from processor.errors import ERRORS, Fault, Faults
 
 # Environment variable -> the key it replaces. A variable that is empty counts as not set; one way to log in
 # that comes from the environment replaces every way that the file gives.
@@ -72,7 +72,8 @@ class YamlSource:
             text = path.read_bytes().decode("utf-8-sig")
             node = YAML(typ="rt").load(text)
         except OSError as err:
-            raise Faults([source._at((1, 1), missing, f"cannot be read: {err.strerror}")]) from err
+            text = f"cannot be read: {err.strerror}. {ERRORS[missing].remedy}"
+            raise Faults([source._at((1, 1), missing, text)]) from err
         except UnicodeDecodeError as err:
             raise Faults(
                 [source._at((1, 1), "E102", f"is not UTF-8: {err.reason} at byte {err.start}")]

@@ -27,7 +27,7 @@ from processor.jetstream.broker import (
     connect_options,
 )
 from processor.jetstream.consumers import create_consumer, expected_refusal
-from processor.jetstream.micro import Endpoint, MicroService, Refusal
+from processor.jetstream.micro import Endpoint, MicroService
 from processor.jetstream.protocol import (
     NS,
     Again,
@@ -58,7 +58,6 @@ __all__ = [
     "MicroService",
     "Outgoing",
     "Reader",
-    "Refusal",
     "Stored",
     "Subscription",
     "Unknown",

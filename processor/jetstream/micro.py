@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from processor.errors import Refusal
 from processor.jetstream.broker import Broker
 from processor.jetstream.protocol import Outgoing, Unknown
 from processor.jetstream.subscription import Subscription
@@ -37,15 +38,6 @@ _AT_ONCE = 4
 _WAITING_MAX = 64
 _TEXT_CHARS = 1000
 _CLOSE_S = 2.0
-
-
-class Refusal(Exception):
-    """Why a request is not done: a code of ours, and one sentence for whoever asked."""
-
-    def __init__(self, code: str, text: str) -> None:
-        self.code = code
-        self.text = text
-        super().__init__(f"{code} {text}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from processor.jetstream import Refusal
+from processor.errors import Refusal
 from processor.operate.edits import plain_of
 
 _TEXT_CHARS = 500
@@ -23,131 +23,131 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 T = TypeVar("T")
 
 
-def _has(help: str, default: Any = MISSING, *, least: int = 0, most: int = 0) -> Any:
+def _field(help: str, default: Any = MISSING, *, least: int = 0, most: int = 0) -> Any:
     """A field of a request: what it means, and what it may be."""
     return field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StatusQuery:
     """Which routes `status` is about."""
 
-    route: str = _has("only this route", "")
-    after: str = _has("go on behind this route, as `next` said", "")
+    route: str = _field("only this route", "")
+    after: str = _field("go on behind this route, as `next` said", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RouteOrder:
     """What is said to a route."""
 
-    route: str = _has("the route")
-    by: str = _has("who wants it")
-    reason: str = _has("why", "")
+    route: str = _field("the route")
+    by: str = _field("who wants it")
+    reason: str = _field("why", "")
 
 
 @dataclass(frozen=True, slots=True)
 class ResetOrder:
     """Where a route is to read from."""
 
-    route: str = _has("the route")
-    to: int | str = _has("start, a sequence of the input, or a time with its zone")
-    by: str = _has("who wants it")
-    reason: str = _has("why", "")
-    keep_context: bool = _has("keep what the route remembers", False)
+    route: str = _field("the route")
+    to: int | str = _field("start, a sequence of the input, or a time with its zone")
+    by: str = _field("who wants it")
+    reason: str = _field("why", "")
+    keep_context: bool = _field("keep what the route remembers", False)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuery:
     """Which dead letters are listed."""
 
-    route: str = _has("only of this route", "")
-    code: str = _has("only with this code, such as E304", "")
-    since: str = _has("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
-    limit: int = _has("at most so many", 100, least=1, most=1000)
-    after: int = _has("go on behind this place, as `next` said", 0)
+    route: str = _field("only of this route", "")
+    code: str = _field("only with this code, such as E304", "")
+    since: str = _field("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
+    limit: int = _field("at most so many", 100, least=1, most=1000)
+    after: int = _field("go on behind this place, as `next` said", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterId:
     """Which dead letter is shown."""
 
-    id: str = _has("its id, as `dlq.ls` has it")
+    id: str = _field("its id, as `dlq.ls` has it")
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterOrder:
     """Which dead letters are sent back or let go; `id`, or all of `route` that the others leave."""
 
-    by: str = _has("who wants it")
-    id: str = _has("only this one", "")
-    route: str = _has("those of this route", "")
-    code: str = _has("only with this code, such as E304", "")
-    since: str = _has("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
-    reason: str = _has("why", "")
-    limit: int = _has("at most so many, oldest first", 100, least=1, most=1000)
+    by: str = _field("who wants it")
+    id: str = _field("only this one", "")
+    route: str = _field("those of this route", "")
+    code: str = _field("only with this code, such as E304", "")
+    since: str = _field("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
+    reason: str = _field("why", "")
+    limit: int = _field("at most so many, oldest first", 100, least=1, most=1000)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ContextQuery:
     """What of a context is read."""
 
-    route: str = _has("the route")
-    key: str = _has("whose context; with `key: none` it is empty", "")
-    path: str = _has("a JSON pointer into it, or the name of an item", "")
+    route: str = _field("the route")
+    key: str = _field("whose context; with `key: none` it is empty", "")
+    path: str = _field("a JSON pointer into it, or the name of an item", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Contexts:
+class ContextListQuery:
     """Which contexts are read."""
 
-    route: str = _has("the route")
-    limit: int = _has("at most so many", 100, least=1, most=1000)
-    after: int = _has("leave out the first so many, as `next` said", 0)
+    route: str = _field("the route")
+    limit: int = _field("at most so many", 100, least=1, most=1000)
+    after: int = _field("leave out the first so many, as `next` said", 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class HistoryQuery:
     """Whose history is read."""
 
-    route: str = _has("the route")
-    key: str = _has("whose context; with `key: none` it is empty", "")
-    limit: int = _has("the last so many", 100, least=1, most=1000)
-    since: str = _has("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
+    route: str = _field("the route")
+    key: str = _field("whose context; with `key: none` it is empty", "")
+    limit: int = _field("the last so many", 100, least=1, most=1000)
+    since: str = _field("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
+class ContextRemoval:
     """What is taken out of a context."""
 
-    route: str = _has("the route")
-    by: str = _has("who wants it")
-    key: str = _has("whose context; with `key: none` it is empty", "")
-    path: str = _has("a JSON pointer into it, or the name of an item; empty: the whole context", "")
-    reason: str = _has("why", "")
+    route: str = _field("the route")
+    by: str = _field("who wants it")
+    key: str = _field("whose context; with `key: none` it is empty", "")
+    path: str = _field("a JSON pointer into it, or the name of an item; empty: the whole context", "")
+    reason: str = _field("why", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Pop:
+class ElementRemoval:
     """Which end of a list is taken."""
 
-    route: str = _has("the route")
-    path: str = _has("a JSON pointer to a list, or the name of an item")
-    by: str = _has("who wants it")
-    key: str = _has("whose context; with `key: none` it is empty", "")
-    first: bool = _has("take the first element and not the last", False)
-    reason: str = _has("why", "")
+    route: str = _field("the route")
+    path: str = _field("a JSON pointer to a list, or the name of an item")
+    by: str = _field("who wants it")
+    key: str = _field("whose context; with `key: none` it is empty", "")
+    first: bool = _field("take the first element and not the last", False)
+    reason: str = _field("why", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class ValueOrder:
     """What is put into a context."""
 
-    route: str = _has("the route")
-    value: object = _has('the value; {"$set": [...]} and the like stand for what JSON lacks')
-    by: str = _has("who wants it")
-    key: str = _has("whose context; with `key: none` it is empty", "")
-    path: str = _has("a JSON pointer into it, or the name of an item", "")
-    reason: str = _has("why", "")
+    route: str = _field("the route")
+    value: object = _field('the value; {"$set": [...]} and the like stand for what JSON lacks')
+    by: str = _field("who wants it")
+    key: str = _field("whose context; with `key: none` it is empty", "")
+    path: str = _field("a JSON pointer into it, or the name of an item", "")
+    reason: str = _field("why", "")
 
 
 def read_request(model: type[T], payload: bytes) -> T:
@@ -162,7 +162,7 @@ def read_request(model: type[T], payload: bytes) -> T:
     for name in body:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"fields are {some(known) or 'none'}"
+            hint = f"did you mean {near[0]!r}?" if near else f"fields are {listed_briefly(known) or 'none'}"
             raise Refusal("E601", f"{name[:64]!r} is no field of this request; {hint}")
     values = {}
     for name, each in known.items():
@@ -201,11 +201,11 @@ def _checked(each: Field[Any], value: Any) -> Any:
     return value
 
 
-def form(each: Field[Any]) -> str:
+def type_text(each: Field[Any]) -> str:
     said = "any value" if each.type == "object" else _TYPES[str(each.type)][1]
     return said if each.default is MISSING else f"{said} ({orjson.dumps(each.default).decode()})"
 
 
-def some(names: Iterable[str]) -> str:
+def listed_briefly(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")

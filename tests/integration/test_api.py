@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,11 @@ from nats.errors import NoRespondersError
 from processor.config import load
 from processor.context.subjects import app_stream
 from processor.embedded import EmbeddedServer
-from processor.jetstream import Broker, Endpoint, MicroService, Refusal
-from processor.operate.api import VERBS
+from processor.errors import Refusal
+from processor.jetstream import Broker, Endpoint, MicroService
 from processor.operate.control import Control
+from processor.operate.forms import RouteOrder, StatusQuery
+from processor.operate.verbs import VERBS, OperatedApp, perform
 from processor.service import Service
 from processor.telemetry import Telemetry
 from tests.conftest import waited
@@ -122,6 +125,26 @@ async def test_routes_are_paused_and_reset(processor: Start, wait_until: Any) ->
         assert "must" not in await refused(broker, "reset", {"route": "r", "to": 99, "by": "ann"})
         await done(broker, "reset", route="r", to="start", by="ann")
         assert (await running.documents("out.a", 8))[5:] == [{"i": i, "n": i + 1} for i in range(3)]
+
+
+async def test_a_verb_needs_no_request_over_nats(processor: Start) -> None:
+    """A request that is a value is answered as one over NATS is, within the caller's room."""
+    verbs = {verb.name: verb for verb in VERBS}
+    async with processor(ROUTE, count=COUNT) as running:
+        config = load(running.path, {"NATS_URL": running.broker.address})
+        app = OperatedApp(running.broker, config, "a-console", 1 << 20)
+        paused = await perform(verbs["pause"], app, RouteOrder("r", "ann"))
+        assert orjson.loads(paused) == {"route": "r", "paused": True}
+        [shown] = (await done(running.broker, "status"))["routes"]
+        assert shown["paused_by"] == "ann"
+        status = orjson.loads(await perform(verbs["status"], app, StatusQuery()))
+        assert status["answered_by"] == "a-console"
+        [shown] = status["routes"]
+        assert shown["paused_by"] == "ann"
+        with pytest.raises(Refusal, match="E602 there is no route 'x'; routes here are r"):
+            await perform(verbs["pause"], app, RouteOrder("x", "ann"))
+        with pytest.raises(Refusal, match="E606 the answer has 28 bytes; a message takes 27"):
+            await perform(verbs["resume"], replace(app, room_bytes=27), RouteOrder("r", "ann"))
 
 
 async def test_dead_letters_are_listed_sent_back_and_let_go(processor: Start) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.cli.terminal import Screen, Shown, complain, say, warn
-from processor.errors import Fault
+from processor.errors import Fault, ProcessorError
 from processor.printable import printable, printable_json, printable_lines
 from processor.telemetry import configure_logging
 
@@ -83,3 +83,13 @@ def test_the_command_line_prints_nothing_that_is_not_printable(
     assert out.replace("\n", "").isprintable()
     assert err.replace("\n", "").isprintable()
     assert err.count("\n") == 3
+
+
+def test_a_remedy_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error is one line that ends with what to do: its own remedy, or else that of its code."""
+    complain(ProcessorError("E110", "has no route 'x'", remedy="Did you mean y?"))
+    complain(ProcessorError("E110", "has no route 'x'"))
+    assert capsys.readouterr().err.splitlines() == [
+        "E110 has no route 'x'. Did you mean y?",
+        "E110 has no route 'x'. Use the name that is suggested.",
+    ]
