@@ -13,10 +13,11 @@ from processor.sandbox import wire
 
 # A new remedy begins with one of these, or with another verb that is added here.
 VERBS = {
-    "Add", "Allow", "Ask", "Bind", "Bring", "Change", "Compare", "Correct", "Create", "Define", "Delete",
-    "Flatten", "Follow", "Give", "Import", "Install", "Keep", "Log", "Look", "Make", "Publish", "Put",
-    "Raise", "Read", "Remove", "Rename", "Report", "Reset", "Restore", "Return", "Run", "Send", "Set",
-    "Shorten", "Split", "Start", "Use", "Wait", "Write",
+    "Add", "Allow", "Ask", "Bind", "Bring", "Change", "Check", "Choose", "Compare", "Correct", "Create",
+    "Define", "Delete", "Do", "Drop", "Flatten", "Follow", "Free", "Give", "Grant", "Import", "Install",
+    "Keep", "Leave", "Log", "Look", "Lower", "Make", "Move", "Publish", "Put", "Raise", "Read", "Reload",
+    "Remove", "Rename", "Replace", "Report", "Reset", "Restart", "Restore", "Return", "Run", "Send",
+    "Set", "Shorten", "Split", "Start", "Stop", "Use", "Wait", "Write",
 }  # fmt: skip
 EACH = pytest.mark.parametrize("row", ERRORS.values(), ids=ERRORS)
 REQUEST = wire.RunRequest([Group("", [b"1"])], [], [], stream=False)
