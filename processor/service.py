@@ -30,7 +30,8 @@ from processor.capability.registry import HostCalls, RouteCalls
 from processor.config import Config, fingerprint, language_fault
 from processor.context import parked
 from processor.context.parked import timestamp
-from processor.context.store import ContextStore, InputStream
+from processor.context.position import InputStream
+from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
 from processor.delivery.effects import Outlet
 from processor.delivery.lanes import Lanes

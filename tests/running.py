@@ -24,7 +24,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from processor.config import load
-from processor.context import store
+from processor.context import reading
 from processor.embedded import EmbeddedServer, find_binary
 from processor.jetstream import Broker, Outgoing, Stored
 from processor.model import Delivery
@@ -125,7 +125,7 @@ class Running:
         """The committed contexts of a route by key, decoded."""
         return {
             key: {n: values.decode(v) for n, v in items.items() if v != values.TOMBSTONE}
-            async for key, items in store.read(self.broker, self.app, route)
+            async for key, items in reading.read(self.broker, self.app, route)
         }
 
     async def listen(self, subject: str) -> list[Delivery]:

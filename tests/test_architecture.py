@@ -59,7 +59,15 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "context/",
         "what a route keeps in the app's stream: positions, contexts, their history, parked messages",
-        [["store"], ["history", "position"], ["parked"], ["subjects"]],
+        [
+            ["store", "visit"],
+            ["committer"],
+            ["reading"],
+            ["placement"],
+            ["history", "position"],
+            ["parked"],
+            ["subjects"],
+        ],
     ),
     ("jetstream/", "everything that speaks NATS", []),
     ("config/", "from YAML to routes: keys, rules, texts", []),
@@ -143,7 +151,7 @@ WALLS = {
 METHODS = 25
 # Classes with more methods, and why they are not several.
 MANY_METHODS = {
-    "context.store.ContextStore": "the position record, the placement of contexts, and what is stored",
+    "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
     "delivery.worker.Worker": "the whole life of a message",
     "jetstream.broker.Broker": "one connection: each method is one thing that is said to a server",
     "jetstream.reader.Reader": "one consumer, and all that can become of it",

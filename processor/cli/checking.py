@@ -40,8 +40,8 @@ from processor.config import (
     reachable,
     readable_programs,
 )
-from processor.context import position, store
-from processor.context.store import InputStream
+from processor.context import reading
+from processor.context.position import InputStream, Position, no_context
 from processor.context.subjects import WHOLE, PositionKind, RouteSubjects, app_stream, committed_subject
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings
@@ -297,18 +297,18 @@ async def _look_at_contexts(broker: Broker, route: Route, most: int, found: _Fin
         subjects = [RouteSubjects(route.app, route.name).position(kind=kind) for kind in kinds]
         for stored in await broker.last_of(app_stream(route.app), subjects):
             try:
-                position.read(stored)
+                Position.read(stored)
             except BrokerError as err:
                 positions.append(with_remedy(err))
         async with (
             asyncio.timeout(_CONTEXTS_S),
-            contextlib.aclosing(store.read(broker, route.app, route.name)) as reading,
+            contextlib.aclosing(reading.read(broker, route.app, route.name)) as contexts_read,
         ):
             try:
-                async for key, items in reading:
+                async for key, items in contexts_read:
                     looked_at += 1
                     if not _is_readable(items):
-                        contexts.append(f"E366 {position.no_context(key, route.name).text}.")
+                        contexts.append(f"E366 {no_context(key, route.name).text}.")
                     if looked_at == most:
                         break
                 else:

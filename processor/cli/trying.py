@@ -37,7 +37,8 @@ from processor.cli.terminal import (
 )
 from processor.config import Config, language_fault, load
 from processor.context.parked import REASON_CHARS, ParkedMessage
-from processor.context.store import ContextStore, Move
+from processor.context.position import Move
+from processor.context.store import ContextStore
 from processor.context.subjects import SubjectParts, public_subject
 from processor.delivery.codec import codec_for, headers_from
 from processor.delivery.effects import Effects, Outlet

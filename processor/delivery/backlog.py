@@ -8,10 +8,8 @@ does not have it open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
-from processor.context.position import by_partition, remains
-from processor.context.position import read as read_position
+from processor.context.position import InputStream, Position, by_partition
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Broker, Stored
@@ -32,8 +30,8 @@ class Backlog:
 
         Else a hop would take from the input what the route, as long as it cannot run, may have to read there.
         """
-        for stored in await self._positions():
-            counted = read_position(stored)["stream"]
+        for stored in by_partition(await self._positions()).values():
+            counted = Position.read(stored).input.stream
             if counted != self._stream:
                 raise BrokerError(
                     "E407",
@@ -72,7 +70,7 @@ class Backlog:
         counts = {number: count for number, count in numbered.items() if number is not None}
         if not counts:
             return {}, {}
-        counted = {"stream": self._stream, "created": info["created"]}
+        counted = InputStream(self._stream, info["created"])
         positions = by_partition(await self._positions())
         return counts, {number: _first_needed(s, counted) for number, s in positions.items()}
 
@@ -80,13 +78,8 @@ class Backlog:
         return await self._broker.last_of(self._stream, [self._subjects.position()])
 
 
-def _first_needed(position: Stored, counted: Mapping[str, str]) -> int:
+def _first_needed(stored: Stored, counted: InputStream) -> int:
     """The first sequence that a partition may not be done with; 1 where its position does not say."""
-    body = remains(position)
-    if (
-        "resetting" in body
-        or "unreadable" in body
-        or any(body[name] != value for name, value in counted.items())
-    ):
-        return 1
-    return min([int(body["seq"]) + 1, *map(int, body.get("open", {}))])
+    position = Position.remains(stored)
+    is_said = position.is_readable and position.resetting is None and position.input == counted
+    return position.first_needed if is_said else 1

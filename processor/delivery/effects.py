@@ -20,7 +20,7 @@ import orjson
 
 from processor.context import parked
 from processor.context.parked import REASON_CHARS, ParkedMessages
-from processor.context.store import Move
+from processor.context.position import Move
 from processor.context.subjects import RouteSubjects, committed_subject
 from processor.delivery.codec import Codec, Publication, key_of
 from processor.errors import ProcessorError

@@ -30,7 +30,8 @@ from typing import Any
 import orjson
 
 from processor.context.parked import ParkedMessages, Unfit, bare
-from processor.context.store import ContextStore, InputStream, Move
+from processor.context.position import InputStream, Move
+from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
 from processor.delivery.codec import Codec, codec_for, key_of

@@ -33,8 +33,8 @@ from processor.context.parked import (
     is_held,
     is_held_for_another,
 )
-from processor.context.position import UNREADABLE, no_context
-from processor.context.store import STALE_POSITIONS, ContextStore, Move
+from processor.context.position import UNREADABLE, Move, no_context
+from processor.context.store import STALE_POSITIONS, ContextStore
 from processor.delivery.breaker import DEATHS, Breaker
 from processor.delivery.chunks import Chunks, Unsendable
 from processor.delivery.codec import Codec, Unreadable, key_of

@@ -23,15 +23,12 @@ import orjson
 
 from processor.context.history import me
 from processor.context.parked import timestamp
+from processor.context.placement import Partition
 from processor.context.position import (
-    VERSION,
+    InputStream,
+    Position,
     by_partition,
-    contexts_of,
-    remains,
-    unknown_fields,
-    written_contexts,
 )
-from processor.context.store import InputStream
 from processor.context.subjects import Kind, PositionKind, RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
 from processor.delivery.holdings import Holdings
@@ -47,7 +44,6 @@ from processor.jetstream import (
     WrongLastSequence,
     create_consumer,
 )
-from processor.model import NO_HEADERS
 from processor.route import Route
 
 log = logging.getLogger("processor")
@@ -89,6 +85,24 @@ class Part:
     open: int
     blocked: tuple[str, ...]  # keys
     input: InputStream
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one commit of a reset does to every position of a route."""
+
+    sequence: int | None = None
+    source: InputStream | None = None  # what is counted in from then on; None: what was
+    resetting: int | None = None
+
+    def apply(self, partition: Partition, partitions: int, *, keep_context: bool) -> None:
+        """Move the position of a partition, of so many; also one that could not be read."""
+        position = partition.position.restarted(secrets.token_hex(8), keep_contexts=keep_context)
+        position.of = position.of or partitions
+        position.input = self.source or position.input
+        position.sequence = position.sequence if self.sequence is None else self.sequence
+        position.resetting = self.resetting
+        partition.take(position, partition.fence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +166,16 @@ class Control:
         """The partitions of a route that have a position, in order; with `kind` hop, its hop's position."""
         found = []
         for number, stored in by_partition(await self._positions(route, kind)).items():
-            body = remains(stored)
+            position = Position.remains(stored)
             found.append(
                 Part(
                     number,
-                    body["owner"],
-                    body["epoch"],
-                    body["seq"],
-                    len(body.get("open", {})),
-                    tuple(body.get("blocked", {})),
-                    InputStream(body["stream"], body["created"]),
+                    position.owner,
+                    position.epoch,
+                    position.sequence,
+                    len(position.open),
+                    tuple(position.blocked),
+                    position.input,
                 )
             )
         return sorted(found, key=lambda part: part.partition)
@@ -253,9 +267,9 @@ class Control:
         it is read again where it still is in the input. Raises BrokerError E401 where the route has no
         position yet, and E405 where its owners keep committing.
         """
-        await self._move(route, {"resetting": sequence - 1}, keep_context=True)
+        await self._move(route, _Step(resetting=sequence - 1), keep_context=True)
         await self._purge(route, ("held", "later", "due", *(() if keep_context else ("ctx",))))
-        moved = await self._move(route, {"seq": sequence - 1, **_counting(source)}, keep_context=keep_context)
+        moved = await self._move(route, _Step(sequence - 1, source), keep_context=keep_context)
         await self._tell_of_reset(route, by)
         return moved
 
@@ -276,21 +290,21 @@ class Control:
         """
         own = await self._own()
         is_dealt = await self.inputs(route) == {own}
-        await self._move(route, {"resetting": sequence - 1}, keep_context=True)
-        await self._move(route, {"resetting": sequence - 1}, keep_context=True, kind="hop")
+        await self._move(route, _Step(resetting=sequence - 1), keep_context=True)
+        await self._move(route, _Step(resetting=sequence - 1), keep_context=True, kind="hop")
         gone: list[Kind] = ["held", "later", "due"] if can_read_again or not is_dealt else []
         gone += ["in"] if can_read_again else []
         await self._purge(route, (*gone, *(() if keep_context else ("ctx",))))
-        await self._move(route, {"seq": sequence - 1, **_counting(source)}, keep_context=True, kind="hop")
-        change = _counting(own) if is_dealt and not can_read_again else {"seq": 0, **_counting(own)}
-        moved = await self._move(route, change, keep_context=keep_context)
+        await self._move(route, _Step(sequence - 1, source), keep_context=True, kind="hop")
+        step = _Step(None if is_dealt and not can_read_again else 0, own)
+        moved = await self._move(route, step, keep_context=keep_context)
         await self._tell_of_reset(route, by)
         return moved
 
     async def inputs(self, route: str, *, kind: PositionKind = "pos") -> set[InputStream]:
         """The streams that a route's positions count in; with `kind` hop, that of its hop."""
-        bodies = [remains(stored) for stored in await self._positions(route, kind)]
-        return {InputStream(body["stream"], body["created"]) for body in bodies}
+        stored = by_partition(await self._positions(route, kind)).values()
+        return {Position.remains(each).input for each in stored}
 
     async def _own(self) -> InputStream:
         name = app_stream(self._app)
@@ -305,22 +319,24 @@ class Control:
         words = {"paused": before.is_paused, "reason": before.reason, "reset": secrets.token_hex(8)}
         await self._say(route, words, by if not before.is_paused else before.by)
 
-    async def _move(
-        self, route: str, change: Mapping[str, Any], *, keep_context: bool, kind: PositionKind = "pos"
-    ) -> int:
+    async def _move(self, route: str, step: _Step, *, keep_context: bool, kind: PositionKind = "pos") -> int:
         for _ in range(_TRIES):
-            positions = await self._positions(route, kind)
-            if not positions and kind == "hop":  # the route's messages were not dealt before
-                none = orjson.dumps({"v": 1, "of": 1, "epoch": 0, "owner": "", "cid": "", "resetting": 0})
-                subject = RouteSubjects(self._app, route).position(0, kind=kind)
-                positions = [Stored(subject, 0, none, NO_HEADERS)]
-            if not positions:
+            stored = by_partition(await self._positions(route, kind))
+            found = {n: Partition(n, Position.remains(each), each.sequence) for n, each in stored.items()}
+            if not found and kind == "hop":  # the route's messages were not dealt before
+                found = {0: Partition(0, Position(of=1))}
+            if not found:
                 raise BrokerError(
                     "E401",
                     f"route {route} has no position in {app_stream(self._app)}",
                     remedy="It has not run yet; `input.start` says where it begins.",
                 )
-            messages = [self._moved(p, change, len(positions), keep_context=keep_context) for p in positions]
+            messages = []
+            for number, partition in found.items():
+                step.apply(partition, len(found), keep_context=keep_context)
+                messages.append(
+                    partition.message(RouteSubjects(self._app, route).position(number, kind=kind))
+                )
             try:
                 await self._broker.commit(messages)
             except (WrongLastSequence, Again):
@@ -332,25 +348,6 @@ class Control:
             f"the owners of route {route} commit faster than this could",
             remedy=f"Pause it first: processor pause CONFIG {route}",
         )
-
-    def _moved(self, stored: Stored, change: Mapping[str, Any], of: int, *, keep_context: bool) -> Outgoing:
-        """The record of one of `of` partitions as a reset leaves it, also where it cannot be read."""
-        body = remains(stored)
-        body["of"] = body["of"] or of
-        names = ("stream", "created", "of", "seq")
-        kept = unknown_fields(body) | {name: body[name] for name in names if name in body}
-        if keep_context:
-            kept |= {"ctx": written_contexts(contexts_of(body))} if "ctx" in body else {}
-            kept |= {"spread": body["spread"]} if "spread" in body else {}
-        body = {
-            **kept,
-            **change,
-            "v": VERSION,
-            "epoch": body["epoch"] + 1,
-            "owner": "",
-            "cid": secrets.token_hex(8),
-        }
-        return Outgoing(stored.subject, orjson.dumps(body), {**KEPT, EXPECTED: str(stored.sequence)})
 
     async def _positions(self, route: str, kind: PositionKind = "pos") -> list[Stored]:
         subject = RouteSubjects(self._app, route).position(kind=kind)
@@ -376,8 +373,3 @@ class Control:
             return int(info["delivered"]["stream_seq"]) + 1
         finally:
             await self._broker.delete_consumer(stream, info["name"])
-
-
-def _counting(source: InputStream | None) -> dict[str, Any]:
-    """What makes a position count in a stream."""
-    return {} if source is None else {"stream": source.stream, "created": source.created}

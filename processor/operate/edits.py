@@ -32,8 +32,9 @@ import orjson
 
 from processor.context import history
 from processor.context.history import Author, History, Record
-from processor.context.store import ContextStore, read
+from processor.context.reading import read
 from processor.context.subjects import RouteSubjects, app_stream
+from processor.context.visit import Visit
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream import (
     BATCH_MAX,
@@ -240,8 +241,7 @@ class ContextEdits:
         """Commit what `changes` make of contexts as they are, as soon as nobody else comes in between."""
         for key in changes:
             self._check_key(key)
-        is_sent = False
-        until_s = 0.0
+        route, is_sent, until_s = self._route, False, 0.0
         try:
             async with asyncio.timeout(EDIT_S):
                 while True:
@@ -250,18 +250,19 @@ class ContextEdits:
                     except (Unknown, Again):
                         await asyncio.sleep(_PAUSE_S)
                         continue
-                    store = self._store()
-                    before = await store.visit(changes)
-                    if store.is_held:
+                    visit = await Visit.of(
+                        self._broker, route.app, route.name, route.partitions, changes.keys()
+                    )
+                    if visit.is_held:
                         until_s = until_s or time.monotonic() + _HOLD_S
                         if time.monotonic() < until_s:
                             await asyncio.sleep(_LOOK_S)
                             continue
-                    plan = self._plan(before, changes, author, action)
+                    plan = self._plan(visit.contexts, changes, author, action)
                     if not plan.contexts or is_dry:
                         return plan.edits
-                    rewritten = store.rewrite(plan.contexts, plan.id)
-                    batch = [*plan.records, self._said(word, store.epochs), *rewritten]
+                    rewritten = visit.rewrite(plan.contexts, plan.id)
+                    batch = [*plan.records, self._said(word, visit.epochs), *rewritten]
                     if len(batch) > BATCH_MAX:
                         raise ProcessorError(
                             "E324",
@@ -274,10 +275,6 @@ class ContextEdits:
                     is_sent = False
         except TimeoutError:
             raise self._late(is_sent=is_sent) from None
-
-    def _store(self) -> ContextStore:
-        route = self._route
-        return ContextStore(self._broker, route.app, route.name, route.partitions, "", ())
 
     @property
     def _word(self) -> str:

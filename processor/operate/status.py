@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from processor.context.parked import timestamp
-from processor.context.store import InputStream
+from processor.context.position import InputStream
 from processor.context.subjects import Kind, RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
 from processor.delivery.holdings import Holdings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from processor.context import store
+from processor.context import reading
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Stored, Unknown
 
 KEYS = [f"k{number}" for number in range(7)]
@@ -165,7 +165,7 @@ async def examine(
     ledger.doubled = [number for number, times in seen.items() if times > 1]
     origin = {m["id"]: m["key"] for m in good}
     ledger.wrong = [o for o in outputs if origin.get(o["id"]) != o["key"]]
-    kept = {key: items async for key, items in store.read(broker, app, route)}
+    kept = {key: items async for key, items in reading.read(broker, app, route)}
     by_key: dict[object, list[dict[str, int]]] = defaultdict(list)
     for output in outputs:
         by_key[output["key"]].append(output)

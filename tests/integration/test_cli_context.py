@@ -14,7 +14,8 @@ import pytest
 
 from processor.cli import main
 from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
-from processor.context.store import ContextStore, Move
+from processor.context.position import Move
+from processor.context.store import ContextStore
 from processor.embedded import EmbeddedServer
 from processor.model import ContextChange
 from processor.sandbox.values import TOMBSTONE, encode

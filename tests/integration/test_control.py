@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from processor.context.store import InputStream
+from processor.context.position import InputStream
 from processor.context.subjects import app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Outgoing

@@ -15,7 +15,8 @@ import pytest
 
 from processor.config import load
 from processor.context.history import Author
-from processor.context.store import ContextStore, Move
+from processor.context.position import Move
+from processor.context.store import ContextStore
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream import KEPT, Broker, Outgoing, Unknown

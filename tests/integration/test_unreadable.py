@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from processor.config import load
-from processor.context import store
+from processor.context import reading
 from processor.context.history import Author
+from processor.context.subjects import WHOLE
 from processor.delivery.codec import Codec
 from processor.errors import BrokerError
 from processor.jetstream import KEPT, Outgoing
@@ -83,8 +84,8 @@ async def test_a_position_that_cannot_be_read_is_named_and_reset(
         document = await status.route(config.routes["r"])
         assert len(document["partitions"]) == 64
         with pytest.raises(BrokerError, match="E421"):
-            _ = [key async for key, _ in store.read(running.broker, "app", "r", "a")]
-        assert [key async for key, _ in store.read(running.broker, "app", "r", "b")] == ["b"]
+            _ = [key async for key, _ in reading.read(running.broker, "app", "r", "a")]
+        assert [key async for key, _ in reading.read(running.broker, "app", "r", "b")] == ["b"]
 
         control = Control(running.broker, "app")
         target = await control.target(config.routes["r"], 1)
@@ -125,7 +126,7 @@ def load_route(running: Running) -> Any:
 
 async def outside_context(running: Running, payload: bytes) -> None:
     """Have the context of key a lie outside of its position, as one message with this payload."""
-    subject = f"p.app.ctx.r.{PARTITION}.{key_token('a')}.{store._ALL}"
+    subject = f"p.app.ctx.r.{PARTITION}.{key_token('a')}.{WHOLE}"
     body = orjson.loads(await position(running))
     body.pop("ctx", None)
     await running.broker.publish_stored(Outgoing(POSITION, orjson.dumps({**body, "spread": True}), KEPT))

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processor.context.store import INLINE_MAX_BYTES, ContextStore, InputStream, Move, read
+from processor.context.placement import INLINE_MAX_BYTES
+from processor.context.position import InputStream, Move
+from processor.context.reading import read
+from processor.context.store import ContextStore
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fenced
 from processor.jetstream import Broker, Outgoing

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from processor.config import load
 from processor.context.history import Author
-from processor.context.store import ContextStore, Move, read
+from processor.context.position import Move
+from processor.context.reading import read
+from processor.context.store import ContextStore
 from processor.embedded import EmbeddedServer
 from processor.errors import Edited
 from processor.operate.edits import ContextEdits

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 
 from processor.config import load
-from processor.context import store
+from processor.context import reading
 from processor.embedded import EmbeddedServer
 from processor.errors import Faults
 from processor.jetstream import Broker, Outgoing, Stored, Unknown
@@ -361,7 +361,7 @@ class Following:
         by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for output in outputs:
             by_key[self.sent[output["id"]][0]].append(output)
-        contexts = {key: items async for key, items in store.read(self._broker, self._app, "r")}
+        contexts = {key: items async for key, items in reading.read(self._broker, self._app, "r")}
         for key, found in by_key.items():
             ids = [output["id"] for output in found]
             assert [output["n"] for output in found] == list(range(1, len(found) + 1)), "torn"

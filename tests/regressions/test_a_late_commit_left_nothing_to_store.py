@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from processor.context.store import ContextStore, InputStream, Move
+from processor.context.position import InputStream, Move
+from processor.context.store import ContextStore
 from processor.embedded import EmbeddedServer
 from processor.jetstream import Broker, Outgoing, Stored, Unknown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.context.store import Move
+from processor.context.position import Move
 from processor.delivery.effects import Batch, Effects
 from processor.jetstream import Outgoing
 from processor.model import NO_HEADERS, ContextChange, Delivery, Group
