@@ -88,7 +88,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class ResetStep:
     """What one commit of a reset does to every position of a route."""
 
     sequence: int | None = None
@@ -267,9 +267,9 @@ class Control:
         it is read again where it still is in the input. Raises BrokerError E401 where the route has no
         position yet, and E405 where its owners keep committing.
         """
-        await self._move(route, _Step(resetting=sequence - 1), keep_context=True)
+        await self._move(route, ResetStep(resetting=sequence - 1), keep_context=True)
         await self._purge(route, ("held", "later", "due", *(() if keep_context else ("ctx",))))
-        moved = await self._move(route, _Step(sequence - 1, source), keep_context=keep_context)
+        moved = await self._move(route, ResetStep(sequence - 1, source), keep_context=keep_context)
         await self._tell_of_reset(route, by)
         return moved
 
@@ -290,13 +290,13 @@ class Control:
         """
         own = await self._own()
         is_dealt = await self.inputs(route) == {own}
-        await self._move(route, _Step(resetting=sequence - 1), keep_context=True)
-        await self._move(route, _Step(resetting=sequence - 1), keep_context=True, kind="hop")
+        await self._move(route, ResetStep(resetting=sequence - 1), keep_context=True)
+        await self._move(route, ResetStep(resetting=sequence - 1), keep_context=True, kind="hop")
         gone: list[Kind] = ["held", "later", "due"] if can_read_again or not is_dealt else []
         gone += ["in"] if can_read_again else []
         await self._purge(route, (*gone, *(() if keep_context else ("ctx",))))
-        await self._move(route, _Step(sequence - 1, source), keep_context=True, kind="hop")
-        step = _Step(None if is_dealt and not can_read_again else 0, own)
+        await self._move(route, ResetStep(sequence - 1, source), keep_context=True, kind="hop")
+        step = ResetStep(None if is_dealt and not can_read_again else 0, own)
         moved = await self._move(route, step, keep_context=keep_context)
         await self._tell_of_reset(route, by)
         return moved
@@ -319,7 +319,9 @@ class Control:
         words = {"paused": before.is_paused, "reason": before.reason, "reset": secrets.token_hex(8)}
         await self._say(route, words, by if not before.is_paused else before.by)
 
-    async def _move(self, route: str, step: _Step, *, keep_context: bool, kind: PositionKind = "pos") -> int:
+    async def _move(
+        self, route: str, step: ResetStep, *, keep_context: bool, kind: PositionKind = "pos"
+    ) -> int:
         for _ in range(_TRIES):
             stored = by_partition(await self._positions(route, kind))
             found = {n: Partition(n, Position.remains(each), each.sequence) for n, each in stored.items()}

@@ -12,7 +12,7 @@ from processor.context.position import InputStream
 from processor.context.subjects import app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Outgoing
-from processor.operate.control import Control
+from processor.operate.control import Control, ResetStep
 from tests.running import COUNT, Running, Start
 
 ROUTE = """
@@ -122,7 +122,7 @@ async def test_half_a_reset_is_never_run_on(processor: Start, wait_until: Any) -
     async with processor(ROUTE, count=COUNT) as running:
         await running.publish("in.a", {"i": 0})
         await numbers(running, 1)
-        await control(running)._move("r", {"resetting": 0}, keep_context=True)
+        await control(running)._move("r", ResetStep(resetting=0), keep_context=True)
 
         def is_said() -> bool:
             return "E412" in running.telemetry.readiness.blocks.get("route r", "")

@@ -21,7 +21,7 @@ from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream import KEPT, Broker, Outgoing, Unknown
 from processor.model import partition_of
-from processor.operate.control import Control
+from processor.operate.control import Control, ResetStep
 from processor.operate.edits import ContextEdits
 from processor.route import Route
 from tests.properties.test_context import SOURCE, stream_of
@@ -155,7 +155,7 @@ async def test_half_a_reset_and_other_partitions_are_refused(processor: Start) -
         route = load(other, {"NATS_URL": running.broker.address}).routes["r"]
         with pytest.raises(BrokerError, match="E410 route r was created with 4 partitions and now has 8"):
             await ContextEdits(running.broker, route).set("a", "n", 1, ANN)
-        await Control(running.broker, "app")._move("r", {"resetting": 0}, keep_context=True)
+        await Control(running.broker, "app")._move("r", ResetStep(resetting=0), keep_context=True)
         with pytest.raises(BrokerError, match="E412"):
             await edits(running).set("a", "n", 1, ANN)
 
