@@ -153,7 +153,6 @@ METHODS = 25
 MANY_METHODS = {
     "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
     "delivery.worker.Worker": "the whole life of a message",
-    "jetstream.broker.Broker": "one connection: each method is one thing that is said to a server",
     "jetstream.reader.Reader": "one consumer, and all that can become of it",
     "sandbox.dialect.Transformer": "a visitor: a method for each kind of node",
     "sandbox.guest.Runner": "one run: each step of it may fail in its own way",

@@ -5,7 +5,7 @@ and error numbers of the server, and nothing of routes, contexts or user code.
 
 What must stay true:
 - `Reader` yields a subject's messages in stream order with none missing: consumer sequences are checked to
-  be contiguous, and at the first gap the consumer is made anew behind the last message that was seen.
+  be contiguous, and at the first gap the consumer is created again behind the last message that was seen.
   (Without that check a client that stopped listening for a moment lost messages in silence.)
 - `Broker.commit` stores all of its messages or none, and returns only when the server said which. A timeout
   says nothing about the outcome: it is raised as `Unknown`, and the caller reads its position to find out.
@@ -16,17 +16,10 @@ Sources: ADR-50 (atomic batch publish), ADR-31 (direct get), ADR-42/43 (TTL), na
 
 from __future__ import annotations
 
-from processor.jetstream.broker import (
-    BATCH_MAX,
-    EXPECTED,
-    GONE,
-    KEPT,
-    NAME_IN_USE,
-    NO_ROOM,
-    Broker,
-    connect_options,
-)
+from processor.jetstream.api import NAME_IN_USE, NO_ROOM
+from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker
 from processor.jetstream.consumers import create_consumer, expected_refusal
+from processor.jetstream.login import connect_options
 from processor.jetstream.micro import Endpoint, MicroService
 from processor.jetstream.protocol import (
     NS,

@@ -18,7 +18,8 @@ import nats.errors
 import orjson
 
 from processor.errors import BrokerError
-from processor.jetstream.broker import STREAM_NOT_FOUND, Broker
+from processor.jetstream.api import STREAM_NOT_FOUND
+from processor.jetstream.broker import Broker
 from processor.jetstream.consumers import TOO_MANY_CONSUMERS, create_consumer, others_of, refusal
 from processor.jetstream.protocol import (
     NS,

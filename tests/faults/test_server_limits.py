@@ -87,7 +87,7 @@ async def test_an_account_without_room_holds_the_route_up_and_nothing_is_skipped
     When the limit is raised, each of its outputs is there once and in order, and so is what came meanwhile.
     """
     # The server answers no commit of which it has stored a part.
-    monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("processor.jetstream.connection._REQUEST_TIMEOUT_S", 1.0)
     other = "memory" if tenant.kind == "file" else "file"
     processor = starter(tmp_path, tenant.url)
     async with processor(ROUTE, f"nats: {{storage: {tenant.kind}}}", many=MANY) as running:

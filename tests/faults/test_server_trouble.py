@@ -27,7 +27,7 @@ SOON_S = 1.0
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are given up soon, so that a test need not wait for what never comes."""
-    monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr("processor.jetstream.connection._REQUEST_TIMEOUT_S", SOON_S)
 
 
 @asynccontextmanager
@@ -126,7 +126,7 @@ async def test_a_stop_waits_for_no_answer_of_a_frozen_server(
         service = Service(load(config, {"NATS_URL": nats_server_file.url}), Telemetry())
         await service.start(wait=False)
         await waited(partial(ledger.settled, broker, "app", len(sent)), "all are settled", 30)
-        monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 3600.0)
+        monkeypatch.setattr("processor.jetstream.connection._REQUEST_TIMEOUT_S", 3600.0)
         async with frozen(nats_server_file.pid):
             assert not await asyncio.wait_for(service.stop(), 60)
 

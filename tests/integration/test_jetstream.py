@@ -255,7 +255,7 @@ async def test_a_commit_without_an_answer_is_unknown(nats_server: EmbeddedServer
     """A frozen server does not answer; whether it stored the batch is not guessed."""
     async with connected(nats_server.url) as broker:
         await make_stream(broker, "TX", allow_atomic=True)
-        monkeypatch.setattr("processor.jetstream.broker._REQUEST_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("processor.jetstream.connection._REQUEST_TIMEOUT_S", 0.2)
         async with frozen(nats_server.pid):
             with pytest.raises(Unknown):
                 await broker.commit([Outgoing("tx.a", b"1"), Outgoing("tx.b", b"2")])
