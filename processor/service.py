@@ -164,7 +164,9 @@ class Service:
             "watch-streams": partial(streams.run, self._begin_with_other_streams),
             "watch-retention": retention.watch_inputs,
             "watch-storage": retention.watch_storage,
-            "watch-copies": partial(copies.run, lambda: [run.route for run in self._runs.values()]),
+            "watch-copies": partial(
+                copies.run, lambda: {name: run.route for name, run in self._runs.items()}
+            ),
             "watch-schedules": partial(self._inboxes.watch_schedules, self._config.app),
         }
         self._watching = [
@@ -491,8 +493,8 @@ class Service:
                 else:
                     self._telemetry.readiness.clear(f"input {name}")
 
-    def _running(self) -> list[Route]:
-        return [run.route for run in self._runs.values() if run.lanes is not None]
+    def _running(self) -> dict[str, Route]:
+        return {name: run.route for name, run in self._runs.items() if run.lanes is not None}
 
     def _runs_here(self, route: str) -> bool:
         run = self._runs.get(route)

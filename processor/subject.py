@@ -11,9 +11,11 @@ shortened to make it fit, so that a listener finds exactly the value that the da
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
+from typing import Generic, TypeVar
 
 from processor.errors import ProcessorError
 from processor.model import SAFE_TOKEN
@@ -135,6 +137,52 @@ def intersection(a: str, b: str) -> str | None:
             return None
         shared.append(y if x == "*" else x)
     return ".".join(shared)
+
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Node(Generic[T]):
+    """What patterns that begin with the same tokens have in common."""
+
+    ends: list[tuple[int, T]] = field(default_factory=list)  # of patterns that end here, with their places
+    below: dict[str, _Node[T]] = field(default_factory=dict)  # by token
+
+
+class SubjectIndex(Generic[T]):
+    """Values by their patterns: those whose pattern meets another are found without a look at all of them."""
+
+    def __init__(self, entries: Iterable[tuple[str, T]]) -> None:
+        self._root = _Node[T]()
+        for place, (pattern, value) in enumerate(entries):
+            node = self._root
+            for token in pattern.split("."):
+                node = node.below.setdefault(token, _Node())
+            node.ends.append((place, value))
+
+    def meeting(self, pattern: str) -> list[T]:
+        """The values of every pattern that `overlaps` with this one, in the order of their entries."""
+        found: list[tuple[int, T]] = []
+        level = [self._root]
+        for token in pattern.split("."):
+            if token == ">":
+                level = [child for node in level for child in node.below.values()]
+                for node in level:  # it grows by what is below
+                    found += node.ends
+                    level += node.below.values()
+                break
+            for node in level:
+                if ">" in node.below:
+                    found += node.below[">"].ends
+            if token == "*":
+                level = [child for node in level for name, child in node.below.items() if name != ">"]
+            else:
+                level = [node.below[name] for node in level for name in {token, "*"} if name in node.below]
+        else:
+            for node in level:
+                found += node.ends
+        return [value for _, value in sorted(found, key=itemgetter(0))]
 
 
 _OWN = frozenset({"key", "session"})

@@ -60,7 +60,6 @@ from processor.delivery.streams import (
     no_input,
     outlet_of,
     output_limits,
-    source_of,
     topics,
 )
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
@@ -424,11 +423,11 @@ async def _check_copies(
 ) -> list[str]:
     """What is wrong where a stream has copied more of the app's stream than that holds (E419)."""
     asked = Streams(broker, config)
-    for info in [each.info for each in streams if each.name == way.stream]:
-        if (source := source_of(info["config"], config.app, pattern)) is not None:
+    for stream in [each.stream for each in streams if each.name == way.stream]:
+        if (source := stream.source(config.app, pattern)) is not None:
             with contextlib.suppress(ApiError, Again, Unknown):
-                copied = await asked.copied_if_permitted(info, source)
-                lost = None if copied is None else await asked.lost(info, copied)
+                copied = await asked.copied_if_permitted(stream.info, source)
+                lost = None if copied is None else await asked.lost(stream.info, copied)
                 return [] if lost is None else [str(lost)]
     return []
 

@@ -20,11 +20,11 @@ from processor.config import Config, show_size, show_time
 from processor.context.subjects import app_stream, committed_subject, public_subject
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import Outlet
-from processor.delivery.holdings import Holding, Holdings
+from processor.delivery.holdings import Holding, Holdings, KnownStream, listed
 from processor.errors import BrokerError
 from processor.jetstream import NAME_IN_USE, NO_ROOM, Again, ApiError, Broker, Unknown, end_of
 from processor.route import Route, StreamLimits
-from processor.subject import app_root, covers, overlaps, republished
+from processor.subject import app_root, overlaps, republished
 
 log = logging.getLogger("processor")
 
@@ -84,6 +84,12 @@ class Streams:
         self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
         self._end = -1, 0  # of the app's stream, with the connection that it was seen in
         self._uncopied: dict[tuple[str, str], str] = {}  # what was said last, by route and stream
+        self._copying_wanted: dict[str, list[_CopyRequest]] = {}  # by stream, while one of them is made
+        self._refused_many: set[str] = set()  # streams that refused several at once
+        self._foreign: set[str] = set()  # streams that did not copy something, once
+        # The identity of each stream as all routes that run know it. Only the watch looks at what else it is
+        # to them; what is changed here, and is nothing to the other routes, is known to them, too.
+        self.known: dict[str, bytes] = {}
         self._unread: set[str] = set()  # streams whose messages we may not read
         self.made: set[str] = set()  # names of streams that were made here, or tried to
 
@@ -169,26 +175,29 @@ class Streams:
         """
         async with self._asking:
             info = await self._input(route)
+        name = info["config"]["name"]
+        if name not in self.known:
+            self.known[name] = KnownStream(info).identity
         if facts(info) != self.used_by(route.name).input:
             warn_of_idle_limit(info, route.name)
         self._used[route.name] = replace(self.used_by(route.name), input=facts(info))
         return info
 
-    async def change(self, route: Route) -> str:
+    async def change(self, route: Route, holdings: Holdings) -> str:
         """What is different from when the streams of a route were asked for last; empty if nothing is.
 
-        Nothing is made. Raises BrokerError as `input` and `outlets` do.
+        It is looked up in `holdings`. Nothing is made. Raises BrokerError as `input` and `outlets` do.
         """
         used = self.used_by(route.name)
         if used.input:
-            info = await self._holdings.input(route)
+            info = await holdings.input(route)
             if info is None:
                 return f"stream {used.input['name']} does not hold {route.input.subjects[0]!r} any more"
             if difference := _difference(used.input, facts(info)):
                 return f"stream {used.input['name']}: {difference}"
         for pattern, outlet in used.outlets.items():
             if outlet.stream or outlet.parts:
-                found = await self._holdings.of([pattern])
+                found = await holdings.of([pattern])
                 if not found:
                     return f"no stream holds {pattern} any more"
                 now = outlet_of(route, pattern, found)
@@ -306,6 +315,9 @@ class Streams:
             is_own = route.output is not None and "max_bytes" in route.output.limits.chosen
             await self._made(route, pattern, self._wanted(route, pattern), has_own_bytes=is_own)
             found = await self._holdings.of([pattern])
+        for holding in found:
+            if holding.name not in self.known:
+                self.known[holding.name] = holding.stream.identity
         outlet = outlet_of(route, pattern, found)
         if not outlet.foreign:
             return outlet
@@ -332,25 +344,30 @@ class Streams:
         return wanted if is_chunks(route, pattern) else {**wanted, "sources": [_source(route.app, [pattern])]}
 
     async def _ask_to_copy(self, route: Route, holding: Holding) -> None:
-        """Have a stream copy from ours what it holds of the route's subjects; said where it does not."""
-        name, why = holding.name, "a mirror takes nothing else"
-        async with self._changing:
-            info = await self._broker.stream(name)
-            if info is None:
-                raise Again(f"stream {name} is gone")
-            holding = Holding(info, holding.subjects)
-            missing = [s for s in holding.subjects if not _is_copied(info["config"], route.app, s)]
-            if not missing:
-                return
-            try:
-                replaced = _replaced(info["config"], route.app, missing)
-                copied = [await self.copied_to(info, each) for each in replaced]
-                sources = _with_copies(info["config"], route.app, missing, replaced, min(copied, default=0))
-                await self._broker.update_stream({**info["config"], "sources": sources})
-                log.info("stream %s now copies %s from %s", name, ", ".join(missing), app_stream(route.app))
-                return
-            except (ApiError, Unknown, BrokerError) as err:
-                why = err.description if isinstance(err, ApiError) else str(err)
+        """Have a stream copy from ours what it holds of the route's subjects; said where it does not.
+
+        What several routes want of one stream while it is changed for another is asked for at once: each
+        change takes a server the longer the more a stream copies.
+        """
+        name, request = holding.name, _CopyRequest(holding.subjects)
+        wanted = self._copying_wanted.setdefault(name, [])
+        wanted.append(request)
+        try:
+            async with self._changing:
+                if request.is_done:
+                    return
+                if name not in self._refused_many and len(wanted) > 1:
+                    if not await self._copy(name, wanted):
+                        return
+                    self._refused_many.add(name)
+                why = await self._copy(name, [request])
+                if not why:
+                    return
+                self._foreign.add(name)
+        finally:
+            wanted.remove(request)
+            if not wanted:
+                self._copying_wanted.pop(name, None)
         if self._uncopied.get((route.name, name)) == why:
             return
         self._uncopied[route.name, name] = why
@@ -360,6 +377,36 @@ class Streams:
             name, app_stream(route.app), why, route.name,
             extra={"route": route.name},
         )  # fmt: skip
+
+    async def _copy(self, name: str, wanted: Sequence[_CopyRequest]) -> str:
+        """Have a stream copy all that is wanted; why it does not, if it does not."""
+        wanted, added = list(wanted), list[str]()  # more may be wanted meanwhile
+        before = await self._holdings.stream(name)
+        if before is None:
+            raise Again(f"stream {name} is gone")
+        stream, is_addition = before, True
+        try:
+            for request in wanted:
+                missing = [s for s in request.subjects if stream.source(self.app, s) is None]
+                if not missing:
+                    continue
+                added += missing
+                replaced = _replaced(stream.config, self.app, missing)
+                is_addition = is_addition and not replaced
+                copied = [await self.copied_to(stream.info, each) for each in replaced]
+                sources = _with_copies(stream.config, self.app, missing, replaced, min(copied, default=0))
+                stream = KnownStream({**stream.info, "config": {**stream.config, "sources": sources}})
+            if added:
+                changed = KnownStream(await self._broker.update_stream(stream.config))
+                if is_addition and name not in self._foreign and self.known.get(name) == before.identity:
+                    self.known[name] = changed.identity
+        except (ApiError, Unknown, BrokerError) as err:
+            return err.description if isinstance(err, ApiError) else str(err)
+        for request in wanted:
+            request.is_done = True
+        if added:
+            log.info("stream %s now copies %s from %s", name, listed(added), app_stream(self.app))
+        return ""
 
     async def copied_to(self, info: Mapping[str, Any], source: Mapping[str, Any]) -> int:
         """The sequence of the app's stream up to which another has copied by this source; 0 for nothing."""
@@ -401,11 +448,11 @@ class Streams:
                 is_copied = way.stream and not way.live and not way.foreign
                 if not is_copied or self._checked.get((way.stream, held)) == generation:
                     continue
-                info = await self._broker.stream(way.stream)
-                source = info and source_of(info["config"], self.app, held)
-                if info is not None and source is not None:
-                    copied = await self.copied_if_permitted(info, source)
-                    lost = None if copied is None else await self.lost(info, copied)
+                stream = await self._holdings.stream(way.stream)
+                source = None if stream is None else stream.source(self.app, held)
+                if stream is not None and source is not None:
+                    copied = await self.copied_if_permitted(stream.info, source)
+                    lost = None if copied is None else await self.lost(stream.info, copied)
                     if lost is not None:
                         raise lost
                     self._checked[way.stream, held] = generation
@@ -432,18 +479,15 @@ class Streams:
 
     def used_by(self, route: str) -> Used:
         """What was found of the streams of a route when it asked last."""
-        return self._used.get(route, Used())
+        return self._used.get(route, _NOTHING)
 
 
-def source_of(config: Mapping[str, Any], app: str, subject: str) -> dict[str, Any] | None:
-    """The source by which a stream copies a public subject from the app's; None where it does not."""
-    for source in config.get("sources") or []:
-        transforms = source.get("subject_transforms") or []
-        if source["name"] == app_stream(app) and any(
-            covers(each["src"], committed_subject(app, subject)) for each in transforms
-        ):
-            return dict(source)
-    return None
+@dataclass(slots=True, eq=False)
+class _CopyRequest:
+    """What a route wants a stream to copy."""
+
+    subjects: tuple[str, ...]
+    is_done: bool = False
 
 
 def _replaced(config: Mapping[str, Any], app: str, missing: Sequence[str]) -> list[dict[str, Any]]:
@@ -498,6 +542,9 @@ class Used:
         """The names of all of them."""
         ways = [way for outlet in self.outlets.values() for way in (outlet, *outlet.parts.values())]
         return {name for name in (self.input.get("name"), *(way.stream for way in ways)) if name}
+
+
+_NOTHING = Used()
 
 
 def facts(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -570,24 +617,20 @@ def _way(route: Route, pattern: str, holding: Holding) -> Outlet:
         return replace(outlet, foreign=True, ttl=ttl)
     if outlet.max_bytes is None:
         return replace(outlet, ttl=ttl)
-    return replace(outlet, ttl=ttl, copy_bytes=_copy_bytes(config, route.app, holding.subjects[0]))
+    return replace(outlet, ttl=ttl, copy_bytes=_copy_bytes(holding.stream, route.app, holding.subjects[0]))
 
 
 def _copies(holding: Holding, app: str) -> bool:
     """Whether a stream copies from the app's all that it holds of the subjects that were looked for."""
-    return all(_is_copied(holding.info["config"], app, subject) for subject in holding.subjects)
+    return all(holding.stream.source(app, subject) is not None for subject in holding.subjects)
 
 
-def _is_copied(config: Mapping[str, Any], app: str, subject: str) -> bool:
-    return source_of(config, app, subject) is not None
-
-
-def _copy_bytes(config: Mapping[str, Any], app: str, subject: str) -> int:
+def _copy_bytes(stream: KnownStream, app: str, subject: str) -> int:
     """The headers that a copy has more than the message that was made, less its subject: the most they are.
 
     `Nats-Stream-Source: <stream> <sequence> <filters> <destinations> <subject> <account>`, and the TTL.
     """
-    source = source_of(config, app, subject)
+    source = stream.source(app, subject)
     if source is None:
         return 0
     names = sum(len(f"{each['src']}{each['dest']}".encode()) + 2 for each in source["subject_transforms"])

@@ -8,11 +8,10 @@ share a few requests a second.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +19,13 @@ import orjson
 
 from processor.context.subjects import app_stream, committed_subject, is_app_stream
 from processor.delivery.effects import Outlet
-from processor.delivery.streams import Streams, source_of, topics
+from processor.delivery.holdings import Holdings, KnownStream, Round
+from processor.delivery.streams import Streams, Used, topics
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown, end_of
 from processor.model import Delivery
 from processor.route import Route
-from processor.subject import overlaps
+from processor.subject import SubjectIndex
 from processor.telemetry import Telemetry
 
 log = logging.getLogger("processor")
@@ -37,7 +37,8 @@ _PAUSE_S = 1.0  # between two looks
 _PAUSE_UNHEARD_S = 0.2  # the same where advisories may not be heard
 _GATHER_S = 0.25  # a change of many streams is looked at once
 _GATHER_MAX_S = 10.0
-_EVENTS_MAX = 100
+_EVENTS_MAX = 1000
+_AT_A_TIME = 50  # routes, before others in this process have their turn
 
 _COPIES_S = 5.0
 _STANDS_STILL_S = 10.0
@@ -45,38 +46,43 @@ _LOOKS_PER_S = 10
 
 
 class StreamWatch:
-    """Finds the routes whose streams have become others than those that they began with."""
+    """Finds the routes whose streams have become others than those that they began with.
 
-    def __init__(self, broker: Broker, streams: Streams, routes: Callable[[], Sequence[Route]]) -> None:
-        """`routes` are those that run now."""
+    A round is over all routes that a change may concern, and reads each stream once. What became of streams
+    while a route began to use them was nobody's to see: once it runs, it is compared with them, too.
+    """
+
+    def __init__(self, broker: Broker, streams: Streams, routes: Callable[[], Mapping[str, Route]]) -> None:
+        """`routes` are those that run now, by name."""
         self._broker = broker
         self._streams = streams
         self._routes = routes
-        self._events: dict[str, str] = {}  # what happened last to a stream
+        self._events: set[str] = set()  # streams that something happened to
         self._heard = asyncio.Event()
+        self._has_changed = False  # a stream, since this process began
+        self._compared: dict[str, Used] = {}  # by route: what it found when it began, once it was compared
+        self._place = 0  # of the last route that was looked at in its turn
+        self._turns = Round(broker)
+        self._turns_until_s = 0.0
 
     async def run(self, changed: Callable[[str, str], None]) -> None:
         """Call `changed` with a route and what is different, until cancelled."""
         ear = await self._broker.listen(ADVISORIES, self._hear)
-        left: collections.deque[str] = collections.deque()
-        took_s = 0.0  # for the looks before
+        took_s = 0.0  # for the last round
+        turned_s = time.monotonic()
         try:
             while True:
-                if await self._is_heard(self._pause_s()):
+                pause_s = self._pause_s()
+                if await self._is_heard(min(pause_s, _PAUSE_S)) or self._events or self._begun():
                     # Routes that start change the stream they share, one after the other: looking at all of
                     # them each time must not take all of the time.
                     await asyncio.sleep(max(_GATHER_S, min(_GATHER_MAX_S, 4 * took_s)))
                     began_s = time.monotonic()
-                    routes = await self._concerned()
-                else:
-                    began_s = time.monotonic()
-                    running = {route.name: route for route in self._routes()}
-                    left = left or collections.deque(running)
-                    routes = [running[name] for name in [left.popleft()] if name in running] if left else []
-                for route in routes:
-                    if why := await self._change(route):
-                        changed(route.name, why)
-                took_s = time.monotonic() - began_s
+                    await self._look(changed)
+                    took_s = time.monotonic() - began_s
+                elif time.monotonic() - turned_s >= pause_s:
+                    turned_s = time.monotonic()
+                    await self._look_in_turn(changed)
         finally:
             await ear.unsubscribe()
 
@@ -90,7 +96,7 @@ class StreamWatch:
             return
         if action == "create" and name in self._streams.made:
             return
-        self._events[name] = action
+        self._events.add(name)
         self._heard.set()
 
     async def _is_heard(self, within_s: float) -> bool:
@@ -106,28 +112,96 @@ class StreamWatch:
         least_s = _PAUSE_UNHEARD_S if is_denied else _PAUSE_S
         return max(least_s, _ROUND_S / max(1, len(self._routes())))
 
-    async def _concerned(self) -> list[Route]:
-        """The routes that what was heard may concern."""
-        events, self._events = self._events, {}
+    def _begun(self) -> dict[str, Route]:
+        """The routes that have begun since the last round."""
+        used_by, compared = self._streams.used_by, self._compared
+        return {
+            name: route for name, route in self._routes().items() if compared.get(name) is not used_by(name)
+        }
+
+    async def _look_in_turn(self, changed: Callable[[str, str], None]) -> None:
+        """Compare the next route; what is read of its streams serves those whose turn is soon, too."""
+        routes = list(self._routes().values())
+        if not routes:
+            return
+        if time.monotonic() >= self._turns_until_s:
+            self._turns = Round(self._broker)
+            self._turns_until_s = time.monotonic() + min(_ROUND_S, self._pause_s() * len(routes) / 4)
+        self._place = (self._place + 1) % len(routes)
+        route = routes[self._place]
+        if await self._change(route, self._turns):
+            # The route may have found what is newer than what was read for others; and others may use them.
+            self._events |= self._streams.used_by(route.name).streams
+            if why := await self._change(route, Round(self._broker)):
+                changed(route.name, why)
+
+    async def _look(self, changed: Callable[[str, str], None]) -> None:
+        """Compare routes with their streams: those that what was heard may concern, and those that began."""
+        events, self._events = self._events, set()
         self._heard.clear()
-        routes, found = self._routes(), set[str]()
-        for name, action in events.items():
-            using = [r.name for r in routes if name in self._streams.used_by(r.name).streams]
-            found.update(using)
-            if action == "delete" or is_app_stream(name):
-                continue  # apps' own streams hold nothing for others
+        routes, begun, now = self._routes(), self._begun(), Round(self._broker)
+        used = {name: self._streams.used_by(name) for name in routes}
+        users: dict[str, list[str]] = {}
+        for route, its in used.items():
+            for name in its.streams:
+                users.setdefault(name, []).append(route)
+        # An app's own stream holds nothing for others.
+        named = {name for name in events if name in users or not is_app_stream(name)}
+        streams, unread = await self._read(named, now)
+        different = {
+            name: stream
+            for name, stream in streams.items()
+            if stream is None or stream.identity != self._streams.known.get(name)
+        }
+        self._has_changed = self._has_changed or bool(different)
+        if self._has_changed:
+            await self._compare(begun.values(), now, changed)
+        self._compared |= {route: used[route] for route in begun}
+        concerned = {route for name in different for route in users.get(name, [])}
+        concerned |= _meeting(different.values(), routes)
+        concerned -= begun.keys()
+        needed = {name for route in concerned for name in used[route].streams} - streams.keys()
+        others, silent = await self._read(needed, now)
+        streams |= others
+        now.only(streams)
+        readable = [route for route in concerned if used[route].streams <= streams.keys()]
+        await self._compare([routes[route] for route in readable], now, changed)
+        for name, stream in different.items():
+            if any(used[route].streams & silent for route in users.get(name, [])):
+                unread.add(name)
+            elif stream is None:
+                self._streams.known.pop(name, None)
+            elif name in users:
+                self._streams.known[name] = stream.identity
+        self._events |= unread
+        for gone in self._compared.keys() - used.keys():
+            del self._compared[gone]
+
+    async def _read(self, names: Iterable[str], now: Round) -> tuple[dict[str, KnownStream | None], set[str]]:
+        """What streams are, as far as we may know, and those that nobody answers for now."""
+        found: dict[str, KnownStream | None] = {}
+        silent: set[str] = set()
+        for name in names:
             try:
-                info = await self._broker.stream(name)
+                found[name] = await now.stream(name)
             except (BrokerError, ApiError, Again, Unknown) as err:
                 log.debug("stream %s cannot be looked at: %s", name, err)
-                continue
-            subjects = (info or {"config": {}})["config"].get("subjects") or []
-            found.update(r.name for r in routes if _meets(subjects, [*r.input.subjects, *topics(r)]))
-        return [route for route in routes if route.name in found]
+                if not isinstance(err, BrokerError):
+                    silent.add(name)
+        return found, silent
 
-    async def _change(self, route: Route) -> str:
+    async def _compare(
+        self, routes: Iterable[Route], now: Round, changed: Callable[[str, str], None]
+    ) -> None:
+        for place, route in enumerate(routes):
+            if place % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if why := await self._change(route, now):
+                changed(route.name, why)
+
+    async def _change(self, route: Route, holdings: Holdings) -> str:
         try:
-            return await self._streams.change(route)
+            return await self._streams.change(route, holdings)
         except BrokerError as err:
             # It says the same itself when it begins anew.
             return str(err) if err.code in ("E401", "E408", "E417") else ""
@@ -136,8 +210,17 @@ class StreamWatch:
             return ""
 
 
-def _meets(subjects: Iterable[str], patterns: Sequence[str]) -> bool:
-    return any(overlaps(subject, pattern) for subject in subjects for pattern in patterns)
+def _meeting(streams: Iterable[KnownStream | None], routes: Mapping[str, Route]) -> set[str]:
+    """The routes that read or write subjects which one of these streams takes."""
+    subjects = [s for stream in streams if stream for s in stream.config.get("subjects") or []]
+    if not subjects:
+        return set()
+    index = SubjectIndex(
+        (pattern, name)
+        for name, route in routes.items()
+        for pattern in (*route.input.subjects, *topics(route))
+    )
+    return {name for subject in subjects for name in index.meeting(subject)}
 
 
 @dataclass(slots=True)
@@ -172,7 +255,7 @@ class CopyWatch:
         self._app_created = ""
         self._app_end = 0  # the last sequence of the app's stream, when it was looked at
 
-    async def run(self, routes: Callable[[], Sequence[Route]]) -> None:
+    async def run(self, routes: Callable[[], Mapping[str, Route]]) -> None:
         """Look after all copies until cancelled."""
         while True:
             await asyncio.sleep(_COPIES_S)
@@ -181,40 +264,41 @@ class CopyWatch:
                 await self._look_at_app()
             running = routes()
             ways = self._ways(running)
-            made = {route.name: self._telemetry.made(route.name) for route in running}
+            made = {name: self._telemetry.made(name) for name in running}
             for gone in self._copies.keys() - ways.keys():
                 del self._copies[gone]
                 self._telemetry.copies(*gone, None, is_stopped=False)
+            now, until_s = Round(self._broker), time.monotonic() + _COPIES_S
+            whys: dict[str, str] = {}  # by route
             for (stream, pattern), names in ways.items():
                 copy = self._copies.setdefault((stream, pattern), _Copy())
                 is_idle = all(made[name] == self._made.get(name) for name in names)
-                if is_idle and copy.is_looked_at and not copy.is_waiting:
-                    continue
-                try:
-                    await self._look(stream, pattern, copy)
-                except (BrokerError, ApiError, Again, Unknown) as err:
-                    log.debug("the copies of %s in %s cannot be looked at: %s", pattern, stream, err)
-                await asyncio.sleep(1 / _LOOKS_PER_S)
+                if not is_idle or not copy.is_looked_at or copy.is_waiting:
+                    if time.monotonic() >= until_s:
+                        now, until_s = Round(self._broker), time.monotonic() + _COPIES_S
+                    try:
+                        await self._look(stream, pattern, copy, now)
+                    except (BrokerError, ApiError, Again, Unknown) as err:
+                        log.debug("the copies of %s in %s cannot be looked at: %s", pattern, stream, err)
+                    await asyncio.sleep(1 / _LOOKS_PER_S)
+                if copy.why:
+                    whys |= {name: copy.why for name in names if name not in whys}
             self._made = made
-            for name in made.keys() & {route.name for route in routes()}:  # a reload may have taken one out
-                self._show(name, [self._copies[way].why for way, names in ways.items() if name in names])
+            for name in made.keys() & routes().keys():  # a reload may have taken one out
+                if name in whys:
+                    self._telemetry.readiness.block(f"copy {name}", whys[name])
+                else:
+                    self._telemetry.readiness.clear(f"copy {name}")
 
-    def _show(self, route: str, whys: Sequence[str]) -> None:
-        why = next(filter(None, whys), None)
-        if why:
-            self._telemetry.readiness.block(f"copy {route}", why)
-        else:
-            self._telemetry.readiness.clear(f"copy {route}")
-
-    def _ways(self, routes: Sequence[Route]) -> dict[tuple[str, str], list[str]]:
+    def _ways(self, routes: Iterable[str]) -> dict[tuple[str, str], list[str]]:
         """The routes that write to each stream that copies, by its name and what it holds."""
         found: dict[tuple[str, str], list[str]] = {}
-        for route in routes:
-            for pattern, outlet in self._streams.used_by(route.name).outlets.items():
+        for name in routes:
+            for pattern, outlet in self._streams.used_by(name).outlets.items():
                 ways = outlet.parts or {pattern: outlet}
                 for held, way in ways.items():
                     if _is_copied(way):
-                        found.setdefault((way.stream, held), []).append(route.name)
+                        found.setdefault((way.stream, held), []).append(name)
         return found
 
     async def _look_at_app(self) -> None:
@@ -243,12 +327,12 @@ class CopyWatch:
             self._broker.committed = min(stored, end)
         self._app_created, self._app_end = info["created"], end
 
-    async def _look(self, stream: str, pattern: str, copy: _Copy) -> None:
+    async def _look(self, stream: str, pattern: str, copy: _Copy, now: Round) -> None:
         app = self._streams.app
-        info = await self._broker.stream(stream)
-        if info is None:
+        known = await now.stream(stream)
+        if known is None:
             return  # whoever watches the streams says so
-        source = source_of(info["config"], app, pattern)
+        info, source = known.info, known.source(app, pattern)
         if source is None:
             return  # it is asked to copy again by whoever watches the streams
         copied = await self._streams.copied_if_permitted(info, source)
@@ -261,7 +345,7 @@ class CopyWatch:
         committed = committed_subject(app, pattern)
         waiting = await self._broker.next_of(app_stream(app), committed, copied + 1)
         now_s = time.monotonic()
-        if waiting is None or copied != copy.copied:
+        if waiting is None or copied != copy.copied or not copy.is_waiting:
             copy.copied, copy.since_s = copied, now_s
         copy.is_looked_at, copy.is_waiting = True, waiting is not None
         count = await self._broker.count(app_stream(app), [committed], copied + 1) if waiting else 0
@@ -285,13 +369,13 @@ def _is_copied(way: Outlet) -> bool:
     return bool(way.stream) and not way.live and not way.foreign
 
 
-def _way_out(info: dict[str, Any]) -> str:
+def _way_out(info: Mapping[str, Any]) -> str:
     if info["config"].get("sealed"):
         return "Nothing opens it again: the subject needs another stream."
     return "They go on by themselves when it takes them."
 
 
-def _cause(info: dict[str, Any], payload_bytes: int) -> str:
+def _cause(info: Mapping[str, Any], payload_bytes: int) -> str:
     """Why a stream may refuse a copy, by its settings."""
     config, state = info["config"], info["state"]
     discards_new = config.get("discard") == "new"

@@ -13,6 +13,7 @@ from processor.errors import ProcessorError
 from processor.model import SAFE_TOKEN
 from processor.subject import (
     MAX_SUBJECT_BYTES,
+    SubjectIndex,
     Template,
     check_subject,
     covers,
@@ -229,3 +230,10 @@ def test_what_two_patterns_share_is_what_both_match(left: str) -> None:
         assert {s for s in ALL_SHORT if shared and matches(shared, s)} == ours & theirs, (left, right)
         assert overlaps(left, right) == bool(ours & theirs), (left, right)
         assert covers(left, right) == (theirs <= ours), (left, right)
+
+
+@given(st.lists(PATTERNS, max_size=12), PATTERNS)
+def test_an_index_finds_every_pattern_that_meets_another(patterns: list[str], other: str) -> None:
+    """It finds the same, in the same order, as a look at all of them does."""
+    places = [(pattern, place) for place, pattern in enumerate(patterns)]
+    assert SubjectIndex(places).meeting(other) == [p for pattern, p in places if overlaps(pattern, other)]
