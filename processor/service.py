@@ -99,6 +99,7 @@ class Service:
         self._inboxes: Inboxes | None = None
         self._version = Version()
         self._runs: dict[str, _Run] = {}
+        self._silent: set[str] = set()  # routes whose input has not been heard of for too long
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
         self._denied: dict[str, float] = {}  # what the server does not let us do, and when it said so last
         self._watching: list[asyncio.Task[None]] = []
@@ -486,12 +487,16 @@ class Service:
         while True:
             await asyncio.sleep(_WATCH_S)
             self._forget_denials()
-            for name, run in self._runs.items():
-                is_silent = run.lanes is not None and run.lanes.is_silent
-                if is_silent or (self._inboxes is not None and self._inboxes.is_silent(name)):
-                    self._telemetry.readiness.block(f"input {name}", "the input stream is silent")
-                else:
-                    self._telemetry.readiness.clear(f"input {name}")
+            before = self._silent
+            self._silent = {name for name, run in self._runs.items() if self._is_silent(name, run)}
+            for name in self._silent:
+                self._telemetry.readiness.block(f"input {name}", "the input stream is silent")
+            for name in before - self._silent:
+                self._telemetry.readiness.clear(f"input {name}")
+
+    def _is_silent(self, name: str, run: _Run) -> bool:
+        is_silent = run.lanes is not None and run.lanes.is_silent
+        return is_silent or (self._inboxes is not None and self._inboxes.is_silent(name))
 
     def _running(self) -> dict[str, Route]:
         return {name: run.route for name, run in self._runs.items() if run.lanes is not None}

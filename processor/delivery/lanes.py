@@ -161,6 +161,11 @@ class Lanes:
         return Lag(messages, min((at_s for at_s in oldest if at_s is not None), default=None)), has_asked
 
     @property
+    def is_idle(self) -> bool:
+        """Whether `measure` would say, without asking the server, that nothing waits."""
+        return self._reader.is_idle and (self._dealer is None or not self._dealer.waiting)
+
+    @property
     def oldest(self) -> Delivery | None:
         """The first message that waits here to be taken, if one does."""
         return next(iter(self._reader.peek(1)), None)

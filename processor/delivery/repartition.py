@@ -69,6 +69,7 @@ _RETRY_S = 2.0
 _CHUNK_MESSAGES = 900
 _CHUNK_BYTES = 8 << 20
 _HEADER_BYTES = 200  # of a message as it is stored, about
+_PRUNE_S = 3.0  # between two looks at schedules
 _TIDY_S = 1.0  # how often what is processed is removed, while there is any
 _TIDY_IDLE_S = 5.0
 _FULL_S = 0.25  # how often a full backlog is looked at: removals cost the server, one for each partition
@@ -210,7 +211,7 @@ class Inboxes:
             return time.monotonic() - gone_s.setdefault(name, time.monotonic()) < SCHEDULE_GONE_S
 
         while True:
-            await asyncio.sleep(_TIDY_S)
+            await asyncio.sleep(_PRUNE_S)
             await self._broker.connected()
             try:
                 await schedules.prune(is_wanted)

@@ -160,6 +160,11 @@ class Reader:
         return self.pending + len(self._buffer)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, here or in the stream, as far as this is known without asking the server."""
+        return self._asked > 0 and not self.pending and not self._buffer and not self._broken
+
+    @property
     def oldest_s(self) -> float | None:
         """When the first message that `take` would return was stored, seconds since 1970."""
         return self._buffer[0].timestamp_s if self._buffer else None

@@ -30,6 +30,7 @@ from processor.telemetry import Telemetry
 
 log = logging.getLogger("processor")
 
+_NOTHING = Lag(0)
 _ROUND_S = 2.0
 # Between routes for which the server is asked, by what that costs this process (0.2 and 2 ms).
 _AFTER_LOOK_S = 0.02
@@ -38,6 +39,10 @@ _AFTER_COUNT_S = 0.2
 
 class Measured(Protocol):
     """What runs a route here."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is known without asking the server that nothing waits."""
 
     async def measure(self) -> tuple[Lag, bool]:
         """What waits for the route, and whether the server was asked for it."""
@@ -73,6 +78,7 @@ class LagWatch:
         self._telemetry = telemetry
         self._counted: dict[str, _Counted] = {}  # by route
         self._said: dict[str, tuple[Run, Lag | None]] = {}
+        self._idle: dict[str, Measured] = {}  # by route: lanes that were said to have nothing to do
 
     async def run(self, runs: Mapping[str, Run]) -> None:
         """Do so for ever; `runs` are the routes by name, and may change."""
@@ -80,6 +86,8 @@ class LagWatch:
             await asyncio.sleep(_ROUND_S)
             for name, run in list(runs.items()):
                 lanes = run.lanes
+                if lanes is not None and lanes.is_idle and self._idle.get(name) is lanes:
+                    continue
                 try:
                     lag = await self._look(run)
                 except (ProcessorError, Unknown, Again, ApiError) as err:
@@ -88,9 +96,13 @@ class LagWatch:
                     continue
                 if runs.get(name) is run and run.lanes is lanes:
                     self._say(name, run, lag)
+                    self._idle.pop(name, None)
+                    if lanes is not None and lag == _NOTHING:
+                        self._idle[name] = lanes
             for gone in self._said.keys() - runs.keys():
                 del self._said[gone]
                 self._counted.pop(gone, None)
+                self._idle.pop(gone, None)
 
     async def _look(self, run: Run) -> Lag | None:
         """What waits for a route; None where that is for others to say."""
