@@ -385,7 +385,7 @@ ERRORS: Mapping[str, ErrorCode] = {
         ErrorCode(
             "E410",
             "an existing app stream does not have the settings that commits need",
-            "Remove the limits of the stream, or put `partitions` back.",
+            "Remove the limits of the stream, or put `partitions` or `key` back.",
             is_local=True,
         ),
         ErrorCode(

@@ -34,6 +34,7 @@ from processor.context.position import InputStream
 from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
 from processor.delivery.effects import Outlet
+from processor.delivery.key_change import KeyChange
 from processor.delivery.lanes import Lanes
 from processor.delivery.members import Members, StopReason, Version
 from processor.delivery.repartition import Inboxes
@@ -672,6 +673,7 @@ class Service:
             run.share,
             refused=blocked,
             history_s=route.history_keep_s,
+            key="" if route.input.is_own else str(route.key),
         )
         state = source["state"]
         is_own = route.input.is_own  # then the hop begins where `start` says
@@ -682,6 +684,7 @@ class Service:
             start_after,
             self._members.is_there,
             holds=run.holds,
+            settle_key=partial(KeyChange(broker, route, source).settle, self._members.is_there),
         )
         run.holds = ()
         if not is_own:

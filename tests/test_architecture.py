@@ -45,7 +45,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["worker", "streams"],
             ["chunks"],
             ["effects"],
-            ["backlog", "holdings"],
+            ["backlog", "holdings", "key_change"],
             ["breaker", "codec", "due", "members", "replay", "source", "waiting"],
         ],
     ),

@@ -45,6 +45,7 @@ from processor.context.position import InputStream, Position, no_context
 from processor.context.subjects import WHOLE, PositionKind, RouteSubjects, app_stream, committed_subject
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings
+from processor.delivery.key_change import KeyChange
 from processor.delivery.repartition import check_server
 from processor.delivery.streams import (
     UNBOUNDED,
@@ -353,6 +354,7 @@ async def _look_at_input(
         found.input = f"{subject} from stream {name} ({retention}, {info['state']['messages']:,} messages)"
         found.input += bounds(info["config"])
         await _check_position(broker, route, info)
+        await _check_key(broker, route, info)
     elif creators:
         name = await free_name(broker, route.app, creators[0].input.subjects[0])
         create = creators[0].input.create or StreamLimits()
@@ -416,6 +418,12 @@ async def _check_position(broker: Broker, route: Route, info: Mapping[str, Any])
             await check_end(
                 broker, source.stream, source.created, ahead, f"the position of route {route.name}"
             )
+
+
+async def _check_key(broker: Broker, route: Route, info: Mapping[str, Any]) -> None:
+    """Raise BrokerError E410 where the route's `key` was changed while messages waited by the one before."""
+    with contextlib.suppress(ApiError, Again, Unknown):
+        await KeyChange(broker, route, info).check()
 
 
 async def _check_copies(

@@ -69,6 +69,7 @@ class Position:
     epoch: int = 0  # raised by every claim, edit and reset
     owner: str = ""  # who wrote it last; nobody, where it was released
     commit_id: str = ""
+    key: str = ""  # the route's `key`, by which messages belong to the partition; an older build wrote none
     lane: int = 0  # of its owner
     holds: bool = False  # its owner asks edits to wait for its next commit
     claims: int = 0  # times in a row that it was claimed and then nothing was committed
@@ -166,6 +167,8 @@ class Position:
             "owner": self.owner,
             "cid": self.commit_id,
         }
+        if self.key:
+            body["key"] = self.key
         if self.lane:
             body["lane"] = self.lane
         if self.holds:
@@ -250,7 +253,8 @@ def _value(value: Any) -> bytes:
 
 # The fields that a record has beside those that every record must have, with what they are when absent.
 _OPTIONAL: dict[str, Any] = {
-    "lane": 0, "holds": False, "claims": 0, "open": {}, "blocked": {}, "spread": False, "ctx": {}, "live": [],
+    "key": "", "lane": 0, "holds": False, "claims": 0, "open": {}, "blocked": {}, "spread": False, "ctx": {},
+    "live": [],
 }  # fmt: skip
 _REQUIRED: dict[str, Any] = {
     "of": 0, "epoch": 0, "seq": 0, "owner": "", "cid": "", "stream": "", "created": "",
@@ -291,6 +295,7 @@ def _decoded(body: Any) -> Position:
         said["epoch"],
         said["owner"],
         said["cid"],
+        said["key"],
         said["lane"],
         said["holds"],
         said["claims"],

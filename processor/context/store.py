@@ -19,7 +19,7 @@ import copy
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from processor.context.committer import Committer
 from processor.context.history import History, Record, now
@@ -50,6 +50,10 @@ _CLAIMS = 10
 _LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
 
 
+async def _stay() -> None:
+    """Leave positions that count by another key as they are: then nobody can claim them."""
+
+
 class ContextStore:
     """The contexts and positions of one route, owned by one worker."""
 
@@ -65,16 +69,19 @@ class ContextStore:
         history_s: float = 0.0,
         *,
         kind: PositionKind = "pos",
+        key: str = "",
     ) -> None:
         """`refused` is called with why the server stores no commits, and with None when it does.
 
-        Records of what commits changed are kept for `history_s` seconds; with 0 none are made.
+        Records of what commits changed are kept for `history_s` seconds; with 0 none are made. `key` is the
+        setting of the route by which messages belong to partitions; empty where that is not recorded.
         """
         self._broker = broker
         self._history_s = history_s
         self._app = app
         self._stream = app_stream(app)
         self._kind = kind
+        self._key = key
         self._subjects = RouteSubjects(app, route)
         self._route = route
         self._owner = self._name = owner
@@ -174,6 +181,7 @@ class ContextStore:
         is_there: Callable[[str], bool] = lambda _: False,
         *,
         holds: Collection[int] = (),
+        settle_key: Callable[[], Awaitable[None]] = _stay,
     ) -> int:
         """Own the partitions, and return the first input sequence that may not be done.
 
@@ -183,16 +191,20 @@ class ContextStore:
         partitions, and Fenced when others keep claiming at the same time.
 
         An owner who `is_there` gets a moment to finish and let go; what it has in hand would be done again.
+        Where positions count by another key, `settle_key` is called, which moves them or raises.
         In the partitions `holds` edits are asked to wait for our next commit: one of them has cost us work.
         """
         self._input = source
         until_s = time.monotonic() + _HANDOVER_S
         owned = list(self._partitions.values())
         for _ in range(_CLAIMS):
-            await self._read_positions(start_after)
+            is_another_key = await self._read_positions(start_after)
             while time.monotonic() < until_s and any(is_there(p.position.owner) for p in owned):
                 await asyncio.sleep(0.02)
-                await self._read_positions(start_after)
+                is_another_key = await self._read_positions(start_after)
+            if is_another_key:
+                await settle_key()
+                continue
             for partition in owned:
                 position = partition.position
                 position.epoch += 1
@@ -211,7 +223,9 @@ class ContextStore:
             return min(p.position.first_needed for p in owned)
         raise self._fenced()
 
-    async def _read_positions(self, start_after: int) -> None:
+    async def _read_positions(self, start_after: int) -> bool:
+        """Whether a position counts by another key than ours."""
+        is_another = False
         found = by_partition(await patiently(self._broker, self._stream, [self._position_subject("*")]))
         positions = {number: Position.read(stored) for number, stored in found.items()}
         self.unannounced = [
@@ -226,11 +240,13 @@ class ContextStore:
             position = positions[number]
             position.check_usable(self._route, self._of)
             self._check_input(position)
+            is_another |= bool(self._key) and position.key not in ("", self._key)
             partition.take(position, found[number].sequence)
         ahead = max(p.position.sequence for p in self._partitions.values())
         if ahead > self._input.ends_at:  # others may have read on since then
             source, who = self._input, f"the position of route {self._route}"
             await check_end(self._broker, source.stream, source.created, ahead, who)
+        return is_another
 
     def _check_input(self, position: Position) -> None:
         if position.input != self._input:
@@ -425,6 +441,7 @@ class ContextStore:
     ) -> Outgoing:
         position = partition.position
         position.owner, position.lane, position.commit_id = self._owner, self._lane, commit_id
+        position.key = self._key or position.key
         position.live, position.holds = tuple(live), holds
         return partition.message(self._position_subject(partition.number))
 

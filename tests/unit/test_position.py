@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
 # In the order in which a commit writes them.
 FULL: dict[str, Any] = {
     **{name: value for name, value in GOOD.items() if name != "ctx"},
+    "key": "json./k",
     "lane": 2,
     "holds": True,
     "claims": 3,
@@ -59,6 +60,7 @@ def test_every_field_of_a_record_is_told() -> None:
         epoch=7,
         owner="me",
         commit_id="c",
+        key="json./k",
         lane=2,
         holds=True,
         claims=3,
@@ -132,6 +134,7 @@ def test_a_context_that_cannot_be_read_is_marked(payload: bytes) -> None:
         ("seq", "41", "its seq is no number"),
         ("owner", 5, "its owner is no text"),
         ("claims", "x", "its claims is no number"),
+        ("key", 5, "its key is no text"),
         ("lane", None, "its lane is no number"),
         ("holds", 1, "its holds is no truth value"),
         ("spread", "no", "its spread is no truth value"),
