@@ -532,11 +532,11 @@ class BrokerError(ProcessorError):
 
 
 class Fenced(BrokerError):
-    """Somebody else committed to this partition: whatever is in hand here must be dropped."""
+    """Another owner committed to this partition: all work in hand here must be dropped."""
 
 
 class Edited(Fenced):
-    """Somebody changed a context of this partition from outside; it may be claimed again at once."""
+    """A context of this partition was changed from outside; it may be claimed again at once."""
 
     def __init__(self, route: str, partitions: Collection[int]) -> None:
         self.partitions = partitions  # that had something in hand
@@ -549,7 +549,7 @@ class GuestError(ProcessorError):
 
 
 class LanguageError(GuestError):
-    """Plain Python cannot be had: the jail is too weak (E504), or a package is not usable (E505)."""
+    """Plain Python is not available: the jail is too weak (E504), or a package is not usable (E505)."""
 
     def __init__(self, code: str, what: str, *, package: str = "", remedy: str = "") -> None:
         self.package = package

@@ -300,7 +300,7 @@ async def _taken(chunks: asyncio.Queue[bytes | None]) -> bytes | None:
 
 
 class _Engine:
-    """An event loop in a thread with a zygote in it, for as long as somebody uses it."""
+    """An event loop in a thread with a zygote in it, for as long as an engine uses it."""
 
     def __init__(self) -> None:
         self.calls = HostCalls()

@@ -6,7 +6,7 @@ the configuration changes.
 
 What must stay true:
 - A route that cannot run says why, in a log line and in readiness, and is tried again; it does not take the
-  others with it. A route that was fenced stays stopped: somebody else runs it.
+  others with it. A route that was fenced stays stopped: another processor runs it.
 - A reload that does not compile changes nothing.
 - Stopping takes nothing more, settles what is in hand, and says whether that was done in time.
 """
@@ -71,8 +71,8 @@ _NAMED_MAX = 20
 _DENIED_S = 30.0
 _DENIED_SAID_MAX = 20
 # Without leave to update, outputs are published to the stream instead; without that of advisories, changes of
-# streams are noticed later; without the last two nobody can ask us over NATS. That is said where it is found
-# out, and routes run on.
+# streams are noticed later; without the last two no request over NATS reaches us. That is logged where it is
+# found out, and routes run on.
 _DISPENSABLE = (
     "publish to $js.api.stream.list",
     "publish to $js.api.stream.update.",
@@ -92,7 +92,7 @@ class Service:
         self._owner = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._api: OperateApi | None = None
         self._members: Members | None = None
-        self._pauses: dict[str, Pause] = {}  # what was said last about each route
+        self._pauses: dict[str, Pause] = {}  # the last order about each route
         self._calls = HostCalls()
         self._zygote: Zygote | None = None
         self._broker: Broker | None = None
@@ -140,7 +140,7 @@ class Service:
         self._streams = Streams(self._broker, self._config)
         await self._streams.prepare()
         self._members = Members(
-            self._broker, self._config.app, self._owner, self._share_anew, self._blocks, lambda: self._version
+            self._broker, self._config.app, self._owner, self._reassign, self._blocks, lambda: self._version
         )
         self._inboxes = Inboxes(self._broker, self._streams, self._members, self._owner, self._telemetry)
         self._tell_version()
@@ -157,13 +157,13 @@ class Service:
             self._oldest_unread,
             self._runs_here,
         )
-        copies = CopyWatch(self._broker, self._streams, self._telemetry, self._begin_all_anew)
+        copies = CopyWatch(self._broker, self._streams, self._telemetry, self._restart_all)
         lag = LagWatch(self._broker, self._telemetry)
         watches: dict[str, Callable[[], Awaitable[None]]] = {
             "watch-routes": self._watch,
             "watch-app": self._watch_app,
             "watch-lag": partial(lag.run, self._runs),
-            "watch-streams": partial(streams.run, self._begin_with_other_streams),
+            "watch-streams": partial(streams.run, self._follow_streams),
             "watch-retention": retention.watch_inputs,
             "watch-storage": retention.watch_storage,
             "watch-copies": partial(
@@ -198,7 +198,7 @@ class Service:
         return is_clean
 
     async def reload(self, config: Config, *, may_remove: bool = False) -> list[str]:
-        """Run `config` instead; the names of the routes that were started anew. What stops is logged first.
+        """Run `config` instead; the names of the routes that were started again. What stops is logged first.
 
         Raises Faults for a Runnable that does not compile, and ProcessorError E106 for changes that need a
         restart, and E359 for a configuration without routes that run now, unless it `may_remove` them; then
@@ -311,7 +311,7 @@ class Service:
             self._show_denials()
 
     async def _compile(self, routes: Iterable[Route]) -> list[tuple[Route, LanguageError]]:
-        """Load every program of these routes once; those of plain Python that cannot be had here, with why.
+        """Load every program of these routes once; returns those without their plain Python, and why.
 
         Raises Faults with all that is wrong with the others, and GuestError E502.
         """
@@ -384,15 +384,15 @@ class Service:
                 self._telemetry.readiness.clear(f"{what} {name}")
         return not late
 
-    def _share_anew(self) -> None:
-        """Somebody came or went: let the workers go whose partitions are not theirs any more."""
+    def _reassign(self) -> None:
+        """The members have changed: stop the workers whose partitions now belong to another processor."""
         assert self._members is not None
         assert self._inboxes is not None
-        self._inboxes.share_anew()
+        self._inboxes.reassign()
         for name, run in self._runs.items():
             share = self._members.share(name, run.route.partitions, whole=run.is_exclusive)
             if share != run.share:
-                run.begin_anew()
+                run.restart()
 
     async def _keep(self, run: _Run) -> None:
         """Keep one route running until it is stopped; this is the supervisor's wall."""
@@ -439,7 +439,7 @@ class Service:
                 run.holds = err.partitions
                 continue
             except Fenced as err:
-                # Views of who is there differ for a moment; if they do not agree soon, somebody should know.
+                # Views of who is there differ for a moment; if they stay apart, an operator should know.
                 run.fenced = run.fenced + 1 if time.monotonic() - began_s < _FENCED_SOON_S else 1
                 why = str(err) if run.fenced > _FENCED_MAX else None
                 log.debug("%s", err, extra={"route": name})
@@ -516,19 +516,19 @@ class Service:
             oldest = run.lanes.oldest
         return None if oldest is None else (oldest.sequence, oldest.timestamp_s)
 
-    def _begin_with_other_streams(self, route: str, why: str) -> None:
+    def _follow_streams(self, route: str, why: str) -> None:
         """The streams of a route are not what they were: it follows them, or says why it cannot."""
         run = self._runs.get(route)
         if run is not None and run.lanes is not None:
             log.warning("%s; the route restarts", why.rstrip("."), extra={"route": route})
-            run.begin_anew()
+            run.restart()
             assert self._inboxes is not None
             self._inboxes.change(route, is_paused=False)
 
-    def _begin_all_anew(self) -> None:
+    def _restart_all(self) -> None:
         assert self._inboxes is not None
         for name, run in self._runs.items():
-            run.begin_anew()
+            run.restart()
             self._inboxes.change(name, is_paused=self._pauses.get(name, UNSAID).is_paused)
 
     def _blocks(self) -> dict[str, StopReason]:
@@ -540,7 +540,7 @@ class Service:
         }
 
     async def _watch_app(self) -> None:
-        """Follow what people say about routes, and hand over to workers what becomes due, while we run."""
+        """Follow the pauses of routes, and hand messages that become due to their workers, while we run."""
         assert self._broker is not None
         name, created = app_stream(self._config.app), ""
         while True:
@@ -552,7 +552,7 @@ class Service:
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     info = await self._broker.stream(name)
                 if info is None or created not in ("", info["created"]):
-                    info = await self._begin_anew()
+                    info = await self._restart()
                 if not created:
                     log.info("%s", durability(info))
                 created = info["created"]
@@ -574,7 +574,7 @@ class Service:
                     )
                     readers.append(reader)
                     await reader.open()
-                # What was said, or became due, while nobody watched.
+                # Pauses that were ordered, and retries that became due, while nothing watched.
                 for route, pause in (await Control(self._broker, self._config.app).pauses()).items():
                     self._pause(route, pause)
                 for run in self._runs.values():
@@ -585,7 +585,7 @@ class Service:
                 ended.pop().result()
             except (ProcessorError, Unknown, Again, ApiError) as err:
                 log.debug("the app's stream cannot be watched: %s", err)
-            except Exception:  # of ours; whoever pauses or redrives has to be heard again
+            except Exception:  # of ours; pauses and redrives must be followed again
                 log.exception("an unexpected error while watching the app's stream; please report it")
             finally:
                 for task in following:
@@ -600,8 +600,8 @@ class Service:
             for delivery in await reader.take(500, 8 << 20):
                 self._hand_over(delivery)
 
-    async def _begin_anew(self) -> dict[str, Any]:
-        """Go on with an empty stream in place of the app's, which somebody deleted; the new one.
+    async def _restart(self) -> dict[str, Any]:
+        """Go on with an empty stream in place of the app's, which was deleted; the new one.
 
         Every owner is fenced by it: there is no position that its next commit could follow. Raises what makes
         it impossible for now.
@@ -621,7 +621,7 @@ class Service:
         await Control(self._broker, self._config.app).repeat(paused)
         assert self._inboxes is not None
         for route, run in self._runs.items():
-            run.begin_anew()
+            run.restart()
             self._inboxes.change(route, is_paused=route in paused)
         log.warning("stream %s was recreated: every route reads again what its input still holds", name)
         self._telemetry.readiness.clear("app")
@@ -632,7 +632,7 @@ class Service:
         self._pauses[route] = pause
         self._telemetry.route(route).paused(pause.is_paused)
         if run is not None and (pause.is_paused, pause.reset) != (before.is_paused, before.reset):
-            run.begin_anew()
+            run.restart()
             assert self._inboxes is not None
             self._inboxes.change(route, is_paused=pause.is_paused)
         elif run is not None and run.lanes is not None and run.lanes.is_overtaken(pause.edited):
@@ -752,10 +752,10 @@ class _Run:
     holds: Collection[int] = ()  # partitions where edits wait for our next commit: one has cost us work
     is_in: bool = True  # the others count with us for it
     is_elsewhere: bool = False  # others run all of it
-    is_refused: bool = False  # plain Python cannot be had for it
+    is_refused: bool = False  # plain Python is not available for it
 
-    def begin_anew(self) -> None:
-        """Let go of what runs, and look again at how things are."""
+    def restart(self) -> None:
+        """Stop what runs, and start the route again with the present streams, members and pauses."""
         self.is_outdated.set()
         if self.lanes is not None:
             self.lanes.stop()

@@ -80,7 +80,7 @@ def schedule_subject(app: str, route: str) -> str:
 
 
 def republished(app: str, subject: str) -> str:
-    """Where whoever looks on is sent what an app has committed for a public subject (or pattern)."""
+    """The subject on which onlookers receive what an app commits for a public subject (or pattern)."""
     return f"live.{app}.{subject}"
 
 

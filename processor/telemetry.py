@@ -577,7 +577,7 @@ class Health:
                 writer.write(b"" if head.startswith(b"HEAD ") else body)
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError):
-            pass  # whoever asked went away, or did not speak HTTP
+            pass  # the client went away, or did not speak HTTP
         finally:
             self._requests.discard(task)
             writer.close()

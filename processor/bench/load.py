@@ -57,7 +57,7 @@ class DocumentSource:
 
 
 async def keep(broker: Broker, prefix: str, size: int) -> int:
-    """Have the route of a case keep `size` bytes, in items of at most 500 KB; how many messages it takes."""
+    """Make the route of a case keep `size` bytes, in items of at most 500 KB; how many messages it takes."""
     item = min(size, 500_000)
     count = max(1, size // item)
     for number in range(count):

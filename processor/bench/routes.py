@@ -195,7 +195,7 @@ class _Case:
         self._seen = -1  # the last sequence of the app's stream, at the last look
 
     async def warm(self) -> None:
-        """Have every route run once, and keep what it is to keep."""
+        """Make every route run once, and keep what it is to keep."""
         if self._case.kept:
             self._published += await keep(self._broker, f"{self._app}-in", self._case.kept)
         count = max(_WARM_MESSAGES, self._case.routes)

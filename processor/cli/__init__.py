@@ -99,7 +99,9 @@ def dev(
     from processor.cli.serving import Reloading, serve
 
     view = View(is_fed=is_fed)
-    reloading = Reloading(is_watching=watch, may_remove=True)  # somebody looks on, and keeps nothing running
+    reloading = Reloading(
+        is_watching=watch, may_remove=True
+    )  # a person watches, and no old version has to go on
     return serve(config, reloading=reloading, adapt=for_trying, companion=view, is_free_port_fine=True)
 
 
@@ -399,7 +401,7 @@ def dlq(
     """List, show, redrive or drop the messages that were given up.
 
     `redrive` sends a message back to its route exactly once, with its own subject and headers and its tries
-    counted anew; the route's processor takes it up at once, or when it starts. `drop` lets go of it for good.
+    counted from zero; the route's processor handles it at once, or when it starts. `drop` deletes it.
     Both can be run while the route works.
 
     Examples:
@@ -492,7 +494,7 @@ def reset(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:
-    """Have a route read its input again from some point on; what it makes of it is published again.
+    """Make a route read its input again from some point on; its outputs are published again.
 
     Works while the route runs: its owners are refused with their next commit and begin there. What waited for
     another try is given up: it is read again only where it comes after that point. Dead letters stay. A reset
@@ -689,7 +691,7 @@ def _ending(verb: Callable[..., int]) -> Callable[..., None]:
             complain(err)
             code = exit_code_of(err)
         except BrokenPipeError:
-            # Nobody reads on. What is still buffered must not be tried again when the interpreter ends.
+            # The reader has gone. What is still buffered must not be tried again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_OK
         except KeyboardInterrupt:

@@ -32,7 +32,7 @@ def for_trying(config: Config) -> Config:
     """The configuration, with every input's stream created where there is none.
 
     Without an address it is tried on an embedded server: whatever listens on the default port of this machine
-    may be somebody's, and is not for trying.
+    may be in use, and is not for trying.
     """
     routes = {
         name: replace(route, input=replace(route.input, create=route.input.create or StreamLimits()))

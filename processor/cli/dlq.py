@@ -127,7 +127,7 @@ async def _change(
         if action == "drop" or letter.route in config.routes:
             known.append(letter)
         else:
-            complain(f"{letter.id} stays: the configuration has no route {letter.route} to take it up")
+            complain(f"{letter.id} stays: the configuration has no route {letter.route} to process it")
             chosen.code = EXIT_FAILED
     outcomes = await (store.redrive_all if action == "redrive" else store.drop_all)(known)
     for letter, outcome in zip(known, outcomes, strict=True):
@@ -136,7 +136,7 @@ async def _change(
             chosen.code = EXIT_FAILED
             continue
         chosen.done += outcome
-        what = _DONE[action] if outcome else "somebody else did it first"
+        what = _DONE[action] if outcome else "another process did it first"
         if screen.is_json:
             screen.document({"id": letter.id, "done": outcome, "action": action})
         else:

@@ -25,7 +25,7 @@ from processor.telemetry import configure_logging
 def status(path: Path, name: str | None, format: str | None) -> int:
     """Show who runs the app, and how far each route is; EXIT_FAILED where a route does not run.
 
-    A route that somebody has paused stands still on purpose.
+    A paused route stands still on purpose.
     """
     config = load(path, needs_secrets=False)
     routes = [route_of(config, name)] if name is not None else list(config.routes.values())
@@ -176,7 +176,7 @@ def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
 
 
 def reset(path: Path, name: str, to: str, *, keep_context: bool, is_sure: bool) -> int:
-    """Have a route read again from `to`: `start`, a sequence, or a time."""
+    """Make a route read again from `to`: `start`, a sequence, or a time."""
     config = load(path, needs_secrets=False)
     route = route_of(config, name)
     configure_logging("human", "warning")

@@ -1,4 +1,4 @@
-"""`verify-release`: what is said of a release that is as it was signed."""
+"""`verify-release`: whether a release is as it was signed."""
 
 from __future__ import annotations
 

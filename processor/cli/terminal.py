@@ -212,7 +212,7 @@ class Screen:
             self.line(f"    {printable(detail)}")
 
     def flush(self) -> None:
-        """Let out what was written: whoever reads from a pipe waits for it."""
+        """Flush what was written: readers of a pipe wait for it."""
         sys.stdout.flush()
 
     def _paint(self, text: str, colour: int) -> str:

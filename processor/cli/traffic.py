@@ -225,7 +225,7 @@ async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bo
 
 
 class _Publisher:
-    """Sends windows of lines, to the streams that hold their subjects or to whoever listens.
+    """Sends windows of lines, to the streams that hold their subjects or to live subscribers.
 
     A line that cannot become a message, or is too large for one, is named and left out. Raises _Unheard
     before a message is lost because it `is_alone` at the server.

@@ -115,15 +115,15 @@ def _from_envelope(line: Line, number: int, subjects: _Subjects) -> Delivery:
     try:
         envelope = documents.loads(line.text)
         if not isinstance(envelope, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         headers = headers_from(envelope.get("headers", {}))
         payload = _payload_of(envelope)
         subject = envelope.get("subject", subjects.example)
         if not isinstance(subject, str):
-            raise ValueError("`subject` is no text")
+            raise ValueError("`subject` is not text")
         check_subject(subject, wildcards=False)
     except ValueError as err:
-        raise ConfigError("E104", f"is no envelope: {err}", place=line.place) from err
+        raise ConfigError("E104", f"is not an envelope: {err}", place=line.place) from err
     return Delivery(subject, payload, headers, "try", number, time.time())
 
 
@@ -135,7 +135,7 @@ def _payload_of(envelope: Mapping[str, Any]) -> bytes:
     if given == ["data"]:
         return documents.dumps(value)
     if not isinstance(value, str):
-        raise ValueError(f"`{given[0]}` is no text")
+        raise ValueError(f"`{given[0]}` is not text")
     try:
         return value.encode() if given == ["text"] else base64.b64decode(value, validate=True)
     except binascii.Error as err:

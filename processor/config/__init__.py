@@ -145,7 +145,7 @@ def load(
 
 
 def readable_programs(path: str | Path) -> list[Program]:
-    """The programs of a file that `load` refuses, as far as they can be had, to find their faults as well."""
+    """The programs of a file that `load` refuses, as far as they can be read, to find their faults too."""
     source = YamlSource.read(Path(path))
     base = source.path.parent
     raws = source.data.get("routes")
@@ -251,7 +251,7 @@ def _rule_faults(source: YamlSource, name: str, route: RouteSettings, app: str) 
 def _read_files(
     source: YamlSource, name: str, route: RouteSettings, library: _Library
 ) -> tuple[RouteFiles, list[Fault]]:
-    """The program and the routing of a valid route, as far as they can be had, and why not."""
+    """The program and the routing of a valid route, as far as they can be read, and why not."""
     here: Place = ("routes", name)
     faults: list[Fault] = []
     routing, program = None, None

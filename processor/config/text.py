@@ -29,8 +29,8 @@ _AT_THE_END = {
 def fingerprint(config: Config) -> str:
     """12 hex digits that name this version of the configuration, its programs included.
 
-    Processors that run the same have the same one, whatever their own server, addresses, logs, folders and
-    the values of their secrets.
+    Processors that run the same routes have the same digits, whatever their own server, addresses, logs,
+    folders and the values of their secrets.
     """
     said = config.model_dump(mode="json", include={"app", "route_settings", "secrets"}, by_alias=True)
     for name, route in config.routes.items():

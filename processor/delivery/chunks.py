@@ -1,9 +1,9 @@
 """What one run in stream mode sends to its listeners: its chunks, and the marker behind them.
 
-A worker has one of these for each run. Chunks go straight to their subject, and nobody waits for an answer.
+A worker has one of these for each run. Chunks go straight to their subject, and no answer is awaited.
 
 What must stay true: what the stream of that subject would refuse is not sent. The server would drop it
-without a word, and whoever reads the stream would have the chunks around it.
+without a word, and readers of the stream would get the chunks around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Chunks:
     def __init__(
         self, broker: Broker, outlet: Outlet, subject: str | None, headers: Mapping[str, str]
     ) -> None:
-        """`subject` is None where nobody wants them, and `headers` are those of all of them.
+        """`subject` is None where no output is configured; `headers` are put on each of them.
 
         Raises ProcessorError E307 where the stream of the subject would not even take a marker.
         """

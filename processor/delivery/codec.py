@@ -180,7 +180,7 @@ class Codec:
         return []
 
     def chunk_subject(self, delivery: Delivery, key: str, document: bytes) -> str | None:
-        """Where the chunks of a stream-mode run go; None where nobody wants them. Raises E308."""
+        """Where the chunks of a stream-mode run go; None where no output is configured. Raises E308."""
         template = self._route.output_template
         if template is None:
             return None
@@ -527,7 +527,7 @@ def _parsed_exactly(payload: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _finite(text: str) -> float:
@@ -550,7 +550,7 @@ def _bounded(data: Any) -> Any:
 
 
 def _first(document: bytes) -> dict[str, Any]:
-    """The first query of a document, empty where it is no object; what is wrong is for the guest to say."""
+    """The first query of a document, empty where it is not an object; the guest says what is wrong."""
     try:
         value = documents.loads(document)
     except ValueError:

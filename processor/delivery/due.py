@@ -1,7 +1,7 @@
-"""The messages that are due for one worker: retries whose time has come, and what somebody sent back.
+"""The messages that are due for one worker: retries whose time has come, and redriven dead letters.
 
 They are handed over as the app's stream brings them. Where more of them come than may wait here, and for what
-came while nobody was told, they are read from there, page by page.
+came unannounced, they are read from there, page by page.
 
 What must stay true:
 - Each message is taken once, in the order of the app's stream.
@@ -53,7 +53,7 @@ class Due:
         self.arrived.set()
 
     def look(self) -> None:
-        """Have the next `take` look in the app's stream: something may have come that was not handed over."""
+        """Make the next `take` look in the app's stream: something may have come that was not handed over."""
         self._is_behind = True
         self.arrived.set()
 

@@ -144,7 +144,7 @@ class Lanes:
         return any(worker.is_overtaken(epochs) for worker in self._workers)
 
     def look_for_due(self) -> None:
-        """Process what is due in the app's stream, and was given to nobody, too."""
+        """Process what is due in the app's stream and was not handed over, too."""
         for worker in self._workers:
             worker.look_for_due()
 

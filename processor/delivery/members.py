@@ -1,7 +1,7 @@
 """Who else runs this app, and which partitions are whose.
 
 Every processor of an app says on one core NATS subject that it is there, and hears the others. From the same
-members everyone computes the same shares, so nobody has to be asked. Views may differ for a moment; then two
+members all compute the same shares, without asking each other. Views may differ for a moment; then two
 claim the same partition, and the fence of its position lets only one commit. Nothing here is stored, and
 nothing that is wrong here can lose a message.
 
@@ -30,7 +30,7 @@ from processor.model import Delivery
 log = logging.getLogger("processor")
 
 HEARTBEAT_S = 0.5
-# Four heartbeats: a host under load must not look dead. Until then nobody takes its partitions.
+# Four heartbeats: a host under load must not look dead. Until then no other takes its partitions.
 LOST_S = 2.0
 # How long a newcomer listens before it begins. Who answers later is only known later.
 _HELLO_S = 0.05
@@ -41,7 +41,7 @@ _WHY_CHARS = 400
 
 
 def share(members: Collection[str], member: str, route: str, partitions: int) -> list[int]:
-    """The partitions of a route that belong to `member`, so that all have the same number, give or take one.
+    """The partitions of a route that belong to `member`, so that all members have as many, give or take one.
 
     Rendezvous hashing with a bound on the load: a partition goes to the member that ranks highest for it
     and has room, so that few move when a member comes or goes (D. Thaler and C. Ravishankar, 1998).

@@ -11,7 +11,7 @@ What must stay true:
   So of two that hop at once only one commits, and every message is dealt once. It is acknowledged after that.
 - A message that can be read is dealt by its key; one that cannot is dealt too, and its route judges it.
 - What a position does not cover, or has open, is never removed.
-- A schedule is stored once: storing it again would begin its period anew, and fire again what is due once.
+- A schedule is stored once: storing it again would restart its period, and fire again what is due once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ log = logging.getLogger("processor")
 # What the route has not processed yet may be so much in the app's stream; the rest waits in the input.
 BACKLOG_MESSAGES = 20_000
 BACKLOG_BYTES = 64 << 20
-# A route that nobody has any more keeps its schedule for so long: who has it may just be starting again.
+# A route that no processor has any more keeps its schedule for so long: one may just be restarting.
 SCHEDULE_GONE_S = 60.0
 _RETRY_MIN_S = 0.2
 _RETRY_S = 2.0
@@ -119,14 +119,14 @@ class Inboxes:
             self._forgotten.add(name)
 
     def change(self, route: str, *, is_paused: bool) -> None:
-        """Somebody paused the route, let it go on, or reset it: begin anew, once it is not paused."""
+        """The route was paused, resumed or reset: start again, once it is not paused."""
         kept = self._kept.get(route)
         if kept is not None:
             kept.is_paused = is_paused
             kept.look()
 
-    def share_anew(self) -> None:
-        """Somebody came or went."""
+    def reassign(self) -> None:
+        """The members have changed: end or begin the inboxes of routes whose owner changed."""
         for kept in self._kept.values():
             if (kept.inbox is not None) != self._is_ours(kept.route.name):
                 kept.look()
@@ -193,7 +193,7 @@ class Inboxes:
             log.error("%s", why, extra={"route": route})
 
     async def watch_schedules(self, app: str) -> None:
-        """End the schedules of routes that nobody has had for a while, for as long as we run."""
+        """End the schedules of routes that no processor has had for a while, as long as we run."""
         schedules = Schedules(self._broker, app)
         gone_s: dict[str, float] = {}
 
@@ -231,7 +231,7 @@ class _Filling:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def look(self) -> None:
-        """Have it ended, or begun, as things are now."""
+        """End or begin the inbox, as ownership and pauses are now."""
         self.changed.set()
 
 
@@ -279,7 +279,7 @@ class Inbox:
             await schedules.keep(self._route)
             self._refused(None)
             while not await _is_set(self._stop, _TIDY_IDLE_S):
-                await schedules.keep(self._route)  # somebody may have purged it
+                await schedules.keep(self._route)  # it may have been purged
                 await self._backlog.tidy()
             return
         source = await self._streams.input(self._route)
@@ -441,7 +441,7 @@ class Repartitioner:
         for message in effects.foreign:
             await self._broker.publish_stored(message)
         await self._store.commit(effects.stored, {}, effects.moves)
-        with contextlib.suppress(Unknown):  # nobody can be listening
+        with contextlib.suppress(Unknown):  # the connection is down
             await self._broker.publish(*effects.live)
         self._telemetry.events(effects.events)
         for code in effects.dead_letters:
@@ -461,7 +461,7 @@ class Schedules:
         self._stream = app_stream(app)
 
     async def keep(self, route: Route) -> None:
-        """Have the server fire the route's schedule; one that is stored, or was due once, stays as it is.
+        """Make the server fire the route's schedule; one that is stored, or was due once, stays as it is.
 
         Raises BrokerError E402 for a server that is too old for it, and E410 where it refuses it.
         """
@@ -495,7 +495,7 @@ class Schedules:
             return
 
     async def prune(self, is_wanted: Callable[[str], bool]) -> None:
-        """End the schedules of routes that nobody has any more."""
+        """End the schedules of routes that no processor has any more."""
         for plan in await self._broker.last_of(self._stream, [RouteSubjects(self._app, "*").plan]):
             name = SubjectParts.of(plan.subject).route
             if not plan.payload or is_wanted(name):

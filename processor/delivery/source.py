@@ -1,4 +1,4 @@
-"""What a worker takes its deliveries from, whoever reads the stream: see `Source`."""
+"""What a worker takes its deliveries from, however the stream is read: see `Source`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def app_stream_config(config: Config) -> dict[str, Any]:
 
     It has no limits of its own: what a stream with limits drops first is the oldest message, and that may be
     a context. Outputs carry a time to live instead. What is committed for a public subject is also sent to
-    `live.<app>.<subject>` for whoever looks on.
+    `live.<app>.<subject>` for onlookers.
     """
     return {
         "name": app_stream(config.app),
@@ -98,8 +98,8 @@ class Streams:
 
         `is_known` says that it was there before. A stream that follows a deleted one does not count from 1
         but from the microseconds since 1970. So its sequences are above all that the old one had: no fence
-        that somebody still holds can fit by chance, and the streams that copy from it go on behind what they
-        copied last. They would wait for that sequence otherwise.
+        that another process still holds can fit by chance, and the streams that copy from it go on behind
+        what they copied last. They would wait for that sequence otherwise.
         """
         wanted = app_stream_config(self._config)
         while True:
@@ -110,7 +110,7 @@ class Streams:
                     above = {"first_seq": time.time_ns() // 1000} if is_known or copying else {}
                     if await self._create(wanted | above):
                         for config in copying:
-                            await self._find_anew(config, wanted["name"])
+                            await self._look_for_source(config, wanted["name"])
                 else:
                     check_app_stream(info["config"], wanted)
                 return
@@ -141,8 +141,8 @@ class Streams:
                         found[holding.name] = config
         return list(found.values())
 
-    async def _find_anew(self, config: dict[str, Any], name: str) -> None:
-        """Have a stream look for its source `name` now: by itself it does so only after 10 s or more.
+    async def _look_for_source(self, config: dict[str, Any], name: str) -> None:
+        """Make a stream look for its source `name` now: by itself it does so only after 10 s or more.
 
         It goes on behind what it copied last, and nothing of the new stream was copied yet.
         """
@@ -248,7 +248,7 @@ class Streams:
         return info
 
     async def _made(self, route: Route, subject: str, wanted: dict[str, Any], *, has_own_bytes: bool) -> str:
-        """The name of the stream of a subject that had none: as wanted, or as somebody made it meanwhile.
+        """The name of the stream of a subject that had none: as wanted, or as another made it meanwhile.
 
         Raises BrokerError E408 where it cannot be.
         """
@@ -344,7 +344,7 @@ class Streams:
         return wanted if is_chunks(route, pattern) else {**wanted, "sources": [_source(route.app, [pattern])]}
 
     async def _ask_to_copy(self, route: Route, holding: Holding) -> None:
-        """Have a stream copy from ours what it holds of the route's subjects; said where it does not.
+        """Make a stream copy from ours what it holds of the route's subjects; logged where it does not.
 
         What several routes want of one stream while it is changed for another is asked for at once: each
         change takes a server the longer the more a stream copies.
@@ -513,7 +513,7 @@ def _with_copies(
 ) -> list[dict[str, Any]]:
     """The sources of a stream that copies these subjects from the app's, too.
 
-    The server begins anew with a source that changes, so they get one of their own. It takes the place of
+    The server starts over with a source that changes, so they get one of their own. It takes the place of
     those that are `replaced`, and goes on behind what these have copied.
     """
     sources = [dict(source) for source in config.get("sources") or [] if source not in replaced]
@@ -548,7 +548,7 @@ _NOTHING = Used()
 
 
 def facts(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader has to know of a stream: where one of these changes, it must begin anew."""
+    """What a reader has to know of a stream: where one of these changes, it must start again."""
     config = info["config"]
     return {
         "name": config["name"],
@@ -565,7 +565,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def no_input(route: Route) -> BrokerError:
-    """What is said of a route whose input no stream holds."""
+    """The error of a route whose input no stream holds."""
     return BrokerError(
         "E401",
         f"no stream holds {route.input.subjects[0]!r}, the input of route {route.name}",
@@ -600,7 +600,7 @@ def check_acknowledged(route: Route, pattern: str, outlet: Outlet, found: Sequen
             raise BrokerError(
                 "E408",
                 f"stream {way.stream} does not copy {held} from {app_stream(route.app)} and acknowledges "
-                f"nothing that is published to it (no_ack): nobody would know whether it has the outputs of "
+                f"nothing that is published to it (no_ack): it cannot be known whether it has the outputs of "
                 f"route {route.name}",
                 remedy="Set `no_ack: false` on it, or let it copy; `nats stream edit` does both.",
             )
@@ -712,7 +712,7 @@ def bounds(config: Mapping[str, Any]) -> str:
 
 
 def warn_of_idle_limit(source: Mapping[str, Any], route: str) -> None:
-    """Say it where a stream lets go of our consumer, and so of messages, while nobody reads."""
+    """Warn where a stream drops our consumer, and so messages, while the route does not read."""
     idle_s = (source["config"].get("consumer_limits") or {}).get("inactive_threshold", 0) / _NS
     if idle_s and source["config"].get("retention") == "interest":
         log.warning(

@@ -87,6 +87,6 @@ class Waiting:
         return (key for _, key in sorted(ready))
 
     def next_s(self) -> float | None:
-        """When the next key is due; None while nobody waits."""
+        """When the next key is due; None while none waits."""
         times = [queue.due_s for queue in self._queues.values()]
         return min([*times, *self._blocked.values()], default=None)

@@ -1,4 +1,4 @@
-"""Consumers as the server lets them be: within its limits, and what is said where it refuses one."""
+"""Consumers as the server lets them be: within its limits, and the error where it refuses one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def others_of(
 def refusal(
     stream: str, subjects: Sequence[str], err: ApiError, others: Sequence[Mapping[str, Any]]
 ) -> BrokerError:
-    """What is said where the server does not let us read; `others` take the same subjects."""
+    """The error where the server does not let us read; `others` take the same subjects."""
     found = [f"consumer {each['name']} takes {', '.join(_subjects_of(each))}" for each in others[:_SHOWN_MAX]]
     there = f": {'; '.join(found)}" if found and err.err_code == NOT_UNIQUE else ""
     remedy = {
@@ -89,7 +89,7 @@ def refusal(
 def expected_refusal(
     info: Mapping[str, Any], subjects: Sequence[str], reader: str, consumers: Sequence[Mapping[str, Any]]
 ) -> BrokerError | None:
-    """What would be said of a new consumer of these subjects, by the stream's settings and its consumers."""
+    """The error of a new consumer of these subjects, by the settings and the consumers of the stream."""
     config = info["config"]
     others = others_of(consumers, subjects, reader)
     if config.get("retention") == "workqueue" and others:

@@ -8,7 +8,7 @@ What must stay true:
 - No byte of a message ends the reading: a subject may hold any byte but a space and a line's end, text or not
   (MQTT clients send such), and is handed over as `surrogateescape` has it.
 - However the bytes are cut into pieces, what comes of them is the same, in the same order.
-- A connection that was made anew starts from nothing: half a message of the old one is forgotten.
+- A new connection starts from nothing: half a message of the old one is forgotten.
 
 Source: the NATS client protocol (MSG, HMSG).
 """
@@ -66,7 +66,7 @@ class Intake(Parser):
             raise
         except Exception as err:
             # The reading loop of nats-py ends for good on errors that it does not know; on this one it
-            # connects anew.
+            # connects again.
             log.exception("what the NATS server sent could not be taken apart; please report it")
             raise ProtocolError(f"nats: {type(err).__name__}") from err
 
@@ -108,7 +108,7 @@ class Intake(Parser):
             taker = self._takers.get(sid)
             head, payload = data[body : body + head_bytes], data[body + head_bytes : next_at - 2]
             try:
-                if taker is None:  # of a subscription that is gone, or nobody gave to us
+                if taker is None:  # of a subscription that is gone, or is not ours
                     await self.nc._process_msg(int(sid), subject, reply[0] if reply else b"", payload, head)
                     continue
                 self.nc.stats["in_msgs"] += 1

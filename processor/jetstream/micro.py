@@ -5,7 +5,7 @@ with it, takes the requests of an endpoint one after the other however many ther
 any exception into an answer.
 
 What must stay true:
-- A request gets exactly one answer, or none where nobody can be told; what goes wrong with it is the answer.
+- A request gets exactly one answer, or none where no one waits for it; what goes wrong is the answer.
 - However many requests come, a bounded number is worked on and a bounded number waits; the rest is refused.
 - Requests run in tasks of their own: the client goes on receiving, and so do the routes.
 """
@@ -80,7 +80,7 @@ class MicroService:
     busy: Refusal
     fault: Callable[[BaseException], Refusal]
     _counts: dict[str, _Counts] = field(default_factory=dict)
-    _ears: list[Subscription] = field(default_factory=list)
+    _subscriptions: list[Subscription] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _started: str = ""
@@ -98,13 +98,17 @@ class MicroService:
         with contextlib.suppress(Unknown):  # the connection was lost just now: it comes back with them
             await self.broker.flush()
         denied = {action.lower() for action in self.broker.denials}
-        return [ear.subject for ear in self._ears if f"subscribe to {ear.subject}".lower() in denied]
+        return [
+            subscription.subject
+            for subscription in self._subscriptions
+            if f"subscribe to {subscription.subject}".lower() in denied
+        ]
 
     async def stop(self) -> None:
         """Take no more requests, and return when those in hand are answered, or have had their time."""
-        for ear in self._ears:
-            await ear.unsubscribe()
-        self._ears.clear()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions.clear()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_S)
             for task in late:
@@ -114,7 +118,7 @@ class MicroService:
     async def _listen(
         self, subject: str, callback: Callable[[Delivery], Awaitable[None]], queue: str
     ) -> None:
-        self._ears.append(await self.broker.listen(subject, callback, queue=queue))
+        self._subscriptions.append(await self.broker.listen(subject, callback, queue=queue))
 
     def _teller(self, describe: Callable[[], dict[str, Any]]) -> Callable[[Delivery], Awaitable[None]]:
         async def tell(request: Delivery) -> None:
@@ -162,7 +166,7 @@ class MicroService:
     async def _reply(
         self, request: Delivery, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        if not request.ack:  # published and not requested: done, but nobody waits for the answer
+        if not request.ack:  # published and not requested: done, but no answer is awaited
             return
         try:
             await self.broker.publish(Outgoing(request.ack, payload, headers or {}))

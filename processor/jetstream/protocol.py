@@ -1,7 +1,7 @@
 """What goes over the wire to NATS: messages, the errors of the server, and the bytes of its protocol.
 
 Formats only: nothing here holds a connection. `Client.publish` of nats-py formats and checks every header of
-every message anew; a commit of hundreds of messages is written here as one buffer instead.
+every message again; a commit of hundreds of messages is written here as one buffer instead.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Again(Exception):
 
 
 class WrongLastSequence(Exception):
-    """A fence of the commit does not match: somebody else wrote that position. Nothing was stored."""
+    """A fence of the commit does not match: another owner wrote that position. Nothing was stored."""
 
 
 def parse_ack(reply: str) -> tuple[str, int, int, float, int]:

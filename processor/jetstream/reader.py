@@ -67,8 +67,8 @@ async def end_of(broker: Broker, stream: str, created: str, least: int) -> int |
 async def check_end(broker: Broker, stream: str, created: str, sequence: int, who: str) -> None:
     """Raise BrokerError E418 where a stream ends before `sequence`, which was read from it.
 
-    What is published to it next would get a sequence that counts as read. Nothing is said of a stream that is
-    gone or was made anew: whoever reads it does.
+    What is published to it next would get a sequence that counts as read. A stream that is gone or was
+    created again is left to its reader.
     """
     last = await end_of(broker, stream, created, sequence)
     if last is not None and last < sequence:
@@ -121,7 +121,7 @@ class Reader:
         self._arrived = asyncio.Event()
         self._looking: asyncio.TimerHandle
         self._asked = 0  # messages that open pull requests may still bring
-        self._unanswered = 0  # pull requests that nobody took, one after the other
+        self._unanswered = 0  # pull requests in a row that were not taken
         self._expected = 1  # next consumer sequence
         self._heard_s = time.monotonic()
         self._moment_s = random.randrange(_MOMENTS) * _HEARTBEAT_S / _MOMENTS

@@ -3,8 +3,8 @@
 What was said of a route last is one message (kind `ctl`), a document with `paused`, `by`, `reason`, `at`,
 `reset` and `edited`.
 
-A reset moves positions behind the back of whoever owns them: the fence refuses their next commit, and they
-claim anew where the reset put them. It takes two commits, with a purge between them; the first marks the
+A reset moves positions behind the back of their owners: the fence refuses their next commit, and they
+claim again where the reset put them. It takes two commits, with a purge between them; the first marks the
 positions, and nobody can claim a marked one (E412), so half a reset is never run on.
 """
 
@@ -55,7 +55,7 @@ _TRIES = 5
 class Pause:
     """Whether a route is to stand still, and who said so; `reset` names the reset that was said with it.
 
-    `edited` has the epochs of partitions whose contexts somebody changed from outside (`edits`).
+    `edited` has the epochs of partitions whose contexts were changed from outside (`edits`).
     """
 
     is_paused: bool
@@ -142,7 +142,7 @@ class Control:
         return {SubjectParts.of(s.subject).route: read_pause(s.payload) for s in stored}
 
     async def pause(self, route: str, *, is_paused: bool, reason: str = "", by: str = "") -> None:
-        """Have every processor stop the route after what it has in hand, or go on; kept over restarts.
+        """Make every processor stop the route after what it has in hand, or go on; kept over restarts.
 
         `by` is who wants it: this user on this host, where nobody is named.
         """
@@ -233,11 +233,11 @@ class Control:
         raise BrokerError(
             "E413",
             f"{what} deletes what was processed, so route {route.name} cannot read it again",
-            remedy="Have its messages published again; its dead letters can be redriven.",
+            remedy="Publish its messages again; its dead letters can be redriven.",
         )
 
     async def reset_to(self, target: Target, *, keep_context: bool, by: str = "") -> int:
-        """Have a route read from a target on; see `reset`, and `reset_dealt` for one with a hop."""
+        """Make a route read from a target on; see `reset`, and `reset_dealt` for one with a hop."""
         if target.is_dealt:
             return await self.reset_dealt(
                 target.route,
@@ -260,7 +260,7 @@ class Control:
         source: InputStream | None = None,
         by: str = "",
     ) -> int:
-        """Have the route read from `sequence` on; the number of partitions that were moved.
+        """Make the route read from `sequence` on; the number of partitions that were moved.
 
         `source` is the stream that it counts in from then on, where that is not the one it did before.
         Without `keep_context` its contexts are removed. What waited for another try is given up either way:

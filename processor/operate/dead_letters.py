@@ -3,7 +3,7 @@
 Each is one message of the app stream (or several parts), written by the commit that gave the message up. To
 redrive one is one atomic write: the message is due for its route again, and its letter is gone. Two who
 redrive the same letter are told apart by the sequence of its subject, so it goes back exactly once. One write
-takes many letters; where somebody else was faster with one of them, each of them gets its own.
+takes many letters; where another process was faster with one of them, each of them gets its own.
 """
 
 from __future__ import annotations
@@ -122,14 +122,14 @@ class DeadLetters:
                         yield letter
 
     async def redrive(self, letter: StoredDeadLetter) -> bool:
-        """Send it back to its route, with no tries counted; False where somebody else was faster.
+        """Send it back to its route, with no tries counted; False where another process was faster.
 
         Raises BrokerError E408 for a message that leaves no room for where it came from.
         """
         return await self._write([self._due(letter), *_removals(letter)])
 
     async def drop(self, letter: StoredDeadLetter) -> bool:
-        """Let go of it for good; False where somebody else was faster."""
+        """Delete it for good; False where another process was faster."""
         return await self._write(_removals(letter))
 
     async def redrive_all(self, letters: Iterable[StoredDeadLetter]) -> list[bool | BrokerError]:
@@ -205,7 +205,7 @@ class DeadLetters:
         while True:
             try:
                 await self._broker.commit(messages)
-            except Again:  # in a cluster, while somebody else's write to the letter is under way
+            except Again:  # in a cluster, while another process's write to the letter is under way
                 await asyncio.sleep(_AGAIN_S)
             except Unknown:
                 is_in_doubt = True
@@ -218,7 +218,7 @@ class DeadLetters:
                 return True
 
     async def _are_stored(self, messages: Sequence[Outgoing]) -> bool:
-        """Whether a commit without an answer was ours; its messages have subjects that nobody else has."""
+        """Whether a commit without an answer was ours; no other commit has the subjects of its messages."""
         while True:
             try:
                 found = [

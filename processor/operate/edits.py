@@ -86,7 +86,7 @@ class Edit:
 
 
 class ContextEdits:
-    """The contexts of one route, for whoever does not own them.
+    """The contexts of one route, for callers that do not own them.
 
     Reading raises ProcessorError E328 for a path that leads to nothing. Every change raises that too, E303
     for a key that the route cannot have, E309, E310 and E318 to E320 for what may not be kept, E324 for more
@@ -196,7 +196,7 @@ class ContextEdits:
         return replace(edit, value=taken[0])
 
     async def delete(self, key: str, path: str, author: Author) -> Edit:
-        """Remove what `path` leads to; with an empty path the context, which then begins anew with `init`.
+        """Remove what `path` leads to; with an empty path the context, which then starts again with `init`.
 
         A top-level item that is removed is not set again by `init`, as if the Runnable had deleted it.
         """
@@ -281,14 +281,14 @@ class ContextEdits:
         return RouteSubjects(self._route.app, self._route.name).pause
 
     def _said(self, word: Sequence[Stored], epochs: Mapping[int, int]) -> Outgoing:
-        """What was said last to the route's processors, and that these partitions have other epochs now."""
+        """The last order to the route's processors, with the new epochs of these partitions."""
         pause = read_pause(word[0].payload) if word else UNSAID
         body = {**pause.words(), "edited": {str(partition): epoch for partition, epoch in epochs.items()}}
         fence = str(word[0].sequence if word else 0)
         return Outgoing(self._word, orjson.dumps(body), {**KEPT, EXPECTED: fence})
 
     async def _commit(self, batch: Sequence[Outgoing], plan: _Plan) -> bool:
-        """Whether the batch is stored; False where somebody else committed before."""
+        """Whether the batch is stored; False where another process committed before."""
         is_in_doubt = False
         while True:
             await self._broker.connected()
@@ -391,7 +391,7 @@ class ContextEdits:
             try:
                 checked[name] = value if value == TOMBSTONE else self._encoded(name, decode(value))
             except ValueError as err:
-                raise ProcessorError("E309", f"context[{name[:80]!r}] is no value: {err}") from None
+                raise ProcessorError("E309", f"context[{name[:80]!r}] cannot be kept: {err}") from None
         return checked
 
     def _encoded(self, name: str, value: Any) -> bytes:
@@ -514,7 +514,7 @@ def _found(container: Any, step: str) -> Any:
 
 
 def _place(container: Any, step: str) -> Any:
-    """The key or index that a step means, or None; a key that is no text is written as `str` writes it."""
+    """The key or index that a step means, or None; a key that is not text is written as `str` writes it."""
     if isinstance(container, dict):
         if step in container:
             return step

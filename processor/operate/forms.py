@@ -38,7 +38,7 @@ class StatusQuery:
 
 @dataclass(frozen=True, slots=True)
 class RouteOrder:
-    """What is said to a route."""
+    """An order to a route: pause, or go on."""
 
     route: str = _field("the route")
     by: str = _field("who wants it")
@@ -163,7 +163,7 @@ def read_request(model: type[T], payload: bytes) -> T:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"fields are {listed_briefly(known) or 'none'}"
-            raise Refusal("E601", f"{name[:64]!r} is no field of this request; {hint}")
+            raise Refusal("E601", f"{name[:64]!r} is not a field of this request; {hint}")
     values = {}
     for name, each in known.items():
         if name in body:

@@ -318,7 +318,7 @@ def _place(to: int | str) -> int | datetime:
         return 1
     if isinstance(to, int):
         if to < 1:
-            raise ValueError(f"{to} is no sequence: they begin with 1")
+            raise ValueError(f"{to} is not a sequence: they begin with 1")
         return to
     try:
         found = datetime.fromisoformat(to)
@@ -393,7 +393,7 @@ VERBS: tuple[Verb, ...] = (
         _redrive_dead_letters,
         "Send dead letters back to their route, exactly once.",
     ),
-    Verb("dlq.drop", DeadLetterOrder, _drop_dead_letters, "Let go of dead letters for good."),
+    Verb("dlq.drop", DeadLetterOrder, _drop_dead_letters, "Delete dead letters for good."),
     Verb("context.get", ContextQuery, _get_context, "Read a context, or a value in it."),
     Verb("context.full", ContextListQuery, _list_contexts, "Read all contexts of a route."),
     Verb("context.history", HistoryQuery, _read_history, "Read what changed in a context, when and by whom."),

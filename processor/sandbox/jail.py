@@ -337,7 +337,7 @@ _NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time")
 
 
 def _leave_keyring() -> None:
-    """Have a new and empty session keyring; the one we were started with may hold the host's keys."""
+    """Join a new, empty session keyring; the one we were started with may hold the host's keys."""
     _syscall("keyctl", ctypes.c_int(1), None)
 
 
@@ -350,7 +350,7 @@ def _become_process_one() -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent` (as `os.getppid()` shows it) dies."""
+    """Make the kernel kill this process when `parent` (as `os.getppid()` shows it) dies."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -403,7 +403,7 @@ class MemoryLimit:
         self._ballast = mmap.mmap(-1, BALLAST_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def allow(self, memory_mb: int) -> None:
-        """Have this limit from the next `for_user` or `for_runtime` on; 0 is none. It can only go down."""
+        """Set the limit from the next `for_user` or `for_runtime` on; 0 is none. It can only go down."""
         self._user = self._baseline + (memory_mb << 20)
         self._hard = self._user + RESERVE_BYTES
         self._is_lifted = memory_mb <= 0

@@ -45,7 +45,7 @@ def execute(control_fd: int, packages: Sequence[str] | None, errors: IO[bytes]) 
 
 
 def out_of_descriptors(err: OSError) -> str:
-    """Why a descriptor could not be had, with what to raise where that is their number."""
+    """Why a descriptor could not be opened, and which limit to raise where there are too many."""
     if err.errno != errno.EMFILE:
         return err.strerror or str(err)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -53,7 +53,7 @@ def out_of_descriptors(err: OSError) -> str:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as it may: every guest takes two."""
+    """Raise the limit on descriptors of this process as far as it may go: every guest takes two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # some systems refuse what they call unlimited
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

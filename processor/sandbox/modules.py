@@ -53,7 +53,7 @@ def read_codes(given: bytes, program: Program) -> Codes | None:
 def bring(
     program: Program, codes: Codes, space: dict[str, Any], run: Callable[[CodeType, dict[str, Any]], None]
 ) -> None:
-    """Have the sources import the modules; `run` executes a code of the dialect in its globals."""
+    """Let the sources import the modules; `run` executes a code of the dialect in its globals."""
     if not program.modules:
         return
     by_name: dict[str, CodeType | None] = dict.fromkeys(program.module_names)

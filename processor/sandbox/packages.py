@@ -60,7 +60,7 @@ _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
 class Unusable(Exception):
-    """A package that cannot be had here; `why` completes the sentence that begins with its name."""
+    """A package that is not available here; `why` completes the sentence that begins with its name."""
 
     def __init__(self, package: str, why: str, nearest: str = "") -> None:
         super().__init__(f"{package} {why}")

@@ -300,7 +300,7 @@ _deque: type[deque[Any]] = deque
 
 
 def read_deques_as(kind: type[deque[Any]]) -> None:
-    """Have this process read deques as that class, which is kept as a deque is."""
+    """Make this process read deques as that class, which is kept as a deque is."""
     global _deque
     _deque = kind
     _LEVELS[kind] = _LEVELS[deque]

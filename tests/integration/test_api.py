@@ -233,11 +233,11 @@ async def test_what_is_not_understood_changes_nothing(processor: Start) -> None:
             (
                 "pause",
                 {"route": "r", "by": "ann", "reson": ""},
-                "E601 'reson' is no field of this request; did",
+                "E601 'reson' is not a field of this request; did",
             ),
             ("pause", {"route": "s", "by": "ann"}, "E602 there is no route 's'; routes here are r"),
             ("pause", {"route": "r.>", "by": "ann"}, "E601 `route` is 'r.>'"),
-            ("reset", {"route": "r", "to": 0, "by": "ann"}, "E601 `to`: 0 is no sequence"),
+            ("reset", {"route": "r", "to": 0, "by": "ann"}, "E601 `to`: 0 is not a sequence"),
             ("reset", {"route": "r", "to": True, "by": "ann"}, "E601 `to` must be text or a whole number"),
             ("reset", {"route": "r", "to": "2026-01-31", "by": "ann"}, "E601 `to`: '2026-01-31' is neither"),
             ("reset", {"route": "r", "to": 7, "by": "ann"}, "E601 `to`: 7 is behind the end of stream"),

@@ -611,7 +611,7 @@ def test_try_refuses_what_it_cannot_use(
         (
             ["--envelope"],
             '{"i": 1}\n{"subject": "in.2", "data": {"i": 2}}\n',
-            "stdin:1:1 E104 is no envelope: one of `data`",
+            "stdin:1:1 E104 is not an envelope: one of `data`",
         ),
     ],
 )

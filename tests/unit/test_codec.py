@@ -355,7 +355,7 @@ def test_an_envelope_gives_its_entries(tmp_path: Path, kind: str, entries: Any) 
     ("payload", "code", "said"),
     [
         (b"{", "E301", "the message is not JSON"),
-        (b'{"type": NaN}', "E301", "NaN is no JSON value"),
+        (b'{"type": NaN}', "E301", "NaN is not a JSON value"),
         (b'{"type": 1e400}', "E301", "the message has a number beyond the range of 64-bit floats"),
         (b"\xff", "E301", "the message is not JSON"),
         (b"[" * 100_000, "E320", "the message is nested too deeply"),

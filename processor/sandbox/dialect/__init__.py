@@ -378,7 +378,7 @@ class _Desugar(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def _field_type(self, annotation: ast.expr) -> ast.expr:
-        """What the annotation is to whoever asks for it: a plain class, or the text."""
+        """What the annotation evaluates to: a plain class, or the text."""
         if (
             isinstance(annotation, ast.Name)
             and annotation.id in _PLAIN_TYPES

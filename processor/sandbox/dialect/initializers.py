@@ -18,7 +18,7 @@ from processor.sandbox.facades import FORBIDDEN, FRESH, INIT, init_purpose, is_d
 class _Row:
     name: str
     is_optional: bool
-    may_be_field: bool  # the default may be what field() gave, and have to be made anew
+    may_be_field: bool  # the default may be what field() gave, and have to be made each time
 
 
 def initializer(node: ast.ClassDef, kinds: list[tuple[str, str]]) -> ast.FunctionDef | None:

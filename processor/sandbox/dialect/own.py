@@ -55,7 +55,7 @@ class Own:
         return "E201", text
 
     def nearest(self, module: str) -> str:
-        """What an import that cannot be had was probably meant for; empty where that is nothing."""
+        """What an import that is not available was probably meant for; empty if nothing is near."""
         same = sorted(name for name in self.names if name.endswith(f".{module}"))
         near = same or difflib.get_close_matches(module, sorted(self.names), 1, 0.8)
         if near:

@@ -1,4 +1,4 @@
-"""The second look: what the bytecode of a program does, whoever made it.
+"""The second look: what the bytecode of a program does, whatever compiler made it.
 
 `compile_program` asks last, and hands the code on only when there is nothing to say. Nothing here knows of
 the passes before: code that went round them is refused on its own account. An operation that nobody

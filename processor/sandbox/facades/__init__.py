@@ -253,7 +253,7 @@ def _insist_on_self(cls: type, name: str) -> None:
     setattr(cls, name, property(checked) if isinstance(found, property) else checked)
 
 
-# These call `self.__class__` or set attributes of `self`, whoever that is.
+# These call `self.__class__` or set attributes of `self`, whatever object that is.
 for _cls, _names in (
     (collections.Counter, "copy"),
     (collections.ChainMap, "copy new_child parents"),

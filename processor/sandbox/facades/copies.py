@@ -41,7 +41,7 @@ _Copy = Callable[[Any], Any]
 
 
 def share(kind: type) -> None:
-    """Have the copy of a `kind`, a class of ours, be the object itself."""
+    """Make the copy of a `kind`, a class of ours, the object itself."""
     global _SAME
     _SAME += (kind,)
 

@@ -37,7 +37,7 @@ class _Module:
 
 
 def bring_modules(space: dict[str, Any], codes: Mapping[str, types.CodeType | None], run: Run) -> None:
-    """Have sources that run in `space`, and those of `codes`, import the modules of `codes` by name.
+    """Let sources that run in `space`, and those of `codes`, import the modules of `codes` by name.
 
     `space` is as make_namespace made it; a package without a source of its own has None for its code. `run`
     executes a code in its globals. The names were checked: none is that of a module that Python has.
