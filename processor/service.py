@@ -579,7 +579,7 @@ class Service:
                     self._pause(route, pause)
                 for run in self._runs.values():
                     if run.lanes is not None:
-                        run.lanes.look_for_due()
+                        run.lanes.check_due()
                 following = [asyncio.create_task(self._follow(r), name="follow-app") for r in readers]
                 ended, _ = await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
                 ended.pop().result()
@@ -646,7 +646,7 @@ class Service:
         stored = Stored(delivery.subject, delivery.sequence, delivery.payload, delivery.headers)
         kept, run = parked.read(stored), self._runs.get(route)
         if kept is not None and partition is not None and run is not None and run.lanes is not None:
-            run.lanes.give(kept, partition)
+            run.lanes.accept_due(kept, partition)
 
     async def _prepare(self, route: Route) -> tuple[dict[str, Any], dict[str, Outlet]]:
         """The stream that the route reads, and how its outputs reach their subjects."""

@@ -43,9 +43,13 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["lanes", "repartition", "watch"],
             ["worker", "streams"],
-            ["chunks"],
+            ["retrying"],
+            ["plan"],
+            ["guests"],
+            ["settle"],
+            ["chunks", "gate"],
             ["effects"],
-            ["backlog", "holdings", "key_change"],
+            ["backlog", "hand", "holdings", "key_change"],
             ["breaker", "codec", "due", "members", "replay", "source", "waiting"],
         ],
     ),
@@ -143,7 +147,7 @@ LINES = 1000
 # what takes messages.
 WALLS = {
     "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
-    "delivery.codec", "delivery.effects", "delivery.repartition", "delivery.worker",
+    "delivery.codec", "delivery.effects", "delivery.plan", "delivery.repartition", "delivery.worker",
     "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
 }  # fmt: skip
 
@@ -152,7 +156,6 @@ METHODS = 25
 # Classes with more methods, and why they are not several.
 MANY_METHODS = {
     "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
-    "delivery.worker.Worker": "the whole life of a message",
     "jetstream.reader.Reader": "one consumer, and all that can become of it",
     "sandbox.dialect.Transformer": "a visitor: a method for each kind of node",
     "sandbox.guest.Runner": "one run: each step of it may fail in its own way",

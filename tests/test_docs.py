@@ -22,7 +22,7 @@ from processor.config.forms import Settings, alias_of, inner_model
 from processor.config.keys import RouteSettings
 from processor.context.subjects import TABLE
 from processor.delivery.codec import codec_for
-from processor.delivery.worker import Worker
+from processor.delivery.settle import Settler
 from processor.errors import ERRORS
 from processor.library import SecureRunnableBuilder
 from processor.model import DeadLetter, Decision, Failure, RetryPolicy, decide
@@ -37,7 +37,7 @@ FULL = (ROOT / "configs" / "full.yaml").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
 SOURCES = "".join(
     (ROOT / "processor" / name).read_text()
-    for name in ("delivery/worker.py", "delivery/chunks.py", "delivery/effects.py", "context/parked.py")
+    for name in ("delivery/chunks.py", "delivery/effects.py", "context/parked.py")
 )
 
 
@@ -336,8 +336,8 @@ def test_the_headers_of_stream_mode_are_listed() -> None:
 
 
 def test_the_steps_of_settling_are_those_of_the_code() -> None:
-    """README's numbered list is the docstring of Worker.settle, word for word."""
-    in_code = re.findall(r"^(\d\. .*)$", inspect.getdoc(Worker.settle) or "", re.MULTILINE)
+    """README's numbered list is the docstring of Settler.settle, word for word."""
+    in_code = re.findall(r"^(\d\. .*)$", inspect.getdoc(Settler.settle) or "", re.MULTILINE)
     in_readme = re.findall(r"^(\d\. .*)$", section("Delivery"), re.MULTILINE)
     assert len(in_code) == 5
     assert in_readme == in_code

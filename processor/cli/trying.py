@@ -41,7 +41,7 @@ from processor.context.position import Move
 from processor.context.store import ContextStore
 from processor.context.subjects import SubjectParts, public_subject
 from processor.delivery.codec import codec_for, headers_from
-from processor.delivery.effects import Effects, Outlet
+from processor.delivery.effects import Outlet
 from processor.delivery.worker import Shared, Worker
 from processor.errors import ConfigError, Faults, LanguageError
 from processor.jetstream import Broker, Outgoing, Reader, own_headers
@@ -177,8 +177,7 @@ async def _run(
             warn(first.warnings)
         except LanguageError as err:
             raise Faults([language_fault(config, route, err)]) from err
-        worker = _Worker(
-            shown,
+        worker = Worker(
             route,
             codec,
             broker,
@@ -189,6 +188,7 @@ async def _run(
             telemetry.route(route.name),
             lambda why: complain(why) if why else None,
             Shared.of(route, {}, outside.secrets),
+            shown.dropped,
         )
         await worker.say("started")
         working = asyncio.create_task(worker.run())
@@ -352,19 +352,6 @@ class _Display:
             )
             return
         self._screen.problem(f"{kind} {place} {code} {reason}", traceback)
-
-
-class _Worker(Worker):
-    """Shows the messages that it drops, after all that came before them."""
-
-    def __init__(self, shown: _Display, *more: Any) -> None:
-        super().__init__(*more)
-        self._shown = shown
-
-    async def settle(self, effects: Effects) -> None:
-        await super().settle(effects)
-        for delivery, failure, tries in effects.dropped:
-            self._shown.dropped(delivery, failure, tries)
 
 
 class _NoBroker(Broker):

@@ -1,6 +1,7 @@
-"""What one run in stream mode sends to its listeners: its chunks, and the marker behind them.
+"""What runs in stream mode send to their listeners: their chunks, and the marker behind them.
 
-A worker has one of these for each run. Chunks go straight to their subject, and no answer is awaited.
+Chunks go straight to their subject, and nobody waits for an answer. The marker of a run that succeeded is
+committed with its effects; that of one that failed is sent at once.
 
 What must stay true: what the stream of that subject would refuse is not sent. The server would drop it
 without a word, and readers of the stream would get the chunks around it.
@@ -8,12 +9,14 @@ without a word, and readers of the stream would get the chunks around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from processor.delivery.codec import Publication
-from processor.delivery.effects import Outlet
+from processor.delivery.codec import Codec, Publication
+from processor.delivery.effects import Batch, Outlet
 from processor.errors import ProcessorError
 from processor.jetstream import Broker, Outgoing
+from processor.model import Delivery, Failed, Failure, Group, Outcome
+from processor.sandbox.host import Answer, Guest
 
 
 class Unsendable(Exception):
@@ -65,3 +68,55 @@ def _part(outlet: Outlet, subject: str) -> Outlet:
         return outlet.to(subject)
     except ProcessorError:  # no stream holds it: listeners get what they would get anyway
         return Outlet(live=True)
+
+
+class Streaming:
+    """The runs of a stream-mode route: one message each, and what it yields goes to its listeners at once."""
+
+    def __init__(self, route: str, codec: Codec, broker: Broker, outlet: Outlet) -> None:
+        self._route = route
+        self._codec = codec
+        self._broker = broker
+        self._outlet = outlet
+
+    async def run(
+        self,
+        guest: Guest,
+        batch: Batch,
+        group: Group,
+        attempt: int,
+        *,
+        forget: Sequence[str],
+        messages: bytes,
+        answer: Answer,
+    ) -> Outcome:
+        """What comes of one message; the marker of a run that succeeded is among those of the batch then."""
+        delivery = batch.members[0][0]
+        try:
+            subject = self._codec.chunk_subject(delivery, group.key, group.documents[0])
+            chunks = Chunks(self._broker, self._outlet, subject, self._headers(delivery, attempt))
+        except ProcessorError as err:
+            return Failed(Failure(err.code, err.what))
+        try:
+            for opening in self._codec.opening(group.documents[0]):
+                await chunks.send_chunk(opening)
+            outcome = await guest.stream(
+                group, chunks.send_chunk, forget=forget, messages=messages, answer=answer
+            )
+        except Unsendable as err:  # nobody knows how far the guest is
+            await guest.close()
+            outcome = Failed(Failure("E307", f"a chunk cannot be sent: {err}", lethal=True))
+        failure = outcome.failure if isinstance(outcome, Failed) else None
+        marker = chunks.marker(is_error=failure is not None, payload=self._codec.marker(failure))
+        if marker is not None and failure is None:
+            batch.markers.append(marker)
+        elif marker is not None:
+            await self._broker.publish(marker)
+        return outcome
+
+    def _headers(self, delivery: Delivery, attempt: int) -> dict[str, str]:
+        return {
+            "Processor-Route": self._route,
+            "Processor-Sequence": str(delivery.sequence),
+            "Processor-Attempt": str(attempt),
+        }

@@ -460,6 +460,14 @@ class EffectsBuilder:
         return Outgoing(f"{self._out}{subject}", orjson.dumps(body), outlet.ttl)
 
 
+def fault_of_ours(when: str, route: str) -> Failure:
+    """An error of Processor's own that is being handled, as the failure of the message that it was about."""
+    log.exception(
+        "an unexpected error while %s; please report it", when, extra={"route": route, "code": "E365"}
+    )
+    return Failure("E365", f"an error of Processor's own while {when}; its log has it, please report it")
+
+
 def _now() -> str:
     return parked.timestamp(datetime.now(UTC))
 

@@ -133,20 +133,20 @@ class Lanes:
         for worker in self._workers:
             worker.stop()
 
-    def give(self, kept: ParkedMessage, partition: int) -> None:
+    def accept_due(self, kept: ParkedMessage, partition: int) -> None:
         """Process a message of a partition that is due, beside the input, if the partition is ours."""
         for worker in self._workers:
             if worker.owns(partition):
-                worker.give(kept)
+                worker.accept_due(kept)
 
     def is_overtaken(self, epochs: Mapping[int, int]) -> bool:
         """Whether one of our partitions has one of these epochs by now: what we hold of it is old."""
         return any(worker.is_overtaken(epochs) for worker in self._workers)
 
-    def look_for_due(self) -> None:
-        """Process what is due in the app's stream and was not handed over, too."""
+    def check_due(self) -> None:
+        """Process what is due in the app's stream, and was given to nobody, too."""
         for worker in self._workers:
-            worker.look_for_due()
+            worker.check_due()
 
     async def measure(self) -> tuple[Lag, bool]:
         """What waits for the route, in the stream and here, and whether the server was asked for it.

@@ -2,7 +2,7 @@
 
     host.py CONFIG URL POINT NTH [run | redrive | reset]
 
-A point is a gap between two steps of `Worker.settle`, or a place around one kind of write; `POINTS` has them
+A point is a gap between two steps of `Settler.settle`, or a place around one kind of write; `POINTS` has them
 all. The faults wrap the surface of the broker and the reader; everything between them is the real code. POINT
 `none` never ends. `redrive` and `reset` are what a person does with the app: to each dead letter, to route r.
 """

@@ -6,7 +6,7 @@ the half is an open batch.)
 
 | what is written | gaps beside these | shown by test_... |
 | --- | --- | --- |
-| effects, by `Worker.settle` | before 1, 1-2, 2-3, 3-4, 4-5 | a_host_killed_at_any_point_of_a_commit... |
+| effects, by `Settler.settle` | before 1, 1-2, 2-3, 3-4, 4-5 | a_host_killed_at_any_point_of_a_commit... |
 | a claim, a release | | a_host_killed_when_it_claims_or_lets_go... |
 | a hand-over: a claim, a release | the other host goes on | a_host_killed_in_a_hand_over... |
 | a dead letter | | a_host_killed_when_a_message_fails... |

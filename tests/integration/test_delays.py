@@ -57,11 +57,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             return shown.at.astimezone(tz)
 
     real = {name: getattr(time, name) for name in ("time", "perf_counter")}
-    monkeypatch.setattr(
-        "processor.delivery.worker.time", SimpleNamespace(monotonic=lambda: shown.now_s, **real)
-    )
-    monkeypatch.setattr("processor.delivery.worker.datetime", At)
-    monkeypatch.setattr("processor.delivery.worker.random", SimpleNamespace(random=lambda: LUCK))
+    frozen = SimpleNamespace(monotonic=lambda: shown.now_s, **real)
+    monkeypatch.setattr("processor.delivery.worker.time", frozen)
+    monkeypatch.setattr("processor.delivery.retrying.time", frozen)
+    monkeypatch.setattr("processor.delivery.retrying.datetime", At)
+    monkeypatch.setattr("processor.delivery.retrying.random", SimpleNamespace(random=lambda: LUCK))
     return shown
 
 

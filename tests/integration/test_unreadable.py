@@ -223,7 +223,7 @@ async def test_a_route_goes_on_whose_guest_was_ended_between_runs(
         await running.publish("in.a", {"i": 0})
         assert await running.documents("out.a", 1) == [{"i": 0, "n": 1}]
         worker = running.service._runs["r"].lanes._workers[0]  # type: ignore[union-attr]
-        await wait_until(lambda: not worker._guest.alive, "the guest was ended")  # type: ignore[union-attr]
+        await wait_until(lambda: not worker._guests._guest.alive, "the guest was ended")  # type: ignore[union-attr]
         await running.publish("in.a", {"i": 1})
         assert (await running.documents("out.a", 2))[1] == {"i": 1, "n": 2}
         assert running.metric("processor_guest_restarts_total", reason="E367") == 1
