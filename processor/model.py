@@ -288,6 +288,19 @@ class Failure:
     retry_after_s: float | None = None
 
 
+class Call(NamedTuple):
+    """A call of a capability that a run made. One that got the answer of an earlier run was not made."""
+
+    group: int
+    name: str  # of the capability
+    host: str  # that the guest asked for; empty where the capability has a place of its own
+    status: int | None  # of the answer, where it has one
+    code: str  # why there was no answer, E314 where the guest ended first; empty where there was one
+    seconds: float
+    bytes_out: int  # of the body that was sent
+    bytes_in: int  # of the body that came
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """A run that succeeded, apart from the messages in `rejected` (group, index in group, why)."""
@@ -298,6 +311,8 @@ class Ran:
     contexts: Mapping[str, ContextChange] = field(default_factory=dict)
     rejected: Sequence[tuple[int, int, Failure]] = ()
     logs: Sequence[LogLine] = ()
+    calls: Sequence[Call] = ()
+    wall_s: float = 0.0  # 0 where no guest was asked
     cpu_s: float = 0.0
     memory_bytes: int = 0
 
@@ -312,6 +327,9 @@ class Failed:
     failure: Failure
     logs: Sequence[LogLine] = ()
     group: int | None = None
+    calls: Sequence[Call] = ()
+    wall_s: float = 0.0  # 0 where no guest was asked
+    cpu_s: float = 0.0  # as far as it is known of a guest that has ended
 
 
 Outcome = Ran | Failed
@@ -438,6 +456,60 @@ def decide(
         # Where there is one key, nothing else can go on: the messages need not be moved out of its way.
         return Wait(after_s) if has_one_key else Block(failure, after_s)
     return Park(after_s) if is_long else Wait(after_s)
+
+
+class GivenUp(NamedTuple):
+    """A message that was dead-lettered, or dropped."""
+
+    delivery: Delivery
+    failure: Failure
+    attempt: int  # the last one, counted from 1
+    key: str
+    id: str  # of its dead letter; empty where it was dropped
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What happened in one run, and what became of its messages.
+
+    It is made once, when nothing of it can change any more: a run whose effects were committed has a record
+    after its commit, one that failed has it at once. What was settled without a run has a record, too, whose
+    `wall_s` is 0. Metrics and log lines are made from it, and from nothing else.
+    """
+
+    messages: int  # that were settled by it, or that it failed with
+    first: int  # the sequence of the first of them
+    wall_s: float
+    cpu_s: float
+    memory_bytes: int  # of the guest after it; 0 where it failed
+    logs: Sequence[LogLine]
+    calls: Sequence[Call]
+    failure: Failure | None  # of the run, or why what it made cannot be committed
+    attempt: int = 0  # of the one message that failed alone, counted from 1
+    decision: Decision | None = None  # about that message
+    outputs: int = 0
+    emits: int = 0
+    events: int = 0
+    given_up: Sequence[GivenUp] = ()
+    unsent: Sequence[tuple[int, str]] = ()  # what only reports a fate and fits into no stream: of whom, why
+
+    @classmethod
+    def of(
+        cls, deliveries: Sequence[Delivery], outcome: Outcome, failure: Failure | None = None
+    ) -> RunRecord:
+        """The record of a run of these deliveries, of which nothing else is known; `failure` is the one that
+        came of a run that had none itself.
+        """
+        return cls(
+            len(deliveries),
+            deliveries[0].sequence if deliveries else 0,
+            outcome.wall_s,
+            outcome.cpu_s,
+            outcome.memory_bytes if isinstance(outcome, Ran) else 0,
+            outcome.logs,
+            outcome.calls,
+            outcome.failure if isinstance(outcome, Failed) else failure,
+        )
 
 
 def subject_text(subject: str) -> str:

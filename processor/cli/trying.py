@@ -45,7 +45,7 @@ from processor.delivery.effects import Outlet
 from processor.delivery.worker import Shared, Worker
 from processor.errors import ConfigError, Faults, LanguageError
 from processor.jetstream import Broker, Outgoing, Reader, own_headers
-from processor.model import NO_HEADERS, ContextChange, Delivery, Failure
+from processor.model import NO_HEADERS, ContextChange, Delivery, RunRecord
 from processor.printable import printable
 from processor.route import Route
 from processor.sandbox import documents
@@ -188,7 +188,7 @@ async def _run(
             telemetry.route(route.name),
             lambda why: complain(why) if why else None,
             Shared.of(route, {}, outside.secrets),
-            shown.dropped,
+            [shown.read],
         )
         await worker.say("started")
         working = asyncio.create_task(worker.run())
@@ -320,17 +320,19 @@ class _Display:
             orjson.loads(headers.get("x-error-traceback", '""')),
         )
 
-    def dropped(self, delivery: Delivery, failure: Failure, tries: int) -> None:
-        """Show a message of which nothing is kept."""
-        self._given_up(
-            "dropped",
-            delivery.subject,
-            delivery.sequence,
-            tries,
-            failure.code,
-            failure.text[:REASON_CHARS],
-            failure.traceback,
-        )
+    def read(self, record: RunRecord) -> None:
+        """Show the messages that a run has left nothing of, behind what was committed."""
+        for delivery, failure, attempt, _, id_ in record.given_up:
+            if not id_:
+                self._given_up(
+                    "dropped",
+                    delivery.subject,
+                    delivery.sequence,
+                    attempt,
+                    failure.code,
+                    failure.text[:REASON_CHARS],
+                    failure.traceback,
+                )
         self._screen.flush()
 
     def _given_up(

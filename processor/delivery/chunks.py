@@ -16,7 +16,8 @@ from processor.delivery.effects import Batch, Outlet
 from processor.errors import ProcessorError
 from processor.jetstream import Broker, Outgoing
 from processor.model import Delivery, Failed, Failure, Group, Outcome
-from processor.sandbox.host import Answer, Guest
+from processor.sandbox.calls import Answer
+from processor.sandbox.host import Guest
 
 
 class Unsendable(Exception):

@@ -32,10 +32,12 @@ from processor.model import (
     Event,
     Failed,
     Failure,
+    GivenUp,
     Group,
     Outcome,
     Output,
     Ran,
+    RunRecord,
 )
 from processor.route import Route
 from processor.subject import matches
@@ -44,7 +46,6 @@ log = logging.getLogger("processor")
 
 # Idle partitions are taken along in what a commit has left.
 COMMIT_BUDGET = BATCH_MAX - 50
-_KEY_CHARS = 200  # of a key in a line of the log
 _SCHEDULED_BYTES = 256  # of the headers that the server gives a message that it sends when it is due
 _HEADER_BYTES = 16 << 10  # room that a message keeps for its headers, and a position for its own fields
 
@@ -163,10 +164,7 @@ class Effects:
     markers: list[Outgoing] = field(default_factory=list)
     contexts: dict[str, ContextChange] = field(default_factory=dict)
     moves: dict[int, Move] = field(default_factory=dict)
-    outputs: int = 0
-    events: int = 0
-    dead_letters: list[str] = field(default_factory=list)
-    dropped: list[tuple[Delivery, Failure, int]] = field(default_factory=list)  # with their tries
+    records: list[RunRecord] = field(default_factory=list)  # of these runs, to be read once all is committed
     scattered: int = 0  # messages of contexts that come whole and are kept by item
     is_recorded: bool = False  # the commit has a record of each context that it changes
     first_left: int | None = None  # the lowest sequence in hand that is to be processed after these
@@ -189,10 +187,7 @@ class Effects:
             self.contexts[key] = change
         for partition, move in later.moves.items():
             self.moves.setdefault(partition, Move()).add(move)
-        self.outputs += later.outputs
-        self.events += later.events
-        self.dead_letters += later.dead_letters
-        self.dropped += later.dropped
+        self.records += later.records
         self.scattered += later.scattered
         self.is_recorded |= later.is_recorded
         self.first_left = later.first_left
@@ -221,6 +216,18 @@ class Effects:
 
 def _messages_of(change: ContextChange) -> int:
     return 1 if change.is_small else len(change.items) + 1
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The effects of one run while they are made, and what its record will say of them."""
+
+    effects: Effects
+    outputs: int = 0
+    emits: int = 0
+    events: int = 0
+    given_up: list[GivenUp] = field(default_factory=list)
+    unsent: list[tuple[int, str]] = field(default_factory=list)
 
 
 class EffectsBuilder:
@@ -252,18 +259,19 @@ class EffectsBuilder:
             markers=batch.markers,
             is_recorded=self._route.history_keep_s > 0,
         )
+        draft = _Draft(effects)
         try:
-            self._add_outputs(effects, batch, outcome)
+            self._add_outputs(draft, batch, outcome)
             for event in outcome.events:
-                self._add_user_event(effects, batch, event)
+                self._add_user_event(draft, batch, event)
         except ProcessorError as err:
             return Failure(err.code, err.what)
         rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
         for delivery, failure in [*batch.rejected, *rejected]:
             attempt = tries.get(delivery.sequence, 0) + 1
-            self._add_dead_letter(effects, batch, delivery, failure, attempt)
+            self._add_dead_letter(draft, batch, delivery, failure, attempt)
         for delivery, failure in batch.dropped:
-            self._add_dropped(effects, delivery, failure, tries.get(delivery.sequence, 0) + 1)
+            self._give_up(draft, "dropped", delivery, failure, tries.get(delivery.sequence, 0) + 1)
         ran = [delivery for members in batch.members for delivery in members]
         given_up = (delivery for delivery, _ in [*batch.rejected, *batch.dropped])
         effects.ended = [*ran, *batch.skipped, *given_up]
@@ -272,10 +280,21 @@ class EffectsBuilder:
             for delivery in ran:
                 if id(delivery) not in failed:
                     attempt = tries.get(delivery.sequence, 0) + 1
-                    self._add_event(effects, "completed", delivery, attempt=attempt)
+                    self._add_event(draft, "completed", delivery, attempt=attempt)
+        effects.records = [
+            replace(
+                RunRecord.of(batch.deliveries, outcome),
+                outputs=draft.outputs,
+                emits=draft.emits,
+                events=draft.events,
+                given_up=draft.given_up,
+                unsent=draft.unsent,
+            )
+        ]
         return effects
 
-    def _add_outputs(self, effects: Effects, batch: Batch, outcome: Ran) -> None:
+    def _add_outputs(self, draft: _Draft, batch: Batch, outcome: Ran) -> None:
+        effects = draft.effects
         emits: dict[int, list[Emit]] = {}
         for emit in outcome.emits:
             emits.setdefault(emit.group, []).append(emit)
@@ -286,10 +305,10 @@ class EffectsBuilder:
             members = batch.members[index]
             for number, emit in enumerate(emits.get(index, ())):  # made before `process` returned
                 publication = self._codec.emitted(members[0], number, emit)
-                effects.outputs += 1
+                draft.emits += 1
                 self._add(effects, publication, members[0], emit.delay_s)
             made = self._codec.outputs(members, batch.groups[index].key, outputs.get(index, ()))
-            effects.outputs += len(made)
+            draft.outputs += len(made)
             for publication in made:
                 self._add(effects, publication, members[0])
         if self._codec.alone:
@@ -323,12 +342,12 @@ class EffectsBuilder:
             kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl
             effects.stored.append(Outgoing(subject, publication.payload, kept))
 
-    def _add_if_taken(self, effects: Effects, publication: Publication, origin: Delivery) -> None:
+    def _add_if_taken(self, draft: _Draft, publication: Publication, origin: Delivery) -> None:
         """Add what only reports a fate, which stands even where the report fits into no stream."""
         try:
-            self._add(effects, publication, origin)
+            self._add(draft.effects, publication, origin)
         except ProcessorError as err:
-            log.warning("not sent: %s", err, extra={"route": self._route.name, "seq": origin.sequence})
+            draft.unsent.append((origin.sequence, str(err)))
 
     def _delayed(self, publication: Publication, outlet: Outlet, delay_s: float) -> Outgoing:
         """What has the server send a message to its place among the outputs when it is due."""
@@ -349,13 +368,13 @@ class EffectsBuilder:
         subject = f"{self._emit}{secrets.token_hex(12)}"
         return Outgoing(subject, publication.payload, {**publication.headers, **schedule})
 
-    def _add_user_event(self, effects: Effects, batch: Batch, event: Event) -> None:
+    def _add_user_event(self, draft: _Draft, batch: Batch, event: Event) -> None:
         delivery = batch.members[event.group][0]
         # As the guest wrote it, which `wire` has vetted: read and written again, its numbers could be others.
         data, key = orjson.Fragment(event.body), batch.groups[event.group].key
-        self._add_event(effects, "user", delivery, name=event.name, key=key, data=data)
+        self._add_event(draft, "user", delivery, name=event.name, key=key, data=data)
 
-    def _add_event(self, effects: Effects, kind: str, delivery: Delivery, **more: object) -> None:
+    def _add_event(self, draft: _Draft, kind: str, delivery: Delivery, **more: object) -> None:
         subject = self._route.events_subject
         if subject is None:
             return
@@ -367,52 +386,37 @@ class EffectsBuilder:
             "time": _now(),
             **more,
         }
-        effects.events += 1
-        add = self._add if kind == "user" else self._add_if_taken
-        add(effects, Publication(subject, orjson.dumps(body), subject), delivery)
+        draft.events += 1
+        publication = Publication(subject, orjson.dumps(body), subject)
+        if kind == "user":
+            self._add(draft.effects, publication, delivery)
+        else:
+            self._add_if_taken(draft, publication, delivery)
 
     def _add_dead_letter(
-        self, effects: Effects, batch: Batch, delivery: Delivery, failure: Failure, attempt: int
+        self, draft: _Draft, batch: Batch, delivery: Delivery, failure: Failure, attempt: int
     ) -> None:
-        effects.dead_letters.append(failure.code)
         partition = batch.partitions[delivery.sequence]
-        effects.stored += self._letters.dead(delivery, partition, failure, attempt, datetime.now(UTC))
+        draft.effects.stored += self._letters.dead(delivery, partition, failure, attempt, datetime.now(UTC))
         id_ = f"{self._route.name}.{partition}.{delivery.sequence}"
-        self._tell(effects, "dead_lettered", delivery, failure, attempt, id_)
+        self._give_up(draft, "dead_lettered", delivery, failure, attempt, id_)
 
-    def _add_dropped(self, effects: Effects, delivery: Delivery, failure: Failure, attempt: int) -> None:
-        effects.dropped.append((delivery, failure, attempt))
-        self._tell(effects, "dropped", delivery, failure, attempt)
-
-    def _tell(
-        self, effects: Effects, what: str, delivery: Delivery, failure: Failure, attempt: int, id_: str = ""
+    def _give_up(
+        self, draft: _Draft, what: str, delivery: Delivery, failure: Failure, attempt: int, id_: str = ""
     ) -> None:
-        """Say to the sender's system, to listeners and in the log that a message was given up."""
+        """Tell the sender's system and listeners that a message was given up, and leave it to the record."""
+        key = key_of(delivery, self._codec)
+        draft.given_up.append(GivenUp(delivery, failure, attempt, key, id_))
         try:
             said = self._codec.failed(delivery, failure)
         except Exception:  # a wall: the message is given up, whatever it holds
             log.exception("an unexpected error while telling of a message; please report it")
             said = []
         for publication in said:
-            self._add_if_taken(effects, publication, delivery)
-        reason = failure.text[:REASON_CHARS]
+            self._add_if_taken(draft, publication, delivery)
         if self._events_level in ("failures", "all"):
-            self._add_event(effects, what, delivery, attempt=attempt, code=failure.code, text=reason)
-        log.warning(
-            "%s: %s %s",
-            {"dead_lettered": "dead letter"}.get(what, what),
-            failure.code,
-            reason,
-            extra={
-                "route": self._route.name,
-                "seq": delivery.sequence,
-                "key": key_of(delivery, self._codec)[:_KEY_CHARS] or None,
-                "attempt": attempt,
-                "code": failure.code,
-                "id": id_ or None,
-                "traceback": failure.traceback,
-            },
-        )
+            reason = failure.text[:REASON_CHARS]
+            self._add_event(draft, what, delivery, attempt=attempt, code=failure.code, text=reason)
 
     def misfit(self, effects: Effects) -> Failure | None:
         """Why these effects cannot be one commit, if they cannot."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
@@ -27,20 +26,18 @@ from processor.delivery.chunks import Streaming
 from processor.delivery.effects import Batch
 from processor.delivery.gate import Gate
 from processor.delivery.hand import Hand
+from processor.delivery.observe import Observer
 from processor.delivery.replay import Replay
 from processor.delivery.settle import Settler
 from processor.errors import Faults, GuestError
-from processor.model import Failed, Failure, LogLine, Outcome, Ran
+from processor.model import Failed, Failure, Outcome, Ran
 from processor.route import Route
 from processor.sandbox.host import Guest
 from processor.sandbox.messages import columns
-from processor.telemetry import RUNNABLE_LOG, RouteTelemetry
 
 log = logging.getLogger("processor")
-user_log = logging.getLogger(RUNNABLE_LOG)
 
 _RESPAWN_PAUSES_S = (0.02, 0.1, 0.5)
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Guests:
@@ -52,7 +49,7 @@ class Guests:
         store: ContextStore,
         spawn: Callable[[], Awaitable[Guest]],
         streaming: Streaming,
-        telemetry: RouteTelemetry,
+        observer: Observer,
         gate: Gate,
         settler: Settler,
         hand: Hand,
@@ -65,7 +62,7 @@ class Guests:
         self._store = store
         self._spawn = spawn
         self._streaming = streaming
-        self._telemetry = telemetry
+        self._observer = observer
         self._gate = gate
         self._settler = settler
         self._hand = hand
@@ -100,7 +97,6 @@ class Guests:
             self._resident.move_to_end(key)
         forget = self._evicted(keys)
         self._load_ahead()
-        started_s = time.perf_counter()
         calls = self._replay.calls(batch.groups, batch.members)
         if self._route.mode == "stream":
             attempt = self._hand.attempt(batch.members[0][0])
@@ -117,10 +113,7 @@ class Guests:
             outcome = await guest.run(
                 groups, fields=self._fields, forget=forget, messages=self._columns(batch), answer=calls.answer
             )
-        self._telemetry.processed(len(batch.deliveries), time.perf_counter() - started_s)
-        if calls.cut is None:
-            self._log_lines(outcome.logs)
-        else:
+        if calls.cut is not None:
             outcome = await self._cut(outcome, calls.cut)
         await self._look_after(batch, outcome, missing)
         return outcome
@@ -146,10 +139,13 @@ class Guests:
     async def _cut(self, outcome: Outcome, group: int) -> Failed:
         """What becomes of a run whose calls were refused from this group on, whatever it made of that."""
         if isinstance(outcome, Failed) and outcome.failure.lethal:
-            return Failed(outcome.failure, group=group)
+            failure = outcome.failure
+        else:
+            failure = Failure("E323", "the batch got more bytes of answers than can be kept")
         if isinstance(outcome, Ran):
             await self.undo()
-        return Failed(Failure("E323", "the batch got more bytes of answers than can be kept"), group=group)
+        # Its lines are said by the runs that take its place.
+        return Failed(failure, group=group, calls=outcome.calls, wall_s=outcome.wall_s, cpu_s=outcome.cpu_s)
 
     async def _look_after(self, batch: Batch, outcome: Outcome, loaded: Sequence[str]) -> None:
         """Note how the guest came out of a run that got the contexts of the keys `loaded`."""
@@ -158,17 +154,7 @@ class Guests:
             await self._gate.lived()
         elif failure.code in DEATHS and len(batch.deliveries) == 1:
             await self._gate.died(failure.code, failure.text, batch.deliveries[0].sequence)
-        if failure is not None and failure.lethal:
-            self._telemetry.guest_restarted(failure.code)
-            log.info(
-                "the guest was stopped: %s %s",
-                failure.code,
-                failure.text,
-                extra=self._where(code=failure.code),
-            )
-        elif isinstance(outcome, Ran):
-            self._telemetry.guest_memory(outcome.memory_bytes)
-        else:
+        if isinstance(outcome, Failed) and not outcome.failure.lethal:
             # A context that came with the run that failed is sent again with the next, `init` included.
             for key in loaded:
                 self._resident.pop(key, None)
@@ -180,15 +166,6 @@ class Guests:
         tries = [known.get(delivery.sequence, 0) for delivery in members] if known else ()
         return columns(self._letters.as_sent(members), tries)
 
-    def _log_lines(self, lines: Iterable[LogLine]) -> None:
-        for line in lines:
-            if line.dropped:
-                self._telemetry.log_lines_dropped(line.dropped)
-            user_log.log(_LEVELS.get(line.level, logging.INFO), "%s", line.text, extra=self._where())
-
-    def _where(self, **more: object) -> dict[str, object]:
-        return {"route": self._route.name, **more}
-
     # The guest.
 
     async def _living(self) -> Guest:
@@ -198,10 +175,7 @@ class Guests:
         await self._settler.settled()
         if self._guest is not None:
             if (why := self._guest.verdict) is not None and why.code == "E367":  # between runs: of no message
-                self._telemetry.guest_restarted(why.code)
-                log.warning(
-                    "the guest was stopped: %s %s", why.code, why.text, extra=self._where(code=why.code)
-                )
+                self._observer.stopped(why, logging.WARNING)
             await self._guest.close()
         self._store.forget(self._resident)
         self._resident.clear()
@@ -212,7 +186,7 @@ class Guests:
                 return self._guest
             except (Faults, GuestError) as err:
                 # The program was loaded before, so this is the machine: memory is short, or somebody kills.
-                log.debug("a guest could not be started: %s", err, extra=self._where())
+                log.debug("a guest could not be started: %s", err, extra={"route": self._route.name})
                 await self._gate.died("E502", str(err), None)
             await self._gate.pause(next(pauses_s))
             await self._gate.let_through()

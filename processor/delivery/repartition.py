@@ -37,6 +37,7 @@ from processor.delivery.backlog import Backlog
 from processor.delivery.codec import Codec, codec_for, key_of
 from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet
 from processor.delivery.members import Members
+from processor.delivery.observe import Observer
 from processor.delivery.streams import Streams, warn_of_gap
 from processor.errors import BrokerError, Fenced, ProcessorError
 from processor.jetstream import (
@@ -316,6 +317,7 @@ class Repartitioner:
         self._source = source
         self._backlog = backlog
         self._telemetry = telemetry
+        self._observer = Observer(route.name, telemetry)
         self._codec: Codec = codec_for(route)
         self._letters = ParkedMessages(route.app, route.name, broker.max_payload)
         self._effects_of = EffectsBuilder(route, self._codec, outlets, broker.max_payload)
@@ -443,9 +445,8 @@ class Repartitioner:
         await self._store.commit(effects.stored, {}, effects.moves)
         with contextlib.suppress(Unknown):  # the connection is down
             await self._broker.publish(*effects.live)
-        self._telemetry.events(effects.events)
-        for code in effects.dead_letters:
-            self._telemetry.dead_lettered(code)
+        for record in effects.records:
+            self._observer.read(record)
         self._left += len(effects.deliveries)
         self._message_bytes = _HEADER_BYTES + sum(len(m.payload) for m in effects.stored) / len(
             effects.deliveries

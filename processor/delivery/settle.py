@@ -22,14 +22,11 @@ from processor.delivery.hand import Hand
 from processor.delivery.source import Source
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Unknown
-from processor.model import Delivery, Failure
+from processor.model import RunRecord
 from processor.route import Route
 from processor.telemetry import RouteTelemetry
 
 _REFUSED_PAUSE_S = 2.0
-
-# Hears of a message of which nothing is kept: why, and how often it was tried.
-Dropped = Callable[[Delivery, Failure, int], None]
 
 
 class Settler:
@@ -44,9 +41,11 @@ class Settler:
         telemetry: RouteTelemetry,
         hand: Hand,
         blocked: Callable[[str | None], None],
-        dropped: Dropped | None = None,
+        observe: Callable[[RunRecord], None],
     ) -> None:
-        """`blocked` is called with why a foreign stream refuses a message, and with None when none does."""
+        """`blocked` is called with why a foreign stream refuses a message, and with None when none does;
+        `observe` gets the record of each run once its effects are committed.
+        """
         self._route = route
         self._broker = broker
         self._source = source
@@ -54,7 +53,7 @@ class Settler:
         self._telemetry = telemetry
         self._hand = hand
         self._blocked = blocked
-        self._dropped = dropped
+        self._observe_run = observe
         self._pending = Effects()
         self._settling: Effects | None = None
         self._changed = asyncio.Condition()
@@ -177,13 +176,7 @@ class Settler:
     def _observe(self, effects: Effects) -> None:
         telemetry, now_s = self._telemetry, time.time()
         telemetry.end_to_end([max(0.0, now_s - d.timestamp_s) for d in effects.ended])
-        telemetry.outputs(effects.outputs)
-        telemetry.events(effects.events)
-        for code in effects.dead_letters:
-            telemetry.dead_lettered(code)
-        for delivery, failure, tries in effects.dropped:
-            telemetry.dropped(failure.code)
-            if self._dropped is not None:
-                self._dropped(delivery, failure, tries)
+        for record in effects.records:
+            self._observe_run(record)
         telemetry.waiting(len(self._hand.waiting), self._hand.waiting.blocked)
         telemetry.context(self._store.bytes_held)

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from processor.context.parked import ParkedMessage, ParkedMessages
 from processor.context.position import Move
@@ -32,18 +31,19 @@ from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet, f
 from processor.delivery.gate import Gate, GivenBack
 from processor.delivery.guests import Guests
 from processor.delivery.hand import Hand
+from processor.delivery.observe import Observer
 from processor.delivery.plan import Planner
 from processor.delivery.replay import Replay
 from processor.delivery.retrying import Retrying
-from processor.delivery.settle import Dropped, Settler
+from processor.delivery.settle import Settler
 from processor.delivery.source import Source
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Unknown
-from processor.model import DeadLetter, Delivery, Drop, Failed, Failure, Outcome, Ran, RunAgain
+from processor.model import DeadLetter, Delivery, Drop, Failed, Failure, Outcome, Ran, RunAgain, RunRecord
 from processor.route import Route
 from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
 
-log = logging.getLogger("processor")
+ReadRecord = Callable[[RunRecord], None]
 
 # So many claims without a commit make it likely that a message kills the whole process.
 _SUSPICIOUS_CLAIMS = 2
@@ -86,10 +86,10 @@ class Worker:
         telemetry: RouteTelemetry,
         blocked: Callable[[str | None], None],
         shared: Shared,
-        dropped: Dropped | None = None,
+        readers: Sequence[ReadRecord] = (),
     ) -> None:
-        """`blocked` is called with why commits are refused, and with None when they are not; `dropped` hears
-        of each message of which nothing is kept.
+        """`blocked` is called with why commits are refused, and with None when they are not; `readers` read
+        the record of each run, after what operators are told of it.
         """
         self._route = route
         self._codec = codec
@@ -105,6 +105,8 @@ class Worker:
         self._survived = shared.survived
         self._carefully = shared.carefully
         hand.tries |= {s: tries for s, tries in shared.survived.items() if s in hand.tries}
+        observer = Observer(route.name, telemetry)
+        self._readers = (observer.read, *readers)
         self._due = Due(store.due)
         scope = (route.app, route.name, store.created)
         self._replay = Replay(scope, route.replay, shared.marks, telemetry.repeated)
@@ -119,13 +121,13 @@ class Worker:
         letters = ParkedMessages(route.app, route.name, broker.max_payload)
         self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload)
         self._gate = Gate(route.name, shared.breaker, telemetry, self.say)
-        self._settler = Settler(route, broker, source, store, telemetry, hand, blocked, dropped)
+        self._settler = Settler(route, broker, source, store, telemetry, hand, blocked, self._tell)
         self._guests = Guests(
             route,
             store,
             spawn,
             Streaming(route.name, codec, broker, chunk_outlet),
-            telemetry,
+            observer,
             self._gate,
             self._settler,
             hand,
@@ -186,9 +188,10 @@ class Worker:
         if isinstance(outcome, Ran):
             await self._guests.undo()  # the guest has kept what will not be committed
         if len(deliveries) > 1:
+            self._tell(RunRecord.of(batch.deliveries, outcome, effects))
             failed = outcome.group if isinstance(outcome, Failed) else None
             return list(batch.split(deliveries, failed, self._planner.place))
-        is_again = await self._judge(batch, effects, self._hand.attempt(deliveries[0]))
+        is_again = await self._judge(batch, outcome, effects, self._hand.attempt(deliveries[0]))
         return [deliveries] if is_again else ()
 
     def _effects_of(self, batch: Batch, outcome: Outcome) -> Effects | Failure:
@@ -206,27 +209,20 @@ class Worker:
         self._settler.weigh(effects)
         return misfit
 
-    async def _judge(self, batch: Batch, failure: Failure, attempt: int) -> bool:
+    def _tell(self, record: RunRecord) -> None:
+        """Hand the record of a run over; nothing of the run can change any more."""
+        for read in self._readers:
+            read(record)
+
+    async def _judge(self, batch: Batch, outcome: Outcome, failure: Failure, attempt: int) -> bool:
         """Decide about the one message of a batch that failed, and make it so; whether to try it at once."""
         delivery = batch.deliveries[0]
-        self._telemetry.failed(failure.code)
-        log.debug(
-            "attempt failed: %s %s",
-            failure.code,
-            failure.text,
-            extra={
-                "route": self._route.name,
-                "seq": delivery.sequence,
-                "attempt": attempt,
-                "code": failure.code,
-            },
-        )
         self._replay.failed(batch.groups, batch.members)
         decision = self._retrying.decide(delivery, failure, attempt, is_stopping=self._gate.is_stopping)
         if isinstance(decision, DeadLetter | Drop):
             self._replay.settled(batch.groups, batch.members)
-        else:
-            self._telemetry.retried()
+        record = RunRecord.of(batch.deliveries, outcome, failure)
+        self._tell(replace(record, attempt=attempt, decision=decision))
         await self._retrying.carry_out(decision, batch, attempt)
         return isinstance(decision, RunAgain)
 
@@ -372,7 +368,7 @@ class Worker:
             await self._admit([delivery])
         elif tries >= self._route.retry.attempts:
             failure = Failure("E314", f"the processor ended {tries} times while it worked on this message")
-            await self._judge(batch, failure, tries)
+            await self._judge(batch, Ran(), failure, tries)
         else:
             partition = batch.partitions[delivery.sequence]
             self._hand.tries.setdefault(delivery.sequence, tries)

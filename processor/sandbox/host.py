@@ -36,16 +36,13 @@ import orjson
 from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
 from processor.sandbox import processes, wire
+from processor.sandbox.calls import Answer, Perform, RunCalls
 from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.launch import execute, out_of_descriptors
 from processor.sandbox.tally import Tally
 
 log = logging.getLogger("processor")
-
-Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
-# Who makes the calls of one run: gets the group that calls, the name, the arguments, and what makes the call.
-Answer = Callable[[int, str, dict[str, Any], Callable[[dict[str, Any]], Awaitable[Any]]], Awaitable[Any]]
 
 # How often a running guest's processor time is read: the most that it can go over its limit.
 CPU_POLL_S = 0.05
@@ -489,7 +486,7 @@ class Guest:
         self._tally = Tally(limits.context_bytes)
         self._watch: asyncio.TimerHandle | None = None
         self._deadline_s = math.inf
-        self._cpu_before_s = 0.0
+        self._cpu_before_s = self._cpu_seen_s = 0.0  # before this run, and when it was last looked at
         self._idle_since_s, self._cpu_idle_s = math.inf, 0.0  # when it was left alone, with its CPU time then
         self._weighed_s = -math.inf
         self._resident_bytes = 0
@@ -616,11 +613,13 @@ class Guest:
         self._tally.ask(request.groups, request.forget)
         if not self.alive:
             return Failed(await self._obituary())
+        requests = RunCalls(self._limits, request.groups, answer)
+        started_s = time.perf_counter()
         self._begin()
         assert self._nonce is not None
         try:
             self._write(wire.write_run(self._nonce, request))
-            outcome = await self._converse(request, emit, _Requests(self._limits, request.groups, answer))
+            outcome = await self._converse(request, emit, requests)
             if isinstance(outcome, Failed) and outcome.failure.lethal:
                 await self._obituary()
         except wire.Violation as err:
@@ -633,13 +632,14 @@ class Guest:
             raise
         finally:
             self._end()
-        return outcome
+        wall_s, cpu_s = time.perf_counter() - started_s, self._cpu_idle_s - self._cpu_before_s
+        return replace(outcome, calls=requests.made, wall_s=wall_s, cpu_s=cpu_s)
 
     async def _converse(
         self,
         request: wire.RunRequest,
         emit: Callable[[bytes], Awaitable[None]] | None,
-        requests: _Requests,
+        requests: RunCalls,
     ) -> Outcome:
         room_bytes, room_chunks = self._limits.output_bytes, self._limits.outputs * 100
         while True:
@@ -676,7 +676,6 @@ class Guest:
         return replace(
             ran,
             contexts=self._tally.change(ran.contexts),
-            cpu_s=self._cpu_used_s(),
             memory_bytes=self._memory_lately(),
         )
 
@@ -695,9 +694,9 @@ class Guest:
             self._is_held_up = False
             self._deadline_s += self._loop.time() - before
 
-    async def _answer(self, frame: wire.Frame, requests: _Requests) -> None:
+    async def _answer(self, frame: wire.Frame, requests: RunCalls) -> None:
         """Answer one capability call, unless the guest dies over it."""
-        group, name, arguments = wire.read_call(frame, len(requests.made))
+        group, name, arguments = wire.read_call(frame, len(requests.counts))
         assert self._nonce is not None
         if self._unsent or requests.refused > REFUSED_CALLS:
             raise wire.Violation("calls without an end, or before the last one was answered")
@@ -706,7 +705,7 @@ class Guest:
         self._write(await self._performed(answering, self._nonce, name, requests))
 
     async def _performed(
-        self, performing: Awaitable[Any], nonce: int, name: str, requests: _Requests
+        self, performing: Awaitable[Any], nonce: int, name: str, requests: RunCalls
     ) -> bytes:
         """The frame that answers a call; an empty one for a guest that has ended meanwhile."""
         task = self._performing = asyncio.ensure_future(_as_coroutine(performing))
@@ -784,8 +783,10 @@ class Guest:
         return Failure("E311", text, lethal=True)
 
     def _cpu_s(self) -> float:
-        cpu_s = processes.cpu_s(self.pid)
-        return self._cpu_before_s if cpu_s is None else cpu_s
+        cpu_s = processes.cpu_s(self.pid) if self.alive else None  # its number may be that of another by now
+        if cpu_s is not None:
+            self._cpu_seen_s = cpu_s
+        return self._cpu_seen_s
 
     def _cpu_used_s(self) -> float:
         return self._cpu_s() - self._cpu_before_s
@@ -880,6 +881,7 @@ class Guest:
         self._frames.clear()
         if not self.alive:
             return
+        self._cpu_s()  # the last look
         self._is_reading = False
         self._loop.remove_reader(self._channel)
         try:
@@ -918,36 +920,6 @@ class Guest:
                     ending = await asyncio.shield(self._ending)
             self._verdict = self._verdict or explain(ending, self._limits, self._kills)
         return self._verdict
-
-
-class _Requests:
-    """The capability calls of one run, counted: every message may make `limits.requests`."""
-
-    def __init__(self, limits: Limits, groups: Sequence[Group], answer: Answer | None) -> None:
-        self.answer = answer
-        self.made = [0] * len(groups)
-        self.refused = 0
-        self._limits = limits
-        self._groups = groups
-
-    def making(
-        self, group: int, name: str, perform: Perform | None
-    ) -> Callable[[dict[str, Any]], Awaitable[Any]]:
-        """What makes a call of a group. It raises ProcessorError E322 beyond what its messages may make."""
-
-        async def make(arguments: dict[str, Any]) -> Any:
-            messages, most = len(self._groups[group].documents), self._limits.requests
-            self.made[group] += 1
-            if self.made[group] > most * messages:
-                whose = "one message" if messages == 1 else f"each of {messages} messages"
-                raise ProcessorError(
-                    "E322", f"{name}: more than {most} requests for {whose} (limits.requests)"
-                )
-            if perform is None:
-                raise ProcessorError("E317", f"{name}: this Runnable has no such capability")
-            return await perform(name, arguments)
-
-        return make
 
 
 def _is_cancelled() -> bool:

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from processor.model import Group, Limits, Program
-from processor.sandbox.host import Guest, Perform, Zygote
+from processor.sandbox.calls import Perform
+from processor.sandbox.host import Guest, Zygote
 
 Spawned = Callable[..., AbstractAsyncContextManager[Guest]]
 
