@@ -74,6 +74,7 @@ from typing import Any, NoReturn
 from processor import runnable
 from processor.sandbox.facades import exact
 from processor.sandbox.facades.copies import copied, deepcopied
+from processor.sandbox.facades.decimals import Context, getcontext, guard_decimal, localcontext
 from processor.sandbox.facades.exact import deque
 from processor.sandbox.facades.guards import (
     CLASS_NAMES,
@@ -87,6 +88,7 @@ from processor.sandbox.facades.guards import (
     METHODS,
     OF_DICT,
     OF_METACLASS,
+    REVERSED,
     TYPE,
     WRITTEN_DICT,
     attribute,
@@ -273,6 +275,8 @@ for _kind in (
 guard_user_string()
 exact.guard_collections()
 exact.guard_json()
+exact.guard_csv()
+guard_decimal()
 
 # The one mutable thing among the attributes of the classes that are handed out.
 setattr(textwrap.TextWrapper, "unicode_whitespace_trans",  # noqa: B010
@@ -403,12 +407,17 @@ def _build() -> dict[str, types.ModuleType]:
             **_pick(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR"),
             "UTC": datetime.UTC,
         },
-        "decimal": _pick(
-            decimal,
-            "Decimal Context getcontext localcontext DecimalException InvalidOperation DivisionByZero "
-            "Inexact Rounded Overflow Underflow Clamped Subnormal FloatOperation ROUND_UP ROUND_DOWN "
-            "ROUND_CEILING ROUND_FLOOR ROUND_HALF_UP ROUND_HALF_DOWN ROUND_HALF_EVEN ROUND_05UP",
-        ),
+        "decimal": {
+            **_pick(
+                decimal,
+                "Decimal DecimalException InvalidOperation DivisionByZero "
+                "Inexact Rounded Overflow Underflow Clamped Subnormal FloatOperation ROUND_UP ROUND_DOWN "
+                "ROUND_CEILING ROUND_FLOOR ROUND_HALF_UP ROUND_HALF_DOWN ROUND_HALF_EVEN ROUND_05UP",
+            ),
+            "Context": Context,
+            "getcontext": getcontext,
+            "localcontext": localcontext,
+        },
         "difflib": _pick(
             difflib, "SequenceMatcher get_close_matches ndiff unified_diff context_diff IS_LINE_JUNK"
         ),
@@ -438,7 +447,7 @@ def _build() -> dict[str, types.ModuleType]:
         "heapq": _pick(heapq, "heappush heappop heapify heapreplace heappushpop nlargest nsmallest merge"),
         "hmac": _pick(hmac, "new compare_digest digest"),
         "html": _pick(html, "escape unescape"),
-        "io": _pick(io, "StringIO BytesIO"),
+        "io": {"StringIO": io.StringIO, "BytesIO": exact.BytesIO},
         "ipaddress": _pick(
             ipaddress,
             "ip_address ip_network ip_interface IPv4Address IPv4Network IPv4Interface IPv6Address "
@@ -620,7 +629,7 @@ bless(json.JSONDecodeError)
 _BUILTINS = (
     "None True False Ellipsis NotImplemented abs all any ascii bin bool bytearray bytes callable chr "
     "classmethod complex dict divmod enumerate filter float format frozenset hash hex id int isinstance "
-    "issubclass iter len list map max min next object oct ord pow property range repr reversed round set "
+    "issubclass iter len list map max min next object oct ord pow property range repr round set "
     "slice sorted staticmethod str sum super tuple zip memoryview __build_class__"
 )
 
@@ -695,6 +704,7 @@ def make_namespace(
             "setattr": write,
             "delattr": delete,
             "type": TYPE,
+            "reversed": REVERSED,
             "classmethod": CLASSMETHOD,
             "vars": attributes_of,
             "dir": names_of,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from processor.sandbox.facades import exact
+from processor.sandbox.facades.decimals import Context
 from processor.sandbox.facades.guards import is_user_class
 
 # What a copy of is the thing itself; their subclasses that are the host's, too.
@@ -33,7 +34,7 @@ _SAME: tuple[type, ...] = (
 _ATOMS = frozenset((*_SAME, bool))
 # What copies itself as its type says, with no word of the user's in it.
 _MADE_BY_COPY = frozenset((
-    exact.bytearray, decimal.Context, list, dict, set, exact.deque, collections.Counter,
+    exact.bytearray, Context, list, dict, set, exact.deque, collections.Counter,
     exact.OrderedDict, collections.defaultdict, collections.ChainMap,
 ))  # fmt: skip
 

@@ -15,11 +15,13 @@ import array as arrays
 import builtins
 import collections
 import contextlib
+import csv
 import datetime
 import decimal
 import fractions
 import functools
 import gc
+import io
 import itertools
 import json
 import math
@@ -423,6 +425,11 @@ def of_dict(ob: Any, name: str) -> Any:
     return _OF_DICT[name] if value is vars(dict)[name] else value
 
 
+def last_of(view: Any) -> Any:
+    """The last item of a view of a dict, read in one call of C. Raises StopIteration where there is none."""
+    return next(itertools.chain.from_iterable(map(builtins.reversed, (view,))))
+
+
 def dict_slot(name: str, value: Any) -> Any:
     """`value`, which is `__init__` or `__ior__` of something, bound or not."""
     if not isinstance(value, _SLOTS) or value.__objclass__ not in (dict, collections.defaultdict):
@@ -622,6 +629,70 @@ _C_MAKE_ENCODER: Callable[..., Any] = vars(json.encoder)["c_make_encoder"]
 _ENCODE_ASCII, _ENCODE = json.encoder.encode_basestring_ascii, json.encoder.encode_basestring
 
 
+# CSV
+
+
+class _Feed:
+    """An iterator that refuses to be advanced from inside of its own step, but goes on after an end."""
+
+    __slots__ = ("_is_at_work", "_iterator")
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self._is_at_work = False
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> Any:
+        if self._is_at_work:
+            raise ValueError("a csv reader cannot be advanced by the lines that it reads")
+        self._is_at_work = True
+        try:
+            return next(self._iterator)
+        finally:
+            self._is_at_work = False
+
+
+# Iterators that run no code of a user's, or refuse this themselves.
+_PLAIN_LINES = frozenset((type(iter([])), type(iter(())), io.StringIO, types.GeneratorType))
+
+
+def _reader(lines: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """csv.reader; C's has lost the row that it reads when a line's iterator has read it to its end."""
+    lines = iter(lines)
+    return _C_READER(lines if type(lines) in _PLAIN_LINES else _Feed(lines), *args, **kwargs)
+
+
+_C_READER = csv.reader
+
+
+def guard_csv() -> None:
+    setattr(csv, "reader", _reader)  # noqa: B010
+
+
+# Streams
+
+
+class BytesIO(io.BytesIO):
+    """io.BytesIO, as its namesake."""
+
+    __slots__ = ()
+
+    def getbuffer(self) -> memoryview:
+        # C would part an empty one from the bytes that all of them share, while a view of it is in use.
+        at, size = self.tell(), self.seek(0, 2)
+        if not size:
+            with contextlib.suppress(BufferError):
+                self.write(b"\0")
+                self.truncate(0)
+        self.seek(at)
+        return io.BytesIO.getbuffer(self)
+
+
+BytesIO.__module__ = "io"
+
+
 # Iterators
 
 
@@ -759,7 +830,7 @@ class OrderedDict(dict[Any, Any]):
         if not dict.__len__(self):
             raise KeyError("dictionary is empty")
         if last:
-            key = next(dict.__reversed__(self))
+            key = last_of(dict.keys(self))
         else:
             key = next(dict.__iter__(self))
             self._count_hole()

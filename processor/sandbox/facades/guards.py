@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import _string  # type: ignore[import-not-found]
 import abc
-import decimal
+import csv
 import enum
 import functools
+import io
 import re
 import string
 import types
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from processor.sandbox.documents import expect_changes, user_classes
 from processor.sandbox.facades import exact
+from processor.sandbox.facades.backwards import backwards, reverser
+from processor.sandbox.facades.decimals import Context
 
 # A letter, as __slots__ takes only identifiers; one that nobody begins a name with.
 PRIVATE = "\u01c0"
@@ -254,6 +257,8 @@ def _method(ob: Any, name: str) -> Any:
         return exact.list_setter(value)
     if name == "__ior__":
         value = exact.dict_slot(name, value)
+    if name == "__reversed__":
+        value = reverser(value)
     # A host class's own Python code trusts its `self`; through the class a user could give it any.
     if isinstance(ob, type) and not (
         is_user_function(value) or isinstance(value, _SLOTS) or exact.is_wrapper(value)
@@ -452,6 +457,8 @@ def inherited(found: Any, name: str) -> Any:
     value = getattr(found, name)
     if name in ("__init__", "__ior__"):
         return exact.dict_slot(name, value)
+    if name == "__reversed__":
+        return reverser(value)
     is_list = name == "__setitem__" and isinstance(value, _SLOTS) and isinstance(_SUPER_SELF(found), list)
     return exact.list_setter(value) if is_list else value
 
@@ -475,7 +482,7 @@ def _vetted(name: str) -> str:
 
 # Writing attributes.
 
-_WRITABLE: set[type] = {types.SimpleNamespace, decimal.Context}
+_WRITABLE: set[type] = {types.SimpleNamespace, Context}
 
 
 def allow_writes(kind: type) -> None:
@@ -513,7 +520,9 @@ def write(ob: Any, name: str, value: Any) -> None:
         if name == "__iter__":
             exact.keep_walk()
         members = {name: value}
-        _keep_from_c(members, ob.__mro__ if ob in user_classes else ())
+        heirs: Iterable[type] = _heirs(ob) if name in _OF_C else (ob,)
+        for heir in heirs:
+            _keep_from_c(members, heir.__mro__ if heir in user_classes else ())
         for key, made in members.items():
             setattr(writable(ob), key, made)
         return
@@ -558,6 +567,11 @@ class _Type(_Shown):
         return class_of(args[0])
 
 
+class _Reversed(_Shown):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return backwards(*args, **kwargs)
+
+
 class _ClassMethod(_Shown):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         # Older versions bind any descriptor: a host class's property would be handed a class as self.
@@ -580,9 +594,12 @@ _SHOWN: dict[type, type] = {
     for kind in (
         *_INTERNALS, types.FunctionType, types.MethodType, types.ModuleType, types.CellType,
         types.GenericAlias, types.BuiltinFunctionType, staticmethod, slice,
+        # Made by a call of their class, these two have nothing to read from or to write to (CPython 3.11.2).
+        type(csv.reader([])), type(csv.writer(io.StringIO())),
     )
 }  # fmt: skip
 CLASSMETHOD = _SHOWN[classmethod] = _shown(classmethod, _ClassMethod)
+REVERSED = _SHOWN[reversed] = _shown(reversed, _Reversed)
 _SHOWN.update({kind: shown for shown, kind in exact.CAUGHT.items()})
 
 
@@ -719,7 +736,8 @@ _HOOKED: dict[str, Callable[[Any], Any]] = {
 _PINNED = frozenset(("__lt__", "__le__", "__eq__", "__ne__", "__gt__", "__ge__"))
 # The pairs of the last comparisons that gave no answer: C goes on with both, and in some places nobody else
 # holds them any more. No code of a user's runs between such an answer and the end of C's comparison.
-_pins: deque[tuple[Any, Any]] = deque(maxlen=16)
+_pins: deque[tuple[Any, Any]] = deque()
+_PINS = 16
 
 
 def _pinning(function: Any) -> Any:
@@ -728,6 +746,8 @@ def _pinning(function: Any) -> Any:
     def compared(self: Any, other: Any, /) -> Any:
         found = function(self, other)
         if found is NotImplemented:
+            while len(_pins) >= _PINS:  # first, for what this frees may run a generator's `finally`
+                _pins.popleft()
             _pins.append((self, other))
         return found
 
@@ -768,10 +788,32 @@ def _walk(self: Any) -> Iterator[Any]:
         at += 1
 
 
+# What C asks of a text while it has hold of memory: of the text, or of a view that its user may release.
+_OF_C: dict[str, tuple[type, ...]] = {"__len__": (str, bytes), "__hash__": (bytes,)}
+
+
+def _is_given(bases: tuple[type, ...], name: str) -> bool:
+    """Whether a class of the user's among `bases` and theirs defines the method `name`."""
+    return any(
+        vars(kind).get(name) is not None for base in bases for kind in base.__mro__ if kind in user_classes
+    )
+
+
+def _heirs(cls: type) -> Iterator[type]:
+    yield cls
+    heirs: list[type] = type.__subclasses__(cls)
+    for heir in heirs:
+        yield from _heirs(heir)
+
+
 def _keep_from_c(members: dict[str, Any], bases: tuple[type, ...]) -> None:
     """Change among the hooks of a class of the user's what C code would trust. Raises TypeError."""
-    if "__len__" in members and any(issubclass(base, (str, bytes)) for base in bases):
-        raise TypeError("__len__ of a class derived from str or bytes cannot be defined in a Runnable")
+    for name, kinds in _OF_C.items():
+        if any(issubclass(base, kinds) for base in bases) and (
+            members.get(name) is not None or _is_given(bases, name)
+        ):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"{name} of a class derived from {names} cannot be defined in a Runnable")
     # C merges into what a call of the class gives, as into a new one.
     if any(issubclass(base, defaultdict) for base in bases) and (
         "__new__" in members or any(map(exact.makes_known, bases))

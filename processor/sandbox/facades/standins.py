@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import datetime
 import functools
 import heapq
 import importlib.resources
@@ -268,8 +269,25 @@ class ZoneInfo(zoneinfo.ZoneInfo):
     def clear_cache(cls, *_: Any, **__: Any) -> None:
         """Nothing: other names of a zone would no longer be the same."""
 
+    # C takes anything but None for a datetime, and looks into its memory.
+
+    def utcoffset(self, at: Any, /) -> Any:
+        return super().utcoffset(_moment(at))
+
+    def dst(self, at: Any, /) -> Any:
+        return super().dst(_moment(at))
+
+    def tzname(self, at: Any, /) -> Any:
+        return super().tzname(_moment(at))
+
     def __repr__(self) -> str:
         return f"zoneinfo.ZoneInfo(key={self.key!r})"
+
+
+def _moment(at: Any) -> datetime.datetime | None:
+    if at is not None and not isinstance(at, datetime.datetime):
+        raise TypeError(f"a time zone is asked about a datetime, not about a {type(at).__name__}")
+    return at
 
 
 ZoneInfoNotFoundError = zoneinfo.ZoneInfoNotFoundError

@@ -92,6 +92,7 @@ TARGETS = {
             ("time", time),
         )
     },
+    "events": {"event": lambda *args, **named: M.event("e", [args, named])},
 }
 # What never ends, or takes for ever, where nothing is wrong with it.
 SLOW = {
@@ -182,6 +183,7 @@ class Meddling:
         self.target = TARGETS[target]
         self.calls = 0
         self.meddled = 0
+        self.event = None
 
     def below(self, n):
         self.state = (self.state * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
@@ -297,9 +299,18 @@ def hook(name):
 
 
 def stream():
-    for _ in range(M.below(6)):
+    try:
+        for _ in range(M.below(6)):
+            meddle()
+            yield some()
+    finally:  # also when it is freed, wherever that is
         meddle()
-        yield some()
+
+
+def in_context():
+    with decimal.localcontext() as context:
+        context.prec = 1 + M.below(9)
+        yield from stream()
 
 
 HOOKS = [
@@ -428,7 +439,6 @@ for kind in (EvilInt, EvilFloat, EvilStr, EvilBytes, EvilTuple):
             "__repr__",
             "__bytes__",
             "__iter__",
-            "__hash__",
             "__getitem__",
             *COMPARED,
             "__add__",
@@ -436,6 +446,8 @@ for kind in (EvilInt, EvilFloat, EvilStr, EvilBytes, EvilTuple):
             "__mod__",
         ],
     )
+    if kind is not EvilBytes:
+        armed(kind, ["__hash__"])
 for kind in (EvilList, EvilDict, EvilSet, EvilOrdered, EvilDeque, EvilDefault, EvilCounter):
     armed(
         kind,
@@ -533,6 +545,11 @@ VICTIMS = [
     lambda: datetime.datetime(2020, 1, 2),
     lambda: fractions.Fraction(1, 3),
     lambda: csv.writer(io.StringIO()),
+    lambda: csv.reader(M.one_of([Walker, stream, lambda: ["a,b", 'c,"d']])()),
+    lambda: M.one_of([decimal.Context(prec=5), decimal.getcontext()]).flags,
+    lambda: in_context(),
+    lambda: io.BytesIO(),
+    lambda: {i: Same() for i in range(M.below(9))}.items(),
     lambda: json.JSONEncoder(default=callback),
     lambda: operator.itemgetter(Index(), 1),
 ]
@@ -721,6 +738,7 @@ class Runnable(BaseSecureRunnable):
         done = []
         for query in queries:
             M.begin(query["seed"], query["target"])
+            M.event = self.event
             M.pool = [fresh() for _ in range(12)]  # with no fuel yet, so that nothing meddles
             for _ in range(query["steps"]):
                 M.fuel = 12
