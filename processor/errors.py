@@ -1,7 +1,7 @@
 """Every error a user can meet, by number: what it means and what to do.
 
 The same code is printed by the CLI, logged by the service, put in dead-letter headers and used as the
-`reason` of metrics, so that one search finds all of them. `ERRORS` is the table; README's list of errors
+`reason` of metrics, so that one search finds all of them. `ERRORS` is the table; docs/reference/errors.md
 is checked against it.
 
 Numbers: E1xx configuration, E2xx the language of a Runnable, E3xx a message's run, E4xx the broker,

@@ -19,9 +19,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# From the top, in the words of the README's picture: a room imports from those below it. In a room, a module
-# imports from the rows below its own, and from no other module of its row. A package without rows of its own
-# is one module to the others; what is inside of it may not import in a circle.
+# From the top, in the words of the picture in docs/contributing.md: a room imports from those below it. In a
+# room, a module imports from the rows below its own, and from no other module of its row. A package without
+# rows of its own is one module to the others; what is inside of it may not import in a circle.
 ROOMS: list[tuple[str, str, list[list[str]]]] = [
     ("cli/", "reads a command line, calls a room below, and shows the answer; no rule is made here", []),
     ("bench/", "measures, beside programs that others would write", []),
@@ -538,10 +538,11 @@ def test_a_rule_finds_what_breaks_it(rule: Rule, files: dict[str, str], finding:
     assert list(rule(modules_of(tmp_path))) == [finding]
 
 
-def test_the_readme_shows_the_rooms() -> None:
-    """README's picture of the package is ROOMS, line by line: the rooms, their order, and their words."""
-    picture = re.search(r"```text\nprocessor/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert picture, "README has no picture that begins with processor/"
+def test_the_layout_shows_the_rooms() -> None:
+    """docs/contributing.md shows ROOMS, line by line: the rooms, their order, and their words."""
+    page = (ROOT / "docs" / "contributing.md").read_text()
+    picture = re.search(r"```text\nprocessor/\n(.*?)```", page, re.DOTALL)
+    assert picture, "the page has no picture that begins with processor/"
     shown = picture[1].splitlines()[: len(ROOMS)]
     assert [" ".join(line.split()) for line in shown] == [f"{rooms} {words}" for rooms, words, _ in ROOMS]
     written = {

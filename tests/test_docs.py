@@ -1,12 +1,15 @@
-"""README and configs/full.yaml against the code: what exists is documented, and what is documented exists."""
+"""The documentation against the code: what exists is documented, and what is documented exists."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -33,19 +36,26 @@ from processor.telemetry import FIELDS, METRICS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+# Each page of the documentation by its path, README among them.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        ROOT / "deploy" / "runbook.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
+}
 FULL = (ROOT / "configs" / "full.yaml").read_text()
-SECURITY = (ROOT / "SECURITY.md").read_text()
 SOURCES = "".join(
     (ROOT / "processor" / name).read_text()
     for name in ("delivery/chunks.py", "delivery/effects.py", "context/parked.py")
 )
 
 
-def section(title: str) -> str:
-    """The text below a heading of README, up to the next one of the same level."""
-    found = re.search(rf"^## {re.escape(title)}.*?\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found, f"README has no section {title}"
-    return found[1]
+def page(name: str) -> str:
+    """The text of a page below docs/."""
+    return PAGES[f"docs/{name}.md"]
 
 
 def rows(text: str) -> Iterator[list[str]]:
@@ -59,10 +69,25 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def every_block(language: str) -> list[Any]:
+    """The blocks of a language on all pages, each named by its page and its number there."""
+    return [
+        pytest.param(block, id=f"{name}:{number}")
+        for name, text in PAGES.items()
+        for number, block in enumerate(blocks(text, language), 1)
+    ]
+
+
 def commands() -> list[str]:
-    """Every command line of ours in README's examples."""
-    lines = [line for block in blocks(README, "console") for line in block.splitlines()]
-    found = [part.strip() for line in lines for part in line.removeprefix("$").split("|")]
+    """Every command line of ours in the examples of all pages."""
+    found = [
+        part.strip()
+        for text in PAGES.values()
+        for block in blocks(text, "console")
+        for line in block.splitlines()
+        if line.startswith("$")
+        for part in line.removeprefix("$").split("|")
+    ]
     return [command for command in found if command.startswith("processor ")]
 
 
@@ -124,15 +149,15 @@ def test_the_first_link_to_code_goes_to_the_path_of_a_message() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_is_documented(verb: str) -> None:
-    """It is in README's table and its examples, and its help ends with examples of its own."""
-    table = [cells[0] for cells in rows(section("Command line"))]
+    """It is in the table of verbs and in examples, and its help ends with examples of its own."""
+    table = [cells[0] for cells in rows(page("reference/command-line"))]
     assert any(re.match(rf"`processor {verb}\b", cell) for cell in table)
     assert any(shlex.split(command)[1] == verb for command in commands())
     assert "\nExamples:\n" in (inspect.getdoc(VERBS[verb]) or "")
 
 
 def test_every_command_in_the_examples_exists() -> None:
-    """README shows no verb and no option that the command line does not have."""
+    """No page shows a verb or an option that the command line does not have."""
     for command in commands():
         verb, *words = shlex.split(command, comments=True)[1:]
         assert verb in VERBS, command
@@ -147,7 +172,7 @@ def test_every_command_in_the_examples_exists() -> None:
 
 def test_exit_codes_are_those_of_the_command_line() -> None:
     """Number, name and meaning of each."""
-    table = [row for row in rows(section("Command line")) if row[0].isdigit()]
+    table = [row for row in rows(page("reference/command-line")) if row[0].isdigit()]
     assert table == [[str(code), f"`{name}`", meaning] for code, (name, meaning) in EXITS.items()]
 
 
@@ -161,8 +186,8 @@ def test_full_yaml_has_every_key() -> None:
 
 
 def test_the_overview_names_every_key_of_the_top() -> None:
-    """README's overview leaves out no block of the configuration."""
-    overview = section("Configuration")
+    """The overview leaves out no block of the configuration."""
+    overview = page("reference/configuration")
     missing = {alias_of(n, i) for n, i in Config.model_fields.items()} - {"routes"}
     missing |= {alias_of(n, i) for n, i in RouteSettings.model_fields.items()}
     assert {key for key in missing if not re.search(rf"\b{key}\b", overview)} == set()
@@ -170,14 +195,13 @@ def test_the_overview_names_every_key_of_the_top() -> None:
 
 def test_the_environment_is_documented() -> None:
     """Each variable with the key that it replaces and what it holds."""
-    table = [row for row in rows(section("Configuration")) if row[0].strip("`").isupper()]
+    table = [row for row in rows(page("reference/configuration")) if row[0].strip("`").isupper()]
     assert table == [[f"`{v}`", f"`{'.'.join(key)}`", text] for v, (key, text) in ENVIRONMENT.items()]
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "yaml"))))
-def test_a_configuration_in_readme_can_be_loaded(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", every_block("yaml"))
+def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
     """Examples are whole: with the files that they name they pass every check."""
-    text = blocks(README, "yaml")[number]
     data = yaml.safe_load(text)
     for route in data["routes"].values():
         (tmp_path / route["runnable"]).parent.mkdir(exist_ok=True)
@@ -197,9 +221,23 @@ def test_a_configuration_in_readme_can_be_loaded(number: int, tmp_path: Path) ->
     assert all(codec_for(route).topics for route in config.routes.values())
 
 
-def test_the_first_app_does_what_is_said() -> None:
-    """README's own Runnable gives the statistics that its text promises."""
-    [program] = [p for p in blocks(README, "python") if 'tick["price"]' in p]
+def test_the_first_app_does_what_is_said(tmp_path: Path) -> None:
+    """README's own app, put into files and tried by the command that is shown, prints what README shows."""
+    [program] = blocks(README, "python")
+    [config] = blocks(README, "yaml")
+    [example] = blocks(README, "console")
+    feed, attempt, *shown = example.splitlines()
+    (tmp_path / "stats.py").write_text(program)
+    (tmp_path / "market.yaml").write_text(config)
+    subprocess.run(["sh", "-c", feed.removeprefix("$ ")], cwd=tmp_path, check=True)
+    command = [sys.executable, "-m", *shlex.split(attempt.removeprefix("$ "))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert [*done.stdout.splitlines(), *done.stderr.splitlines()] == shown
+
+
+def test_the_app_of_the_first_page_does_what_is_said() -> None:
+    """The Runnable of Start gives the statistics that its text promises."""
+    [program] = [p for p in blocks(page("start"), "python") if 'tick["price"]' in p]
     with SecureRunnableBuilder().compile(program) as runnable:
         assert runnable.process([{"price": 3}, {"price": 5.5}, {"price": 4}]) == [
             {"count": 1, "max": 3},
@@ -208,20 +246,19 @@ def test_the_first_app_does_what_is_said() -> None:
         ]
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
-def test_every_runnable_in_readme_compiles(number: int) -> None:
-    """What README shows as a Runnable keeps to the language of a Runnable."""
-    program = blocks(README, "python")[number]
+@pytest.mark.parametrize("program", every_block("python"))
+def test_every_runnable_that_is_shown_compiles(program: str) -> None:
+    """What a page shows as a Runnable keeps to the language of a Runnable."""
     if "class Runnable" in program:
         SecureRunnableBuilder().compile(program).close()
     else:
-        compile(program, "README.md", "exec")
+        compile(program, "page", "exec")
 
 
 # Tables
 
 
-@pytest.mark.parametrize("row", list(rows(section("Words"))), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", list(rows(page("reference/words"))), ids=lambda row: row[0])
 def test_a_word_names_what_exists(row: list[str]) -> None:
     """Each word of the table is a class, a function or a module in the code."""
     word, _, where = row
@@ -230,13 +267,13 @@ def test_a_word_names_what_exists(row: list[str]) -> None:
 
 def test_every_error_is_documented() -> None:
     """Code, meaning and remedy, in the order of the table in errors.py."""
-    table = list(rows(section("Errors")))
+    table = list(rows(page("reference/errors")))
     assert table == [[row.code, row.meaning, row.remedy] for row in ERRORS.values()]
 
 
 def test_every_request_is_documented() -> None:
     """Each verb: its fields, those in bold that have to be there, and an example that is one."""
-    text = section("Operating")
+    text = page("reference/requests")
     table = {verb: row[1] for row in rows(text) for verb in re.findall(r"`([a-z.]+)`", row[0])}
     examples = dict(re.findall(r"^\$ nats request ctl\.market\.api\.(\S+) '(.*)'$", text, re.MULTILINE))
     for verb in verbs.VERBS:
@@ -254,38 +291,39 @@ def test_every_request_is_documented() -> None:
 def test_every_metric_is_documented() -> None:
     """Name, kind, labels and meaning of each, in the order of telemetry.METRICS."""
     expected = [[f"`{m.name}`", m.kind, ", ".join(m.labels), m.help] for m in METRICS.values()]
-    assert list(rows(section("Metrics"))) == expected
+    assert list(rows(page("reference/metrics"))) == expected
 
 
-@pytest.mark.parametrize("text", [README, SECURITY, (ROOT / "deploy" / "runbook.md").read_text()])
-def test_every_metric_that_is_named_exists(text: str) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_every_metric_that_is_named_exists(name: str) -> None:
     """No page speaks of a metric that is not exported."""
+    text = PAGES[name]
     assert set(re.findall(r"\bprocessor_\w+", text)) <= set(METRICS)
 
 
-@pytest.mark.parametrize("code", sorted(set(re.findall(r"\bE\d{3}\b", README + SECURITY))))
-def test_every_code_that_is_named_exists(code: str) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_every_code_that_is_named_exists(name: str) -> None:
     """No page speaks of an error that cannot occur."""
-    assert code in ERRORS
+    assert set(re.findall(r"\bE\d{3}\b", PAGES[name])) <= ERRORS.keys()
 
 
 def test_every_capability_is_documented() -> None:
-    """Whatever the base class gives to a Runnable is in README's description of it."""
+    """Whatever the base class gives to a Runnable is in the description of it."""
     given = {name for name in vars(GuestRunnable) if not name.startswith("_")}
     given |= {"logger", "requests", "secrets"}
-    described = section("The Runnable")
+    described = page("reference/runnable")
     assert {name for name in given if name not in described} == set()
 
 
 def test_every_module_that_can_be_imported_is_listed() -> None:
-    """README's list of modules is that of the sandbox."""
-    listed = section("The Runnable").partition("Importable")[2].partition("\n\n")[0]
+    """The list of modules is that of the sandbox."""
+    listed = page("reference/runnable").partition("Importable")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([\w.]+)`", listed)) == {*MODULES, *RUNTIME_MODULES}
 
 
 def test_the_subjects_of_an_app_are_listed() -> None:
-    """README's table of an app's stream has the rows of the code, in order, and begins with their words."""
-    listed = [row for row in rows(section("Delivery: the one commit")) if row[0].startswith("`p.")]
+    """The table of an app's stream has the rows of the code, in order, and begins with their words."""
+    listed = [row for row in rows(page("reference/subjects")) if row[0].startswith("`p.")]
     assert [row[0] for row in listed] == [f"`p.<app>.{subject}`" for subject, _ in TABLE]
     for (_, shown), (subject, words) in zip(listed, TABLE, strict=True):
         assert shown.startswith(words), f"{subject} holds {words}"
@@ -294,13 +332,13 @@ def test_the_subjects_of_an_app_are_listed() -> None:
 def test_the_headers_of_a_dead_letter_are_listed() -> None:
     """Every `x-` header that is written, and no other."""
     written = set(re.findall(r'"(x-[\w-]+)"', SOURCES))
-    listed = {row[0].strip("`") for row in rows(section("Dead letters")) if len(row) == 2}
+    listed = {row[0].strip("`") for row in rows(page("reference/dead-letters")) if len(row) == 2}
     assert listed == written
 
 
 def test_every_way_to_fail_has_its_end() -> None:
-    """Each code that a dead letter can have is in README's table, and ends there as it does in the code."""
-    table = [row for row in rows(section("Dead letters")) if row[1].startswith("E")]
+    """Each code that a dead letter can have is in the table, and ends there as it does in the code."""
+    table = [row for row in rows(page("reference/dead-letters")) if row[1].startswith("E")]
     ends = {
         code: [row for row in table if code in row[1].split(", ")]
         for row in table
@@ -332,13 +370,13 @@ def fate(code: str, attempt: int) -> Decision:
 def test_the_headers_of_stream_mode_are_listed() -> None:
     """Every `Processor-` header of chunks and markers, and no other."""
     written = set(re.findall(r'"(Processor-[\w-]+)"', SOURCES))
-    assert {row[0].strip("`") for row in rows(section("Stream mode"))} == written
+    assert {row[0].strip("`") for row in rows(page("reference/stream-mode"))} == written
 
 
 def test_the_steps_of_settling_are_those_of_the_code() -> None:
-    """README's numbered list is the docstring of Settler.settle, word for word."""
+    """The page's numbered list is the docstring of Settler.settle, word for word."""
     in_code = re.findall(r"^(\d\. .*)$", inspect.getdoc(Settler.settle) or "", re.MULTILINE)
-    in_readme = re.findall(r"^(\d\. .*)$", section("Delivery"), re.MULTILINE)
+    in_readme = re.findall(r"^(\d\. .*)$", page("explanation/one-commit"), re.MULTILINE)
     assert len(in_code) == 5
     assert in_readme == in_code
 
@@ -346,40 +384,74 @@ def test_the_steps_of_settling_are_those_of_the_code() -> None:
 # Names
 
 
-def named_files() -> set[str]:
-    """What README links to, or writes as a path of this repository."""
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    written = re.findall(r"`((?:processor|tests|configs|deploy|\.ci)/[\w./-]+)`", README)
-    return {*links, *written}
+def links() -> Iterator[Any]:
+    """Every link of a page to a file here: the page, the file and the heading, empty where it has none."""
+    for name, text in PAGES.items():
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        for target in sorted(set(re.findall(r"\]\(([^)\s]+)\)", prose))):
+            if "://" not in target:
+                file, _, heading = target.partition("#")
+                yield pytest.param(name, file, heading, id=f"{name}:{target}")
 
 
-@pytest.mark.parametrize("name", sorted(named_files()))
-def test_a_named_file_exists(name: str) -> None:
-    """Links and paths survive a rename, or this says which does not."""
-    assert (ROOT / name).exists()
+@pytest.mark.parametrize("name, file, heading", list(links()))
+def test_a_link_leads_somewhere(name: str, file: str, heading: str) -> None:
+    """The file of a link exists, and has the heading that the link names."""
+    target = (ROOT / name).parent / file if file else ROOT / name
+    assert target.exists()
+    if heading:
+        titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def named_files() -> Iterator[Any]:
+    """What pages write as a path of this repository."""
+    for name, text in PAGES.items():
+        for file in sorted(
+            set(re.findall(r"`((?:processor|tests|configs|deploy|docs|\.ci)/[\w./-]+)`", text))
+        ):
+            yield pytest.param(file, id=f"{name}:{file}")
+
+
+@pytest.mark.parametrize("file", list(named_files()))
+def test_a_named_file_exists(file: str) -> None:
+    """Paths survive a rename, or this says which does not."""
+    assert (ROOT / file).exists()
+
+
+def test_readme_is_a_door() -> None:
+    """README stays short, and every page that it does not name is two clicks away."""
+    assert len(README.splitlines()) <= 200
+    seen, found = set(), {"README.md"}
+    for _ in range(2):
+        new, seen = found - seen, seen | found
+        for name, file, _ in (each.values for each in links()):
+            if name in new and file.endswith(".md"):
+                found.add(os.path.normpath(Path(name).parent / file))
+    assert set(PAGES) <= found
+
+
+def test_a_page_begins_with_what_it_answers() -> None:
+    """A title, and a sentence below it."""
+    for name, text in PAGES.items():
+        title, blank, lead = text.splitlines()[:3]
+        assert re.match(r"# \S", title), name
+        assert not blank, name
+        assert re.match(r"[A-Z]", lead), name
 
 
 def test_the_layout_names_files_that_exist() -> None:
-    """Every file and folder in README's layout is there."""
-    [layout] = blocks(section("Layout"), "text")
+    """Every file and folder in the layout is there."""
+    [layout] = blocks(page("contributing"), "text")
     names = re.findall(r"[\w]+(?:\.py|\.yaml|\.json|/)", layout)
     rooms = [path for path in (ROOT / "processor").iterdir() if path.is_dir()]
     places = [ROOT, ROOT / "processor", ROOT / "configs", *rooms]
     assert [name for name in names if not any((place / name).exists() for place in places)] == []
 
 
-def test_internal_links_have_their_heading() -> None:
-    """A link to a section of README finds it."""
-    headings = {
-        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= headings
-
-
 def test_every_field_of_a_log_line_is_documented_and_set() -> None:
-    """README lists the fields of a JSON line; each is given to the log somewhere."""
-    [said] = re.findall(r"JSON lines with (.*?)\.", section("Operating"), re.DOTALL)
+    """The page lists the fields of a JSON line; each is given to the log somewhere."""
+    [said] = re.findall(r"JSON lines with (.*?)\.", page("operate/index"), re.DOTALL)
     always = ["time", "level", "logger", "message"]
     assert re.findall(r"`(\w+)`", said) == [*always, *FIELDS, "traceback"]
     given: set[str] = set()

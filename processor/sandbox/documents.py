@@ -135,7 +135,7 @@ def encode(document: Any, *place: object, bounds: Bounds = UNCONFIGURED, nan_as_
 
 
 def plain(value: Any) -> Any:
-    """What stands for `value` in JSON, one level of it, the way README's table has it.
+    """What stands for `value` in JSON, one level of it, the way docs/reference/values.md has it.
 
     Raises TypeError where nothing does.
     """

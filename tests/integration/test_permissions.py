@@ -1,4 +1,4 @@
-"""A NATS user that may do what README's table says, and nothing else; and users that lack one line of it."""
+"""A user with what docs/operate/permissions.md lists and nothing else, and users that lack a line of it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from processor.telemetry import Telemetry
 from tests.conftest import waited
 from tests.running import Serve, is_empty, listens
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operate" / "permissions.md"
 LISTED = [
     (may, name)
-    for may, cell in re.findall(r"^\| (publish|subscribe) \| (.*) \|$", README.read_text(), re.MULTILINE)
+    for may, cell in re.findall(r"^\| (publish|subscribe) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
     for name in re.findall(r"`([^`]+)`", cell)
 ]
 CONFIG = """
@@ -64,7 +64,7 @@ class Runnable:
 
 
 def permissions(app: str, *subjects: str, without: tuple[str, str] = ("", "")) -> dict[str, Any]:
-    """README's table as the configuration of a user, with its own subjects of outputs, and one left out."""
+    """The table as the configuration of a user, with its own subjects of outputs, and one left out."""
     given = {
         kind: [name.replace("<app>", app) for may, name in LISTED if may == kind and (may, name) != without]
         for kind in ("publish", "subscribe")
@@ -73,7 +73,7 @@ def permissions(app: str, *subjects: str, without: tuple[str, str] = ("", "")) -
     return {kind: {"allow": names + list(subjects) or ["nothing"]} for kind, names in given.items()}
 
 
-async def test_the_permissions_in_readme_are_enough(serve: Serve, tmp_path: Path, wait_until: Any) -> None:
+async def test_the_permissions_in_the_table_are_enough(serve: Serve, tmp_path: Path, wait_until: Any) -> None:
     """Batch and stream mode, created streams and one of the user's own, a queue as input: all run."""
     (tmp_path / "count.py").write_text(COUNT)
     (tmp_path / "talk.py").write_text(TALK)
@@ -162,7 +162,7 @@ async def arrived(broker: Broker, subject: str) -> bool:
     return bool(name and [stored async for stored in broker.history(name, [subject])])
 
 
-# Without these a processor runs all the same; each is missed only by what README says beside it, or when an
+# Without these a processor runs all the same; each is missed only by what the page says beside it, or when an
 # answer of the server is lost, a consumer is replaced or a cluster has to be asked.
 SELDOM = {
     ("publish", "$JS.API.STREAM.MSG.GET.P_<app>"),

@@ -1,4 +1,4 @@
-"""`docs/SPECIFICATION.md` is held to: its figures are compared with the code and with real guests."""
+"""The specification of the wall is held to: its figures are compared with the code and with real guests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ESCAPE = ROOT / "configs" / "escape"
 
 
 def figures() -> dict[str, str]:
-    text = (ROOT / "docs" / "SPECIFICATION.md").read_text()
+    text = (ROOT / "docs" / "security" / "specification.md").read_text()
     return dict(re.findall(r"^\| ([^|]+) \| ([\d/]+) \|$", text, re.MULTILINE))
 
 
