@@ -52,7 +52,7 @@ from processor.route import Route
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
 from processor.sandbox.launch import raise_descriptor_limit
-from processor.telemetry import Telemetry
+from processor.telemetry import Readiness, Telemetry
 
 log = logging.getLogger("processor")
 
@@ -82,6 +82,58 @@ _DISPENSABLE = (
 )
 
 
+class DeniedActions:
+    """What the server does not let this user do, as the log and `/readyz` say it."""
+
+    def __init__(self, app: str, readiness: Readiness) -> None:
+        self._app = app
+        self._readiness = readiness
+        self._denied_s: dict[str, float] = {}  # each action, and when the server said so last
+
+    def note(self, action: str) -> None:
+        """Log and show it: much that may be denied is never answered, and would only stand still."""
+        requests = f"subscribe to ctl.{self._app}.api."
+        if action.lower().startswith((*_DISPENSABLE, requests.lower())):
+            return
+        # Of other streams than the app's it only tells how far they have copied.
+        get, _, stream = action.lower().rpartition(".")
+        if get == "publish to $js.api.stream.msg.get" and stream != app_stream(self._app).lower():
+            return
+        # One line for all partitions, keys and messages.
+        tokens = action.split(".")
+        count = 5 if "$JS.API." in action else 4
+        action = ".".join([*tokens[:count], ">"] if len(tokens) > count else tokens)
+        if action not in self._denied_s and len(self._denied_s) < _DENIED_SAID_MAX:
+            log.error("E403 the NATS server does not let this user %s", action, extra={"code": "E403"})
+        self._denied_s[action] = time.monotonic()
+        self._show()
+
+    def _show(self) -> None:
+        if not self._denied_s:
+            self._readiness.clear("permissions")
+            return
+        shown = " nor ".join(list(self._denied_s)[:3])
+        more = f" nor {len(self._denied_s) - 3} more" if len(self._denied_s) > 3 else ""
+        self._readiness.block("permissions", f"E403 the NATS server does not let this user {shown}{more}")
+
+    def forget_old(self) -> None:
+        """A subscription that was denied stays dead until the next connection; all else is tried again."""
+        since_s = time.monotonic() - _DENIED_S
+        kept = {
+            action: at_s
+            for action, at_s in self._denied_s.items()
+            if at_s > since_s or action.startswith("subscribe")
+        }
+        if len(kept) < len(self._denied_s):
+            self._denied_s = kept
+            self._show()
+
+    def clear(self) -> None:
+        """A new connection starts without any."""
+        self._denied_s.clear()
+        self._show()
+
+
 class Service:
     """Everything of one configuration, from `start` to `stop`."""
 
@@ -102,7 +154,7 @@ class Service:
         self._runs: dict[str, _Run] = {}
         self._silent: set[str] = set()  # routes whose input has not been heard of for too long
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
-        self._denied: dict[str, float] = {}  # what the server does not let us do, and when it said so last
+        self._denied = DeniedActions(config.app, telemetry.readiness)
         self._watching: list[asyncio.Task[None]] = []
 
     async def start(self, *, wait: bool = True) -> None:
@@ -132,7 +184,7 @@ class Service:
             connect_options(self._config.nats),
             name=f"processor {self._config.app}",
             on_connected=self._connected,
-            on_denied=self._note_denial,
+            on_denied=self._denied.note,
             wait=wait,
         )
         is_default = "" if "url" in self._config.nats.model_fields_set else "; nats.url is not set"
@@ -266,49 +318,8 @@ class Service:
         if is_connected:
             self._telemetry.readiness.clear("nats")
             self._denied.clear()
-            self._show_denials()
         else:
             self._telemetry.readiness.block("nats", "the NATS server cannot be reached")
-
-    def _note_denial(self, action: str) -> None:
-        """Say it: much that may be denied is never answered, and would only stand still."""
-        requests = f"subscribe to ctl.{self._config.app}.api."
-        if action.lower().startswith((*_DISPENSABLE, requests.lower())):
-            return
-        # Of other streams than the app's it only tells how far they have copied.
-        get, _, stream = action.lower().rpartition(".")
-        if get == "publish to $js.api.stream.msg.get" and stream != app_stream(self._config.app).lower():
-            return
-        # One line for all partitions, keys and messages.
-        tokens = action.split(".")
-        count = 5 if "$JS.API." in action else 4
-        action = ".".join([*tokens[:count], ">"] if len(tokens) > count else tokens)
-        if action not in self._denied and len(self._denied) < _DENIED_SAID_MAX:
-            log.error("E403 the NATS server does not let this user %s", action, extra={"code": "E403"})
-        self._denied[action] = time.monotonic()
-        self._show_denials()
-
-    def _show_denials(self) -> None:
-        if not self._denied:
-            self._telemetry.readiness.clear("permissions")
-            return
-        shown = " nor ".join(list(self._denied)[:3])
-        more = f" nor {len(self._denied) - 3} more" if len(self._denied) > 3 else ""
-        self._telemetry.readiness.block(
-            "permissions", f"E403 the NATS server does not let this user {shown}{more}"
-        )
-
-    def _forget_denials(self) -> None:
-        """A subscription that was denied stays dead until the next connection; all else is tried again."""
-        since_s = time.monotonic() - _DENIED_S
-        kept = {
-            action: at_s
-            for action, at_s in self._denied.items()
-            if at_s > since_s or action.startswith("subscribe")
-        }
-        if len(kept) < len(self._denied):
-            self._denied = kept
-            self._show_denials()
 
     async def _compile(self, routes: Iterable[Route]) -> list[tuple[Route, LanguageError]]:
         """Load every program of these routes once; returns those without their plain Python, and why.
@@ -487,7 +498,7 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
-            self._forget_denials()
+            self._denied.forget_old()
             before = self._silent
             self._silent = {name for name, run in self._runs.items() if self._is_silent(name, run)}
             for name in self._silent:
@@ -552,7 +563,7 @@ class Service:
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     info = await self._broker.stream(name)
                 if info is None or created not in ("", info["created"]):
-                    info = await self._restart()
+                    info = await self._recreate_app_stream()
                 if not created:
                     log.info("%s", durability(info))
                 created = info["created"]
@@ -600,7 +611,7 @@ class Service:
             for delivery in await reader.take(500, 8 << 20):
                 self._hand_over(delivery)
 
-    async def _restart(self) -> dict[str, Any]:
+    async def _recreate_app_stream(self) -> dict[str, Any]:
         """Go on with an empty stream in place of the app's, which was deleted; the new one.
 
         Every owner is fenced by it: there is no position that its next commit could follow. Raises what makes

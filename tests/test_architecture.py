@@ -156,12 +156,11 @@ METHODS = 25
 # Classes with more methods, and why they are not several.
 MANY_METHODS = {
     "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
-    "jetstream.reader.Reader": "one consumer, and all that can become of it",
-    "sandbox.dialect.Transformer": "a visitor: a method for each kind of node",
+    "sandbox.dialect.Transformer": "the standard visitor finds its method for each kind of node by name",
     "sandbox.guest.Runner": "one run: each step of it may fail in its own way",
     "sandbox.host.Guest": "one process: start, feed, measure and end it",
-    "service.Service": "everything of one process that starts and stops",
-    "telemetry.RouteTelemetry": "a method for each fact",
+    "service.Service": "the wiring of one process: what starts, stops and tells each other; rules are below",
+    "telemetry.RouteTelemetry": "a method for each fact that a worker reports, in the words of the metric",
 }
 
 

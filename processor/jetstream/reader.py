@@ -291,13 +291,8 @@ class Reader:
         since_s = self._refused_since_s = self._refused_since_s or time.monotonic()
         # While a cluster elects its leaders it refuses what it takes a moment later.
         if err.is_final or time.monotonic() - since_s > _PATIENCE_S:
-            raise refusal(self._stream, self._subjects, err, await self._in_the_way()) from err
-
-    async def _in_the_way(self) -> list[dict[str, Any]]:
-        """The consumers of others on our subjects, where they may be listed."""
-        with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
-            return others_of(await self._broker.consumers(self._stream), self._subjects, self._name)
-        return []
+            others = await _in_the_way(self._broker, self._stream, self._subjects, self._name)
+            raise refusal(self._stream, self._subjects, err, others) from err
 
     async def _open(self) -> None:
         self._broker.waking.add(self._arrived.set)
@@ -329,7 +324,7 @@ class Reader:
             }
             if self._retention == "workqueue":
                 # A work queue allows one consumer per subject, and keeps messages without any.
-                for name in await self._own_consumers():
+                for name in await _consumers_of(self._broker, self._stream, self._name):
                     await self._broker.delete_consumer(self._stream, name)
                 config["deliver_policy"] = "all"
                 del config["opt_start_seq"]
@@ -344,7 +339,8 @@ class Reader:
                 remedy="Its messages count from 1 again, so the position says nothing about them.",
             )
         if self._retention == "interest":
-            older = [name for name in await self._own_consumers() if name != self._consumer]
+            ours = await _consumers_of(self._broker, self._stream, self._name)
+            older = [name for name in ours if name != self._consumer]
             for name in older[1:]:
                 await self._broker.delete_consumer(self._stream, name)
             if older:
@@ -374,15 +370,6 @@ class Reader:
                 raise
             await self._broker.delete_consumer(self._stream, old)
             return await create()
-
-    async def _own_consumers(self) -> list[str]:
-        """The consumers that readers of this name have made on the stream, oldest first."""
-        found = [
-            consumer
-            for consumer in await self._broker.consumers(self._stream)
-            if (consumer["config"].get("metadata") or {}).get("processor.reader") == self._name
-        ]
-        return [c["name"] for c in sorted(found, key=lambda c: str(c["created"]))]
 
     async def _succeed(self, oldest: str, ours: str) -> None:
         """Let the oldest consumer go as soon as our own is known on every replica of the stream."""
@@ -501,6 +488,25 @@ class Reader:
             return
         self._broken = f"{status} {description}"
         self._arrived.set()
+
+
+async def _in_the_way(
+    broker: Broker, stream: str, subjects: Sequence[str], reader: str
+) -> list[dict[str, Any]]:
+    """The consumers of others on these subjects, where they may be listed."""
+    with contextlib.suppress(ApiError, Again, BrokerError, Unknown):
+        return others_of(await broker.consumers(stream), subjects, reader)
+    return []
+
+
+async def _consumers_of(broker: Broker, stream: str, reader: str) -> list[str]:
+    """The consumers that readers of that name have made on the stream, oldest first."""
+    found = [
+        consumer
+        for consumer in await broker.consumers(stream)
+        if (consumer["config"].get("metadata") or {}).get("processor.reader") == reader
+    ]
+    return [c["name"] for c in sorted(found, key=lambda c: str(c["created"]))]
 
 
 def _acknowledged(subject: str) -> bytes:
