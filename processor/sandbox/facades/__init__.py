@@ -514,7 +514,7 @@ def _build() -> dict[str, types.ModuleType]:
             "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits punctuation printable "
             "whitespace capwords Template",
         ),
-        "struct": {**_pick(struct, "Struct error"), **exact.STRUCT},
+        "struct": {"error": struct.error, "Struct": exact.Struct, **exact.STRUCT},
         "textwrap": _pick(textwrap, "wrap fill dedent indent shorten TextWrapper"),
         "time": _pick(
             time,

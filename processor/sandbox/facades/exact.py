@@ -26,6 +26,7 @@ import itertools
 import json
 import math
 import operator
+import re
 import reprlib
 import struct
 import sys
@@ -513,9 +514,38 @@ def cache(function: Any, /) -> Any:
     return lru_cache(None)(function)
 
 
+_NO_ROOM = re.compile("(?<![0-9])0+p")
+
+
+def _format(format: Any) -> Any:
+    """A format of struct, exact. Raises struct.error where a text has no room for its length.
+
+    C writes it all the same, behind the memory that it was given.
+    """
+    if not isinstance(format, (str, bytes)):
+        return format
+    format = exact(format)
+    text = format if type(format) is str else format.decode("latin-1")
+    if "0p" in text and _NO_ROOM.search(text):
+        raise struct.error("'0p' has no room for the length of its text; write '1p' or more")
+    return format
+
+
+class Struct(struct.Struct):
+    """struct.Struct, as its namesake."""
+
+    __slots__ = ()
+
+    def __init__(self, format: Any) -> None:
+        struct.Struct.__init__(self, _format(format))
+
+
+Struct.__module__ = "_struct"
+
+
 def _with_exact_format(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(format: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return function(exact(format) if isinstance(format, (str, bytes)) else format, *args, **kwargs)
+        return function(_format(format), *args, **kwargs)
 
     call.__name__ = call.__qualname__ = function.__name__
     return call
