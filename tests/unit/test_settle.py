@@ -191,6 +191,27 @@ async def test_runs_that_end_during_a_commit_are_one_commit_behind_it() -> None:
     ]
 
 
+async def test_nothing_is_settled_while_its_commit_is_under_way() -> None:
+    """Whoever waits for that waits for the commit, and then for what else must be so."""
+    world = World()
+    world.commit_may_go_on.clear()
+    is_so = False
+    async with world.settling() as settler:
+        await settler.submit(Effects(deliveries=[delivery(8)], moves={0: Move(8)}))
+        settled = asyncio.create_task(settler.settled())
+        resting = asyncio.create_task(settler.settled_and(lambda: is_so))
+        await asyncio.wait({settled}, timeout=0)
+        assert not settled.done()
+        world.commit_may_go_on.set()
+        await settled
+        await asyncio.wait({resting}, timeout=0)
+        assert not resting.done()
+        is_so = True
+        await settler.submit(Effects(deliveries=[delivery(9)], moves={0: Move(9)}))
+        await resting
+    assert world.said == ["commit 0", "ack 8", "commit 0", "ack 9"]
+
+
 async def test_what_does_not_fit_beside_the_rest_waits_for_the_commit() -> None:
     """A commit never has more than the server takes."""
     world = World()
