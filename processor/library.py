@@ -440,6 +440,7 @@ class _Session:
                 self._program,
                 self._config.limits(),
                 perform=self._perform,
+                capabilities=self._calls.signatures,
                 secrets=self._calls.secrets,
                 emits=self._config.emits,
             )

@@ -348,7 +348,7 @@ class Service:
             told = await self._zygote.prepare(route.program)
             if route.program.language == "python":
                 log.info("sandbox %s", told, extra={"route": route.name})
-            guest = await self._zygote.spawn(route.program, route.limits)
+            guest = await self._zygote.spawn(route.program, route.limits, capabilities=self._calls.signatures)
             await guest.close()
 
     async def _retain(self, config: Config) -> None:
@@ -718,6 +718,7 @@ class Service:
             route.program,
             route.limits,
             perform=calls.perform,
+            capabilities=calls.signatures,
             secrets=calls.secrets,
             emits=route.emits,
         )

@@ -57,7 +57,14 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "capability/",
         "everything that a guest may ask of its host, and how the host does it: calls, HTTP, secrets",
-        [["registry"], ["outbound", "services"], ["secrets"], ["client"]],
+        [
+            ["registry"],
+            ["outbound", "services"],
+            ["row"],
+            ["arguments", "connections"],
+            ["secrets"],
+            ["client"],
+        ],
     ),
     ("telemetry.py", "what operators see: metrics, readiness, the log", []),
     (
@@ -86,7 +93,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["dialect", "jail", "packages", "wire", "launch"],
             ["facades", "values"],
             ["documents"],
-            ["bounds", "messages", "processes", "remedies"],
+            ["bounds", "messages", "offer", "processes", "remedies"],
         ],
     ),
     ("embedded.py", "the nats-server of `dev` and of tests", []),

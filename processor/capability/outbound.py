@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote_plus
 
 from processor.address import Url, parse_url
+from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
 from processor.capability.client import Answer, Client, Unanswered
+from processor.capability.connections import Connections
+from processor.capability.row import Arguments, Ask, Capability
 from processor.capability.secrets import STEP_BYTES, Vault
 from processor.errors import ProcessorError
 from processor.reach import Outbound
@@ -82,14 +85,14 @@ class Outside:
         self._client = client
         self._vault = vault
 
-    async def request(self, args: dict[str, Any]) -> Attached:
+    async def request(self, arguments: Arguments) -> Attached:
         """The answer to one call: its head as JSON, its body beside it.
 
         An unsafe method gets the header Idempotency-Key from `idempotency_key`, where the host gave one and
         the call has none. A call that was allowed and brought no answer gives
         `{"failed": kind, "text": why}`. Raises ProcessorError with E317, E323, E325 or E326.
         """
-        hop, deadline_s, follow = self._read(args)
+        hop, deadline_s, follow = self._read(arguments)
         started = time.monotonic()
         try:
             async with asyncio.timeout(deadline_s):
@@ -177,21 +180,14 @@ class Outside:
 
     # Reading the call.
 
-    def _read(self, args: dict[str, Any]) -> tuple[_Hop, float, bool]:
-        method, kind, body = args.get("method"), args.get("kind"), args.get("body", b"")
-        if type(method) is not str or method not in METHODS:
-            raise _refused(f"the method {str(method)[:40]!r} is none of {', '.join(sorted(METHODS))}")
-        if type(kind) is not str or kind not in KINDS:
-            raise _refused("the call is not in the form that `requests` gives it")
-        if type(body) is not bytes or type(args.get("url")) is not str:
-            raise _refused("the call is not in the form that `requests` gives it")
-        self._vault.refuse_marks(args["url"].partition("?")[0], "the host or the path of a URL")
-        params = _pairs(args.get("params"))
+    def _read(self, arguments: Arguments) -> tuple[_Hop, float, bool]:
+        method, params, auth = arguments["method"], _pairs(arguments["params"]), arguments["auth"]
+        self._vault.refuse_marks(arguments["url"].partition("?")[0], "the host or the path of a URL")
         try:
-            url = parse_url(args["url"]).with_query(params)
+            url = _url(arguments).with_query(params)
         except ValueError as err:
-            raise _refused(f"the URL {args['url'][:200]!r}: {err}") from None
-        headers = _pairs(args.get("headers"))
+            raise _no_url(arguments, err) from None
+        headers = _pairs(arguments["headers"])
         for name, value in headers:
             self._vault.refuse_marks(name, "the name of a header")
             if not _TOKEN.match(name):
@@ -199,37 +195,31 @@ class Outside:
             if name.lower() in _RESERVED:
                 raise _refused(f"the header {name} is for the host to set")
             _header(name, value)
-        key = args.get("idempotency_key")
+        key = arguments["idempotency_key"]
         if method in UNSAFE and key and not any(name.lower() == "idempotency-key" for name, _ in headers):
-            headers += _pairs([["Idempotency-Key", key]])
+            headers.append(("Idempotency-Key", key))
         for name, _ in params:
             self._vault.refuse_marks(name, "the name of a parameter")
-        auth = args.get("auth")
         if auth is not None:
-            (auth,) = _pairs([auth])
             headers = [pair for pair in headers if pair[0].lower() != "authorization"]
+            auth = (auth[0], auth[1])
+        asked_s, most_s = arguments["timeout"], self._settings.timeout_s
         return (
-            _Hop(method, url, headers, auth, kind, body),
-            self._deadline_s(args.get("timeout")),
-            args.get("redirects") is not False,
+            _Hop(method, url, headers, auth, arguments["kind"], arguments["body"]),
+            most_s if asked_s is None else min(float(asked_s), most_s),
+            arguments["redirects"],
         )
 
-    def _deadline_s(self, asked: Any) -> float:
-        if asked is None:
-            return self._settings.timeout_s
-        if type(asked) not in (int, float) or not 0 < asked < math.inf:
-            raise _refused(f"a timeout of {str(asked)[:40]} is none")
-        return min(float(asked), self._settings.timeout_s)
+
+def _url(arguments: Arguments) -> Url:
+    return parse_url(arguments["url"])
 
 
-def _pairs(value: Any) -> Pairs:
-    if value is None:
-        return []
-    if type(value) is not list or len(value) > PAIRS:
-        raise _refused(f"not a list of pairs, or one of more than {PAIRS}")
-    for pair in value:
-        if type(pair) is not list or len(pair) != 2 or {type(part) for part in pair} != {str}:
-            raise _refused("a pair that is not two texts")
+def _no_url(arguments: Arguments, err: ValueError) -> ProcessorError:
+    return _refused(f"the URL {arguments['url'][:200]!r}: {err}")
+
+
+def _pairs(value: list[list[str]]) -> Pairs:
     return [(name, text) for name, text in value]
 
 
@@ -250,3 +240,73 @@ def _refused(what: str) -> ProcessorError:
 
 def _failed(kind: str, text: str) -> Attached:
     return Attached({"failed": kind, "text": text}, b"")
+
+
+# The row.
+
+
+async def _request(connections: Connections, arguments: Arguments) -> Attached:
+    reach = connections.reach
+    client = partial(connections.client, "outbound", reach.outbound.allowed, reach.place)
+    return await Outside(reach.outbound, client, connections.vault).request(arguments)
+
+
+def _ask(arguments: Arguments) -> Ask:
+    """Of the first hop; where a redirect leads is asked for when it does."""
+    try:
+        url = _url(arguments)
+    except ValueError as err:
+        raise _no_url(arguments, err) from None
+    return Ask("http", arguments["method"].lower(), f"{url.scheme}://{url.authority}{url.path}")
+
+
+def _cost(arguments: Arguments) -> dict[str, int]:
+    """The bytes of the request, with marks for its secrets; those of the answer come with it."""
+    texts = [arguments["url"], *(arguments["auth"] or ())]
+    texts += [text for pair in (*arguments["params"], *arguments["headers"]) for text in pair]
+    return {"requests": 1, "bytes": sum(map(len, texts)) + len(arguments["body"])}
+
+
+def _result(answer: Attached) -> str:
+    return "E317" if "failed" in answer.value else f"{answer.value['status'] // 100}xx"
+
+
+_NOT_A_CALL = "the call is not in the form that `requests` gives it"
+_PAIR = Listed(Text(), 2, 2)
+
+
+def _pairs_refused(value: Any) -> str:
+    if type(value) is not list or len(value) > PAIRS:
+        return f"not a list of pairs, or one of more than {PAIRS}"
+    return "a pair that is not two texts"
+
+
+REQUESTS = Capability(
+    "requests",
+    (
+        Argument(
+            "method",
+            Choice(METHODS),
+            refusal=lambda value: f"the method {str(value)[:40]!r} is none of {', '.join(sorted(METHODS))}",
+        ),
+        Argument("url", Text(), refusal=_NOT_A_CALL),
+        Argument("kind", Choice(KINDS), refusal=_NOT_A_CALL),
+        Argument("params", Listed(_PAIR, most=PAIRS), required=False, default=[], refusal=_pairs_refused),
+        Argument("headers", Listed(_PAIR, most=PAIRS), required=False, default=[], refusal=_pairs_refused),
+        Argument("body", Binary(), required=False, default=b"", refusal=_NOT_A_CALL),
+        Argument("redirects", Flag(), required=False, default=True, refusal=_NOT_A_CALL),
+        Argument(
+            "timeout",
+            Number(above=0),
+            required=False,
+            refusal=lambda value: f"a timeout of {str(value)[:40]} is none",
+        ),
+        Argument("auth", _PAIR, required=False, refusal="a pair that is not two texts"),
+        Argument("idempotency_key", Text(), required=False),  # set by the host
+    ),
+    perform=_request,
+    ask=_ask,
+    cost=_cost,
+    result=_result,
+    is_method=False,
+)

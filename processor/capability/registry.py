@@ -1,10 +1,9 @@
-"""The host's side of what a guest asks of the outside: HTTP requests that the host makes for it.
+"""The registry: every capability that guests have, and the dispatch of their calls.
 
-A worker passes `HostCalls.for_route(...).perform` to its guests, and the marks of the route's secrets with
-it. There are three capabilities: `requests`, which the Runnable sees as `self.requests`; `stock`; and
-`state_data`. `outbound` turns a call into requests, `client` makes each of them and is the only one that
-dials, `secrets` puts secrets in and takes them out, `services` knows the two servers by their API. Only this
-package imports httpx and httpcore.
+A worker passes `HostCalls.for_route(...).perform` to its guests, with the signatures of what they may call
+and the marks of the route's secrets. Each capability is a row (`row`) beside its performer: `outbound` is
+`requests` and `services` the two servers that it knows by their API. `client` is the only one that dials,
+`secrets` puts secrets in and takes them out. Only this package imports httpx and httpcore.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats
@@ -13,22 +12,25 @@ it. Every call ends within its deadline and its bytes.
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from processor.address import Allowed, parse_url
+from processor.address import Allowed
 from processor.capability.client import Client, Resolve, resolve, trusted_roots
-from processor.capability.outbound import UNSAFE, Outside
-from processor.capability.secrets import Vault
-from processor.capability.services import JsonApi
+from processor.capability.connections import Connections
+from processor.capability.outbound import REQUESTS, UNSAFE
+from processor.capability.row import Capability
+from processor.capability.services import STATE_DATA, STOCK
 from processor.errors import ProcessorError
 from processor.reach import Reach
+from processor.sandbox.offer import Signature
 
-__all__ = ["UNSAFE", "HostCalls", "Resolve", "RouteCalls"]
+__all__ = ["CAPABILITIES", "UNSAFE", "HostCalls", "Resolve", "RouteCalls"]
+
+CAPABILITIES: Sequence[Capability] = (REQUESTS, STOCK, STATE_DATA)
 
 Observe = Callable[[str, float], None]
 
@@ -36,8 +38,15 @@ Observe = Callable[[str, float], None]
 class HostCalls:
     """Makes the calls of all guests of a process, until `close`."""
 
-    def __init__(self, resolve: Resolve = resolve) -> None:
+    def __init__(self, resolve: Resolve = resolve, capabilities: Iterable[Capability] = CAPABILITIES) -> None:
+        """`capabilities` are those that guests have. Raises ValueError for a name that is not free."""
         self._resolve = resolve
+        self._rows: dict[str, Capability] = {}
+        for row in capabilities:
+            if row.name in self._rows or not row.is_callable:
+                raise ValueError(f"{row.name!r} cannot be the name of a capability")
+            self._rows[row.name] = row
+        self.signatures = [row.signature for row in self._rows.values()]  # what guests are told of them
         self._roots: ssl.SSLContext | None = None
         self._calls: weakref.WeakSet[RouteCalls] = weakref.WeakSet()
 
@@ -46,7 +55,8 @@ class HostCalls:
 
         That is the class of the answer's status, such as `2xx`, or the code of why there was no answer.
         """
-        calls = RouteCalls(reach, self._client, observe or (lambda result, seconds: None))
+        connections = Connections(reach, self._client)
+        calls = RouteCalls(self._rows, connections, observe or (lambda result, seconds: None))
         self._calls.add(calls)
         return calls
 
@@ -62,16 +72,14 @@ class HostCalls:
 class RouteCalls:
     """The calls of one route's guests. `secrets` has the marks that these know its secrets by."""
 
-    def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client], observe: Observe) -> None:
-        vault = Vault(reach.secrets)
-        self.secrets: Mapping[str, str] = vault.marks
-        self._reach = reach
-        self._connect = connect
+    def __init__(self, rows: Mapping[str, Capability], connections: Connections, observe: Observe) -> None:
+        self.secrets: Mapping[str, str] = connections.vault.marks
+        self.signatures: Sequence[Signature] = [row.signature for row in rows.values()]
+        self._rows = rows
+        self._connections = connections
         self._observe = observe
-        self._clients: dict[str, Client] = {}
-        self._outside = Outside(reach.outbound, self._outbound_client, vault)
 
-    async def perform(self, name: str, args: dict[str, Any]) -> Any:
+    async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.
 
         Raises ProcessorError with E317, E323, E325 or E326, whose sentence the guest's code sees as an
@@ -79,9 +87,11 @@ class RouteCalls:
         """
         started, result = time.monotonic(), "2xx"
         try:
-            answer = await self._perform(name, args)
-            if name == "requests":
-                result = "E317" if "failed" in answer.value else f"{answer.value['status'] // 100}xx"
+            row = self._rows.get(name)
+            if row is None:
+                raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
+            answer = await row.perform(self._connections, row.read(args))
+            result = row.result(answer)
             return answer
         except ProcessorError as err:
             result = err.code
@@ -91,32 +101,4 @@ class RouteCalls:
 
     async def close(self) -> None:
         """Close the connections. Idempotent; a later call makes new ones."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.close()
-
-    async def _perform(self, name: str, args: dict[str, Any]) -> Any:
-        reach = self._reach
-        if name == "requests":
-            return await self._outside.request(args)
-        if name == "stock":
-            return await self._service(name, reach.stock.base_url).stock(
-                args, os.environ.get(reach.stock.api_key_env, "").strip()
-            )
-        if name == "state_data":
-            key = reach.state_key.value if reach.state_key else ""
-            return await self._service(name, reach.state_api.base_url).state_data(args, key)
-        raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
-
-    def _outbound_client(self) -> Client:
-        return self._client("outbound", self._reach.outbound.allowed, self._reach.place)
-
-    def _service(self, name: str, base_url: str) -> JsonApi:
-        client = self._client(name, Allowed.only(parse_url(base_url)), f"{name}.base_url")
-        settings = self._reach.outbound
-        return JsonApi(name, base_url, client, settings.timeout_s, settings.response_bytes)
-
-    def _client(self, name: str, allowed: Allowed, place: str) -> Client:
-        if name not in self._clients:
-            self._clients[name] = self._connect(allowed, place)
-        return self._clients[name]
+        await self._connections.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processor.capability.registry import HostCalls
 from processor.cli.connection import connected
 from processor.cli.terminal import (
     EXIT_BROKER,
@@ -157,7 +158,8 @@ async def _spawned(
     """The jail's report, and for each program its guest, which has ended, or why it could not start."""
     zygote = await Zygote.start()
     try:
-        spawns = [zygote.spawn(program, limits) for program, limits in programs]
+        offered = HostCalls().signatures
+        spawns = [zygote.spawn(program, limits, capabilities=offered) for program, limits in programs]
         return zygote.report, await asyncio.gather(*spawns, return_exceptions=True)
     finally:
         await zygote.close()

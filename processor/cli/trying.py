@@ -168,6 +168,7 @@ async def _run(
             route.program,
             route.limits,
             perform=outside.perform,
+            capabilities=outside.signatures,
             secrets=outside.secrets,
             emits=route.emits,
         )

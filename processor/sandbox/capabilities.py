@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from processor.sandbox.messages import InHand
+from processor.sandbox.offer import Signature
 from processor.sandbox.values import LiveContext
 
 
@@ -215,6 +216,25 @@ class GuestRunnable:
 
 
 GuestRunnable.__name__ = GuestRunnable.__qualname__ = "BaseSecureRunnable"  # what user code calls it
+
+
+def offer(signatures: Iterable[Signature]) -> None:
+    """Give the base class of this guest a method for each of these capabilities that is called by one.
+
+    On the class, so that a method of the user's own by that name is the one that is called.
+    """
+    for signature in signatures:
+        if signature.is_method:
+            setattr(GuestRunnable, signature.name, _calling(signature))
+
+
+def _calling(signature: Signature) -> Callable[..., Any]:
+    def method(self: GuestRunnable, *positional: Any, **named: Any) -> Any:
+        return self._voice.call(signature.name, signature.bind(positional, named))
+
+    method.__name__ = signature.name
+    method.__qualname__ = f"{GuestRunnable.__qualname__}.{signature.name}"
+    return method
 
 
 def _filters(filters: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

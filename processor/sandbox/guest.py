@@ -411,7 +411,7 @@ class Runner:
         self._logger: Any = None
         self._requests: Any = requests.client(self._call)
         self._secrets = capabilities.Secrets({})
-        self._emits: tuple[str, ...] = ()
+        self._emits: Sequence[str] = ()
         self._streams_a_list = False
         self._entry_points: frozenset[str] = frozenset()
         self._warnings: list[Fault] = []
@@ -483,8 +483,10 @@ class Runner:
         self._program, self._limits = wire.read_load(frame)
         self._memory.allow(self._limits.memory_mb)
         self._memory.for_runtime()
-        self._secrets = capabilities.Secrets(wire.read_marks(frame))
-        self._emits = wire.read_emits(frame)
+        offer = wire.read_offer(frame)
+        capabilities.offer(offer.signatures)
+        self._secrets = capabilities.Secrets(offer.marks)
+        self._emits = offer.emits
         self._bounds = Bounds(self._limits)
         self._bounds_of_bytes = Bounds(self._limits.of_base64())
         self._start_timers()

@@ -40,6 +40,7 @@ from processor.sandbox.calls import Answer, Perform, RunCalls
 from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.launch import execute, out_of_descriptors
+from processor.sandbox.offer import Offer, Signature
 from processor.sandbox.tally import Tally
 
 log = logging.getLogger("processor")
@@ -129,13 +130,15 @@ class Zygote:
         limits: Limits,
         *,
         perform: Perform | None = None,
+        capabilities: Sequence[Signature] = (),
         secrets: Mapping[str, str] | None = None,
         emits: Sequence[str] = (),
     ) -> Guest:
         """A guest with `program` loaded. A zygote that died meanwhile is started again.
 
-        `perform` makes its capability calls; `secrets` are the marks that it knows the route's secrets by;
-        `emits` are the subjects, as patterns, that it may emit to.
+        `perform` makes its capability calls, and `capabilities` are what it is told that it may call;
+        `secrets` are the marks that it knows the route's secrets by; `emits` are the subjects, as patterns,
+        that it may emit to.
 
         Raises Faults with all that is wrong with the program, GuestError E502 where the machine refuses
         the process, and what `prepare` raises.
@@ -146,7 +149,8 @@ class Zygote:
             sealed = await guest._sealed()
             if sealed != cell.sealed:
                 raise _no_guest(f"its jail has other layers than at the start: {sealed}")
-            code = await guest._load(program, secrets or {}, emits, self._compiled.get(program, b""))
+            offer = Offer(capabilities, secrets or {}, emits)
+            code = await guest._load(program, offer, self._compiled.get(program, b""))
         except BaseException:
             await guest.close()
             raise
@@ -571,18 +575,16 @@ class Guest:
         self._leave_alone()
         return layers
 
-    async def _load(
-        self, program: Program, marks: Mapping[str, str], emits: Sequence[str], code: bytes = b""
-    ) -> bytes:
-        """Have the program compiled, unless `code` is what came of that before, and loaded.
+    async def _load(self, program: Program, offer: Offer, code: bytes) -> bytes:
+        """Compile the program, unless `code` is what came of that before, and load it.
 
         Returns its code where the guest compiled it. Raises Faults.
         """
-        self._emits = emits
+        self._emits = offer.emits
         self._begin()
         assert self._nonce is not None
         try:
-            self._write(wire.write_load(self._nonce, program, self._limits, marks, emits, code))
+            self._write(wire.write_load(self._nonce, program, self._limits, offer, code))
             frame = await self._receive()
             self._refuse_broken(frame)
             (faults, self.warnings), compiled = (

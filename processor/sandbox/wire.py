@@ -38,6 +38,7 @@ from processor.model import (
 )
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
+from processor.sandbox.offer import NOTHING, Offer, Signature
 from processor.sandbox.values import DEPTH, NAME_BYTES
 from processor.subject import check_subject, matches
 
@@ -286,8 +287,7 @@ def write_load(
     nonce: int,
     program: Program,
     limits: Limits,
-    marks: Mapping[str, str] | None = None,
-    emits: Sequence[str] = (),
+    offer: Offer = NOTHING,
     code: bytes = b"",
 ) -> bytes:
     """The program a guest is to load, and what it may use from then on; `code` if one has compiled it."""
@@ -314,8 +314,9 @@ def write_load(
         "bytes_in": program.bytes_in,
         "modules": [[module.name, module.filename] for module in program.modules],
         "limits": figures,
-        "secrets": dict(marks or {}),
-        "emits": list(emits),
+        "capabilities": [[of.name, of.required, of.optional, of.is_method] for of in offer.signatures],
+        "secrets": dict(offer.marks),
+        "emits": list(offer.emits),
     }
     sources = [module.source.encode() for module in program.modules]
     return pack(nonce, header, [program.source.encode(), code, *sources])
@@ -361,15 +362,14 @@ def read_code(frame: Frame) -> bytes:
     return frame.blobs[1]
 
 
-def read_marks(frame: Frame) -> dict[str, str]:
-    """The texts that stand for the secrets of a guest that is loaded, by name."""
-    marks: dict[str, str] = frame.header["secrets"]
-    return marks
-
-
-def read_emits(frame: Frame) -> tuple[str, ...]:
-    """The subjects, as patterns, that a guest that is loaded may emit to."""
-    return tuple(frame.header["emits"])
+def read_offer(frame: Frame) -> Offer:
+    """What a guest that is loaded may use."""
+    header = frame.header
+    signatures = [
+        Signature(name, tuple(required), tuple(optional), is_method)
+        for name, required, optional, is_method in header["capabilities"]
+    ]
+    return Offer(signatures, header["secrets"], tuple(header["emits"]))
 
 
 def write_run(nonce: int, request: RunRequest) -> bytes:

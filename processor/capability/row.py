@@ -1,0 +1,95 @@
+"""What a capability is: one row, which says all that there is to know of it.
+
+A row stands beside the function that performs it, and `registry` lists the rows. From it come the method by
+which a Runnable calls it, the check of its arguments, what a policy is asked before it is performed, and what
+a budget is charged. Nothing else of Processor knows a capability by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from processor.capability.arguments import Argument, shown
+from processor.capability.connections import Connections
+from processor.errors import ProcessorError
+from processor.runnable import BaseSecureRunnable
+from processor.sandbox.offer import Signature
+
+Arguments = Mapping[str, Any]
+
+
+class Ask(NamedTuple):
+    """What a policy is asked about one call: whether this route may do `method` to `target`.
+
+    `target` is in its one normal form: a host in lower case and ASCII, and no query.
+    """
+
+    kind: str
+    method: str
+    target: str
+
+
+def one_request(arguments: Arguments) -> dict[str, int]:
+    """The cost of most calls."""
+    return {"requests": 1}
+
+
+def _served(answer: Any) -> str:
+    return "2xx"
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One thing that a guest may ask of its host.
+
+    `perform` gets what the route has at hand and the checked arguments, each of them there; it gives a JSON
+    value, or `wire.Attached`, and raises ProcessorError with one of `wire.REFUSAL_CODES`. `ask` is the
+    question for a policy and `cost` what a budget reserves, by its kind; both are known before it is
+    performed. `result` is the class of an answer in the metrics. A Runnable calls it as `self.<name>(...)`,
+    unless `is_method` is off, for one that the base class has helpers of its own for.
+    """
+
+    name: str
+    arguments: tuple[Argument, ...]
+    perform: Callable[[Connections, Arguments], Awaitable[Any]]
+    ask: Callable[[Arguments], Ask]
+    cost: Callable[[Arguments], Mapping[str, int]] = one_request
+    result: Callable[[Any], str] = _served
+    is_method: bool = True
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether its name is free on the base class of Runnables, where it is to be a method."""
+        is_free = not hasattr(BaseSecureRunnable, self.name) or not self.is_method
+        return self.name.isidentifier() and not self.name.startswith("_") and is_free
+
+    @property
+    def signature(self) -> Signature:
+        """What a guest is told of it."""
+        required = tuple(argument.name for argument in self.arguments if argument.required)
+        optional = tuple(argument.name for argument in self.arguments if not argument.required)
+        return Signature(self.name, required, optional, self.is_method)
+
+    def read(self, given: Arguments) -> dict[str, Any]:
+        """The arguments of a call, checked and complete. Raises ProcessorError E317.
+
+        What is given comes from a guest.
+        """
+        checked = {}
+        for argument in self.arguments:
+            value = given.get(argument.name)
+            if value is None and not argument.required:
+                value = argument.default
+            elif not argument.kind.fits(value):
+                raise self._refused(argument.refused(value), argument.remedy)
+            checked[argument.name] = value
+        for name in given:
+            if name not in checked:
+                known = ", ".join(checked) or "none"
+                raise self._refused(f"there is no argument {shown(name)}; its arguments are {known}")
+        return checked
+
+    def _refused(self, what: str, remedy: str = "") -> ProcessorError:
+        return ProcessorError("E317", what, place=self.name, remedy=remedy)

@@ -1,0 +1,54 @@
+"""What a guest is offered beside its program: capabilities, secrets by their marks, and subjects to emit to.
+
+The host's registry (`processor/capability`) has all of a capability; a `Signature` is what a guest is told of
+it: enough to call it by name. It is no permission. The host looks every call up in its own registry, so a
+guest that changes its copy gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The name of a capability and those of its arguments, in the order in which a call may give them."""
+
+    name: str
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    is_method: bool = True  # of the Runnable: `self.<name>(...)`; others have helpers of their own there
+
+    def bind(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their names; what is left out is missing. Raises TypeError."""
+        names = (*self.required, *self.optional)
+        if len(positional) > len(names):
+            raise TypeError(
+                f"{self.name}() takes {len(names)} arguments ({', '.join(names)}), not {len(positional)}"
+            )
+        bound = dict(zip(names, positional, strict=False))
+        for name in named:
+            if name not in names:
+                known = ", ".join(names) or "none"
+                raise TypeError(f"{self.name}() has no argument {name!r}; its arguments are {known}")
+            if name in bound:
+                raise TypeError(f"{self.name}() was given {name!r} twice")
+            bound[name] = named[name]
+        for name in self.required:
+            if name not in bound:
+                raise TypeError(f"{self.name}() is missing its argument {name!r}")
+        return bound
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a guest may use from the load of its program on."""
+
+    signatures: Sequence[Signature] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)  # the texts that stand for its secrets, by name
+    emits: Sequence[str] = ()  # patterns
+
+
+NOTHING = Offer()
