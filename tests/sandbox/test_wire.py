@@ -16,6 +16,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -23,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.errors import Fault
+from processor.errors import Fault, Faults
 from processor.model import (
     ContextChange,
     Emit,
@@ -36,7 +37,7 @@ from processor.model import (
     Program,
     Ran,
 )
-from processor.sandbox import documents, wire
+from processor.sandbox import documents, host, wire
 from processor.sandbox.host import READ_BYTES, UNREAD_BYTES, Guest, Zygote
 from processor.subject import matches
 
@@ -551,6 +552,7 @@ async def test_an_honest_answer_is_taken(spawned, one) -> None:
             nonce, replace(outputs("x"), emits=[(0, "orders.x", 0.0, {})], emit_bodies=[b"1"]), {}, []
         ),
         lambda nonce: good(nonce ^ 1),
+        lambda nonce: good(nonce ^ 1 << 63),
         lambda nonce: good(nonce) + b"x",
         lambda nonce: good(nonce) + good(nonce),
         lambda nonce: wire.pack(nonce, {}),
@@ -571,6 +573,122 @@ async def test_a_lying_guest_is_killed(spawned, one, answer: Callable[[int], byt
         assert not guest.alive
     assert isinstance(outcome, Failed)
     assert (outcome.failure.code, outcome.failure.lethal) == ("E315", True)
+
+
+async def test_each_run_has_a_nonce_that_cannot_be_guessed(spawned, one) -> None:
+    """Sixty-four random bits, so that nothing a guest says counts before it is asked, or for another run."""
+    loop, nonces = asyncio.get_running_loop(), []
+    async with spawned(HONEST, wall_s=30.0) as guest:
+        with taken_over(guest) as channel:
+            for _ in range(40):
+                running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
+                nonces.append(arrived(await loop.sock_recv(channel, 1 << 16)).nonce)
+                await loop.sock_sendall(channel, good(nonces[-1]))
+                assert isinstance(await asyncio.wait_for(running, 10), Ran)
+    assert len(set(nonces)) == 40
+    assert len({later - earlier for earlier, later in pairwise(nonces)}) == 39
+    # A bit that is the same in all of them: once in eight thousand million runs of this test.
+    assert all(0 < sum(nonce >> bit & 1 for nonce in nonces) < 40 for bit in range(64))
+
+
+async def test_the_load_of_a_program_has_a_nonce_of_its_own(one, monkeypatch) -> None:
+    """What a guest says of its program is held against it, too: it may not say so ahead."""
+    asked: list[int] = []
+    written = wire.write_load
+
+    def write_load(nonce: int, *rest: Any) -> bytes:
+        asked.append(nonce)
+        return written(nonce ^ 1, *rest)  # the guest answers to another one
+
+    monkeypatch.setattr(wire, "write_load", write_load)
+    zygote = await Zygote.start()
+    try:
+        for _ in range(2):
+            with pytest.raises(Faults, match="answers nothing that was asked"):
+                await zygote.spawn(Program(HONEST, "a.py"), Limits())
+    finally:
+        await zygote.close()
+    first, second = asked
+    assert first != second
+    assert 0 not in asked
+
+
+async def test_an_answer_to_the_run_before_is_not_taken(spawned, one) -> None:
+    """The same words again, in the next run: E315."""
+    loop = asyncio.get_running_loop()
+    async with spawned(HONEST, wall_s=30.0) as guest:
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
+            said = good(arrived(await loop.sock_recv(channel, 1 << 16)).nonce)
+            await loop.sock_sendall(channel, said)
+            assert isinstance(await asyncio.wait_for(running, 10), Ran)
+            running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
+            await loop.sock_recv(channel, 1 << 16)
+            await loop.sock_sendall(channel, said)
+            outcome = await asyncio.wait_for(running, 10)
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.code == "E315"
+
+
+async def test_a_call_before_the_last_one_was_answered_ends_the_guest(spawned, one) -> None:
+    """An honest guest waits; one that calls on and on would have the host keep its answers."""
+    loop = asyncio.get_running_loop()
+
+    async def perform(name: str, arguments: dict[str, Any]) -> Any:
+        return "x" * (8 << 20)
+
+    async with spawned(HONEST, perform, wall_s=30.0, requests=5) as guest:
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
+            nonce = arrived(await loop.sock_recv(channel, 1 << 16)).nonce
+            await loop.sock_sendall(channel, wire.write_call(nonce, 0, "stock", b"{}"))
+            await loop.sock_recv(channel, 1)  # it has begun to answer, and cannot go on
+            await loop.sock_sendall(channel, wire.write_call(nonce, 0, "stock", b"{}"))
+            outcome = await asyncio.wait_for(running, 10)
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.code == "E315"
+    assert "before the last one was answered" in outcome.failure.text
+
+
+@pytest.mark.parametrize(("calls", "code"), [(4, ""), (5, "E315")])
+async def test_refused_calls_have_an_end(spawned, one, monkeypatch, calls: int, code: str) -> None:
+    """Each costs the host time; a guest that does not stop is ended with the call after the last of them."""
+    monkeypatch.setattr(host, "REFUSED_CALLS", 3)
+    loop = asyncio.get_running_loop()
+    async with spawned(HONEST, wall_s=30.0, requests=0) as guest:
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
+            nonce = arrived(await loop.sock_recv(channel, 1 << 16)).nonce
+            for _ in range(min(calls, 4)):
+                await loop.sock_sendall(channel, wire.write_call(nonce, 0, "stock", b"{}"))
+                assert arrived(await loop.sock_recv(channel, 1 << 16)).header["code"] == "E322"
+            last = wire.write_call(nonce, 0, "stock", b"{}") if code else good(nonce)
+            await loop.sock_sendall(channel, last)
+            outcome = await asyncio.wait_for(running, 10)
+    assert (outcome.failure.code if isinstance(outcome, Failed) else "") == code
+
+
+@pytest.mark.parametrize(
+    ("chunks", "code"),
+    [([b""] * 100, ""), ([b""] * 101, "E315"), ([b"12345"] * 2, ""), ([b"12345", b"123456"], "E315")],
+    ids=["number", "one more", "bytes", "a byte more"],
+)
+async def test_the_chunks_of_a_stream_have_a_bound(spawned, chunks: list[bytes], code: str) -> None:
+    """A hundred for each output that a run may have, and its bytes; what is beyond is not passed on."""
+    loop, passed = asyncio.get_running_loop(), []
+
+    async def emit(chunk: bytes) -> None:
+        passed.append(chunk)
+
+    async with spawned(HONEST, wall_s=30.0, outputs=1, output_bytes=10) as guest:
+        with taken_over(guest) as channel:
+            running = asyncio.create_task(guest.stream(Group("", [b"1"], {}), emit))
+            nonce = arrived(await loop.sock_recv(channel, 1 << 16)).nonce
+            said = [wire.write_chunk(nonce, chunk) for chunk in chunks]
+            await loop.sock_sendall(channel, b"".join(said) + wire.write_ran(nonce, wire.Yield.of(1), {}, []))
+            outcome = await asyncio.wait_for(running, 10)
+    assert (outcome.failure.code if isinstance(outcome, Failed) else "") == code
+    assert passed == (chunks[:-1] if code else chunks)
 
 
 def noisy(noise: random.Random, nonce: int) -> bytes:
