@@ -32,10 +32,6 @@ HOOKS = ("init", *ENTRY_POINTS.values())
 
 _PARAMETERS = {"init": "self", "process": "self, queries", "process_stream": "self, query"}
 _ASYNC = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR
-_AWAITED = {
-    "restricted": "Calls to the outside wait by themselves.",
-    "python": "Calls to the outside wait by themselves; run a coroutine of your own with asyncio.run(...).",
-}
 
 
 def init(instance: Any) -> None:
@@ -107,10 +103,10 @@ def entry_points(cls: type) -> frozenset[str]:
     return frozenset(name for name, method in found.items() if _is_method(method) and not _is_async(method))
 
 
-def check(cls: type, program: Program) -> None:
+def check(cls: type, program: Program, awaits: str) -> None:
     """Raise Faults E207 unless the class has the method that the program's mode calls.
 
-    A program without a mode may have any of them.
+    A program without a mode may have any of them. `awaits` tells the author of a coroutine what to do.
     """
     modes = [program.mode] if program.mode else list(ENTRY_POINTS)
     wanted = [ENTRY_POINTS[mode] for mode in modes]
@@ -120,10 +116,9 @@ def check(cls: type, program: Program) -> None:
         return
     source = _Source(cls, program)
     if awaited:
-        advice = _AWAITED[program.language]
         text = "`{0}` of {3} is `async def`, which nothing awaits. Write 'def {0}({1}):'. {2}"
         own = program.class_name
-        faults = [source.fault(name, text.format(name, _PARAMETERS[name], advice, own)) for name in awaited]
+        faults = [source.fault(name, text.format(name, _PARAMETERS[name], awaits, own)) for name in awaited]
         raise Faults(faults)
     if not source.assigns(wanted):  # with `self.process = ...` it is there when it is called
         raise Faults([_missing(source, program, wanted, found)])

@@ -39,26 +39,30 @@ from processor.sandbox import (
     entrypoints,
     jail,
     modules,
-    plain,
     requests,
     values,
     wire,
 )
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
-from processor.sandbox.facades import deque
+from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
+from processor.sandbox.plain import PlainPython
+from processor.sandbox.restricted import Restricted
 
 EXIT_BROKEN = 70
+RESTRICTED = Restricted()
+LANGUAGES: dict[str, Language] = {language.name: language for language in (RESTRICTED, PlainPython())}
 
 
 # The zygote.
 
 
-def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
+def zygote(control_fd: int, name: str, packages: Sequence[str]) -> NoReturn:
     """Fork a guest for every order that arrives on the control socket; end when it closes.
 
-    With `names` the guests run plain Python and may import these packages; with None, the dialect.
+    The guests run programs in the language of that name, and may import these packages.
     """
+    language = LANGUAGES[name]
     control = socket.socket(fileno=control_fd)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -66,17 +70,16 @@ def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _keep_heap()
     _warm_up()
-    brought: dict[str, Any] = {}
-    if names is None:
-        dialect.preload()
-        values.read_deques_as(deque)
-    else:
-        brought = _bring_packages(control, names)
+    try:
+        brought = language.prepare(packages)
+    except Unusable as err:
+        _tell(control, {"unusable": err.package, "why": err.why, "nearest": err.nearest})
+        os._exit(0)
     # Not ru_maxrss: that still holds the size of the process that executed us.
     baseline, resident = jail.memory_in_use()
     layers = jail.enter_cell()
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    guest = Runner(Channel(), Tripwire(), is_plain=names is not None)
+    guest = Runner(Channel(), Tripwire(), language)
     gc.collect()
     gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
     gc.set_threshold(5_000, 20, 50)  # instances and contexts live long: looking at them often finds nothing
@@ -96,18 +99,6 @@ def zygote(control_fd: int, names: Sequence[str] | None) -> NoReturn:
             nursery.look_ahead()
 
 
-def _bring_packages(control: socket.socket, names: Sequence[str]) -> dict[str, Any]:
-    # Here, because it brings a good part of the standard library, which the dialect's guests never need.
-    from processor.sandbox import packages
-
-    try:
-        kept, failed = packages.bring(names)
-    except packages.Unusable as err:
-        _tell(control, {"unusable": err.package, "why": err.why, "nearest": err.nearest})
-        os._exit(0)
-    return {"kept": kept, "failed": failed[:20]}
-
-
 def _keep_heap() -> None:
     """Have the C library keep some freed memory.
 
@@ -123,19 +114,9 @@ def _keep_heap() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-_REHEARSED = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
-_REHEARSAL = marshal.dumps(dialect.compile_program(_REHEARSED))
-
-
 def _warm_up() -> None:
     """Go once through what every guest does first, so that its modules and pages are there to share."""
-    space = dialect.namespace(dialect.Runtime(capabilities.GuestRunnable, lambda *_: None, None))
-    exec(marshal.loads(_REHEARSAL), space)
-    cls = dialect.runnable_class(space)
-    try:
-        cls().process([])
-    except ZeroDivisionError as err:
-        dialect.describe(err, _REHEARSED)
+    RESTRICTED.warm_up(capabilities.GuestRunnable)
     documents.encode(documents.decoder(())(b'[1, 2.5, null, "x", {"a": true}]'), "output")
     values.Keeper().overlay({"warm": values.encode(["up"])})
     jail.prepare()
@@ -399,11 +380,11 @@ class Runner:
     The zygote makes one and forks: what is made there is shared, and what a guest makes is its own memory.
     """
 
-    def __init__(self, channel: Channel, tripwire: Tripwire, *, is_plain: bool) -> None:
+    def __init__(self, channel: Channel, tripwire: Tripwire, language: Language) -> None:
         self._channel = channel
         self._memory: jail.MemoryLimit  # from its life on
         self._tripwire = tripwire
-        self._is_plain = is_plain
+        self._language = language
         self._limits = Limits()
         self._bounds = self._bounds_of_bytes = UNCONFIGURED
         self._program = Program("", "")
@@ -427,14 +408,9 @@ class Runner:
         self._event_bytes = 0
         self._output_bytes = self._output_count = 0
         self._spoiled: Unsuccessful | None = None
-        self._runtime = dialect.Runtime(
-            capabilities.GuestRunnable,
-            self._log,
-            self._requests,
-            lambda err: dialect.describe(err, self._program, self._tripwire.disarmed),
-        )
-        # What the program finds around it; plain Python's is made when it is loaded.
-        self._space = {} if is_plain else dialect.namespace(self._runtime)
+        self._runtime = Runtime(capabilities.GuestRunnable, self._log, self._requests, self._describe)
+        # What the program finds around it, where that can be made before there is one.
+        self._space = language.namespace(self._runtime) if language.is_preparable else {}
 
     def live(self, channel_fd: int, parent: int, memory: jail.MemoryLimit, *, is_ahead: bool) -> NoReturn:
         """The whole life of a guest, from the fork to its last exit."""
@@ -446,18 +422,18 @@ class Runner:
             if channel_fd != jail.CHANNEL_FD:
                 os.dup2(channel_fd, jail.CHANNEL_FD)
             sys.unraisablehook = _drop  # a generator that resists close() is no news for anyone
-            dialect.reseed()  # the zygote's random numbers are every guest's: fork copied them
-            plain.reseed()
+            self._language.reseed()  # the zygote's random numbers are every guest's: fork copied them
             for timer in (signal.SIGALRM, signal.SIGPROF):
                 signal.signal(timer, self.out_of_time)
             layers = jail.seal(memory, parent)
-            if not self._is_plain:  # to plain Python, imports and compiled code are ordinary
+            state = f"off({NEEDS[self._language.name].words})"
+            if self._language.is_watched:
                 tripwire.arm()
-            state = "off(plain Python)" if self._is_plain else "on"
+                state = "on"
             channel.send(wire.write_sealed({**layers, "tripwire": state}))
-            if is_ahead and not self._is_plain:
+            if is_ahead:
                 with tripwire.disarmed():  # what it touches is then its own: half of what loading costs
-                    self._rehearse()
+                    self._language.rehearse(self._space)
             self.load(channel.receive())
             while True:
                 self.serve(channel.receive())
@@ -470,13 +446,6 @@ class Runner:
             os._exit(EXIT_BROKEN)
 
     # Loading.
-
-    def _rehearse(self) -> None:
-        """Load a program that was compiled before, the way a guest does."""
-        code, space = marshal.loads(_REHEARSAL), dict(self._space)
-        dialect.verify(code)
-        exec(code, space)
-        dialect.runnable_class(space)
 
     def load(self, frame: wire.Frame) -> None:
         """Compile and run the program's module level; say what is wrong with it, or that it is loaded."""
@@ -506,21 +475,21 @@ class Runner:
 
     def _load(self, given: bytes) -> bytes:
         """Run the module level; what was compiled for that, where it is for other guests, too."""
-        language = plain if self._is_plain else dialect
+        program, language = self._program, self._language
         with self._tripwire.disarmed():
-            codes = modules.read_codes(given, self._program) or modules.compile_all(self._program)
-            compiled = b"" if given or self._is_plain else marshal.dumps(codes)
-            space = plain.namespace(self._runtime) if self._is_plain else self._space
-            modules.bring(self._program, codes, space, self._tripwire.run_module)
+            codes = modules.read_codes(given, program, language) or modules.compile_all(program, language)
+            compiled = marshal.dumps(codes) if language.is_preparable and not given else b""
+            space = self._space or language.namespace(self._runtime)
+            modules.bring(program, codes, language, space, self._tripwire.run_module)
         self._logger = space["logger"]
         self._user(self._tripwire.run_module, codes[0], space)
         with self._tripwire.disarmed():
-            self._cls = language.runnable_class(space, self._program)
-            entrypoints.check(self._cls, self._program)
+            self._cls = language.runnable_class(space, program)
+            entrypoints.check(self._cls, program, language.awaits)
             self._entry_points = entrypoints.entry_points(self._cls)
-            self._warnings = entrypoints.warnings(self._cls, self._program)
+            self._warnings = entrypoints.warnings(self._cls, program)
             self._streams_a_list = entrypoints.first_parameter(self._cls, "process_stream") == "queries"
-        return compiled if len(compiled) <= wire.code_bytes(self._program) else b""
+        return compiled if len(compiled) <= wire.code_bytes(program) else b""
 
     # Running.
 
@@ -778,12 +747,13 @@ class Runner:
                 trace = trace.tb_next
         return place
 
+    def _describe(self, err: BaseException) -> tuple[str, str]:
+        return self._language.describe(err, self._program, self._tripwire.disarmed)
+
     def _explain(self, err: BaseException) -> Failure:
         if isinstance(err, MemoryError):
             return _out_of_memory(self._memory)
-        text, trace = dialect.describe(err, self._program, self._tripwire.disarmed)
-        if self._program.language == "python":
-            text = plain.explained(err, text, self._program)
+        text, trace = self._describe(err)
         if isinstance(err, dialect.Reject):
             return Failure("E305", err.why)
         if isinstance(err, dialect.Retry):
@@ -815,7 +785,7 @@ class Runner:
         self._log_lines.append(LogLine(level, text))
 
     def _logs(self) -> list[LogLine]:
-        plain.end_lines()
+        self._language.end_lines()
         lines, self._log_lines, self._log_bytes = self._log_lines, [], 0
         if self._logs_dropped:
             lines.append(
@@ -937,7 +907,7 @@ class Runner:
             self._channel.send(wire.write_loaded(self._channel.nonce, [fault], files=self._program.sources))
         else:
             with self._tripwire.disarmed():
-                text, shown = dialect.describe(err, self._program)
+                text, shown = self._describe(err)
             failure = Failure(code, text, shown)
             self._channel.send(wire.write_failed(self._channel.nonce, failure, self._logs(), self._failing))
         os._exit(0)

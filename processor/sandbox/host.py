@@ -39,6 +39,7 @@ from processor.sandbox import processes, wire
 from processor.sandbox.calls import Answer, Perform, RunCalls
 from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
 from processor.sandbox.jail import LEVELS, JailReport
+from processor.sandbox.languages import Footing
 from processor.sandbox.launch import execute, out_of_descriptors
 from processor.sandbox.offer import Offer, Signature
 from processor.sandbox.tally import Tally
@@ -70,22 +71,21 @@ class _Gone(Exception):
     """The guest's process has ended, and it left no frame that has not been read."""
 
 
-# What a zygote has in it: None is the dialect's, anything else plain Python's, with these packages.
-_Kind = tuple[str, ...] | None
+_RESTRICTED = Footing("restricted")  # its zygote is there from the start, and tells what jail there is
 
 
 class Zygote:
     """The processes that guests are forked from. Close it, and every guest of it is gone.
 
-    Programs in the dialect share one process. Plain Python has one for each set of packages, which is
-    started when a program needs it and ends with `retain` or `close`.
+    Programs in the dialect share one process. A language with packages has one for each set of them, which
+    is started when a program needs it and ends with `retain` or `close`.
     """
 
     report: JailReport
 
     def __init__(self) -> None:
-        self._cells: dict[_Kind, _Cell] = {}
-        self._starting: dict[_Kind, asyncio.Lock] = {}
+        self._cells: dict[Footing, _Cell] = {}
+        self._starting: dict[Footing, asyncio.Lock] = {}
         # More at a time would only queue up in the zygote, with their descriptors in flight.
         self._forking = asyncio.Semaphore(8)
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()  # the loop holds those that live
@@ -100,7 +100,7 @@ class Zygote:
         """A zygote that is ready to fork, with the jail's report. Raises GuestError E502."""
         zygote = cls()
         try:
-            zygote.report = (await zygote._running_cell(None)).report
+            zygote.report = (await zygote._running_cell(_RESTRICTED)).report
             zygote._look_at_idle()
         except BaseException:
             await zygote.close()
@@ -108,21 +108,20 @@ class Zygote:
         return zygote
 
     async def prepare(self, program: Program) -> str:
-        """Have a process from which guests of this program can be forked; a sentence about it.
+        """Start what guests of this program are forked from, unless it is there; returns a sentence about it.
 
         Raises LanguageError E504 where the jail is too weak for plain Python, E505 where a package is not
         installed or cannot be imported, and GuestError E502.
         """
-        kind = _kind_of(program)
-        return "the dialect" if kind is None else (await self._running_cell(kind)).told
+        return (await self._running_cell(Footing.of(program))).told
 
     async def retain(self, programs: Iterable[Program]) -> None:
-        """End the processes of plain Python that none of these programs needs, and the guests of them."""
+        """End the processes for packages that none of these programs needs, and the guests of them."""
         kept = set(programs)
         self._compiled = {program: code for program, code in self._compiled.items() if program in kept}
-        needed = {None, *map(_kind_of, kept)}
-        for kind in [kind for kind in self._cells if kind not in needed]:
-            await self._cells.pop(kind).close()
+        needed = {_RESTRICTED, *map(Footing.of, kept)}
+        for footing in [footing for footing in self._cells if footing not in needed]:
+            await self._cells.pop(footing).close()
 
     async def spawn(
         self,
@@ -144,7 +143,7 @@ class Zygote:
         the process, and what `prepare` raises.
         """
         await self.prepare(program)
-        cell, guest = await self._fork(_kind_of(program), limits, perform)
+        cell, guest = await self._fork(Footing.of(program), limits, perform)
         try:
             sealed = await guest._sealed()
             if sealed != cell.sealed:
@@ -174,48 +173,45 @@ class Zygote:
             guest.check_idle()
         self._looking = asyncio.get_running_loop().call_later(IDLE_LOOK_S, self._look_at_idle)
 
-    async def _running_cell(self, kind: _Kind) -> _Cell:
-        async with self._starting.setdefault(kind, asyncio.Lock()):
+    async def _running_cell(self, footing: Footing) -> _Cell:
+        async with self._starting.setdefault(footing, asyncio.Lock()):
             if self._is_closed:
                 raise _no_guest("the zygote is closed")
-            cell = self._cells.get(kind)
+            cell = self._cells.get(footing)
             if cell is None or not cell.is_up:
                 if cell is not None:
                     await cell.close()
-                if kind is not None:
-                    _require_confined(self.report)
-                self._cells[kind] = cell = await _Cell.launch(kind)
+                if self._cells:  # `report` is of the first one
+                    _require_jail(footing, self.report)
+                self._cells[footing] = cell = await _Cell.launch(footing)
                 try:
                     await cell.probe()
-                    if kind is not None:
-                        _require_confined(cell.report)
+                    _require_jail(footing, cell.report)
                 except BaseException:
                     await cell.close()
                     raise
             return cell
 
-    async def _fork(self, kind: _Kind, limits: Limits, perform: Perform | None) -> tuple[_Cell, Guest]:
+    async def _fork(self, footing: Footing, limits: Limits, perform: Perform | None) -> tuple[_Cell, Guest]:
         async with self._forking:
-            cell = await self._running_cell(kind)
+            cell = await self._running_cell(footing)
             try:
                 guest = await cell.fork(limits, perform)
             except _Gone:  # it died since we looked; the next one gets no second chance
-                cell = await self._running_cell(kind)
+                cell = await self._running_cell(footing)
                 guest = await cell.fork(limits, perform)
         self._guests.add(guest)
         return cell, guest
 
 
-def _kind_of(program: Program) -> _Kind:
-    return tuple(sorted(set(program.packages))) if program.language == "python" else None
-
-
-def _require_confined(report: JailReport) -> None:
-    if LEVELS.index(report.level) < LEVELS.index("confined"):
+def _require_jail(footing: Footing, report: JailReport) -> None:
+    needs = footing.needs
+    if LEVELS.index(report.level) < LEVELS.index(needs.jail_level):
         raise LanguageError(
             "E504",
-            f"plain Python needs a jail of level confined, and this one is {report.level} ({report.off})",
-            remedy="Allow what the layers need, or remove `language: python`.",
+            f"{needs.words} needs a jail of level {needs.jail_level}, and this one is {report.level}"
+            f" ({report.off})",
+            remedy=f"Allow what the layers need, or remove `language: {footing.language}`.",
         )
 
 
@@ -254,7 +250,7 @@ class _Cell:
         self._loop.add_reader(self._handle, self._ended)
 
     @classmethod
-    async def launch(cls, kind: _Kind) -> _Cell:
+    async def launch(cls, footing: Footing) -> _Cell:
         """A zygote's process that is ready to fork. Raises GuestError."""
         began_s = time.monotonic()
         try:
@@ -271,33 +267,34 @@ class _Cell:
                 raise _no_guest(out_of_descriptors(err)) from err
             ours.setblocking(False)
             try:
-                process = execute(theirs.fileno(), kind, errors)
+                process = execute(theirs.fileno(), footing, errors)
             except OSError as err:
                 raise _no_guest(f"{sys.executable}: {err.strerror}") from err
             theirs.close()
             opened.pop_all()  # ours and the errors are the cell's from here on
         cell = cls(process, ours, errors)
         try:
-            async with asyncio.timeout(IMPORT_S if kind else START_S):
+            async with asyncio.timeout(IMPORT_S if footing.packages else START_S):
                 await cell._ready
         except (TimeoutError, _Gone) as err:
             took_s = time.monotonic() - began_s
             why = cell._last_words() or f"the zygote was not ready after {took_s:.0f} s"
-            if kind:
-                raise _unusable(", ".join(kind), f"cannot be imported here: {why}", "") from err
+            if footing.packages:
+                raise _unusable(", ".join(footing.packages), f"cannot be imported here: {why}", "") from err
             raise _no_guest(why) from err
         finally:
             if not cell.layers:
                 await cell.close()
-        if kind is not None:
-            cell.told = cell._describe(kind, time.monotonic() - began_s)
+        cell.told = footing.needs.words
+        if footing.needs.has_packages:
+            cell.told = cell._describe(footing, time.monotonic() - began_s)
         return cell
 
-    def _describe(self, kind: tuple[str, ...], took_s: float) -> str:
-        names = f"packages {', '.join(kind)}" if kind else "no packages"
+    def _describe(self, footing: Footing, took_s: float) -> str:
+        names = f"packages {', '.join(footing.packages)}" if footing.packages else "no packages"
         failed = f", not loaded: {', '.join(self._failed)}" if self._failed else ""
         return (
-            f"plain Python with {names}: ready in {took_s:.1f} s, {self._resident_bytes >> 20} MB, "
+            f"{footing.needs.words} with {names}: ready in {took_s:.1f} s, {self._resident_bytes >> 20} MB, "
             f"{self._kept} modules kept{failed}"
         )
 

@@ -7,30 +7,27 @@ import errno
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import orjson
 
 import processor
+from processor.sandbox.languages import Footing
 
 _BOOT = """
 import sys
 sys.path += sys.argv[3:]
 import orjson
 from processor.sandbox.guest import zygote
-zygote(int(sys.argv[1]), orjson.loads(sys.argv[2]))
+zygote(int(sys.argv[1]), *orjson.loads(sys.argv[2]))
 """
 
 
-def execute(control_fd: int, packages: Sequence[str] | None, errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a zygote's process with nothing of ours but our import path. Raises OSError.
-
-    `packages` are those of plain Python; None is the dialect.
-    """
+def execute(control_fd: int, footing: Footing, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a zygote's process with nothing of ours but our import path. Raises OSError."""
     # -I and -S: no environment, no user's site, no .pth file that runs code.
-    names = orjson.dumps(packages).decode()
+    names = orjson.dumps([footing.language, footing.packages]).decode()
     command = [sys.executable, "-I", "-S", "-c", _BOOT, str(control_fd), names, *_import_path()]
     return subprocess.Popen(
         command,

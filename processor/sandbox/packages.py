@@ -37,6 +37,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from processor.sandbox.languages import Unusable
+
 # A guest may not start threads, and those of the zygote do not survive the fork; with more than one of them
 # its namespaces could not be made at all. These are read once, when a library is loaded.
 _ONE_THREAD = {
@@ -57,16 +59,6 @@ _LEFT_OUT_OF_STANDARD = _LEFT_OUT | {
 # Extension modules of the standard library that test the interpreter, or want a terminal or a display.
 _USELESS = re.compile(r"_?(test|xx|curses|tkinter|readline|nis|ossaudiodev|spwd|crypt|g?dbm|ctypes_test)")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
-
-
-class Unusable(Exception):
-    """A package that is not available here; `why` completes the sentence that begins with its name."""
-
-    def __init__(self, package: str, why: str, nearest: str = "") -> None:
-        super().__init__(f"{package} {why}")
-        self.package = package
-        self.why = why
-        self.nearest = nearest
 
 
 def bring(names: Sequence[str]) -> tuple[int, list[str]]:

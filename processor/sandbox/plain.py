@@ -25,7 +25,8 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
@@ -37,19 +38,10 @@ from processor.model import Module, Program
 from processor.runnable import Headers, Message
 from processor.sandbox import dialect
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
+from processor.sandbox.languages import Codes, Runtime
 
 MODULE = "runnable"
 LINE_CHARS = 4000
-
-
-def compile_program(program: Program) -> types.CodeType:
-    """The program as code, without its modules. Raises Faults with what Python says about it."""
-    return _compiled(program, None)
-
-
-def compile_module(program: Program, module: Module) -> types.CodeType:
-    """A module of the program's, likewise."""
-    return _compiled(replace(program, source=module.source, filename=module.filename), module)
 
 
 def _compiled(program: Program, module: Module | None) -> types.CodeType:
@@ -91,53 +83,13 @@ def _faults(program: Program, code: str, text: str, line: int = 1, column: int =
     return Faults([Fault(program.filename, line, column, code, text)])
 
 
-def namespace(runtime: dialect.Runtime) -> dict[str, object]:
-    """The globals to run a compiled program in: those of a module that can be imported by its name."""
-    module = types.ModuleType(MODULE)
-    sys.modules[MODULE] = module  # dataclasses, pydantic and pickle look their classes' module up
-    _redirect(runtime.log)
-    space = module.__dict__
-    ours = {
-        "BaseSecureRunnable": runtime.base,
-        "Headers": Headers,
-        "Message": Message,
-        "Reject": dialect.Reject,
-        "Retry": dialect.Retry,
-    }
-    # Importable under the name that editors know, which is another module outside of a guest.
-    importable = types.ModuleType("processor.runnable")
-    vars(importable).update(ours, __all__=list(ours))
-    sys.modules["processor.runnable"] = vars(processor)["runnable"] = importable
-    space.update(
-        ours,
-        __builtins__=__builtins__,
-        json=json,
-        math=math,
-        re=re,
-        random=random,
-        hashlib=hashlib,
-        datetime=datetime.datetime,
-        time=_PlainClock(),
-        logger=Logger(runtime.log),
-        **{name: getattr(typing, name) for name in PRELUDE_HINTS},
-    )
-    if runtime.requests is not None:
-        space["requests"] = runtime.requests
-        module_of_requests = typing.cast(types.ModuleType, runtime.requests)
-        sys.modules["requests"] = module_of_requests  # the library could reach nothing in here
-        sys.modules["requests.exceptions"] = module_of_requests.exceptions
-    return space
-
-
 class _Modules(InspectLoader):
     """Where Python finds the user's own modules.
 
     What is there without an import is among their built-in names: `from lib.fees import *` leaves it out.
     """
 
-    def __init__(
-        self, program: Program, codes: Mapping[str, types.CodeType | None], prelude: Mapping[str, object]
-    ) -> None:
+    def __init__(self, program: Program, codes: Codes, prelude: Mapping[str, object]) -> None:
         self._codes = codes
         self._builtins = {**vars(builtins), **prelude}
         self._modules = {module.name: module for module in program.modules}
@@ -164,18 +116,6 @@ class _Modules(InspectLoader):
         return module.source if module else None
 
 
-def bring_modules(
-    program: Program, codes: Mapping[str, types.CodeType | None], space: Mapping[str, object]
-) -> None:
-    """Have `import` find these modules; a package without a source of its own has None for its code.
-
-    They have the names of `space`, as `namespace` made it, without an import.
-    """
-    prelude = {name: value for name, value in space.items() if not name.startswith("__")}
-    finder: Any = _Modules(program, codes, prelude)
-    sys.meta_path.insert(0, finder)
-
-
 class _PlainClock:
     """The bare name `time`, as in the dialect: the module, and, when called, `datetime.time`."""
 
@@ -184,44 +124,6 @@ class _PlainClock:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
-
-
-def runnable_class(space: dict[str, object], program: Program) -> type:
-    """The class that a program is for, with the base class among its bases. Raises Faults."""
-    name = program.class_name
-    cls: Any = space.get(name)
-    base: Any = space["BaseSecureRunnable"]
-    if cls is None:
-        node, code, text = dialect.undefined(ast.parse(program.source), name)
-        raise _faults(program, code, text, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
-    if not isinstance(cls, type):
-        raise _faults(program, "E204", f"{name} is not a class. {dialect.no_class(name)}")
-    if typing.cast(object, cls.__new__) is not object.__new__:
-        text = f"{name} derives from a class that makes its own objects. Keep such an object in an attribute."
-        raise _faults(program, "E204", text)
-    if not issubclass(cls, base):
-        inner = {"__module__": MODULE, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-        try:
-            cls = types.new_class(cls.__name__, (cls, base), exec_body=lambda body: body.update(inner))
-        except TypeError as err:
-            text = f"{name} cannot be combined with BaseSecureRunnable: {err}. Derive from it."
-            raise _faults(program, "E204", text) from err
-        space[name] = cls  # rebound: type(self) is what the source calls it
-    return typing.cast(type, cls)
-
-
-def explained(err: BaseException, text: str, program: Program) -> str:
-    """`text`, which tells `err`, with what a person who wrote an ordinary import may not know."""
-    if not isinstance(err, ModuleNotFoundError):
-        return text
-    return f"{text} (packages of this route: {', '.join(program.packages) or 'none'})"
-
-
-def reseed() -> None:
-    """Give the random functions of packages a seed of their own; for a process that was just forked."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 # What a program prints and logs.
@@ -276,7 +178,129 @@ def _redirect(log: Callable[[str, str], None]) -> None:
     logging.root.setLevel(logging.INFO)
 
 
-def end_lines() -> None:
-    """Send what was printed without a line end to the log; a run is over."""
-    for stream in _streams:
-        stream.end_line()
+class PlainPython:
+    """`language: python`."""
+
+    name = "python"
+    is_watched = False  # imports and compiled code are ordinary here
+    is_preparable = False  # a namespace takes over what the process prints and logs
+    awaits = "Calls to the outside wait by themselves; run a coroutine of your own with asyncio.run(...)."
+
+    def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
+        # Here, because it brings a good part of the standard library, which other guests never need.
+        from processor.sandbox.packages import bring
+
+        kept, failed = bring(packages)
+        return {"kept": kept, "failed": failed[:20]}
+
+    def rehearse(self, space: dict[str, object]) -> None:
+        """There is nothing to rehearse: nothing of it can be shared."""
+
+    def reseed(self) -> None:
+        dialect.reseed()
+        numpy_random = sys.modules.get("numpy.random")
+        if numpy_random is not None:
+            numpy_random.seed()
+
+    def compile(self, program: Program, module: Module | None = None) -> types.CodeType:
+        if module is not None:
+            program = replace(program, source=module.source, filename=module.filename)
+        return _compiled(program, module)
+
+    def accepts(self, code: types.CodeType, modules: Collection[str]) -> bool:
+        return False  # nothing tells what was compiled from what was forged
+
+    def namespace(self, runtime: Runtime) -> dict[str, object]:
+        """The globals to run a compiled program in: those of a module that can be imported by its name."""
+        module = types.ModuleType(MODULE)
+        sys.modules[MODULE] = module  # dataclasses, pydantic and pickle look their classes' module up
+        _redirect(runtime.log)
+        space = module.__dict__
+        ours = {
+            "BaseSecureRunnable": runtime.base,
+            "Headers": Headers,
+            "Message": Message,
+            "Reject": dialect.Reject,
+            "Retry": dialect.Retry,
+        }
+        # Importable under the name that editors know, which is another module outside of a guest.
+        importable = types.ModuleType("processor.runnable")
+        vars(importable).update(ours, __all__=list(ours))
+        sys.modules["processor.runnable"] = vars(processor)["runnable"] = importable
+        space.update(
+            ours,
+            __builtins__=__builtins__,
+            json=json,
+            math=math,
+            re=re,
+            random=random,
+            hashlib=hashlib,
+            datetime=datetime.datetime,
+            time=_PlainClock(),
+            logger=Logger(runtime.log),
+            **{name: getattr(typing, name) for name in PRELUDE_HINTS},
+        )
+        if runtime.requests is not None:
+            space["requests"] = runtime.requests
+            module_of_requests = typing.cast(types.ModuleType, runtime.requests)
+            sys.modules["requests"] = module_of_requests  # the library could reach nothing in here
+            sys.modules["requests.exceptions"] = module_of_requests.exceptions
+        return space
+
+    def bring_modules(
+        self,
+        program: Program,
+        codes: Codes,
+        space: dict[str, Any],
+        run: Callable[[types.CodeType, dict[str, Any]], None],
+    ) -> None:
+        """They have the names of `space`, as `namespace` made it, without an import. Python runs them."""
+        prelude = {name: value for name, value in space.items() if not name.startswith("__")}
+        finder: Any = _Modules(program, codes, prelude)
+        sys.meta_path.insert(0, finder)
+
+    def is_found(self, name: str) -> bool:
+        for finder in sys.meta_path:
+            try:
+                if finder.find_spec(name, None) is not None:
+                    return True
+            except ImportError:  # it is there, and could not be loaded
+                return True
+        return False
+
+    def runnable_class(self, space: dict[str, object], program: Program) -> type:
+        """The class that a program is for, with the base class among its bases. Raises Faults."""
+        name = program.class_name
+        cls: Any = space.get(name)
+        base: Any = space["BaseSecureRunnable"]
+        if cls is None:
+            node, code, text = dialect.undefined(ast.parse(program.source), name)
+            raise _faults(program, code, text, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1)
+        if not isinstance(cls, type):
+            raise _faults(program, "E204", f"{name} is not a class. {dialect.no_class(name)}")
+        if typing.cast(object, cls.__new__) is not object.__new__:
+            text = f"{name} derives from a class that makes its own objects."
+            text += " Keep such an object in an attribute."
+            raise _faults(program, "E204", text)
+        if not issubclass(cls, base):
+            inner = {"__module__": MODULE, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+            try:
+                cls = types.new_class(cls.__name__, (cls, base), exec_body=lambda body: body.update(inner))
+            except TypeError as err:
+                text = f"{name} cannot be combined with BaseSecureRunnable: {err}. Derive from it."
+                raise _faults(program, "E204", text) from err
+            space[name] = cls  # rebound: type(self) is what the source calls it
+        return typing.cast(type, cls)
+
+    def describe(
+        self, err: BaseException, program: Program, unwatched: Callable[[], AbstractContextManager[None]]
+    ) -> tuple[str, str]:
+        text, trace = dialect.describe(err, program, unwatched)
+        if isinstance(err, ModuleNotFoundError):
+            # What a person who wrote an ordinary import may not know.
+            text = f"{text} (packages of this route: {', '.join(program.packages) or 'none'})"
+        return text, trace
+
+    def end_lines(self) -> None:
+        for stream in _streams:
+            stream.end_line()

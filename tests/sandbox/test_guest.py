@@ -18,7 +18,9 @@ from processor.errors import Faults, ProcessorError
 from processor.model import Failed, Group, Limits, Program, Ran
 from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
 from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.languages import Footing
 from processor.sandbox.launch import raise_descriptor_limit
+from processor.sandbox.offer import NOTHING
 
 COUNTER = """
 class Runnable(BaseSecureRunnable):
@@ -805,7 +807,7 @@ HUNGRY = "class Runnable:\n    def process(self, queries):\n        return len(b
 
 def guests_of(zygote: Zygote) -> list[int]:
     """What a zygote has forked; where it has namespaces, it is itself forked by its process."""
-    found = [zygote._cells[None]._process.pid]
+    found = [zygote._cells[Footing("restricted")]._process.pid]
     for _ in range(2 if zygote.report.layers["namespaces"].startswith("on") else 1):
         files = [Path(f"/proc/{pid}/task/{pid}/children") for pid in found]
         found = [int(child) for file in files for child in file.read_text().split()]
@@ -817,7 +819,7 @@ async def test_a_dead_zygote_is_replaced(one, wait_until) -> None:
     zygote = await Zygote.start()
     try:
         guest = await zygote.spawn(Program(COUNTER, "a.py"), Limits())
-        cell = zygote._cells[None]
+        cell = zygote._cells[Footing("restricted")]
         assert cell is not None
         os.kill(cell._process.pid, signal.SIGKILL)
         await wait_until(lambda: not guest.alive, "the guest has died with its zygote")
@@ -832,11 +834,11 @@ async def test_a_guest_that_dies_before_it_is_loaded_is_no_guest() -> None:
 
     async def begin(guest: Guest) -> None:
         await guest._sealed()
-        await guest._load(Program(COUNTER, "a.py"), {}, ())
+        await guest._load(Program(COUNTER, "a.py"), NOTHING, b"")
 
     zygote = await Zygote.start()
     try:
-        _, guest = await zygote._fork(None, Limits(), None)
+        _, guest = await zygote._fork(Footing("restricted"), Limits(), None)
         os.kill(guest.pid, signal.SIGKILL)
         with pytest.raises((ProcessorError, Faults)):
             await begin(guest)
@@ -891,7 +893,7 @@ async def test_a_zygote_that_dies_takes_its_runs_along(one) -> None:
         guests = [await zygote.spawn(Program(SLOW, "a.py"), Limits(wall_s=60, cpu_s=60)) for _ in range(5)]
         running = [asyncio.create_task(guest.run([one(1)])) for guest in guests]
         await asyncio.wait(running, timeout=0.1)
-        os.kill(zygote._cells[None]._process.pid, signal.SIGKILL)
+        os.kill(zygote._cells[Footing("restricted")]._process.pid, signal.SIGKILL)
         failures = [failure(outcome) for outcome in await asyncio.gather(*running)]
         assert [(failed.code, failed.lethal) for failed in failures] == [("E314", True)] * 5
         assert not any(is_running(guest.pid) for guest in guests)
@@ -927,7 +929,7 @@ async def test_guests_come_and_go_without_a_trace(one, wait_until) -> None:
             guests.append(guest)
         assert not any(is_running(guest.pid) for guest in guests)
         assert len(os.listdir("/proc/self/fd")) == len(before)
-        await wait_until(lambda: not zygote._cells[None]._endings, "every end was reported")
+        await wait_until(lambda: not zygote._cells[Footing("restricted")]._endings, "every end was reported")
     finally:
         await zygote.close()
 

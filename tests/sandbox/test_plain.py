@@ -24,6 +24,7 @@ from processor.errors import Faults, LanguageError, ProcessorError
 from processor.model import Failed, Group, Limits, Outcome, Program, Ran
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import JailReport
+from processor.sandbox.languages import Footing
 
 Run = Callable[..., Any]
 Open = Callable[..., AbstractAsyncContextManager[Run]]
@@ -588,7 +589,7 @@ async def test_a_zygote_ends_when_nothing_needs_its_packages(wait_until: Any) ->
         assert not first.alive
         assert other.alive
         again = await zygote.spawn(needy, Limits())
-        zygote._cells["pydantic",]._process.kill()
+        zygote._cells[Footing.of(needy)]._process.kill()
         await wait_until(lambda: not again.alive, "the guest has died with its zygote")
         assert output(await once(await zygote.spawn(needy, Limits()))) == 1
     finally:

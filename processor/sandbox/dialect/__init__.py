@@ -21,7 +21,7 @@ import types
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
@@ -57,6 +57,7 @@ from processor.sandbox.facades import (
     preload,
     unmangled,
 )
+from processor.sandbox.languages import Runtime
 
 __all__ = [
     "Own", "Reject", "Retry", "Runtime", "bless", "bring_modules", "compile_module", "compile_program",
@@ -70,16 +71,6 @@ FRAMES_PER_LEVEL = 8  # of a visitor; 6 measured
 MAX_FAULTS = 100
 TEXT_CHARS = 2000
 TRACEBACK_CHARS = 8000
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What a namespace is made from: the base class, where log lines go, and the HTTP client, if any."""
-
-    base: type
-    log: Callable[[str, str], None]
-    requests: object | None = None
-    explain: Callable[[BaseException], tuple[str, str]] | None = None  # `describe`, for user code that asks
 
 
 _UNNAMED = Program("", "runnable")
