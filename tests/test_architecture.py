@@ -89,7 +89,9 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["host", "guest"],
             ["entrypoints", "modules", "requests"],
             ["capabilities", "plain", "restricted"],
-            ["calls", "endings", "tally"],
+            ["clock"],
+            ["calls", "link", "tally"],
+            ["endings"],
             ["dialect", "jail", "packages", "wire", "launch"],
             ["facades", "values"],
             ["documents"],
@@ -165,7 +167,6 @@ MANY_METHODS = {
     "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
     "sandbox.dialect.Transformer": "the standard visitor finds its method for each kind of node by name",
     "sandbox.guest.Runner": "one run: each step of it may fail in its own way",
-    "sandbox.host.Guest": "one process: start, feed, measure and end it",
     "service.Service": "the wiring of one process: what starts, stops and tells each other; rules are below",
     "telemetry.RouteTelemetry": "a method for each fact that a worker reports, in the words of the metric",
 }

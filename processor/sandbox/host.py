@@ -19,14 +19,11 @@ import errno
 import logging
 import math
 import os
-import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import IO, Any
@@ -37,38 +34,24 @@ from processor.errors import Fault, Faults, GuestError, LanguageError, Processor
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
 from processor.sandbox import processes, wire
 from processor.sandbox.calls import Answer, Perform, RunCalls
-from processor.sandbox.endings import Ending, OutOfMemoryKills, explain
+from processor.sandbox.clock import RunClock
+from processor.sandbox.endings import Ending, OutOfMemoryKills
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.languages import Footing
 from processor.sandbox.launch import execute, out_of_descriptors
+from processor.sandbox.link import LAST_WORDS_S, Gone, Link, violated
 from processor.sandbox.offer import Offer, Signature
 from processor.sandbox.tally import Tally
 
 log = logging.getLogger("processor")
 
-# How often a running guest's processor time is read: the most that it can go over its limit.
-CPU_POLL_S = 0.05
 WEIGH_EVERY_S = 0.1  # a look at a guest's memory takes a tenth of what a small run takes
-# The guest's own timers come first, so that it can say which line was running; then the host kills.
-GRACE_S = 0.1
-# A guest of which nothing is asked waits for its socket. It may use this once, to let go of what the last run
-# left, and this part of all further time; that is looked at so often.
-IDLE_CPU_S = 0.5
-IDLE_SHARE = 0.01
-IDLE_LOOK_S = 5.0
+IDLE_LOOK_S = 5.0  # at what guests use while nothing is asked of them
 START_S = 20.0
 IMPORT_S = 120.0  # for a zygote that imports packages: some take long, and read a lot from a cold disk
-LAST_WORDS_S = 2.0
-# What may wait unread from a guest before the socket is left to fill up and holds the guest back.
-UNREAD_BYTES = 1 << 20
-READ_BYTES = 1 << 18
 # Calls over limits.requests are answered with a refusal, but not for ever: each one costs the host time.
 REFUSED_CALLS = 1000
 COMPILED_MAX = 2000  # programs, of at most wire.CODE_BYTES each, whose code is kept
-
-
-class _Gone(Exception):
-    """The guest's process has ended, and it left no frame that has not been read."""
 
 
 _RESTRICTED = Footing("restricted")  # its zygote is there from the start, and tells what jail there is
@@ -197,7 +180,7 @@ class Zygote:
             cell = await self._running_cell(footing)
             try:
                 guest = await cell.fork(limits, perform)
-            except _Gone:  # it died since we looked; the next one gets no second chance
+            except Gone:  # it died since we looked; the next one gets no second chance
                 cell = await self._running_cell(footing)
                 guest = await cell.fork(limits, perform)
         self._guests.add(guest)
@@ -276,7 +259,7 @@ class _Cell:
         try:
             async with asyncio.timeout(IMPORT_S if footing.packages else START_S):
                 await cell._ready
-        except (TimeoutError, _Gone) as err:
+        except (TimeoutError, Gone) as err:
             took_s = time.monotonic() - began_s
             why = cell._last_words() or f"the zygote was not ready after {took_s:.0f} s"
             if footing.packages:
@@ -312,9 +295,9 @@ class _Cell:
             await guest.close()
 
     async def fork(self, limits: Limits, perform: Perform | None) -> Guest:
-        """A guest that is closing its jail. Raises _Gone where the zygote has died."""
+        """A guest that is closing its jail. Raises Gone where the zygote has died."""
         if not self.is_up:
-            raise _Gone
+            raise Gone
         self._orders += 1
         order = self._orders
         forked = self._forked[order] = self._loop.create_future()
@@ -360,7 +343,7 @@ class _Cell:
         try:
             self._control.send(orjson.dumps(message))
         except OSError as err:
-            raise _Gone from err
+            raise Gone from err
 
     def _readable(self) -> None:
         try:
@@ -416,7 +399,7 @@ class _Cell:
         waiting: list[asyncio.Future[Any]] = [self._ready, *self._forked.values()]
         for future in waiting:
             if not future.done():
-                future.set_exception(_Gone())
+                future.set_exception(Gone())
         for ending in self._endings.values():
             _settle(ending, None)
         with self._errors:
@@ -461,39 +444,22 @@ class Guest:
         limits: Limits,
         perform: Perform | None,
     ) -> None:
-        self.alive = True
         self.warnings: Sequence[Fault] = ()  # about the program that is loaded
-        self.pid = processes.pid_of(handle)
-        self._cell = cell
-        self._order = order
-        self._channel = channel
-        self._handle = handle
-        self._ending = ending
+
+        def kill_for_us() -> None:
+            with contextlib.suppress(Gone):
+                cell.kill(order)
+
+        self._link = Link(channel, handle, ending, limits, cell.kills, kill_for_us, self._interrupt)
+        self._clock = RunClock(self._link, limits)
         self._limits = limits
         self._perform = perform
         self._emits: Sequence[str] = ()
         self._kills = cell.kills
-        self._loop = asyncio.get_running_loop()
-        self._splitter = wire.Splitter(wire.reply_bytes(limits), wire.reply_parts(limits))
-        self._frames: deque[wire.Frame] = deque()
-        self._unread_bytes = 0
-        self._is_reading = True
-        self._unsent = memoryview(b"")
-        self._nonce: int | None = 0  # None: nothing was asked, and nothing may come
-        self._arrival: asyncio.Future[None] | None = None
-        self._down: asyncio.Future[None] = self._loop.create_future()
-        self._verdict: Failure | None = None
         self._performing: asyncio.Task[Any] | None = None
         self._tally = Tally(limits.context_bytes)
-        self._watch: asyncio.TimerHandle | None = None
-        self._deadline_s = math.inf
-        self._cpu_before_s = self._cpu_seen_s = 0.0  # before this run, and when it was last looked at
-        self._idle_since_s, self._cpu_idle_s = math.inf, 0.0  # when it was left alone, with its CPU time then
         self._weighed_s = -math.inf
         self._resident_bytes = 0
-        self._is_held_up = False
-        self._loop.add_reader(channel, self._readable)
-        self._loop.add_reader(handle, self._ended)
 
     # What the worker calls.
 
@@ -534,27 +500,26 @@ class Guest:
         return processes.private_bytes(self.pid) if self.alive else 0
 
     @property
+    def alive(self) -> bool:
+        return self._link.alive
+
+    @property
+    def pid(self) -> int:
+        return self._link.pid
+
+    @property
     def verdict(self) -> Failure | None:
         """Why the host ended it, where it has."""
-        return self._verdict
+        return self._link.verdict
 
     def check_idle(self) -> None:
         """Kill the guest where it uses the processor while nothing is asked of it (E367)."""
-        if self._nonce is not None or not self.alive:
-            return
-        used_s = self._cpu_s() - self._cpu_idle_s
-        idle_s = self._loop.time() - self._idle_since_s
-        if used_s > IDLE_CPU_S + IDLE_SHARE * idle_s:
-            text = f"it used {used_s:.1f} s of CPU time in {idle_s:.1f} s in which nothing was asked of it"
-            self._kill(Failure("E367", text, lethal=True))
+        if self._link.nonce is None and self.alive and (excess := self._clock.idle_excess()) is not None:
+            self._link.kill(excess)
 
     async def close(self) -> None:
         """Kill the guest and wait until it is gone. Idempotent."""
-        if self.alive:
-            self._kill(Failure("E314", "the guest was closed", lethal=True))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await asyncio.shield(self._down)
+        await self._link.close(Failure("E314", "the guest was closed", lethal=True))
 
     # What the zygote calls.
 
@@ -562,14 +527,14 @@ class Guest:
         """The layers that the guest's own jail has. Raises GuestError."""
         try:
             async with asyncio.timeout(START_S):
-                frame = await self._receive()
+                frame = await self._link.receive()
             if "broken" in frame.header:
                 raise _no_guest(wire.read_broken(frame).strip().rpartition("\n")[2])
             layers = wire.read_sealed(frame)
-        except (_Gone, TimeoutError, wire.Violation) as err:
-            failure = await self._obituary() if not self.alive else None
+        except (Gone, TimeoutError, wire.Violation) as err:
+            failure = await self._link.obituary() if not self.alive else None
             raise _no_guest(failure.text if failure else f"it did not close its jail ({err!r})") from err
-        self._leave_alone()
+        self._end()
         return layers
 
     async def _load(self, program: Program, offer: Offer, code: bytes) -> bytes:
@@ -578,21 +543,20 @@ class Guest:
         Returns its code where the guest compiled it. Raises Faults.
         """
         self._emits = offer.emits
-        self._begin()
-        assert self._nonce is not None
+        nonce = self._begin()
         try:
-            self._write(wire.write_load(self._nonce, program, self._limits, offer, code))
-            frame = await self._receive()
+            self._link.write(wire.write_load(nonce, program, self._limits, offer, code))
+            frame = await self._link.receive()
             self._refuse_broken(frame)
             (faults, self.warnings), compiled = (
                 wire.read_loaded(frame, program),
                 wire.read_compiled(frame, wire.code_bytes(program)),
             )
         except wire.Violation as err:
-            self._kill(_violated(err))
-            raise Faults([_load_fault(program, await self._obituary())]) from err
-        except _Gone as err:
-            raise Faults([_load_fault(program, await self._obituary())]) from err
+            self._link.kill(violated(err))
+            raise Faults([_load_fault(program, await self._link.obituary())]) from err
+        except Gone as err:
+            raise Faults([_load_fault(program, await self._link.obituary())]) from err
         finally:
             self._end()
         if faults:
@@ -607,42 +571,42 @@ class Guest:
         emit: Callable[[bytes], Awaitable[None]] | None,
         answer: Answer | None,
     ) -> Outcome:
-        if self._nonce is not None:
+        if self._link.nonce is not None:
             raise RuntimeError("a guest does one run at a time")
         self._tally.ask(request.groups, request.forget)
         if not self.alive:
-            return Failed(await self._obituary())
+            return Failed(await self._link.obituary())
         requests = RunCalls(self._limits, request.groups, answer)
         started_s = time.perf_counter()
-        self._begin()
-        assert self._nonce is not None
+        nonce = self._begin()
         try:
-            self._write(wire.write_run(self._nonce, request))
-            outcome = await self._converse(request, emit, requests)
+            self._link.write(wire.write_run(nonce, request))
+            outcome = await self._converse(nonce, request, emit, requests)
             if isinstance(outcome, Failed) and outcome.failure.lethal:
-                await self._obituary()
+                await self._link.obituary()
         except wire.Violation as err:
-            self._kill(_violated(err))
-            outcome = Failed(await self._obituary())
-        except _Gone:
-            outcome = Failed(await self._obituary())
+            self._link.kill(violated(err))
+            outcome = Failed(await self._link.obituary())
+        except Gone:
+            outcome = Failed(await self._link.obituary())
         except BaseException:
-            self._kill(Failure("E314", "the run was cancelled", lethal=True))
+            self._link.kill(Failure("E314", "the run was cancelled", lethal=True))
             raise
         finally:
             self._end()
-        wall_s, cpu_s = time.perf_counter() - started_s, self._cpu_idle_s - self._cpu_before_s
+        wall_s, cpu_s = time.perf_counter() - started_s, self._clock.cpu_spent_s
         return replace(outcome, calls=requests.made, wall_s=wall_s, cpu_s=cpu_s)
 
     async def _converse(
         self,
+        nonce: int,
         request: wire.RunRequest,
         emit: Callable[[bytes], Awaitable[None]] | None,
         requests: RunCalls,
     ) -> Outcome:
         room_bytes, room_chunks = self._limits.output_bytes, self._limits.outputs * 100
         while True:
-            frame = await self._receive()
+            frame = await self._link.receive()
             if "chunk" in frame.header and emit is not None:
                 chunk = wire.read_chunk(frame)
                 room_bytes, room_chunks = room_bytes - len(chunk), room_chunks - 1
@@ -650,14 +614,14 @@ class Guest:
                     raise wire.Violation("more chunks than the limit")
                 await self._emit(chunk, emit)
             elif "call" in frame.header:
-                await self._answer(frame, requests)
+                await self._answer(nonce, frame, requests)
             else:
                 return self._conclude(frame, request)
 
     def _conclude(self, frame: wire.Frame, request: wire.RunRequest) -> Outcome:
-        if self._frames or self._splitter.pending:
+        if self._link.has_more:
             raise wire.Violation("bytes after the end of its answer")
-        if self._unsent:
+        if self._link.has_unsent:
             raise wire.Violation("an answer to a request that it has not read")
         self._refuse_broken(frame)
         if "failed" in frame.header:
@@ -668,7 +632,7 @@ class Guest:
                 # What filled the memory may still be held by the instance; a new guest starts clean.
                 text = f"the Runnable used more memory than its limit ({self._limits.memory_mb} MB)"
                 failure = replace(failed.failure, text=text, lethal=True)
-                self._kill(failure)
+                self._link.kill(failure)
                 return replace(failed, failure=failure)
             return failed
         ran = wire.read_ran(frame, request, self._limits, self._emits)
@@ -679,29 +643,24 @@ class Guest:
         )
 
     def _memory_lately(self) -> int:
-        if self._loop.time() >= self._weighed_s + WEIGH_EVERY_S:
-            self._weighed_s = self._loop.time()
+        now_s = time.monotonic()
+        if now_s >= self._weighed_s + WEIGH_EVERY_S:
+            self._weighed_s = now_s
             self._resident_bytes = processes.resident_bytes(self.pid)
         return self._resident_bytes
 
     async def _emit(self, chunk: bytes, emit: Callable[[bytes], Awaitable[None]]) -> None:
-        before = self._loop.time()
-        self._is_held_up = True
-        try:
+        with self._clock.held_up():
             await emit(chunk)
-        finally:
-            self._is_held_up = False
-            self._deadline_s += self._loop.time() - before
 
-    async def _answer(self, frame: wire.Frame, requests: RunCalls) -> None:
+    async def _answer(self, nonce: int, frame: wire.Frame, requests: RunCalls) -> None:
         """Answer one capability call, unless the guest dies over it."""
         group, name, arguments = wire.read_call(frame, len(requests.counts))
-        assert self._nonce is not None
-        if self._unsent or requests.refused > REFUSED_CALLS:
+        if self._link.has_unsent or requests.refused > REFUSED_CALLS:
             raise wire.Violation("calls without an end, or before the last one was answered")
         make = requests.making(group, name, self._perform)
         answering = requests.answer(group, name, arguments, make) if requests.answer else make(arguments)
-        self._write(await self._performed(answering, self._nonce, name, requests))
+        self._link.write(await self._performed(answering, nonce, name, requests))
 
     async def _performed(
         self, performing: Awaitable[Any], nonce: int, name: str, requests: RunCalls
@@ -734,191 +693,29 @@ class Guest:
         if "broken" in frame.header:
             trace = wire.read_broken(frame)
             text = "the runtime inside the guest failed; this is a fault in Processor, please report it"
-            self._kill(Failure("E314", text, trace, lethal=True))
-            raise _Gone
+            self._link.kill(Failure("E314", text, trace, lethal=True))
+            raise Gone
 
     def _out_of_time(self, failed: Failed) -> Failed:
         """The guest's own timer came first and says which line was running; the sentence is ours."""
-        ours = self._too_slow() if failed.failure.code == "E312" else self._too_busy()
+        ours = self._clock.too_slow() if failed.failure.code == "E312" else self._clock.too_busy()
         failure = replace(ours, traceback=failed.failure.traceback)
-        self._kill(failure)
+        self._link.kill(failure)
         return replace(failed, failure=failure)
 
-    def _begin(self) -> None:
-        self._nonce = secrets.randbits(64)
-        self._deadline_s = self._loop.time() + self._limits.wall_s
-        self._cpu_before_s = self._cpu_s()
+    def _begin(self) -> int:
+        """Ask something of the guest: the nonce for it."""
         self._kills.look()
-        self._check_time()
+        self._clock.begin()
+        return self._link.ask()
 
     def _end(self) -> None:
-        self._leave_alone()
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._link.rest()
+        self._clock.end()
 
-    def _leave_alone(self) -> None:
-        self._nonce = None
-        self._idle_since_s, self._cpu_idle_s = self._loop.time(), self._cpu_s()
-
-    def _check_time(self) -> None:
-        """Kill a guest that is over its time or its share of the processor; look again shortly."""
-        now = self._loop.time()
-        if now >= self._deadline_s + GRACE_S and not self._is_held_up:
-            self._kill(self._too_slow())
-        elif self._cpu_used_s() >= self._limits.cpu_s + GRACE_S:
-            self._kill(self._too_busy())
-        else:
-            wait_s = min(CPU_POLL_S, max(self._deadline_s + GRACE_S - now, 0.001))
-            self._watch = self._loop.call_later(wait_s, self._check_time)
-
-    def _too_slow(self) -> Failure:
-        spent_s = self._loop.time() - self._deadline_s + self._limits.wall_s
-        text = f"stopped after {spent_s:.2f} s of wall time (limit {self._limits.wall_s:g} s)"
-        return Failure("E312", text, lethal=True)
-
-    def _too_busy(self) -> Failure:
-        text = f"stopped after {self._cpu_used_s():.2f} s of CPU time (limit {self._limits.cpu_s:g} s)"
-        return Failure("E311", text, lethal=True)
-
-    def _cpu_s(self) -> float:
-        cpu_s = processes.cpu_s(self.pid) if self.alive else None  # its number may be that of another by now
-        if cpu_s is not None:
-            self._cpu_seen_s = cpu_s
-        return self._cpu_seen_s
-
-    def _cpu_used_s(self) -> float:
-        return self._cpu_s() - self._cpu_before_s
-
-    async def _receive(self) -> wire.Frame:
-        """The next frame of this conversation. Raises _Gone when there can be none, or Violation."""
-        while not self._frames:
-            if not self.alive:
-                raise _Gone
-            self._arrival = self._loop.create_future()
-            await self._arrival
-        frame = self._frames.popleft()
-        if not self._frames:
-            self._unread_bytes = 0
-            if not self._is_reading and self.alive and self._verdict is None:
-                self._is_reading = True
-                self._loop.add_reader(self._channel, self._readable)
-        if frame.nonce != self._nonce:
-            raise wire.Violation("a frame that answers nothing that was asked")
-        return frame
-
-    # The socket, and the end.
-
-    def _write(self, data: bytes) -> None:
-        if not self.alive:
-            return
-        try:
-            sent = self._channel.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # it is dying, and _ended is about to say so
-            return
-        if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
-            self._loop.add_writer(self._channel, self._writable)
-
-    def _writable(self) -> None:
-        try:
-            self._unsent = self._unsent[self._channel.send(self._unsent) :]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._unsent = memoryview(b"")
-        if not self._unsent:
-            self._loop.remove_writer(self._channel)
-
-    def _readable(self) -> None:
-        if self._read_some() and self._unread_bytes > UNREAD_BYTES and self._frames and self.alive:
-            self._is_reading = False
-            self._loop.remove_reader(self._channel)
-        self._wake()
-
-    def _read_some(self) -> bool:
-        """Take in what has arrived; False when there is nothing, or will never be more."""
-        try:
-            data = self._channel.recv(READ_BYTES)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._channel)
-            self._is_reading = False
-            self._loop.call_later(LAST_WORDS_S, self._hung_up)
-            return False
-        try:
-            if self._nonce is None:
-                raise wire.Violation("bytes that nobody asked for")
-            self._unread_bytes += len(data)
-            self._frames += self._splitter.feed(data)
-        except wire.Violation as err:
-            self._kill(_violated(err))
-            return False
-        return True
-
-    def _hung_up(self) -> None:
-        """An honest guest's channel closes with its process; one that lives on without it is of no use."""
-        if self.alive:
-            self._kill(_violated(wire.Violation("it closed its channel")))
-
-    def _wake(self) -> None:
-        if (self._frames or not self.alive) and self._arrival is not None:
-            arrival, self._arrival = self._arrival, None
-            _settle(arrival, None)
-
-    def _kill(self, verdict: Failure) -> None:
-        """Kill the process; `verdict` is why, unless it had died of something else before.
-
-        What it has said and nobody has read counts no more: it may be what came right behind what it dies of.
-        """
-        self._verdict = self._verdict or verdict
-        self._frames.clear()
-        if not self.alive:
-            return
-        self._cpu_s()  # the last look
-        self._is_reading = False
-        self._loop.remove_reader(self._channel)
-        try:
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            with contextlib.suppress(_Gone):
-                self._cell.kill(self._order)
-
-    def _ended(self) -> None:
-        """The process has ended: take its last bytes, let go of it, and wake whoever waits."""
-        if self._verdict is None:
-            while self._read_some():
-                pass
-        self.alive = False
-        self._loop.remove_reader(self._handle)
-        self._loop.remove_reader(self._channel)
-        self._loop.remove_writer(self._channel)
-        os.close(self._handle)
-        self._channel.close()
+    def _interrupt(self) -> None:
         if self._performing is not None:
             self._performing.cancel()
-        self._wake()
-        _settle(self._down, None)
-
-    async def _obituary(self) -> Failure:
-        """Why the guest is dead."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await asyncio.shield(self._down)
-        if self._verdict is None:
-            ending = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_S):
-                    ending = await asyncio.shield(self._ending)
-            self._verdict = self._verdict or explain(ending, self._limits, self._kills)
-        return self._verdict
 
 
 def _is_cancelled() -> bool:
@@ -929,10 +726,6 @@ def _is_cancelled() -> bool:
 
 async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _violated(err: wire.Violation) -> Failure:
-    return Failure("E315", f"the guest process broke the protocol and was killed: {err}", lethal=True)
 
 
 def _load_fault(program: Program, failure: Failure) -> Fault:

@@ -844,7 +844,7 @@ async def test_a_guest_that_dies_before_it_is_loaded_is_no_guest() -> None:
             await begin(guest)
         source = "class Runnable:\n    pass\nwhile True: pass\n"
         loading = asyncio.create_task(zygote.spawn(Program(source, "a.py"), Limits(wall_s=60, cpu_s=60)))
-        while not (guests := [guest for guest in zygote._guests if guest.alive and guest._nonce]):
+        while not (guests := [guest for guest in zygote._guests if guest.alive and guest._link.nonce]):
             await asyncio.wait([loading], timeout=0.01)
         os.kill(guests[0].pid, signal.SIGKILL)
         with pytest.raises(Faults, match="while it was loaded"):

@@ -38,7 +38,8 @@ from processor.model import (
     Ran,
 )
 from processor.sandbox import documents, host, wire
-from processor.sandbox.host import READ_BYTES, UNREAD_BYTES, Guest, Zygote
+from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.link import READ_BYTES, UNREAD_BYTES
 from processor.subject import matches
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -510,13 +511,13 @@ def taken_over(guest: Guest) -> Iterator[socket.socket]:
     """The guest's end of the channel, in our hands; the host cannot tell the difference."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
-    loop.remove_reader(guest._channel)
-    kept = os.dup(guest._channel.fileno())  # or the real guest would see its channel close, and end
-    os.dup2(ours.fileno(), guest._channel.fileno())
+    loop.remove_reader(guest._link._channel)
+    kept = os.dup(guest._link._channel.fileno())  # or the real guest would see its channel close, and end
+    os.dup2(ours.fileno(), guest._link._channel.fileno())
     ours.close()
-    guest._channel.setblocking(False)
+    guest._link._channel.setblocking(False)
     theirs.setblocking(False)
-    loop.add_reader(guest._channel, guest._readable)
+    loop.add_reader(guest._link._channel, guest._link._readable)
     try:
         with theirs:
             yield theirs
@@ -754,9 +755,9 @@ async def test_a_flood_is_left_unread(spawned, wait_until) -> None:
             running = asyncio.create_task(guest.stream(Group("", [b"1"], {}), emit))
             request = arrived(await loop.sock_recv(channel, 1 << 16))
             pouring = asyncio.create_task(pour(channel, wire.write_chunk(request.nonce, b"") * 1000))
-            await wait_until(lambda: not guest._is_reading, "the host has had enough")
+            await wait_until(lambda: not guest._link._is_reading, "the host has had enough")
             await asyncio.wait([pouring], timeout=0.1)
-            assert guest._unread_bytes <= UNREAD_BYTES + READ_BYTES
+            assert guest._link._unread_bytes <= UNREAD_BYTES + READ_BYTES
             for task in (pouring, running):
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -783,7 +784,7 @@ async def test_a_guest_that_hangs_up_is_killed(spawned, wait_until) -> None:
         with taken_over(guest) as channel:
             channel.close()
             await wait_until(lambda: not guest.alive, "the guest is dead")
-        assert (await guest._obituary()).code == "E315"
+        assert (await guest._link.obituary()).code == "E315"
 
 
 async def test_a_guest_that_speaks_unasked_is_killed(spawned, wait_until) -> None:
