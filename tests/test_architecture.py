@@ -87,7 +87,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
         [
             ["host", "guest"],
-            ["entrypoints", "modules", "requests"],
+            ["entrypoints", "modules", "requests", "results"],
             ["capabilities", "plain", "restricted"],
             ["clock"],
             ["calls", "link", "tally"],
@@ -166,7 +166,6 @@ METHODS = 25
 MANY_METHODS = {
     "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
     "sandbox.dialect.Transformer": "the standard visitor finds its method for each kind of node by name",
-    "sandbox.guest.Runner": "one run: each step of it may fail in its own way",
     "service.Service": "the wiring of one process: what starts, stops and tells each other; rules are below",
     "telemetry.RouteTelemetry": "a method for each fact that a worker reports, in the words of the metric",
 }

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 import orjson
 
 from processor.errors import Fault, Faults
-from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, LogLine, Program
+from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, Program
 from processor.sandbox import (
     capabilities,
     dialect,
@@ -48,6 +48,7 @@ from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
 from processor.sandbox.plain import PlainPython
 from processor.sandbox.restricted import Restricted
+from processor.sandbox.results import GuestLog, Results, Unsuccessful, Writer, failed
 
 EXIT_BROKEN = 70
 RESTRICTED = Restricted()
@@ -301,21 +302,8 @@ class Tripwire:
         exec(code, space)
 
 
-class Unsuccessful(BaseException):
-    """Ends a run with the failure that its reply will carry; `except Exception` does not stop it."""
-
-    def __init__(self, failure: Failure, place: tuple[str, int] = ("", 1)) -> None:
-        super().__init__(failure.text)
-        self.failure = failure
-        self.place = place  # the file and the line of it, for what ended while the program was loaded
-
-
-def _failed(code: str, text: str) -> Unsuccessful:
-    return Unsuccessful(Failure(code, text))
-
-
 def _unkeepable(err: ValueError) -> Unsuccessful:
-    return _failed(err.code if isinstance(err, Exceeded) else "E309", str(err))
+    return failed(err.code if isinstance(err, Exceeded) else "E309", str(err))
 
 
 class HeldContext:
@@ -348,7 +336,7 @@ class HeldContext:
         except ValueError as err:
             raise _unkeepable(err) from None
         if size > limit_bytes:
-            raise _failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
+            raise failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
         if not items:
             return None
         if size > WHOLE_BYTES and not self._was_small:
@@ -386,29 +374,22 @@ class Runner:
         self._tripwire = tripwire
         self._language = language
         self._limits = Limits()
-        self._bounds = self._bounds_of_bytes = UNCONFIGURED
         self._program = Program("", "")
         self._cls: type[capabilities.GuestRunnable] = capabilities.GuestRunnable
         self._logger: Any = None
         self._requests: Any = requests.client(self._call)
         self._secrets = capabilities.Secrets({})
-        self._emits: Sequence[str] = ()
         self._streams_a_list = False
         self._entry_points: frozenset[str] = frozenset()
         self._warnings: list[Fault] = []
         self._is_loading = True
         self._in_hand = InHand()
         self._held: dict[str, HeldContext] = {}
-        self._group = 0
         self._failing: int | None = None  # the group that a failure of the run would be of, where it is one
-        self._log_lines: list[LogLine] = []
-        self._log_bytes = 0
-        self._logs_dropped = 0
-        self._brought = wire.Yield.of(0)
-        self._event_bytes = 0
-        self._output_bytes = self._output_count = 0
-        self._spoiled: Unsuccessful | None = None
-        self._runtime = Runtime(capabilities.GuestRunnable, self._log, self._requests, self._describe)
+        self._log = GuestLog(language.end_lines)
+        self._writer: Writer  # from the load of the program on, as are its results
+        self._results: Results
+        self._runtime = Runtime(capabilities.GuestRunnable, self._log.write, self._requests, self._describe)
         # What the program finds around it, where that can be made before there is one.
         self._space = language.namespace(self._runtime) if language.is_preparable else {}
 
@@ -455,10 +436,10 @@ class Runner:
         offer = wire.read_offer(frame)
         capabilities.offer(offer.signatures)
         self._secrets = capabilities.Secrets(offer.marks)
-        self._emits = offer.emits
-        self._bounds = Bounds(self._limits)
-        self._bounds_of_bytes = Bounds(self._limits.of_base64())
-        self._start_timers()
+        self._log.limits = self._limits
+        self._writer = Writer(self._program, self._limits)
+        self._results = Results(self._limits, self._writer, offer.emits, self._memory, self._in_hand)
+        _start_timers(self._limits)
         compiled = b""
         try:
             compiled = self._load(wire.read_code(frame))
@@ -467,7 +448,7 @@ class Runner:
             faults = err.faults
         except Unsuccessful as err:
             faults = [Fault(*err.place, 1, "E206", err.failure.text)]
-        self._stop_timers()
+        _stop_timers()
         self._is_loading = False
         self._channel.send(
             wire.write_loaded(self._channel.nonce, faults, compiled, self._warnings, self._program.sources)
@@ -496,23 +477,22 @@ class Runner:
     def serve(self, frame: wire.Frame) -> None:
         """Answer one request for a run; whatever user code does, exactly one reply ends it."""
         request = wire.read_run(frame)
-        self._brought = wire.Yield.of(len(request.groups))
+        self._results.begin(len(request.groups))
         self._in_hand.begin(request.messages, request.groups)
-        self._event_bytes = self._output_bytes = self._output_count = 0
-        self._spoiled, self._failing = None, None
+        self._failing = None
         for key in request.forget:
             self._held.pop(key, None)
         for group in request.groups:
             if group.context is not None:
-                self._held[group.key] = HeldContext(group.context, self._bounds)
-        self._start_timers()
+                self._held[group.key] = HeldContext(group.context, self._writer.bounds)
+        _start_timers(self._limits)
         try:
             for number, group in enumerate(request.groups):
-                self._group = self._failing = number
+                self._results.group = self._failing = number
                 self._in_hand.enter(number)
                 self._run_group(group, request)
-                if self._spoiled is not None:
-                    raise self._spoiled
+                if self._results.spoiled is not None:
+                    raise self._results.spoiled
             changes = self._changes(request.groups)
             self._failing = None
             reply = self._reply(changes)
@@ -520,12 +500,12 @@ class Runner:
             failure = err.failure if isinstance(err, Unsuccessful) else _out_of_memory(self._memory)
             for group in request.groups:
                 self._held[group.key].undo()
-            reply = wire.write_failed(self._channel.nonce, failure, self._logs(), self._failing)
+            reply = wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
         else:
             for key in {group.key for group in request.groups}:
                 self._held[key].keep(changes.get(key))
-        self._stop_timers()
-        self._brought = wire.Yield.of(0)
+        _stop_timers()
+        self._results.begin(0)
         self._channel.send(reply)
 
     def _run_group(self, group: Group, request: wire.RunRequest) -> None:
@@ -534,7 +514,7 @@ class Runner:
             return
         entry = entrypoints.ENTRY_POINTS["stream" if request.stream else "batch"]
         if not self._program.mode and self._entry_points and entry not in self._entry_points:
-            raise _failed("E207", f"{self._program.class_name} has no `{entry}`, which this call is for")
+            raise failed("E207", f"{self._program.class_name} has no `{entry}`, which this call is for")
         instance = self._instance(self._held[group.key])
         if request.stream:
             self._stream(instance, queries)
@@ -543,14 +523,16 @@ class Runner:
 
     def _decode(self, group: Group) -> list[Any]:
         queries: list[Any] = []
-        decode, bounds = documents.decoder(group.documents), self._bounds
+        decode, bounds = documents.decoder(group.documents), self._writer.bounds
         for index, text in enumerate(group.documents):
             try:
                 document = decode(text)
                 if len(text) > bounds.harmless_bytes and bounds.may_be_exceeded(text):
-                    self._bounds_for(document).check(document, "the message")
+                    self._writer.bounds_for(document).check(document, "the message")
             except (ValueError, RecursionError) as err:
-                self._brought.rejected.append((self._group, index, *documents.unreadable(err)))
+                self._results.brought.rejected.append(
+                    (self._results.group, index, *documents.unreadable(err))
+                )
                 self._in_hand.spread(index, 0)
                 continue
             if isinstance(document, list):
@@ -567,7 +549,13 @@ class Runner:
 
     def _make(self, context: values.LiveContext) -> Any:
         voice = capabilities.Voice(
-            self._call, self._emit, self._event, self._logger, self._requests, self._secrets, self._in_hand
+            self._call,
+            self._results.emit,
+            self._results.event,
+            self._logger,
+            self._requests,
+            self._secrets,
+            self._in_hand,
         )
         self._in_hand.is_making = True
         try:
@@ -585,19 +573,17 @@ class Runner:
         for index, document in enumerate(self._snapshots(made) if is_lazy else made):
             if document is None:
                 continue
-            body = self._encode(document, "output", index)
-            if (excess := self._excess_of_outputs(body)) is not None:
+            body = self._encode(self._writer.write, document, "output", index)
+            if (excess := self._results.add_output(body)) is not None:
                 if is_lazy:
                     self._give_up(made)
                 raise excess
-            self._brought.bodies.append(body)
-            self._brought.counts[self._group] += 1
             if fields and is_lazy:
-                self._brought.tokens += self._user(_tokens, [document], fields)
+                self._results.brought.tokens += self._user(_tokens, [document], fields)
             elif fields:
                 written.append(document)
         if written:
-            self._brought.tokens += self._user(_tokens, written, fields)
+            self._results.brought.tokens += self._user(_tokens, written, fields)
 
     def _drawn(self, iterator: Iterator[Any]) -> Iterator[Any]:
         """What the iterator of a user's has, one by one."""
@@ -619,19 +605,6 @@ class Runner:
         with suppress(Unsuccessful):  # what it says to being closed is not why the run fails
             self._user(entrypoints.close, iterator)
 
-    def _excess_of_outputs(self, body: bytes) -> Unsuccessful | None:
-        """Count an output, or what is emitted; the failure where it is one, or some bytes, too many."""
-        limits = self._limits
-        self._output_count += 1
-        if self._output_count > limits.outputs:
-            return _failed("E324", f"more than {limits.outputs} outputs in one run (limits.outputs)")
-        self._output_bytes += len(body)
-        if self._output_bytes > limits.output_bytes:
-            return _failed(
-                "E307", f"more than {limits.output_bytes} bytes of output in one run (limits.output_bytes)"
-            )
-        return None
-
     def _stream(self, instance: Any, queries: list[Any]) -> None:
         sent = 0
         for index, argument in enumerate([queries] if self._streams_a_list else queries):
@@ -642,24 +615,11 @@ class Runner:
                 if chunk is None:
                     continue
                 sent += 1
-                body = self._encode_chunk(chunk, sent)
-                self._output_bytes += len(body)
-                if (excess := self._excess_of_chunks(sent)) is not None:
+                body = self._encode(self._writer.write_chunk, chunk, sent)
+                if (excess := self._results.count_chunk(body, sent)) is not None:
                     self._give_up(chunks)
                     raise excess
                 self._send_chunk(body)
-
-    def _excess_of_chunks(self, sent: int) -> Unsuccessful | None:
-        limits = self._limits
-        if sent > limits.outputs * 100:
-            return _failed(
-                "E324", f"more than {limits.outputs * 100} chunks in one stream (100 x limits.outputs)"
-            )
-        if self._output_bytes > limits.output_bytes:
-            return _failed(
-                "E307", f"more than {limits.output_bytes} bytes in one stream (limits.output_bytes)"
-            )
-        return None
 
     def _send_chunk(self, body: bytes) -> None:
         # A slow listener holds this write up; that is no time of the user's.
@@ -668,36 +628,16 @@ class Runner:
         if left_s:
             signal.setitimer(signal.ITIMER_REAL, left_s)
 
-    def _encode_chunk(self, chunk: Any, number: int) -> bytes:
-        if isinstance(chunk, str):
-            text = str.__str__(chunk)  # a subclass has an encode() of its own
-            try:
-                self._bounds.check_text(text, f"chunk {number}")
-                return text.encode()
-            except Exceeded as err:
-                raise _failed(err.code, str(err)) from None
-            except UnicodeEncodeError:
-                raise _failed("E306", f"chunk {number} holds a lone surrogate, which is not text") from None
-        return self._encode(chunk, "chunk", number)
-
-    def _written(self, document: Any, *place: object) -> bytes:
-        bounds, nan_as_null = self._bounds_for(document), self._program.nan_as_null
-        return documents.encode(document, *place, bounds=bounds, nan_as_null=nan_as_null)
-
-    def _bounds_for(self, document: Any) -> Bounds:
-        # A codec's base64 is measured by the bytes that it stands for: those are what its sender knows.
-        name = self._program.bytes_in
-        text = document.get(name) if name and type(document) is dict else None
-        wide = self._bounds_of_bytes
-        return wide if type(text) is str and len(text) <= wide.max_string_length else self._bounds
-
-    def _encode(self, document: Any, *place: object) -> bytes:
+    def _encode(self, write: Callable[..., bytes], *arguments: Any) -> bytes:
+        """What `write` makes of a document of the user's; whatever goes wrong is the run's failure."""
         try:
-            return self._written(document, *place)
+            return write(*arguments)
+        except Unsuccessful:
+            raise
         except Exceeded as err:
-            raise _failed(err.code, str(err)) from None
+            raise failed(err.code, str(err)) from None
         except documents.Unwritable as err:
-            raise _failed("E306", str(err)) from None
+            raise failed("E306", str(err)) from None
         except BaseException as err:  # a wall: the document's class is the user's, and so is its code
             raise Unsuccessful(self._explain(err)) from None
 
@@ -715,11 +655,11 @@ class Runner:
     def _reply(self, changes: Mapping[str, ContextChange]) -> bytes:
         most = wire.reply_bytes(self._limits)
         try:
-            reply = wire.write_ran(self._channel.nonce, self._brought, changes, self._logs())
+            reply = wire.write_ran(self._channel.nonce, self._results.brought, changes, self._log.take())
         except ValueError as err:
-            raise _failed("E307", f"the result of the run cannot be carried: {err}") from None
+            raise failed("E307", f"the result of the run cannot be carried: {err}") from None
         if len(reply) > most:
-            raise _failed("E307", f"the result of the run is {len(reply)} bytes long (limit {most})")
+            raise failed("E307", f"the result of the run is {len(reply)} bytes long (limit {most})")
         return reply
 
     # Where user code runs, and what it reaches of us.
@@ -769,88 +709,6 @@ class Runner:
             return Failure(code if type(code) is str and code in wire.REFUSAL_CODES else "E317", text, trace)
         return Failure("E304", text, trace)
 
-    def _log(self, level: str, text: str) -> None:
-        text = wire.log_text(text[: wire.LOG_CHARS + 1])
-        size = len(text.encode())
-        limits = self._limits
-        # Once one line is dropped all that follow are: what the log has is how it began.
-        if (
-            self._logs_dropped
-            or len(self._log_lines) == limits.log_lines
-            or self._log_bytes + size > limits.log_bytes
-        ):
-            self._logs_dropped += 1
-            return
-        self._log_bytes += size
-        self._log_lines.append(LogLine(level, text))
-
-    def _logs(self) -> list[LogLine]:
-        self._language.end_lines()
-        lines, self._log_lines, self._log_bytes = self._log_lines, [], 0
-        if self._logs_dropped:
-            lines.append(
-                LogLine(
-                    "warning",
-                    f"E321 dropped {self._logs_dropped} of the run's lines of log; it may write "
-                    f"{self._limits.log_lines} lines (limits.log_lines) "
-                    f"and {self._limits.log_bytes} bytes (limits.log_bytes)",
-                    self._logs_dropped,
-                )
-            )
-            self._logs_dropped = 0
-        return lines
-
-    def _emit(self, subject: Any, document: Any, delay_s: Any, headers: dict[Any, Any]) -> None:
-        if self._in_hand.is_making:
-            # It runs whenever a guest takes the context up: the message would be sent each time.
-            raise RuntimeError("self.emit is for process and process_stream; init runs again after a restart")
-        # The types' own conversions: a subclass has its own idea of itself.
-        subject, delay_s = _plain(subject), _plain(delay_s)
-        headers = {_plain(name): _plain(value) for name, value in headers.items()}
-        wire.check_emit(subject, delay_s, headers)
-        if not wire.is_listed(subject, self._emits):
-            line = ", ".join(f'"{pattern}"' for pattern in (*self._emits, subject))
-            raise capabilities.EmitError(
-                f"the route may not emit to {subject!r}; allow it in the configuration: emits: [{line}]"
-            )
-        self._memory.for_runtime()
-        try:
-            body = self._written(document, "emit", subject)
-        finally:
-            self._memory.for_user()
-        # Kept as well as raised, as for events.
-        self._spoiled = self._spoiled or self._excess_of_outputs(body)
-        if self._spoiled is not None:
-            raise self._spoiled
-        self._brought.emits.append((self._group, subject, delay_s, headers))
-        self._brought.emit_bodies.append(body)
-
-    def _event(self, name: str, data: Any) -> None:
-        name = str.__str__(name) if isinstance(name, str) else ""  # a subclass has its own idea of itself
-        if not 0 < len(name) <= wire.EVENT_NAME_CHARS:
-            raise ValueError(f"an event's name is a text of 1 to {wire.EVENT_NAME_CHARS} characters")
-        if not wire.is_text(name):
-            raise ValueError("an event's name holds a lone surrogate, which is not text")
-        self._bounds.check_text(name, "an event's name")
-        self._memory.for_runtime()
-        try:
-            body = self._written(data, "event", name)
-        finally:
-            self._memory.for_user()
-        self._event_bytes += len(body)
-        limits = self._limits
-        # Kept as well as raised: a bare `except` must not make the event disappear unnoticed.
-        if len(self._brought.events) == limits.outputs:
-            self._spoiled = _failed("E324", f"more than {limits.outputs} events in one run (limits.outputs)")
-        elif self._event_bytes > limits.output_bytes:
-            self._spoiled = _failed(
-                "E307", f"more than {limits.output_bytes} bytes of events in one run (limits.output_bytes)"
-            )
-        if self._spoiled is not None:
-            raise self._spoiled
-        self._brought.events.append((self._group, name))
-        self._brought.event_bodies.append(body)
-
     def _call(self, name: str, arguments: dict[str, Any], body: bytes | None = None) -> Any:
         """What the host answers: a value, or with a `body` a value and bytes. Raises CapabilityError."""
         if self._is_loading:
@@ -858,14 +716,14 @@ class Runner:
         self._memory.for_runtime()
         try:
             # What goes with a body is in a form of our own, and not the user's document.
-            bounds = self._bounds if body is None else UNCONFIGURED
+            bounds = self._writer.bounds if body is None else UNCONFIGURED
             text = documents.encode(arguments, "arguments of", name, bounds=bounds)
             if len(text) > wire.CALL_BYTES or len(text) + len(body or b"") > wire.BODY_BYTES:
                 size, most = len(text) + len(body or b""), wire.BODY_BYTES if body else wire.CALL_BYTES
                 raise capabilities.CapabilityError(
                     f"the arguments of {name} are {size} bytes long (limit {most})", code="E323"
                 )
-            self._channel.send(wire.write_call(self._channel.nonce, self._group, name, text, body))
+            self._channel.send(wire.write_call(self._channel.nonce, self._results.group, name, text, body))
             frame = self._channel.receive()
             if "refused" in frame.header:
                 raise capabilities.CapabilityError(frame.header["refused"], code=frame.header["code"])
@@ -873,25 +731,11 @@ class Runner:
                 head, content = frame.blobs
                 return orjson.loads(head), content
             [answer] = frame.blobs
-            return documents.decode_answer(answer, self._bounds, f"the answer of {name}")
+            return documents.decode_answer(answer, self._writer.bounds, f"the answer of {name}")
         finally:
             self._memory.for_user()
 
     # Time.
-
-    def _start_timers(self) -> None:
-        # The host measures and kills by its own clocks. These come first where they can, because only the
-        # guest can say which line of the user's was running.
-        for timer, limit_s in (
-            (signal.ITIMER_REAL, self._limits.wall_s),
-            (signal.ITIMER_PROF, self._limits.cpu_s),
-        ):
-            if limit_s < 1e9:
-                signal.setitimer(timer, limit_s)
-
-    def _stop_timers(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
     def out_of_time(self, number: int, frame: FrameType | None) -> None:
         """Say which line was running when the time was up, and end."""
@@ -909,8 +753,26 @@ class Runner:
             with self._tripwire.disarmed():
                 text, shown = self._describe(err)
             failure = Failure(code, text, shown)
-            self._channel.send(wire.write_failed(self._channel.nonce, failure, self._logs(), self._failing))
+            self._channel.send(
+                wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
+            )
         os._exit(0)
+
+
+def _start_timers(limits: Limits) -> None:
+    # The host measures and kills by its own clocks. These come first where they can, because only the
+    # guest can say which line of the user's was running.
+    for timer, limit_s in (
+        (signal.ITIMER_REAL, limits.wall_s),
+        (signal.ITIMER_PROF, limits.cpu_s),
+    ):
+        if limit_s < 1e9:
+            signal.setitimer(timer, limit_s)
+
+
+def _stop_timers() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _trace_of(frame: FrameType | None) -> TracebackType | None:
@@ -920,15 +782,6 @@ def _trace_of(frame: FrameType | None) -> TracebackType | None:
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     return trace
-
-
-def _plain(value: Any) -> Any:
-    """A text or a number of a subclass as its own type; anything else as it is."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    return int.__int__(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _out_of_memory(memory: jail.MemoryLimit) -> Failure:
@@ -946,12 +799,12 @@ def _token(document: Any, field: str, path: Sequence[str]) -> str:
     value = document
     for part in path:
         if not isinstance(value, dict) or part not in value:
-            raise _failed("E308", f"an output has no field {field!r}")
+            raise failed("E308", f"an output has no field {field!r}")
         value = value[part]
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         kind = type(value).__name__
-        raise _failed("E308", f"field {field!r} of an output is a {kind}, not a text or an integer")
+        raise failed("E308", f"field {field!r} of an output is a {kind}, not a text or an integer")
     token = str(value)
     if not SAFE_TOKEN.match(token):
-        raise _failed("E308", f"field {field!r} of an output cannot be part of a subject: {token[:60]!r}")
+        raise failed("E308", f"field {field!r} of an output cannot be part of a subject: {token[:60]!r}")
     return token
