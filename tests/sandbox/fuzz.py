@@ -1,28 +1,32 @@
 # ruff: noqa: T201 - a program that prints what it found
 """Drive every reviewed module and built-in type with hostile hooks in real guests, and count how guests end.
 
-    python tests/sandbox/fuzz.py [--seconds 60] [--seed 0] [--target array]
+    python tests/sandbox/fuzz.py [--seconds 60] [--seed 0] [--target array] [--here]
 
 Each run is a seed and a target; the same pair does the same again. `hostile/meddler.py` is what runs in the
 guest. A run may succeed, raise, or be stopped for its time or memory: those are clean. A guest that crashes,
 or ends as only code outside of the language would end it (E314, E315, E316), is a finding: its seed and
-target are printed, and the exit status is 1. A build of CPython with assertions finds more.
+target are printed, and the exit status is 1. A build of CPython with assertions finds more. `--here` does it
+in this process, with no guest around it: what an assertion says is seen, and a debugger sees the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import json
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it runs from a checkout that nobody installed
 
 from processor.model import Failed, Group, Limits, Outcome, Program, Ran
+from processor.sandbox import dialect, documents
 from processor.sandbox.host import Guest, Zygote
 
 MEDDLER = Program((Path(__file__).parent / "hostile" / "meddler.py").read_text(), "meddler.py")
@@ -100,16 +104,45 @@ async def fuzz(seeds: range, seconds: float, targets: tuple[str, ...], counts: C
         await zygote.close()
 
 
+class _Helpers:
+    """What a Runnable has of a guest, as far as the one that meddles uses it."""
+
+    def __init__(self) -> None:
+        self.context: dict[str, Any] = {}
+
+    def event(self, name: str, data: Any) -> None:
+        documents.encode(data, "event", name)
+
+
+def run_here(seeds: range, targets: tuple[str, ...]) -> None:
+    dialect.preload()
+    faulthandler.enable()
+    space = dialect.namespace(dialect.Runtime(_Helpers, lambda *_: None))
+    exec(dialect.compile_program(MEDDLER), space)
+    runnable = dialect.runnable_class(space)()
+    for seed in seeds:
+        for target in targets:
+            [done] = runnable.process([{"seed": seed, "target": target, "steps": STEPS}])
+            print(
+                f"--target {target} --seed {seed}: {done[0]} calls, {done[1]} hooks that meddled", flush=True
+            )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1 << 40, help="how many")
     parser.add_argument("--target", action="append", choices=TARGETS, help="only these; may be repeated")
+    parser.add_argument("--here", action="store_true", help="in this process, with no guest around it")
     arguments = parser.parse_args()
     counts = Counts()
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    asyncio.run(fuzz(seeds, arguments.seconds, tuple(arguments.target or TARGETS), counts, True))
+    targets = tuple(arguments.target or TARGETS)
+    if arguments.here:
+        run_here(seeds, targets)
+        return 0
+    asyncio.run(fuzz(seeds, arguments.seconds, targets, counts, True))
     ends = ", ".join(f"{code} {count}" for code, count in sorted(counts.ended.items()))
     print(f"Python {sys.version.split()[0]}{' with assertions' if hasattr(sys, 'gettotalrefcount') else ''}")
     print(f"{counts.ended.total()} runs ({ends}), {counts.calls} calls, {counts.meddled} hooks that meddled")

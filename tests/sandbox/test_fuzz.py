@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from processor.model import Failed, Failure
+from tests.sandbox import fuzz as driver
 from tests.sandbox.fuzz import TARGETS, Counts, fuzz, is_crash
 
 
@@ -33,3 +38,14 @@ async def test_no_hostile_hook_crashes_a_guest() -> None:
 def test_a_crash_is_told_from_a_refusal(code: str, text: str, is_found: bool) -> None:
     """A crash is a finding in whichever words the host has it; a limit and an exception are not."""
     assert is_crash(Failed(Failure(code, text))) is is_found
+
+
+def test_a_run_is_done_again_without_a_guest() -> None:
+    """A run that crashed a guest is done again in a process that shows what an assertion says."""
+    done = subprocess.run(
+        [sys.executable, driver.__file__, "--here", "--seed", "3", "--seeds", "1", "--target", "events"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert re.fullmatch(
+        r"--target events --seed 3: [6-9]\d calls, [1-9]\d* hooks that meddled\n", done.stdout
+    )

@@ -549,6 +549,7 @@ VICTIMS = [
     lambda: M.one_of([decimal.Context(prec=5), decimal.getcontext()]).flags,
     lambda: in_context(),
     lambda: io.BytesIO(),
+    lambda: reversed({i: i for i in range(M.below(40))}),
     lambda: {i: Same() for i in range(M.below(9))}.items(),
     lambda: json.JSONEncoder(default=callback),
     lambda: operator.itemgetter(Index(), 1),
