@@ -114,10 +114,10 @@ def getcontext() -> Context:
 def _another(source: decimal.Context) -> Context:
     """A context with the settings of `source`, to be the current one."""
     for _ in range(min(_SEARCHED, len(_used))):
-        _used.rotate(1)
-        context = _used[0]
+        context = _used[-1]
         if sys.getrefcount(context) <= _ONLY_HERE:
             return _take_over(context, source)
+        _used.rotate(1)
     made = _take_over(Context(), source)
     _used.append(made)
     return made
@@ -145,7 +145,7 @@ def localcontext(ctx: Any = None, **settings: Any) -> Any:
     outer = getcontext()
     if ctx is not None and not isinstance(ctx, decimal.Context):
         raise TypeError("optional argument must be a context")
-    if unknown := settings.keys() - set(_SETTINGS):
+    if settings and (unknown := settings.keys() - set(_SETTINGS)):
         raise TypeError(f"{min(unknown)!r} is an invalid keyword argument for this function")
     inner = _another(outer if ctx is None else ctx)
     for name, value in settings.items():
