@@ -4,8 +4,11 @@ ARG PYTHON=python:3.13-slim-bookworm
 
 FROM ${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE requirements.lock ./
-COPY processor processor
+COPY . .
+# The pages, which the wheel has; what builds them is not in the image.
+RUN python -m venv /opt/docs \
+ && /opt/docs/bin/pip install --no-cache-dir "$(sed -n 's/^docs = \["\(.*\)"\].*/\1/p' pyproject.toml)" \
+ && /opt/docs/bin/python docs/build.py
 # What is installed is what is locked: a package whose bytes are others is refused.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
  && python -m venv /opt/processor \

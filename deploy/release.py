@@ -138,6 +138,7 @@ def build_wheel(commit: str, epoch: int, folder: Path) -> Path:
     """The wheel of a commit, built in a folder of its own. Raises Unreleasable."""
     source, out = folder / "source", folder / "out"
     export(commit, source)
+    run(sys.executable, source / "docs" / "build.py")  # the pages, which are in the wheel
     # Dates in the archive are the commit's, and no name of a folder or user gets into it.
     env = {"SOURCE_DATE_EPOCH": str(epoch), "PYTHONHASHSEED": "0", "TZ": "UTC"}
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source, env=env)

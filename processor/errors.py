@@ -484,6 +484,15 @@ ERRORS: Mapping[str, ErrorCode] = {
 }
 
 
+# Where the pages of the documentation have the codes, below the address that they are served at.
+ERRORS_PAGE = "reference/errors/"
+
+
+def page_of(code: str) -> str:
+    """Where the documentation has a code, such as reference/errors/#e304."""
+    return f"{ERRORS_PAGE}#{code.lower()}"
+
+
 class ProcessorError(Exception):
     """An error with a code, a place and a remedy; `str()` is the one line a user reads."""
 

@@ -32,6 +32,7 @@ from processor.cli.terminal import (
     EXITS,
     complain,
     exit_code_of,
+    name_pages,
 )
 from processor.errors import Faults, ProcessorError
 
@@ -572,6 +573,21 @@ def verify_release(
     return show_verified(folder, key)
 
 
+def explain(
+    codes: Annotated[list[str], typer.Argument(metavar="CODE", help="The code of an error, such as E304.")],
+    format: FormatOption = None,
+) -> int:
+    """Say what the code of an error means, what to do, and which page of the documentation has more.
+
+    Examples:
+    processor explain E304
+    processor explain E418 E419 --format json
+    """
+    from processor.cli.explaining import explain as explain_codes
+
+    return explain_codes(codes, format)
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "run": run,
     "dev": dev,
@@ -587,6 +603,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "reset": reset,
     "bench": bench,
     "verify-release": verify_release,
+    "explain": explain,
 }
 
 _EXAMPLES = "\nExamples:\n"
@@ -642,7 +659,8 @@ def _version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-def _program() -> Any:
+def program() -> Any:
+    """The whole command line, as a command of click."""
     app = typer.Typer(
         cls=_Group,
         help=_TOP,
@@ -673,7 +691,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     sys.excepthook = _report
     try:
-        _program().main(arguments, prog_name="processor")
+        program().main(arguments, prog_name="processor")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     return EXIT_OK
@@ -689,6 +707,7 @@ def _ending(verb: Callable[..., int]) -> Callable[..., None]:
             sys.stdout.flush()
         except (Faults, ProcessorError) as err:
             complain(err)
+            name_pages(str(err))
             code = exit_code_of(err)
         except BrokenPipeError:
             # The reader has gone. What is still buffered must not be tried again when the interpreter ends.

@@ -23,6 +23,7 @@ from processor.cli.terminal import (
     Screen,
     complain,
     exit_code_of,
+    name_pages,
     warn,
     with_remedy,
 )
@@ -64,7 +65,7 @@ from processor.delivery.streams import (
     output_limits,
     topics,
 )
-from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError
+from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError, page_of
 from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
 from processor.model import Limits, Program
 from processor.operate.api import api_subject
@@ -102,6 +103,7 @@ def check(path: Path, *, with_server: bool, has_secrets: bool, is_full: bool, fo
             screen.document({"faults": [_fault(fault) for fault in err.faults]})
         else:
             complain(err)
+            name_pages(*map(str, err.faults))
         return EXIT_CONFIG
     server, error = None, None
     if with_server:
@@ -123,6 +125,7 @@ def check(path: Path, *, with_server: bool, has_secrets: bool, is_full: bool, fo
         warn(warnings)
         for problem in problems:
             complain(problem)
+        name_pages(*problems)
     if error is not None:
         return exit_code_of(error)
     return EXIT_BROKER if server and server.all_problems() else EXIT_FAILED if weak else EXIT_OK
@@ -135,6 +138,7 @@ def _fault(fault: Fault) -> dict[str, Any]:
         "column": fault.column,
         "code": fault.code,
         "text": fault.text,
+        "page": page_of(fault.code),
     }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -25,7 +26,7 @@ from typing import Any, TextIO
 import orjson
 
 from processor.delivery.codec import content_of, headers_shown
-from processor.errors import ERRORS, Fault, Faults, ProcessorError
+from processor.errors import ERRORS, ERRORS_PAGE, Fault, Faults, ProcessorError, page_of
 from processor.model import subject_text
 from processor.printable import printable, printable_json, printable_lines
 
@@ -59,6 +60,7 @@ _LINES_BESIDE_ROWS = 10
 _COLUMN_MIN = 6
 _COLOURS = (36, 32, 35, 34, 33, 96, 92, 95, 94)
 _RED, _YELLOW, _DIM = 31, 33, 2
+_CODE = re.compile(r"\bE\d{3}\b")
 
 
 def exit_code_of(error: ProcessorError | Faults) -> int:
@@ -82,6 +84,14 @@ def complain(error: ProcessorError | Faults | str) -> None:
 def with_remedy(error: ProcessorError) -> str:
     """The line of an error, with the remedy of its code where the error has none of its own."""
     return str(error) if error.remedy else f"{error} {ERRORS[error.code].remedy}"
+
+
+def name_pages(*lines: str) -> None:
+    """Say last, on standard error, where to read about the codes in `lines`; nothing where there are none."""
+    codes = sorted({code for line in lines for code in _CODE.findall(line)} & ERRORS.keys())
+    if codes:
+        page = page_of(codes[0]) if len(codes) == 1 else ERRORS_PAGE
+        say(_painted(f"{page} has more, and so has: processor explain {' '.join(codes)}", _DIM, sys.stderr))
 
 
 def warn(found: Iterable[Fault]) -> None:

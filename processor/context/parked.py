@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, last_partition
+from processor.errors import ERRORS_PAGE, page_of
 from processor.jetstream import EXPECTED, GONE, KEPT, Outgoing, Stored
 from processor.model import Delivery, Failure, RawHeaders, is_of_server, key_token
 
@@ -41,9 +42,9 @@ _BODY_HEADERS = "x-original-headers-bytes"
 _DEALT = "Dealt-From"
 _OURS = frozenset(
     {
-        b"x-dead-letter-reason", b"x-error-code", b"x-error-traceback", b"x-original-subject",
-        b"x-original-stream", b"x-original-sequence", b"x-original-time", b"x-failed-at",
-        b"x-delivery-count", b"x-route", b"x-part", _BODY_HEADERS.encode(), _DEALT.encode(),
+        b"x-dead-letter-reason", b"x-error-code", b"x-error-page", b"x-error-traceback",
+        b"x-original-subject", b"x-original-stream", b"x-original-sequence", b"x-original-time",
+        b"x-failed-at", b"x-delivery-count", b"x-route", b"x-part", _BODY_HEADERS.encode(), _DEALT.encode(),
     }
 )  # fmt: skip
 # Before the name of a sender's header that is called as one of ours.
@@ -93,6 +94,7 @@ class ParkedMessages:
         more = {
             "x-dead-letter-reason": failure.text[:REASON_CHARS],
             "x-error-code": failure.code,
+            "x-error-page": page_of(failure.code),
             "x-failed-at": timestamp(at),
             **KEPT,  # a message that is read again and given up again has one letter
             **({"Nats-TTL": f"{int(self.keep_s)}s"} if self.keep_s else {}),
@@ -345,7 +347,9 @@ def _taken_apart(headers: RawHeaders, payload: bytes) -> tuple[RawHeaders, dict[
     theirs, ours = [], {}
     for line in headers.split():
         name, _, value = line.partition(b":")
-        if name in _OURS:
+        # Letters that an older version wrote have no page of ours: one that leads elsewhere is the sender's.
+        is_theirs = name == b"x-error-page" and ERRORS_PAGE.encode() not in value
+        if name in _OURS and not is_theirs:
             ours[name] = value.strip(b" \t")
         elif not is_of_server(name):
             theirs.append(line.removeprefix(_THEIR) + b"\r\n")

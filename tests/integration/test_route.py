@@ -128,6 +128,7 @@ async def test_one_poison_message_fails_alone(processor: Start) -> None:
         assert orjson.loads(letter.payload) == documents[13]
         headers = letter.headers
         assert headers["x-error-code"] == "E304"
+        assert headers["x-error-page"] == "reference/errors/#e304"
         assert headers["x-dead-letter-reason"] == "ValueError: cannot do that"
         assert headers["x-original-subject"] == "in.a"
         assert headers["x-original-sequence"] == "14"

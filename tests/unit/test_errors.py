@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from processor.cli import main
+from processor.cli.terminal import EXIT_CONFIG
 from processor.errors import ERRORS, ErrorCode, Fault
 from processor.model import DeadLetter, Failure, Group, Limits, Program, RetryPolicy, decide
 from processor.sandbox import wire
@@ -30,6 +34,38 @@ def test_each_code_says_what_to_do(row: ErrorCode) -> None:
     assert row.remedy.endswith(".")
     assert "\n" not in row.remedy
     assert not row.meaning.endswith(".")
+
+
+def test_an_error_of_the_command_line_names_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line says where the documentation has the code, and which verb has it without a browser."""
+    assert main(["run", str(tmp_path / "no.yaml")]) == EXIT_CONFIG
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "reference/errors/#e101 has more, and so has: processor explain E101"
+
+
+def test_several_faults_name_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each code once, in order; as JSON each fault has a page of its own."""
+    (tmp_path / "app.yaml").write_text("app: a\nroute: {}\ndrain_s: no\n")
+    assert main(["check", str(tmp_path / "app.yaml")]) == EXIT_CONFIG
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "reference/errors/ has more, and so has: processor explain E103 E104 E105"
+    assert main(["check", str(tmp_path / "app.yaml"), "--format", "json"]) == EXIT_CONFIG
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert all(fault["page"] == f"reference/errors/#{fault['code'].lower()}" for fault in faults)
+
+
+def test_a_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its meaning, what to do and its page, in capitals or not; what is no code is refused."""
+    assert main(["explain", "e305", "--format", "human"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"E305 {ERRORS['E305'].meaning}",
+        f"  {ERRORS['E305'].remedy}",
+        "  reference/errors/#e305",
+    ]
+    assert main(["explain", "E999"]) == EXIT_CONFIG
+    assert "'E999' is not an error code" in " ".join(capsys.readouterr().err.split())
 
 
 @EACH

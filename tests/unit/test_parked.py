@@ -92,6 +92,17 @@ def test_a_dead_letter_fits_and_gives_the_message_back(
     assert (kept.delivery.payload, kept.delivery.headers.pairs, kept.tries) == (payload, theirs.pairs, 2)
 
 
+def test_a_letter_of_before_may_have_a_page_of_its_senders() -> None:
+    """Older versions wrote no page of an error: a sender's header of that name is kept as it came."""
+    [letter] = letters.dead(delivery(lines(("Trace", b"t"))), 3, Failure("E304", "no"), 1, NOW)
+    page = ("x-error-page", b"reference/errors/#e304")
+    assert page in letter.headers.pairs
+    older = [("x-error-page", b"oops.html"), *(pair for pair in letter.headers.pairs if pair != page)]
+    kept = joined([stored(letter._replace(headers=lines(*older)))])
+    assert kept is not None
+    assert kept.delivery.headers.pairs == [("x-error-page", b"oops.html"), ("Trace", b"t")]
+
+
 @given(headers=sent, subject=subjects)
 def test_what_is_dealt_twice_keeps_its_headers_and_its_first_place(
     headers: list[tuple[str, bytes]], subject: str
