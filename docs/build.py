@@ -378,7 +378,8 @@ def _relinked(path: Path, place: str, pages: dict[Path, str], beside: Path) -> s
             listing = (
                 "".join(f"{each.name}\n" for each in sorted(target.iterdir())) if target.is_dir() else ""
             )
-            place_of = f"files/{target.relative_to(ROOT).as_posix()}.txt"
+            # A folder whose name begins with a dot would be left out of the wheel.
+            place_of = f"files/{target.relative_to(ROOT).as_posix().removeprefix('.')}.txt"
             _put(beside / place_of, listing or target.read_text())
         return os.path.relpath(place_of, Path(place).parent) + (found[2] or "")
 
