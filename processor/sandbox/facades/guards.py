@@ -196,6 +196,23 @@ def _without_traceback(ob: object, name: str) -> Any:
     return with_traceback
 
 
+def _throw(ob: object, name: str) -> Any:
+    """`generator.throw`, while what the generator delegates to is held.
+
+    C of CPython 3.11 frees it in the middle of its work, and a `finally` in it could resume the generator.
+    """
+    if not isinstance(ob, types.GeneratorType):
+        return _outside(getattr(ob, name), name, (types.GeneratorType,))
+
+    def throw(*args: Any) -> Any:
+        held: list[Any] = [ob.gi_yieldfrom]
+        while isinstance(held[-1], types.GeneratorType):
+            held.append(held[-1].gi_yieldfrom)
+        return ob.throw(*args)
+
+    return throw
+
+
 class _Formatter(string.Formatter):
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         first, rest = _string.formatter_field_name_split(field_name)
@@ -400,6 +417,7 @@ DEPENDENT: dict[str, Callable[[object, str], Any]] = {
     "register": _register,
     "obj": _not_of(BaseException),
     "with_traceback": _without_traceback,
+    "throw": _throw,
     "fget": _not_of(property, types.DynamicClassAttribute),
     "fset": _not_of(property, types.DynamicClassAttribute),
     "fdel": _not_of(property, types.DynamicClassAttribute),
