@@ -1,10 +1,10 @@
 """The configuration: `load` a file, and what may be asked about it.
 
-`keys` describes every key, `source` reads files and places faults, `rules` finds contradictions, `text`
-writes what people read. The rest of the package imports from here. `load` reads a file once, lays the
-environment over it and either returns a `Config` that everything else can rely on, or raises `Faults` with
-every fault it found. Sources of Runnables are read here too, so that a running service never reads a
-half-written file: loading again is reloading.
+`keys` describes every key, `source` reads files and places faults, `rules` finds contradictions, `routes`
+turns the keys of a route into the `Route` that runs, and `text` writes what people read. The rest of the
+package imports from here. `load` reads a file once, lays the environment over it and either returns a
+`Config` that everything else can rely on, or raises `Faults` with every fault it found. Sources of Runnables
+are read here too, so that a running service never reads a half-written file: loading again is reloading.
 
 It never connects to anything and never starts anything. Invariants: a loaded `Config` is frozen, its paths
 are resolved, its keys do not contradict each other, and no secret appears in its repr, in a fault or in
