@@ -189,6 +189,17 @@ class Position:
             body["resetting"] = self.resetting
         return orjson.dumps({**body, **self.unknown} if self.unknown else body)
 
+    def check_input(self, route: str, source: InputStream) -> None:
+        """Raise BrokerError E407 where it counts in another stream."""
+        if self.input != source:
+            raise BrokerError(
+                "E407",
+                f"the position of route {route} counts in stream {self.input.stream} created at "
+                f"{self.input.created}, but its input is stream {source.stream} created at "
+                f"{source.created}",
+                remedy="Restore that stream, or have the route read the new one: `processor reset`.",
+            )
+
     def check_usable(self, route: str, partitions: int) -> None:
         """Raise BrokerError E410 for another version or number of partitions, E412 while it is reset."""
         if self.version != VERSION:

@@ -28,7 +28,7 @@ from processor.context.placement import Partition, Placement, size_of
 from processor.context.position import InputStream, Move, Position, by_partition
 from processor.context.reading import ParkedReader, counted_by, newest, patiently
 from processor.context.subjects import PositionKind, RouteSubjects, app_stream
-from processor.errors import BrokerError, Edited, Fenced
+from processor.errors import Edited, Fenced
 from processor.jetstream import (
     BATCH_MAX,
     Again,
@@ -239,7 +239,7 @@ class ContextStore:
                 continue
             position = positions[number]
             position.check_usable(self._route, self._of)
-            self._check_input(position)
+            position.check_input(self._route, self._input)
             is_another |= bool(self._key) and position.key not in ("", self._key)
             partition.take(position, found[number].sequence)
         ahead = max(p.position.sequence for p in self._partitions.values())
@@ -247,16 +247,6 @@ class ContextStore:
             source, who = self._input, f"the position of route {self._route}"
             await check_end(self._broker, source.stream, source.created, ahead, who)
         return is_another
-
-    def _check_input(self, position: Position) -> None:
-        if position.input != self._input:
-            raise BrokerError(
-                "E407",
-                f"the position of route {self._route} counts in stream {position.input.stream} created at "
-                f"{position.input.created}, but its input is stream {self._input.stream} created at "
-                f"{self._input.created}",
-                remedy="Restore that stream, or have the route read the new one: `processor reset`.",
-            )
 
     @property
     def is_spread(self) -> bool:
