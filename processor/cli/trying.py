@@ -1,9 +1,9 @@
 """`try`: a route's real worker and guest on the lines of a file, with this process in place of a server.
 
 Everything that decides about a message is the worker's own: batches, contexts, retries, dead letters, events,
-chunks. Only where it would talk to NATS stand three objects of this module: input comes from the lines,
-contexts are kept in memory, and what would be published or committed is shown. A message that `then: drop`
-gives up leaves nothing there, so it is shown when it is settled.
+chunks. Only where it would talk to NATS it has the parts of `delivery.memory`: input comes from the lines,
+contexts are kept in memory, and what is published or committed is shown. A message that `then: drop` gives up
+leaves nothing there, so it is shown when it is settled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import binascii
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,16 +36,16 @@ from processor.cli.terminal import (
     warn,
 )
 from processor.config import Config, language_fault, load
-from processor.context.parked import REASON_CHARS, ParkedMessage
-from processor.context.position import Move
-from processor.context.store import ContextStore
+from processor.context.parked import REASON_CHARS
+from processor.context.position import InputStream
 from processor.context.subjects import SubjectParts, public_subject
 from processor.delivery.codec import codec_for, headers_from
 from processor.delivery.effects import Outlet
+from processor.delivery.memory import Memory, MemoryPublisher, MemorySource, MemoryStore
 from processor.delivery.worker import Shared, Worker
 from processor.errors import ConfigError, Faults, LanguageError
-from processor.jetstream import Broker, Outgoing, Reader, own_headers
-from processor.model import NO_HEADERS, ContextChange, Delivery, RunRecord
+from processor.jetstream import Outgoing, own_headers
+from processor.model import NO_HEADERS, Delivery, RunRecord
 from processor.printable import printable
 from processor.route import Route
 from processor.sandbox import documents
@@ -53,8 +53,6 @@ from processor.sandbox.host import Zygote
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import Template, check_subject, matches, overlaps
 from processor.telemetry import Telemetry, configure_logging
-
-_MAX_PAYLOAD = 1 << 20  # what a NATS server takes unless it is told otherwise
 
 
 def try_route(
@@ -154,9 +152,9 @@ async def _run(
     )
     shown = _Display(route, places, screen)
     telemetry = Telemetry()
-    broker = _NoBroker(shown)
-    store = _Memory(broker, route, shown)
-    reader = _Lines(broker, deliveries)
+    memory = Memory(route.app, shown.stored)
+    store, source = MemoryStore(memory, route.name, route.partitions, "try"), MemorySource(deliveries)
+    await store.claim(InputStream("try", ""), 0)
     codec = codec_for(route)
     events = [route.events_subject] if route.events_subject else []
     calls = HostCalls()
@@ -181,8 +179,8 @@ async def _run(
         worker = Worker(
             route,
             codec,
-            broker,
-            reader,
+            MemoryPublisher(memory, shown.live),
+            source,
             store,
             spawn,
             dict.fromkeys([*codec.topics, *events], Outlet()),
@@ -193,7 +191,7 @@ async def _run(
         )
         await worker.say("started")
         working = asyncio.create_task(worker.run())
-        reading = asyncio.create_task(reader.is_empty.wait())
+        reading = asyncio.create_task(source.drained())
         await asyncio.wait({working, reading}, return_when=asyncio.FIRST_COMPLETED)
         reading.cancel()
         await asyncio.wait(
@@ -206,7 +204,7 @@ async def _run(
     finally:
         await zygote.close()
         await calls.close()
-    shown.contexts(store.kept)
+    shown.contexts(memory.contexts(route.name))
     say(f"{len(deliveries)} message{'' if len(deliveries) == 1 else 's'}: {shown.summary()}")
     if repeated := int(telemetry.numbers["processor_repeated_requests_total"][(route.name,)]):
         say(
@@ -355,80 +353,3 @@ class _Display:
             )
             return
         self._screen.problem(f"{kind} {place} {code} {reason}", traceback)
-
-
-class _NoBroker(Broker):
-    """Shows what is sent to live listeners."""
-
-    def __init__(self, shown: _Display) -> None:
-        super().__init__({}, name="try")
-        self._shown = shown
-
-    @property
-    def max_payload(self) -> int:
-        return _MAX_PAYLOAD
-
-    async def publish(self, *messages: Outgoing) -> None:
-        for message in messages:
-            self._shown.live(message)
-
-    async def publish_stored(self, message: Outgoing) -> int:
-        self._shown.stored([message])
-        return 0
-
-
-class _Lines(Reader):
-    """Hands out the lines, then waits to be stopped."""
-
-    def __init__(self, broker: Broker, deliveries: Sequence[Delivery]) -> None:
-        super().__init__(
-            broker, "try", (), created="", retention="limits", name="try", start_sequence=1, prefetch=1
-        )
-        self._waiting = list(reversed(deliveries))
-        self.is_empty = asyncio.Event()
-
-    async def take(self, max_messages: int, max_bytes: int) -> list[Delivery]:
-        taken: list[Delivery] = []
-        while self._waiting and len(taken) < max_messages:
-            max_bytes -= len(self._waiting[-1].payload)
-            if taken and max_bytes < 0:
-                break
-            taken.append(self._waiting.pop())
-        if not taken:
-            self.is_empty.set()
-            await asyncio.get_running_loop().create_future()
-        return taken
-
-
-class _Memory(ContextStore):
-    """Keeps contexts in memory, and shows the messages of a commit."""
-
-    def __init__(self, broker: Broker, route: Route, shown: _Display) -> None:
-        super().__init__(broker, route.app, route.name, route.partitions, "try")
-        self._shown = shown
-        self.kept: dict[str, dict[str, bytes]] = {}
-
-    async def load(self, keys: Iterable[str]) -> dict[str, dict[str, bytes]]:
-        return {key: dict(self.kept.get(key, {})) for key in keys}
-
-    async def commit(
-        self,
-        messages: Sequence[Outgoing],
-        changes: Mapping[str, ContextChange],
-        moves: Mapping[int, Move],
-        *,
-        live: Sequence[Outgoing] = (),
-        first_left: int | None = None,
-    ) -> int:
-        for key, change in changes.items():
-            before = {} if change.whole else self.kept.get(key, {})
-            after = {**before, **change.items}
-            self.kept[key] = {name: value for name, value in after.items() if value is not None}
-        self._shown.stored(messages)
-        return len(messages)
-
-    async def due(self, after: int) -> tuple[list[ParkedMessage], int]:
-        return [], after
-
-    async def release(self) -> None:
-        """There is nobody to go on."""

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from processor.delivery.codec import Codec, Publication
 from processor.delivery.effects import Batch, Outlet
+from processor.delivery.publisher import Publisher
 from processor.errors import ProcessorError
-from processor.jetstream import Broker, Outgoing
+from processor.jetstream import Outgoing
 from processor.model import Delivery, Failed, Failure, Group, Outcome
 from processor.sandbox.calls import Answer
 from processor.sandbox.host import Guest
@@ -28,7 +29,7 @@ class Chunks:
     """The chunks of one run, numbered from 1."""
 
     def __init__(
-        self, broker: Broker, outlet: Outlet, subject: str | None, headers: Mapping[str, str]
+        self, broker: Publisher, outlet: Outlet, subject: str | None, headers: Mapping[str, str]
     ) -> None:
         """`subject` is None where no output is configured; `headers` are put on each of them.
 
@@ -74,7 +75,7 @@ def _part(outlet: Outlet, subject: str) -> Outlet:
 class Streaming:
     """The runs of a stream-mode route: one message each, and what it yields goes to its listeners at once."""
 
-    def __init__(self, route: str, codec: Codec, broker: Broker, outlet: Outlet) -> None:
+    def __init__(self, route: str, codec: Codec, broker: Publisher, outlet: Outlet) -> None:
         self._route = route
         self._codec = codec
         self._broker = broker

@@ -20,7 +20,6 @@ from itertools import chain, repeat
 
 from processor.context.parked import ParkedMessages
 from processor.context.position import UNREADABLE, no_context
-from processor.context.store import ContextStore
 from processor.delivery.breaker import DEATHS
 from processor.delivery.chunks import Streaming
 from processor.delivery.effects import Batch
@@ -29,6 +28,7 @@ from processor.delivery.hand import Hand
 from processor.delivery.observe import Observer
 from processor.delivery.replay import Replay
 from processor.delivery.settle import Settler
+from processor.delivery.store import Store
 from processor.errors import Faults, GuestError
 from processor.model import Failed, Failure, Outcome, Ran
 from processor.route import Route
@@ -46,7 +46,7 @@ class Guests:
     def __init__(
         self,
         route: Route,
-        store: ContextStore,
+        store: Store,
         spawn: Callable[[], Awaitable[Guest]],
         streaming: Streaming,
         observer: Observer,

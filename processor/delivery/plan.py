@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 from processor.context.parked import ParkedMessages, Unfit, is_held, is_held_for_another
 from processor.context.position import Move
-from processor.context.store import ContextStore
 from processor.delivery.codec import Codec, Unreadable, key_of
 from processor.delivery.effects import Batch, fault_of_ours
 from processor.delivery.hand import Hand
+from processor.delivery.store import Store
 from processor.model import Delivery, Failure, Group
 from processor.route import Route
 
@@ -30,7 +30,7 @@ class Planner:
         self,
         route: Route,
         codec: Codec,
-        store: ContextStore,
+        store: Store,
         letters: ParkedMessages,
         hand: Hand,
         *,

@@ -19,11 +19,11 @@ from datetime import UTC, datetime, timedelta
 
 from processor.context.parked import REASON_CHARS, ParkedMessages, Unfit, is_held
 from processor.context.position import Move
-from processor.context.store import ContextStore
 from processor.delivery.codec import Codec, key_of
 from processor.delivery.effects import Batch, Effects, EffectsBuilder
 from processor.delivery.hand import Hand
 from processor.delivery.settle import Settler
+from processor.delivery.store import Store
 from processor.jetstream import Outgoing
 from processor.model import (
     Block,
@@ -52,7 +52,7 @@ class Retrying:
         self,
         route: Route,
         codec: Codec,
-        store: ContextStore,
+        store: Store,
         effects: EffectsBuilder,
         letters: ParkedMessages,
         settler: Settler,

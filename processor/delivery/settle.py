@@ -16,12 +16,13 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-from processor.context.store import ContextStore
 from processor.delivery.effects import COMMIT_BUDGET, Effects
 from processor.delivery.hand import Hand
+from processor.delivery.publisher import Publisher
 from processor.delivery.source import Source
+from processor.delivery.store import Store
 from processor.errors import BrokerError
-from processor.jetstream import Again, ApiError, Broker, Outgoing, Unknown
+from processor.jetstream import Again, ApiError, Outgoing, Unknown
 from processor.model import RunRecord
 from processor.route import Route
 from processor.telemetry import RouteTelemetry
@@ -35,9 +36,9 @@ class Settler:
     def __init__(
         self,
         route: Route,
-        broker: Broker,
+        broker: Publisher,
         source: Source,
-        store: ContextStore,
+        store: Store,
         telemetry: RouteTelemetry,
         hand: Hand,
         blocked: Callable[[str | None], None],

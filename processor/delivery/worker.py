@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 
 from processor.context.parked import ParkedMessage, ParkedMessages
 from processor.context.position import Move
-from processor.context.store import STALE_POSITIONS, ContextStore
+from processor.context.store import STALE_POSITIONS
 from processor.delivery.breaker import Breaker
 from processor.delivery.chunks import Streaming
 from processor.delivery.codec import Codec, key_of
@@ -33,11 +33,13 @@ from processor.delivery.guests import Guests
 from processor.delivery.hand import Hand
 from processor.delivery.observe import Observer
 from processor.delivery.plan import Planner
+from processor.delivery.publisher import Publisher
 from processor.delivery.replay import Replay
 from processor.delivery.retrying import Retrying
 from processor.delivery.settle import Settler
 from processor.delivery.source import Source
-from processor.jetstream import Again, ApiError, Broker, Outgoing, Unknown
+from processor.delivery.store import Store
+from processor.jetstream import Again, ApiError, Outgoing, Unknown
 from processor.model import DeadLetter, Delivery, Drop, Failed, Failure, Outcome, Ran, RunAgain, RunRecord
 from processor.route import Route
 from processor.sandbox.host import Guest
@@ -78,9 +80,9 @@ class Worker:
         self,
         route: Route,
         codec: Codec,
-        broker: Broker,
+        broker: Publisher,
         source: Source,
-        store: ContextStore,
+        store: Store,
         spawn: Callable[[], Awaitable[Guest]],
         outlets: Mapping[str, Outlet],
         telemetry: RouteTelemetry,
