@@ -74,7 +74,7 @@ def test_every_field_of_a_record_is_told() -> None:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_bytes_are_a_record_or_named(data: st.DataObject) -> None:
     """Cut, bent or foreign: E421 with partition and sequence, and never another exception."""
