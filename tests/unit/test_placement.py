@@ -114,6 +114,15 @@ def test_a_context_that_shrinks_makes_room() -> None:
     assert kept.write("c", {}, filled(INLINE_MAX_BYTES - 10)) == []
 
 
+def test_another_position_is_counted_by_what_is_in_it() -> None:
+    """What was in the one before takes no room in one that was read after it."""
+    partition = Partition(0, Position(of=1))
+    assert partition.put("a", filled(INLINE_MAX_BYTES))
+    partition.take(Position(of=1), 5)
+    assert partition.put("b", filled(INLINE_MAX_BYTES))
+    assert not partition.put("c", filled(10))
+
+
 def test_a_context_moves_outwards_and_leaves_its_old_place() -> None:
     """Position, one message, a message per item: what writes the new place removes the old one."""
     kept = Kept()
