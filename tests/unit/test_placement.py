@@ -189,11 +189,12 @@ def test_what_writes_a_scattered_context_is_counted_before_it_is_written() -> No
 
 
 def test_what_is_forgotten_is_read_again() -> None:
-    """Then its places are known as before."""
+    """Nothing is remembered of it; then its places are known as before."""
     kept = Kept()
     large = {**filled(INLINE_MAX_BYTES), "a": b"1"}
     kept.write("k", {}, large)
     kept.placement.forget("k")
+    assert kept.placement.removed("k") == []
     contexts: dict[str, Items] = {"k": {}}
     kept.placement.read(kept.stream.values(), contexts)
     assert contexts == {"k": large}
