@@ -72,11 +72,12 @@ def filled(size: int, name: str = "x") -> Items:
 
 
 def test_small_contexts_lie_in_the_position() -> None:
-    """As many as may, and nothing is written beside it."""
+    """As many as may; nothing is written beside it, and nothing has to be read of another key."""
     kept = Kept()
     for number in range(INLINE_MAX_KEYS):
         assert kept.write(f"k{number}", {}, {"n": b"1"}) == []
     assert not kept.placement.is_spread
+    assert kept.placement.unread(["k0", "new"]) == []
     assert kept.write("k0", {"n": b"1"}, {"n": b"2"}) == []
     assert kept.read_anew(["k0", "k7"]) == {"k0": {"n": b"2"}, "k7": {"n": b"1"}}
 
