@@ -23,8 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from processor.embedded import EmbeddedServer
+
+# How long an example takes is the machine's affair, and no rule of ours.
+settings.register_profile("processor", deadline=None)
+settings.load_profile("processor")
 
 POLL_S = 0.005
 # What is closed needs a moment to be gone: a killed process, a cancelled task.
