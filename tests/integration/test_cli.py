@@ -731,7 +731,7 @@ def test_dead_letters_are_listed_sent_back_and_dropped(
     route.write_text(ROUTE.replace("  r:", "  other:"))
     lost = dlq("redrive")
     assert (code(lost), ids()) == (EXIT_FAILED, [three])
-    assert "r.0.4 stays: the configuration has no route r to take it up" in lost.err
+    assert "r.0.4 stays: the configuration has no route r to process it" in lost.err
 
 
 def test_a_route_is_looked_at_paused_resumed_and_reset(
