@@ -70,6 +70,7 @@ ERRORS: Mapping[str, ErrorCode] = {
             "Set another `http.host` or `http.port`; port 0 takes a free one.",
         ),
         ErrorCode("E110", "there is no route of that name", "Use the name that is suggested."),
+        ErrorCode("E111", "a policy file has a fault", "Correct the line that is named."),
         ErrorCode(
             "E114",
             "a module of the user's has a name that it cannot be imported by",
@@ -301,6 +302,22 @@ ERRORS: Mapping[str, ErrorCode] = {
             "E328",
             "a path leads to nothing in the context, or to something of another kind",
             "Compare the step that is named with what `processor context get` shows.",
+        ),
+        ErrorCode(
+            "E330",
+            "the policy does not allow it",
+            "Add the lines that are named, if the Runnable should do it.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E331",
+            "what the policy allowed has expired",
+            "Change the line that is named, if it should go on.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
         ),
         ErrorCode(
             "E350",

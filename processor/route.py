@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from processor.model import Limits, Program, RetryPolicy
+from processor.policy import NO_POLICY, Rules
 from processor.reach import Reach
 from processor.subject import Template
 
@@ -211,6 +212,7 @@ class Route:
     output: RouteOutput | None = None
     events: RouteEvents | None = None
     emits: tuple[str, ...] = ()  # patterns that the Runnable may send to
+    policy: Rules = NO_POLICY  # what its guests may do of all that the other fields declare
     batch: BatchLimits = BatchLimits()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: BreakerPolicy = BreakerPolicy()

@@ -26,11 +26,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from processor.capability.monitor import Monitor
 from processor.capability.registry import HostCalls, RouteCalls
 from processor.config import Config, fingerprint, language_fault
 from processor.context import parked
 from processor.context.parked import timestamp
 from processor.context.position import InputStream
+from processor.context.sightings import first_seen
 from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
 from processor.delivery.effects import Outlet
@@ -359,8 +361,9 @@ class Service:
     # routes
 
     def _start_route(self, route: Route) -> None:
-        calls = self._calls.for_route(route.reach, self._telemetry.route(route.name).called)
-        run = _Run(route, calls)
+        telemetry = self._telemetry.route(route.name)
+        monitor = Monitor(route.name, route.policy, telemetry.decided)
+        run = _Run(route, self._calls.for_route(route.reach, telemetry.called, monitor.permit), monitor)
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
         self._runs[route.name] = run
@@ -690,6 +693,7 @@ class Service:
         is_own = route.input.is_own  # then the hop begins where `start` says
         start_after = state["last_seq"] if route.input.start == "new" and not is_own else 0
         name = source["config"]["name"]
+        run.monitor.see(await first_seen(broker, route.app, route.policy.expiring, time.time_ns() // 1000))
         start = await store.claim(
             InputStream(name, source["created"], state["last_seq"]),
             start_after,
@@ -723,7 +727,7 @@ class Service:
             emits=route.emits,
         )
         telemetry = self._telemetry.route(route.name)
-        shared = Shared.of(route, run.survived, calls.secrets)
+        shared = Shared.of(route, run.survived, calls.secrets, run.monitor.permit)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
 
 
@@ -753,6 +757,7 @@ class _Run:
 
     route: Route
     calls: RouteCalls
+    monitor: Monitor
     task: asyncio.Task[None] | None = None
     lanes: Lanes | None = None
     is_stopping: bool = False

@@ -89,6 +89,12 @@ METRICS: dict[str, Metric] = {
             "counter",
             "Calls to the outside that their message had made before, in this process.",
         ),
+        Metric(
+            "processor_decisions_total",
+            "counter",
+            "Decisions of the policy: what was asked for, and what was said, as http_deny.",
+            ("route", "reason"),
+        ),
         Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
         Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
         Metric(
@@ -409,6 +415,10 @@ class RouteTelemetry:
         """A call of a guest to the outside: the class of its answer, as `2xx`, or the code instead of one."""
         self._count("processor_requests_total", 1, result)
         self._observe("processor_request_seconds", seconds)
+
+    def decided(self, kind: str, decision: str) -> None:
+        """The policy was asked for a kind of thing: allow, deny, expired or shadow."""
+        self._count("processor_decisions_total", 1, f"{kind}_{decision}")
 
     def repeated(self) -> None:
         """A call was made that its message had made before, in another run."""

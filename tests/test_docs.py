@@ -223,6 +223,8 @@ def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
             (tmp_path / ".routing.yaml").write_text(
                 yaml.safe_dump({"messageConfig": {"routes": [own, *entries]}})
             )
+    for file in data.get("policy", ()):
+        (tmp_path / file).write_text(blocks(page("how-to/policy"), "toml")[0])
     (tmp_path / "app.yaml").write_text(text if "app" in data else f"app: market\n{text}")
     secrets = {secret["env"]: "a secret value" for secret in data.get("secrets", {}).values()}
     config = load(tmp_path / "app.yaml", secrets)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from processor.address import Allowed
 from processor.capability.client import Client
+from processor.capability.monitor import Permit
 from processor.capability.secrets import Vault
 from processor.reach import Reach
 
@@ -13,9 +14,10 @@ from processor.reach import Reach
 class Connections:
     """A client for each list of allowed hosts, made when it is first needed, and kept until `close`."""
 
-    def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client]) -> None:
+    def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client], permit: Permit) -> None:
         self.reach = reach
-        self.vault = Vault(reach.secrets)
+        self.permit = permit
+        self.vault = Vault(reach.secrets, permit)
         self._connect = connect
         self._clients: dict[str, Client] = {}
 

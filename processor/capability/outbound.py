@@ -20,9 +20,11 @@ from processor.address import Url, parse_url
 from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
 from processor.capability.client import Answer, Client, Unanswered
 from processor.capability.connections import Connections
-from processor.capability.row import Arguments, Ask, Capability
+from processor.capability.monitor import Permit
+from processor.capability.row import Arguments, Capability
 from processor.capability.secrets import STEP_BYTES, Vault
 from processor.errors import ProcessorError
+from processor.policy import Ask, url_target
 from processor.reach import Outbound
 from processor.sandbox.wire import Attached
 
@@ -80,8 +82,11 @@ class _Hop:
 class Outside:
     """The `requests` capability of one route."""
 
-    def __init__(self, settings: Outbound, client: Callable[[], Client], vault: Vault) -> None:
+    def __init__(
+        self, settings: Outbound, client: Callable[[], Client], vault: Vault, permit: Permit
+    ) -> None:
         self._settings = settings
+        self._permit = permit
         self._client = client
         self._vault = vault
 
@@ -146,6 +151,7 @@ class Outside:
                 raise ProcessorError(
                     "E326", f"a redirect to {url.authority} would take a secret with it", place="requests"
                 )
+        self._permit(_ask_of(following.method, url), text)
         return following
 
     async def _send(self, hop: _Hop) -> Answer:
@@ -248,7 +254,7 @@ def _failed(kind: str, text: str) -> Attached:
 async def _request(connections: Connections, arguments: Arguments) -> Attached:
     reach = connections.reach
     client = partial(connections.client, "outbound", reach.outbound.allowed, reach.place)
-    return await Outside(reach.outbound, client, connections.vault).request(arguments)
+    return await Outside(reach.outbound, client, connections.vault, connections.permit).request(arguments)
 
 
 def _ask(arguments: Arguments) -> Ask:
@@ -257,7 +263,11 @@ def _ask(arguments: Arguments) -> Ask:
         url = _url(arguments)
     except ValueError as err:
         raise _no_url(arguments, err) from None
-    return Ask("http", arguments["method"].lower(), f"{url.scheme}://{url.authority}{url.path}")
+    return _ask_of(arguments["method"], url)
+
+
+def _ask_of(method: str, url: Url) -> Ask:
+    return Ask("http", method.lower(), url_target(str(url)))
 
 
 def _cost(arguments: Arguments) -> dict[str, int]:

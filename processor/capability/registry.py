@@ -21,6 +21,7 @@ from typing import Any
 from processor.address import Allowed
 from processor.capability.client import Client, Resolve, resolve, trusted_roots
 from processor.capability.connections import Connections
+from processor.capability.monitor import Permit, allow_all
 from processor.capability.outbound import REQUESTS, UNSAFE
 from processor.capability.row import Capability
 from processor.capability.services import STATE_DATA, STOCK
@@ -50,12 +51,15 @@ class HostCalls:
         self._roots: ssl.SSLContext | None = None
         self._calls: weakref.WeakSet[RouteCalls] = weakref.WeakSet()
 
-    def for_route(self, reach: Reach, observe: Observe | None = None) -> RouteCalls:
+    def for_route(
+        self, reach: Reach, observe: Observe | None = None, permit: Permit = allow_all
+    ) -> RouteCalls:
         """What a route's guests may ask for. `observe` hears of each call: what came of it, and seconds.
 
         That is the class of the answer's status, such as `2xx`, or the code of why there was no answer.
+        `permit` is asked before anything is done, and raises where it may not be (`monitor`).
         """
-        connections = Connections(reach, self._client)
+        connections = Connections(reach, self._client, permit)
         calls = RouteCalls(self._rows, connections, observe or (lambda result, seconds: None))
         self._calls.add(calls)
         return calls
@@ -82,15 +86,17 @@ class RouteCalls:
     async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.
 
-        Raises ProcessorError with E317, E323, E325 or E326, whose sentence the guest's code sees as an
-        exception.
+        Raises ProcessorError with E317, E323, E325, E326, E330 or E331, whose sentence the guest's code sees
+        as an exception.
         """
         started, result = time.monotonic(), "2xx"
         try:
             row = self._rows.get(name)
             if row is None:
                 raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
-            answer = await row.perform(self._connections, row.read(args))
+            arguments = row.read(args)
+            self._connections.permit(row.ask(arguments))
+            answer = await row.perform(self._connections, arguments)
             result = row.result(answer)
             return answer
         except ProcessorError as err:

@@ -9,26 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from processor.capability.arguments import Argument, shown
 from processor.capability.connections import Connections
 from processor.errors import ProcessorError
+from processor.policy import Ask
 from processor.runnable import BaseSecureRunnable
 from processor.sandbox.offer import Signature
 
 Arguments = Mapping[str, Any]
-
-
-class Ask(NamedTuple):
-    """What a policy is asked about one call: whether this route may do `method` to `target`.
-
-    `target` is in its one normal form: a host in lower case and ASCII, and no query.
-    """
-
-    kind: str
-    method: str
-    target: str
 
 
 def one_request(arguments: Arguments) -> dict[str, int]:

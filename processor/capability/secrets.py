@@ -20,7 +20,9 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from processor.address import Url
+from processor.capability.monitor import Permit, allow_all
 from processor.errors import ProcessorError
+from processor.policy import Ask
 from processor.reach import BoundSecret
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
@@ -34,8 +36,9 @@ ESCAPED_BYTES = 20  # of one character, in the longest of the forms below
 class Vault:
     """The secrets that one route may use. `marks` is what its guests get: a text for each name."""
 
-    def __init__(self, bound: Sequence[BoundSecret]) -> None:
+    def __init__(self, bound: Sequence[BoundSecret], permit: Permit = allow_all) -> None:
         self._bound = bound
+        self._permit = permit
         self._scrubbers: dict[frozenset[str], Scrubber] = {}
         self.marks = {secret.name: f"secret.{secret.name}.{secrets.token_hex(16)}" for secret in bound}
         self._by_mark = {self.marks[secret.name]: secret for secret in bound}
@@ -109,6 +112,7 @@ class Vault:
 
     def _value(self, secret: BoundSecret, url: Url) -> str:
         if _covers(secret, url):
+            self._permit(Ask("secret", "use", secret.name))
             return secret.value
         raise ProcessorError(
             "E326",

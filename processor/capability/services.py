@@ -17,9 +17,10 @@ from processor.address import Allowed, parse_url
 from processor.capability.arguments import Anything, Argument, JsonObject, Listed, Text
 from processor.capability.client import Client, Unanswered
 from processor.capability.connections import Connections
-from processor.capability.row import Arguments, Ask, Capability
+from processor.capability.row import Arguments, Capability
 from processor.capability.secrets import Scrubber
 from processor.errors import ProcessorError
+from processor.policy import Ask
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
 from processor.sandbox.values import DEPTH

@@ -511,6 +511,38 @@ def reset(
     return reset_route(config, route, to, keep_context=keep_context, is_sure=yes)
 
 
+def policy(
+    action: Annotated[
+        Literal["check", "explain", "show", "test"],
+        typer.Argument(metavar="ACTION", help="What to do: check, explain, show or test."),
+    ],
+    config: ConfigArgument,
+    route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="explain, show: this route.")] = None,
+    op: Annotated[
+        str | None, typer.Argument(metavar="OP", help="explain: what it does, such as http.post or secret.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(metavar="TARGET", help="explain: to what, such as a URL or a name.")
+    ] = None,
+    format: FormatOption = None,
+) -> int:
+    """Say what the policy files of a configuration allow, and which line says so.
+
+    `check` finds faults, and lines that may be mistakes. `explain` decides about one thing that a route may
+    want to do, and prints the lines that would allow it; its exit code is 1 where it is denied. `show` prints
+    the lines, for one route those for it. `test` tries every `[[test]]`.
+
+    Examples:
+    processor policy check market.yaml
+    processor policy explain market.yaml enrich http.post https://api.example.com/v1/pay
+    processor policy show market.yaml enrich
+    processor policy test market.yaml
+    """
+    from processor.cli.policies import policy as about_policy
+
+    return about_policy(action, config, route, op, target, format)
+
+
 def bench(
     cases: Annotated[
         list[str] | None, typer.Argument(metavar="[CASE]...", help="Cases to measure; without one, all.")
@@ -601,6 +633,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "pause": pause,
     "resume": resume,
     "reset": reset,
+    "policy": policy,
     "bench": bench,
     "verify-release": verify_release,
     "explain": explain,

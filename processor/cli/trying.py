@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from processor.capability.monitor import Monitor
 from processor.capability.registry import HostCalls
 from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
 from processor.cli.terminal import (
@@ -160,7 +161,9 @@ async def _run(
     calls = HostCalls()
     zygote = await Zygote.start()
     try:
-        outside = calls.for_route(route.reach)
+        monitor = Monitor(route.name, route.policy)
+        monitor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
+        outside = calls.for_route(route.reach, permit=monitor.permit)
         spawn = partial(
             zygote.spawn,
             route.program,
@@ -186,7 +189,7 @@ async def _run(
             dict.fromkeys([*codec.topics, *events], Outlet()),
             telemetry.route(route.name),
             lambda why: complain(why) if why else None,
-            Shared.of(route, {}, outside.secrets),
+            Shared.of(route, {}, outside.secrets, monitor.permit),
             [shown.read],
         )
         await worker.say("started")

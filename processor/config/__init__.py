@@ -54,6 +54,7 @@ from processor.config.text import (
 )
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
+from processor.policy import load as load_policy
 from processor.reach import BoundSecret
 from processor.route import Route
 
@@ -136,6 +137,7 @@ def load(
             sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.text))
         )
     config = _inherit(config, files)
+    files = _with_policies(config, files)
     config._routes = {
         name: runtime_route(config.app, name, route, files[name], secrets)
         for name, route in config.route_settings.items()
@@ -209,6 +211,20 @@ def _sound_routes(data: dict[str, Any], base: Path) -> Iterator[tuple[str, Route
             yield name, RouteSettings.model_validate(raw, context={"base": base})
         except ValidationError:
             continue
+
+
+def _with_policies(config: Config, files: Mapping[str, RouteFiles]) -> dict[str, RouteFiles]:
+    """What the files of routes hold, with the rules of their policies. Raises Faults."""
+    faults: dict[Fault, None] = {}
+    found = {}
+    for name, route in config.route_settings.items():
+        try:
+            found[name] = replace(files[name], policy=load_policy(route.policy))
+        except Faults as err:
+            faults |= dict.fromkeys(err.faults)
+    if faults:
+        raise Faults(list(faults))
+    return found
 
 
 class _Library:
@@ -295,6 +311,7 @@ def _inherit(config: Config, files: Mapping[str, RouteFiles]) -> Config:
         routes[name] = route.model_copy(
             update={key: filled(getattr(config, key), getattr(route, key)) for key in INHERITED}
             | {"modules": route.modules or config.modules}
+            | {"policy": tuple(dict.fromkeys((*config.policy, *route.policy)))}
         )
     changes: dict[str, Any] = {"route_settings": routes}
     server = next((each.routing.input.url for each in files.values() if each.routing), "")

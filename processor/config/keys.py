@@ -663,6 +663,10 @@ class RouteSettings(Settings):
         description="As `modules` at the top, for this route.",
         examples=["lib/"],
     )
+    policy: Listed[File] = Field(
+        default=(),
+        description="Policy files beside those at the top, for this route: each of them must allow.",
+    )
     ism: Ism | None = Field(default=None, description="Required with `codec: ism`.")
     cloudevents: CloudEvents | None = Field(default=None, description="For `codec: cloudevents`.")
 
@@ -776,6 +780,11 @@ class Config(Settings):
         " is `lib.fees`. At most 256 files and 1 MiB, each in the language of the route.",
         examples=["lib/"],
     )
+    policy: Listed[File] = Field(
+        default=(),
+        description="Policy files (TOML), such as policy.toml, relative to this file. With one, Runnables may"
+        " do only what a line of it allows; of several each must allow.",
+    )
     stock: StockSettings = Field(default=StockSettings(), description="Default of every route's `stock`.")
     state_api: StateApiSettings = Field(
         default=StateApiSettings(), description="Default of every route's `state_api`."
@@ -848,6 +857,7 @@ class Config(Settings):
         for settings in self.route_settings.values():
             found += [Path(settings.runnable_file)] if settings.runnable else []
             found += [Path(settings.ism.routing_file)] if settings.ism else []
+            found += map(Path, settings.policy)
         for route in self.routes.values():
             found += [Path(module.filename) for module in route.program.modules]
         found += self.folders

@@ -13,6 +13,7 @@ from processor.config.ism import Ism
 from processor.config.keeping import CreatedStream
 from processor.config.keys import InputSettings, OutputSettings, RouteSettings
 from processor.model import Limits, Program, RetryPolicy
+from processor.policy import NO_POLICY, Rules
 from processor.reach import BoundSecret, Outbound, Reach, StateApi, Stock
 from processor.route import (
     BatchLimits,
@@ -37,6 +38,7 @@ class RouteFiles:
 
     program: Program | None = None
     routing: Routing | None = None
+    policy: Rules = NO_POLICY
 
 
 def runtime_route(
@@ -58,6 +60,7 @@ def runtime_route(
         output=_output(settings.output) if settings.output else None,
         events=RouteEvents(settings.events.subject, settings.events.level) if settings.events else None,
         emits=settings.emits,
+        policy=files.policy,
         batch=BatchLimits(settings.batch.max_messages, settings.batch.max_bytes, settings.batch.max_wait_ms),
         retry=RetryPolicy(
             retry.attempts, retry.strategy, retry.base_ms, retry.factor, retry.max_ms, retry.then

@@ -37,6 +37,7 @@ def fingerprint(config: Config) -> str:
         del said["routes"][name]["runnable"], said["routes"][name]["code"]
         said["routes"][name]["program"] = route.program.id
         del said["routes"][name]["modules"]
+        said["routes"][name]["policy"] = route.policy.id
         del said["routes"][name]["input"]["create"]  # done once, and what `dev` does of every route
         if route.ism:
             said["routes"][name]["ism"]["routing_file"] = asdict(route.ism.routing)

@@ -18,7 +18,7 @@ from processor.subject import app_root, schedule_subject
 
 Kind = Literal[
     "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
-    "feed",
+    "feed", "policy",
 ]  # fmt: skip
 
 PositionKind = Literal["pos", "hop"]
@@ -40,6 +40,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("sched.<route>", "a schedule"),
     ("plan.<route>", "which schedule was stored"),
     ("ctl.<route>", "whether the route is paused, by whom and why"),
+    ("policy", "when each line of the policies was first seen"),
     ("feed", "how far `processor dev` has fed"),
 )
 
@@ -71,6 +72,11 @@ def committed_subject(app: str, subject: str) -> str:
 def public_subject(app: str, stored: str) -> str:
     """The public subject of what `committed_subject` names; any other subject as it is."""
     return stored.removeprefix(committed_subject(app, ""))
+
+
+def policy_record(app: str) -> str:
+    """Where an app notes when it first saw the lines of its policies."""
+    return f"{app_root(app)}.policy"
 
 
 def feed_record(app: str) -> str:

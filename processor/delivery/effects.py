@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
+from processor.capability.monitor import Permit, allow_all
 from processor.context import parked
 from processor.context.parked import REASON_CHARS, ParkedMessages
 from processor.context.position import Move
@@ -39,6 +40,7 @@ from processor.model import (
     Ran,
     RunRecord,
 )
+from processor.policy import Ask
 from processor.route import Route
 from processor.subject import matches
 
@@ -233,8 +235,16 @@ class _Draft:
 class EffectsBuilder:
     """Makes the effects of the runs of one route."""
 
-    def __init__(self, route: Route, codec: Codec, outlets: Mapping[str, Outlet], max_payload: int) -> None:
+    def __init__(
+        self,
+        route: Route,
+        codec: Codec,
+        outlets: Mapping[str, Outlet],
+        max_payload: int,
+        permit: Permit = allow_all,
+    ) -> None:
         self._route = route
+        self._permit = permit
         self._codec = codec
         self._outlets = outlets
         self._max_payload = max_payload
@@ -265,7 +275,7 @@ class EffectsBuilder:
             for event in outcome.events:
                 self._add_user_event(draft, batch, event)
         except ProcessorError as err:
-            return Failure(err.code, err.what)
+            return Failure(err.code, f"{err.what}. {err.remedy}" if err.remedy else err.what)
         rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
         for delivery, failure in [*batch.rejected, *rejected]:
             attempt = tries.get(delivery.sequence, 0) + 1
@@ -304,6 +314,7 @@ class EffectsBuilder:
         for index in sorted({*emits, *outputs}):
             members = batch.members[index]
             for number, emit in enumerate(emits.get(index, ())):  # made before `process` returned
+                self._permit(Ask("emit", "publish", emit.subject))
                 publication = self._codec.emitted(members[0], number, emit)
                 draft.emits += 1
                 self._add(effects, publication, members[0], emit.delay_s)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from processor.capability.monitor import Permit, allow_all
 from processor.context.parked import ParkedMessage, ParkedMessages
 from processor.context.position import Move
 from processor.context.store import STALE_POSITIONS
@@ -61,16 +62,19 @@ class Shared:
     survived: dict[int, int]
     # What stands for the route's secrets in the calls of its guests, by name.
     marks: Mapping[str, str]
+    permit: Permit = allow_all  # asked before an emit is committed; see `capability.monitor`
     # Held while a message runs that may end the process: only one can then be blamed for it.
     carefully: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
-    def of(cls, route: Route, survived: dict[int, int], marks: Mapping[str, str]) -> Shared:
+    def of(
+        cls, route: Route, survived: dict[int, int], marks: Mapping[str, str], permit: Permit = allow_all
+    ) -> Shared:
         """For workers that have not run yet."""
         limits, breaker = route.limits, route.breaker
         # Guests that use up their time die slowly; a window too short for that would never see them all.
         window_s = max(breaker.window_s, 1.2 * breaker.deaths * limits.wall_s)
-        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived, marks)
+        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived, marks, permit)
 
 
 class Worker:
@@ -121,7 +125,7 @@ class Worker:
             or any(outlet.foreign for outlet in outlets.values())
         )
         letters = ParkedMessages(route.app, route.name, broker.max_payload)
-        self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload)
+        self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload, shared.permit)
         self._gate = Gate(route.name, shared.breaker, telemetry, self.say)
         self._settler = Settler(route, broker, source, store, telemetry, hand, blocked, self._tell)
         self._guests = Guests(

@@ -20,6 +20,7 @@ from processor.context.subjects import (
     feed_record,
     is_app_stream,
     last_partition,
+    policy_record,
     public_subject,
 )
 from processor.subject import app_patterns, covers, matches
@@ -77,6 +78,7 @@ BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
     "sched.<route>": (lambda: OWN.schedule, "p.shop.sched.orders", SubjectParts("sched", "orders", None, ())),
     "plan.<route>": (lambda: OWN.plan, "p.shop.plan.orders", SubjectParts("plan", "orders", None, ())),
     "ctl.<route>": (lambda: OWN.pause, "p.shop.ctl.orders", SubjectParts("ctl", "orders", None, ())),
+    "policy": (lambda: policy_record("shop"), "p.shop.policy", SubjectParts("policy", "", None, ())),
     "feed": (lambda: feed_record("shop"), "p.shop.feed", SubjectParts("feed", "", None, ())),
 }  # fmt: skip
 

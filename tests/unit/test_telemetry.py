@@ -63,6 +63,7 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.waiting(3, 1)
     route.guest_restarted("E313")
     route.called("E325", 0.02)
+    route.decided("http", "deny")
     route.lag(3, 1.5)
     route.guest_memory(1000)
     route.context(200)

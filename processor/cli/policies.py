@@ -1,0 +1,151 @@
+"""`policy`: what the policy files of a configuration allow, and which line says so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from processor.cli.inputs import route_of
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen
+from processor.config import Config, load
+from processor.policy import Expectation, Rule, Rules, Verdict, asked, lints
+
+
+def policy(
+    action: str, file: Path, route: str | None, op: str | None, target: str | None, format: str | None
+) -> int:
+    """Do one action of the verb. Raises Faults, and ProcessorError for a route that is not there."""
+    config = load(file, needs_login=False, needs_secrets=False)
+    screen = Screen(format)
+    if action == "explain":
+        if route is None or op is None or target is None:
+            raise typer.BadParameter("explain needs ROUTE, OP and TARGET", param_hint="ROUTE")
+        return _explain(screen, config, route, op, target)
+    if action == "show":
+        return _show(screen, config, route)
+    if action == "test":
+        return _test(screen, config)
+    return _check(screen, config)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _explain(screen: Screen, config: Config, name: str, op: str, target: str) -> int:
+    rules = route_of(config, name).policy
+    try:
+        ask = asked(op, target)
+    except ValueError as err:
+        raise typer.BadParameter(str(err), param_hint="OP") from None
+    verdict = rules.decide(name, ask, _now_us())
+    also = [rule.place for rule in rules.about(name, ask) if rule.place != verdict.rule]
+    if screen.is_json:
+        screen.document(
+            {
+                "route": name,
+                "kind": ask.kind,
+                "method": ask.method,
+                "target": ask.target,
+                "verdict": _word(verdict),
+                "rule": verdict.rule,
+                "also": also,
+                "what": verdict.what,
+                "remedy": verdict.remedy,
+            }
+        )
+    elif verdict.is_allowed:
+        by = verdict.rule or "no policy file is named, so what the configuration declares is allowed"
+        screen.line(f"allow: {ask} ({by})")
+    else:
+        screen.line(f"{_word(verdict)}: {verdict.code} {verdict.what}. {verdict.remedy}")
+    if also and not screen.is_json:
+        screen.line(f"other lines that match: {', '.join(also)}")
+    return EXIT_OK if verdict.is_allowed else EXIT_FAILED
+
+
+def _word(verdict: Verdict) -> str:
+    if verdict.is_allowed:
+        return "allow"
+    if verdict.is_shadow:
+        return "shadow"
+    return "expired" if verdict.code == "E331" else "deny"
+
+
+def _show(screen: Screen, config: Config, name: str | None) -> int:
+    routes = [route_of(config, name)] if name is not None else list(config.routes.values())
+    shown: dict[str, Rule] = {}
+    for route in routes:
+        for policy in route.policy.policies:
+            for rule in policy.rules:
+                if name is None or rule.is_for(name):
+                    shown.setdefault(rule.place, rule)
+    for rule in shown.values():
+        if screen.is_json:
+            screen.document(_said(rule))
+        else:
+            screen.line(f"# {rule.place}\n{rule.text}\n")
+    return EXIT_OK
+
+
+def _said(rule: Rule) -> dict[str, Any]:
+    return {
+        "place": rule.place,
+        "effect": "deny" if rule.is_deny else "allow",
+        "name": rule.kind,
+        "resource": rule.resource,
+        "methods": sorted(rule.methods),
+        "routes": list(rule.routes),
+        "expires_minutes": rule.expires_minutes,
+        "expires_at_us": rule.expires_at_us,
+    }
+
+
+def _test(screen: Screen, config: Config) -> int:
+    """Try every [[test]] against the policy of its route."""
+    failed = count = 0
+    cases: dict[str, Expectation] = {}
+    for route in config.routes.values():
+        for policy in route.policy.policies:
+            cases |= {case.place: case for case in policy.cases}
+    for case in cases.values():
+        rules = config.routes[case.route].policy if case.route in config.routes else Rules()
+        verdict = rules.decide(case.route, case.ask, _now_us())
+        found = _word(verdict) if case.route in config.routes else "no such route"
+        is_right = found == case.expect
+        count += 1
+        failed += not is_right
+        by = f" ({verdict.rule})" if verdict.rule else ""
+        if screen.is_json:
+            screen.document(
+                {"place": case.place, "expect": case.expect, "found": found, "rule": verdict.rule}
+            )
+        elif not is_right:
+            screen.line(f"{case.place} {case.route} {case.ask}: expected {case.expect}, found {found}{by}")
+    if not screen.is_json:
+        screen.line(f"{count - failed} of {count} tests are as expected")
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+def _check(screen: Screen, config: Config) -> int:
+    """The files have no fault, or `load` had raised it; what may be a mistake is told."""
+    found = list(
+        dict.fromkeys(
+            (place, text)
+            for route in config.routes.values()
+            for place, text in lints(route.policy, [*config.routes], [*config.secrets], _now_us())
+        )
+    )
+    for place, text in found:
+        if screen.is_json:
+            screen.document({"place": place, "text": text})
+        else:
+            screen.line(f"{place} {text}")
+    files = {policy.file for route in config.routes.values() for policy in route.policy.policies}
+    if not screen.is_json:
+        count = f"{len(files)} policy file{'s' * (len(files) != 1)} without a fault"
+        screen.line(count if files else "no policy file is named (`policy`)")
+    return EXIT_OK

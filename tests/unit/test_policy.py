@@ -1,0 +1,299 @@
+"""Policy files: what a line allows, what wins, what a denial says, and where a fault is."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.errors import Faults
+from processor.policy import KINDS, Ask, Rules, asked, load, suggest, url_target
+
+NOW_US = 1_800_000_000_000_000
+MINUTE_US = 60_000_000
+
+
+Made = Callable[..., Rules]
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Made:
+    """Rules of these texts, each in a file: policy.toml, then 2.toml and so on."""
+
+    def made(*texts: str) -> Rules:
+        files = []
+        for number, text in enumerate(texts, 1):
+            files.append(tmp_path / ("policy.toml" if number == 1 else f"{number}.toml"))
+            files[-1].write_text(text)
+        return load(files)
+
+    return made
+
+
+def line(name: str, resource: str, methods: str = '["*"]', more: str = "") -> str:
+    return f"[[capability]]\nname = '{name}'\nresource = '{resource}'\nmethods = {methods}\n{more}\n"
+
+
+def get(url: str) -> Ask:
+    return asked("http.get", url)
+
+
+def test_without_a_file_everything_is_allowed() -> None:
+    """A configuration without a policy is asked nothing."""
+    assert Rules().decide("r", get("https://a.example/"), NOW_US).is_allowed
+
+
+def test_what_no_line_allows_is_denied_with_the_lines_that_would(policy: Made) -> None:
+    """The text of a denial has the place, and lines which allow exactly what was asked."""
+    rules = policy(line("stock", "IBM"))
+    verdict = rules.decide("enrich", asked("http.post", "https://api.example.com/v1/pay?key=1"), NOW_US)
+    assert (verdict.is_allowed, verdict.code, verdict.rule) == (False, "E330", "")
+    assert verdict.what == (
+        "http post https://api.example.com/v1/pay is not allowed to route enrich: "
+        "policy.toml has no line for it"
+    )
+    assert verdict.remedy == (
+        'To allow it, add:\n[[capability]]\nname = "http"\nresource = "https://api.example.com/v1/pay"\n'
+        'methods = ["post"]\nroutes = ["enrich"]'
+    )
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_deny_wins_wherever_it_stands(policy: Made, is_first: bool) -> None:
+    """The order of lines never matters: a deny that covers an ask is the verdict."""
+    texts = [line("http", "a.example"), line("http", "https://a.example/secret/**", more="effect = 'deny'")]
+    rules = policy("".join(reversed(texts) if is_first else texts))
+    verdict = rules.decide("r", get("https://a.example/secret/x"), NOW_US)
+    assert (verdict.code, verdict.rule) == ("E330", "policy.toml:1" if is_first else "policy.toml:6")
+    assert "is denied to route r by policy.toml" in verdict.what
+    assert rules.decide("r", get("https://a.example/open"), NOW_US).is_allowed
+
+
+def test_every_file_must_allow(policy: Made) -> None:
+    """What the organisation's file leaves out, a team's cannot give; and the other way round."""
+    rules = policy(line("stock", "*"), line("stock", "IBM"))
+    assert rules.decide("r", asked("stock", "IBM"), NOW_US).is_allowed
+    assert "2.toml has no line for it" in rules.decide("r", asked("stock", "AAPL"), NOW_US).what
+    rules = policy(line("stock", "IBM"), line("stock", "*"))
+    assert "policy.toml has no line for it" in rules.decide("r", asked("stock", "AAPL"), NOW_US).what
+
+
+def test_a_line_expires_from_when_it_was_first_seen(policy: Made) -> None:
+    """Not from the start of a process; of several allows the one that lives longest counts."""
+    rules = policy(line("stock", "IBM", more="expires_minutes = 60"))
+    [digest] = rules.expiring
+    ask = asked("stock", "IBM")
+    seen = rules.with_seen({digest: NOW_US - 59 * MINUTE_US})
+    assert seen.decide("r", ask, NOW_US).expires_us == NOW_US + MINUTE_US
+    expired = rules.with_seen({digest: NOW_US - 64 * MINUTE_US}).decide("r", ask, NOW_US)
+    assert (expired.code, expired.rule) == ("E331", "policy.toml:1")
+    assert "expired 4 min ago (expires_minutes = 60)" in expired.what
+    both = policy(line("stock", "IBM", more="expires_minutes = 60") + line("stock", "I*"))
+    assert both.with_seen({digest: 0}).decide("r", ask, NOW_US).is_allowed
+
+
+def test_a_line_that_is_changed_is_another(policy: Made) -> None:
+    """Its time begins again where anything of it changes, and not where it is only moved."""
+    [first] = policy(line("stock", "IBM", more="expires_minutes = 60")).expiring
+    [moved] = policy("# a word\n" + line("stock", "IBM", more="expires_minutes = 60")).expiring
+    [changed] = policy(line("stock", "IBM", more="expires_minutes = 61")).expiring
+    assert first == moved != changed
+
+
+def test_an_end_is_a_moment_with_its_zone(policy: Made) -> None:
+    """`expires_at` ends a line for good."""
+    rules = policy(line("stock", "IBM", more="expires_at = 2027-01-15T08:00:00Z"))
+    assert rules.decide("r", asked("stock", "IBM"), NOW_US - 1).is_allowed
+    assert rules.decide("r", asked("stock", "IBM"), NOW_US + 1).code == "E331"
+
+
+def test_a_shadow_only_watches(policy: Made) -> None:
+    """What a policy in shadow mode would deny is a verdict that says so, unless another file denies it."""
+    shadow = "[settings]\nmode = 'shadow'\n"
+    assert policy(shadow).decide("r", asked("stock", "IBM"), NOW_US).is_shadow
+    assert not policy(shadow, line("stock", "X")).decide("r", asked("stock", "IBM"), NOW_US).is_shadow
+
+
+@pytest.mark.parametrize(
+    "routes, route, is_in",
+    [("['enrich']", "enrich", True), ("['enrich']", "enrich2", False), ("['billing-*']", "billing-eu", True)],
+)
+def test_a_line_is_for_its_routes(policy: Made, routes: str, route: str, is_in: bool) -> None:
+    """By name or pattern; without `routes`, for all."""
+    rules = policy(line("stock", "*", more=f"routes = {routes}"))
+    assert rules.decide(route, asked("stock", "IBM"), NOW_US).is_allowed is is_in
+
+
+@pytest.mark.parametrize(
+    "resource, url, is_in",
+    [
+        ("a.example", "https://a.example/x", True),
+        ("a.example", "http://a.example/x", True),
+        ("a.example", "https://a.example:8443/x", False),
+        ("*.a.example", "https://b.a.example/", True),
+        ("*.a.example", "https://a.example/", False),
+        ("https://a.example", "https://a.example/any/path", True),
+        ("https://a.example", "http://a.example/", False),
+        ("https://a.example/v1/*", "https://a.example/v1/pay", True),
+        ("https://a.example/v1/*", "https://a.example/v1/pay/1", False),
+        ("https://a.example/v1/**", "https://a.example/v1/pay/1", True),
+        ("https://a.example/v1/*", "https://a.example/v1/../admin", False),
+        ("https://a.example/v1/**", "https://a.example/v1/%2e%2e/admin", False),
+        ("https://a.example/v1/**", "https://a.example/v1/..%2fadmin", False),
+        ("https://a.example/v1/**", "https://a.example/v1/a%5c..%5c..%5cadmin", False),
+        ("https://a.example/v1/**", "https://a.example/v1//x", True),
+        ("https://a.example/v1/pay", "https://A.EXAMPLE/v1/p%61y?x=1#y", True),
+        ("https://a.example:8443/*", "https://a.example:8443/x", True),
+        ("https://a.example/*", "https://a.example:8443/x", False),
+        ("https://m\u00fcller.example/*", "https://xn--mller-kva.example/x", True),
+        ("https://127.0.0.1:9000/*", "https://127.0.0.1:9000/x", True),
+        ("*", "https://a.example/", True),
+        ("*", "https://127.0.0.1/", False),
+    ],
+)
+def test_a_url_is_matched_by_its_one_meaning(policy: Made, resource: str, url: str, is_in: bool) -> None:
+    """Case, escapes, dot segments, ports and queries do not make another URL of it, nor hide one."""
+    rules = policy(line("http", resource))
+    assert rules.decide("r", get(url), NOW_US).is_allowed is is_in
+
+
+def test_an_escaped_separator_does_not_hide_a_denied_path(policy: Made) -> None:
+    """A path that some servers take for a denied one is denied."""
+    text = line("http", "a.example") + line("http", "https://a.example/secret/**", more="effect = 'deny'")
+    for path in ("secret%2fx", "open/..%2Fsecret%2Fx", "secret/x"):
+        assert policy(text).decide("r", get(f"https://a.example/{path}"), NOW_US).code == "E330", path
+
+
+@pytest.mark.parametrize(
+    "kind, resource, target, is_in",
+    [
+        ("emit", "orders.*", "orders.eu", True),
+        ("emit", "orders.*", "orders.eu.de", False),
+        ("emit", "orders.>", "orders.eu.de", True),
+        ("secret", "pay_*", "pay_key", True),
+        ("secret", "pay_key", "pay_key2", False),
+        ("stock", "\\*", "*", True),
+        ("stock", "\\*", "IBM", False),
+        ("state_data", "a*c", "abc", True),
+    ],
+)
+def test_other_kinds_are_matched_by_their_patterns(
+    policy: Made, kind: str, resource: str, target: str, is_in: bool
+) -> None:
+    """Subjects as NATS matches them; names with a star for any text."""
+    assert policy(line(kind, resource)).decide("r", asked(kind, target), NOW_US).is_allowed is is_in
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12)
+paths = st.text(st.sampled_from("ab*?[]()+.\\%2fF/~ \u00e9"), max_size=12)
+asks = st.one_of(
+    st.builds(lambda name: Ask("secret", "use", name), names),
+    st.builds(lambda name: Ask("state_data", "read", name), names),
+    st.builds(
+        lambda method, path: Ask("http", method, url_target(f"https://a.example/{path}")),
+        st.sampled_from(KINDS["http"].methods),
+        paths.filter(lambda path: "\\" not in path),
+    ),
+)
+
+
+@given(asks, asks, st.from_regex(r"[a-z*?\[\]0-9-]{1,8}", fullmatch=True))
+def test_a_pasted_suggestion_allows_exactly_what_was_asked(ask: Ask, other: Ask, route: str) -> None:
+    """Nothing else of that route, and nothing of another."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "policy.toml"
+        file.write_text(suggest(route, ask), encoding="utf-8")
+        rules = load([file])
+    verdict = rules.decide(route, ask, NOW_US)
+    if ask.kind != "http" or "%" not in ask.target:  # a path with an escaped separator has two readings
+        assert verdict.is_allowed, verdict.remedy
+    assert not rules.decide(f"{route}x", ask, NOW_US).is_allowed
+    if other != ask:
+        assert not rules.decide(route, other, NOW_US).is_allowed
+
+
+@pytest.mark.parametrize(
+    "text, place, says",
+    [
+        ("[[capability]]\nname = 'htp'\nresource = 'a'\nmethods = ['get']", "2:1",
+         "there is no kind 'htp'. Did you mean 'http'?"),
+        (line("http", "a.example", "['gett']"), "4:1", "http has no method 'gett'. Did you mean 'get'?"),
+        (line("http", "ftp://a"), "3:1", "resource 'ftp://a', a host as in"),
+        (line("emit", "a..b"), "3:1", "resource 'a..b', a subject, or a pattern of subjects"),
+        (line("stock", ""), "3:1", "it is empty"),
+        (line("stock", "IBM", "[]"), "4:1", "methods is a list of texts with at least one"),
+        ("[[capability]]\nname = 'stock'\nmethods = ['read']", "1:1", "resource is missing"),
+        (line("stock", "I", more="  effekt = 'deny'"), "5:3",
+         "there is no key 'effekt' in capability. Did you mean 'effect'?"),
+        (line("stock", "I", more="effect = 'maybe'"), "5:1", "effect is 'allow' or 'deny', not 'maybe'"),
+        (line("stock", "I", more="expires_minutes = 0"), "5:1",
+         "expires_minutes is a whole number from 1 to 525600"),
+        (line("stock", "I", more="expires_minutes = true"), "5:1", "expires_minutes is a whole number"),
+        (line("stock", "I", more="expires_at = 2027-01-15T08:00:00"), "5:1",
+         "expires_at is a time with its zone"),
+        (line("stock", "I", more="effect = 'deny'\nexpires_minutes = 5"), "5:1", "a deny does not expire"),
+        ("\n[settings]\nmode = 'off'", "3:1", "mode is 'enforce' or 'shadow', not 'off'"),
+        ("[setings]\nmode = 'shadow'", "1:1", "there is no table 'setings'. Did you mean 'settings'?"),
+        ("[capability]\nname = 'stock'", "1:1", "capability is a list of tables: write [[capability]]"),
+        ("[[capability]]\nname = ", "2:1", "the policy is not TOML: Invalid value"),
+        ("[[test]]\nroute = 'r'\nop = 'stock.sell'\ntarget = 'IBM'", "3:1", "stock has no method 'sell'"),
+        ("[[test]]\nroute = 'r'\nop = 'stock'\ntarget = 'IBM'\nexpect = 'no'", "5:1",
+         "expect is 'allow', 'deny' or 'expired'"),
+    ],
+)  # fmt: skip
+def test_a_fault_has_its_place(policy: Made, text: str, place: str, says: str) -> None:
+    """Line and column, the offending value, and the nearest word that there is."""
+    with pytest.raises(Faults) as caught:
+        policy(text)
+    [fault] = caught.value.faults
+    assert f"{fault.line}:{fault.column}" == place
+    assert fault.code == "E111"
+    assert says in fault.text
+
+
+def test_all_faults_are_told_at_once(policy: Made) -> None:
+    """Of every line of every file."""
+    with pytest.raises(Faults) as caught:
+        policy(line("stok", "a") + line("stock", "a", "['x']"), line("http", "ftp://x"))
+    assert [(Path(fault.file).name, fault.line) for fault in caught.value.faults] == [
+        ("policy.toml", 2), ("policy.toml", 9), ("2.toml", 3),
+    ]  # fmt: skip
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """With the code of a missing file."""
+    with pytest.raises(Faults, match=r"nothing\.toml:1:1 E107 the policy cannot be read"):
+        load([tmp_path / "nothing.toml"])
+
+
+def test_a_header_in_a_text_shifts_no_place(policy: Made) -> None:
+    """Where lines cannot be told apart the place is the file alone, never a wrong line."""
+    text = line("stock", "I", more="routes = ['''\n[[capability]]\n''']")
+    verdict = policy(text + line("stock", "X", more="effect = 'deny'")).decide(
+        "r", asked("stock", "X"), NOW_US
+    )
+    assert verdict.rule == "policy.toml"
+
+
+def test_what_is_suggested_is_toml() -> None:
+    """Quotes, backslashes and control characters of a target do not break out of the text."""
+    ask = Ask("state_data", "read", 'a"\\\n\x7f]')
+    [entry] = tomllib.loads(suggest("r", ask))["capability"]
+    assert entry["resource"] == 'a"\\\\\n\x7f]'
+
+
+@pytest.mark.parametrize(
+    "op, says",
+    [("htp.get", "Did you mean 'http'?"), ("http.gett", "Did you mean 'get'?"), ("", "there is no")],
+)
+def test_an_operation_that_is_none_is_named(op: str, says: str) -> None:
+    """With the nearest that there is."""
+    with pytest.raises(ValueError, match=r"there is no operation|has no method") as caught:
+        asked(op, "https://a.example/")
+    assert says in str(caught.value)
