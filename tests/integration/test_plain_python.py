@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from processor.errors import Faults
+from processor.sandbox.languages import Footing
 from tests.running import Start, pretend_jail
 
 ROUTES = """
@@ -56,7 +57,7 @@ async def test_a_reload_changes_the_packages_of_a_route(processor: Start, packag
         assert (await running.documents("out.p", 2))[1] == {"said": "desk", "read": None}
         zygote = running.service._zygote
         assert zygote is not None
-        assert set(zygote._cells) == {None, ("desk",)}
+        assert set(zygote._cells) == {Footing("restricted"), Footing("python", ("desk",))}
         running.path.write_text(text.replace("[shop]", "[dsk]"))
         with pytest.raises(Faults, match=r"config.yaml:\d+:\d+ E505 routes.p.packages.0: .*'dsk'"):
             await running.reload()
