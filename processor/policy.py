@@ -383,13 +383,13 @@ def asked(op: str, target: str) -> Ask:
     kind, _, method = op.lower().partition(".")
     if kind not in KINDS:
         raise ValueError(
-            f"there is no operation {op!r}{_near(kind, KINDS)}; they begin with {', '.join(KINDS)}"
+            f"there is no operation {op!r}; they begin with {', '.join(KINDS)}{_near(kind, KINDS)}"
         )
     methods = KINDS[kind].methods
     method = method or methods[0]
     if method not in methods:
         raise ValueError(
-            f"{kind} has no method {method!r}{_near(method, methods)}; it has {', '.join(methods)}"
+            f"{kind} has no method {method!r}; it has {', '.join(methods)}{_near(method, methods)}"
         )
     return Ask(kind, method, url_target(target) if kind == "http" else target)
 
@@ -496,7 +496,7 @@ class _Reader:
         kind = KINDS.get(name)
         if kind is None:
             self._fault(
-                (at, "name"), f"there is no kind {name!r}{_near(name, KINDS)}; there are {', '.join(KINDS)}"
+                (at, "name"), f"there is no kind {name!r}; there are {', '.join(KINDS)}{_near(name, KINDS)}"
             )
             return None
         resource = self._text(entry, "resource", at)
@@ -508,8 +508,8 @@ class _Reader:
         methods = self._texts(entry, "methods", at)
         for method in methods:
             if method != "*" and method not in kind.methods:
-                what = f"{name} has no method {method!r}{_near(method, kind.methods)}; it has "
-                self._fault((at, "methods"), what + ", ".join(kind.methods))
+                what = f"{name} has no method {method!r}; it has {', '.join(kind.methods)}"
+                self._fault((at, "methods"), what + _near(method, kind.methods))
         routes = self._texts(entry, "routes", at) if "routes" in entry else ()
         effect = entry.get("effect", "allow")
         if effect not in ("allow", "deny"):
