@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from processor.context.placement import Partition
@@ -45,7 +46,7 @@ class KeyChange:
         Raises BrokerError E410 where a message waits for its partition by the key before, and where an owner
         who `is_there` still runs by that; then nothing has changed.
         """
-        while (found := await self._changed()) is not None:
+        while (found := await self._changed(partial(patiently, self._broker))) is not None:
             for owner in sorted({p.position.owner for p in found.values()}):
                 if is_there(owner):
                     raise self._refusal(found, f"and processor {owner} still runs it with that")
@@ -58,16 +59,21 @@ class KeyChange:
                 await asyncio.sleep(0.1)
 
     async def check(self) -> None:
-        """As `settle`, without changing anything, and whoever is there."""
-        if (found := await self._changed()) is not None:
+        """As `settle`, without changing anything, and whoever is there. Asks once.
+
+        Raises Again or Unknown where positions cannot be read now, as before a first start.
+        """
+        if (found := await self._changed(self._broker.last_of)) is not None:
             await self._common_end(found)
 
-    async def _changed(self) -> dict[int, Partition] | None:
+    async def _changed(
+        self, last_of: Callable[[str, Sequence[str]], Awaitable[list[Stored]]]
+    ) -> dict[int, Partition] | None:
         """All partitions, where a position has another key; None, too, where none can be claimed."""
         if self._route.input.is_own:
             return None
         source = InputStream(self._source["config"]["name"], self._source["created"])
-        stored = by_partition(await patiently(self._broker, self._stream, [self._subjects.position()]))
+        stored = by_partition(await last_of(self._stream, [self._subjects.position()]))
         found = {n: Partition(n, Position.read(each), each.sequence) for n, each in stored.items()}
         if all(p.position.key in ("", str(self._route.key)) for p in found.values()):
             return None

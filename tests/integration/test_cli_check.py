@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from processor.cli.terminal import EXIT_CONFIG, EXIT_OK
 from processor.embedded import EmbeddedServer
 from tests.integration.test_cli import Start, code, command, done, route
+from tests.running import connected
 from tests.terminal import COLUMNS, LINES, on_a_terminal
 
 __all__ = ["command", "done", "route"]
@@ -118,3 +120,14 @@ def test_an_operator_needs_no_secrets_of_the_runnables(
     assert run.ends(signal.SIGTERM) == EXIT_OK
     for verb in ("run", "check"):
         assert "secrets.key.env is OUR_KEY, which is not set" in done(verb, route, url=nats_server.url).err
+
+
+async def test_check_of_an_input_that_is_there_ends_before_the_app_was_ever_started(
+    route: Path, done: Start, nats_server: EmbeddedServer
+) -> None:
+    """There is no stream of the app yet, so there are no positions to ask for, and no key before this one."""
+    async with connected(nats_server.url) as broker:
+        await broker.create_stream({"name": "IN", "subjects": ["in.*"]})
+    checked = await asyncio.to_thread(done, "check", route, "--server", url=nats_server.url)
+    assert code(checked) == EXIT_OK
+    assert "in.* from stream IN (limits, 0 messages)" in checked.out
