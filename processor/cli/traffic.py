@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from processor.cli.connection import connected, server_for, unanswered
 from processor.cli.dev import live_subjects
 from processor.cli.inputs import BOM, Line, parse_template, subject_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, say
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, Shown, complain, is_terminal, name_pages, say
 from processor.config import Nats, load, server_of
 from processor.context.subjects import (
     RouteSubjects,
@@ -92,6 +92,7 @@ def publish(
             refused = asyncio.run(_publish(server, how, source, is_alone=is_own))
         except _Unheard as err:
             complain(err)
+            name_pages(str(err))
             return EXIT_FAILED
     return EXIT_FAILED if refused else EXIT_OK
 

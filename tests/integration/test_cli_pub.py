@@ -116,24 +116,28 @@ def test_a_stopped_run_goes_on_where_it_was(
     """Ctrl-C says with which options; with them no line is missing, and none is stored twice."""
     with_stream(run_async, nats_server)
     file = tmp_path / "lines.txt"
-    file.write_text("".join(f"{n}\n" for n in range(40)))
+    # The second time over takes 50 s, which is longer than it is waited for: it cannot end before the signal.
+    count, rate, first = 2000, 40, 1991
+    file.write_text("".join(f"{n}\n" for n in range(count)))
 
     async def has_messages() -> bool:
         async with connected(nats_server.url) as broker:
             info = await broker.stream("IN")
-            return info is not None and info["state"]["messages"] > 45
+            return info is not None and info["state"]["messages"] > count - first + 5
 
-    slow = command("pub", "in.n", file, "--count", "3", "--rate", "40", url=nats_server.url)
+    options = ("--count", "3", "--from-line", first, "--rate", rate)
+    slow = command("pub", "in.n", file, *options, url=nats_server.url)
     waited(lambda: run_async(has_messages()), "the second time over has begun", DEADLINE_S)
     assert slow.ends(signal.SIGINT) == EXIT_INTERRUPTED
-    head, _, options = slow.err.rstrip(".\n").rpartition(", add ")
+    head, _, added = slow.err.rstrip(".\n").rpartition(", add ")
     assert head.endswith(f"To go on with {file}")
-    assert options.startswith("--from-line ")
-    assert options.endswith(" --count 2")
-    rest = done("pub", "in.n", file, *options.split(), url=nats_server.url)
+    assert added.startswith("--from-line ")
+    assert added.endswith(" --count 2")
+    rest = done("pub", "in.n", file, *added.split(), url=nats_server.url)
     assert code(rest) == EXIT_OK
     # A line of the window that was stopped may be sent again, and is dropped by the stream.
-    assert [int(payload) for _, payload in held(run_async, nats_server)] == 3 * list(range(40))
+    stored = [int(payload) for _, payload in held(run_async, nats_server)]
+    assert stored == [*range(first - 1, count), *range(count), *range(count)]
 
 
 def test_a_refusal_that_is_not_about_the_line_stops_the_run(
