@@ -11,7 +11,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,7 +20,6 @@ import orjson
 
 from processor.errors import BrokerError
 from processor.jetstream.api import JetStreamApi
-from processor.jetstream.connection import denied
 from processor.jetstream.consumers import create_consumer
 from processor.jetstream.protocol import (
     NS,
@@ -205,16 +203,10 @@ class Broker(JetStreamApi):
         """What the server sends, and the headers that end it; None for too many subjects."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         found: list[Stored] = []
-        began_s = time.monotonic()
-        async with self._inbox() as inbox:
+        async with self._inbox(subject) as inbox:
             await self.send([encode(Outgoing(subject, orjson.dumps(body)), inbox.subject)])
             while True:
-                try:
-                    _, _, head, payload = await inbox.next(f"direct get from {stream}")
-                except Unknown:
-                    if self._denied.has_publish(subject, began_s):
-                        raise denied(f"publish to {subject}") from None
-                    raise
+                _, _, head, payload = await inbox.next(f"direct get from {stream}")
                 headers = parse_head(head)
                 status, description = status_of(head)
                 if status in ("204", "404"):

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
@@ -45,50 +44,56 @@ class Denials:
     """What the server did not let us do lately, such as `publish to x`, in the order in which it said so."""
 
     def __init__(self) -> None:
-        self._at_s: collections.OrderedDict[str, float] = collections.OrderedDict()
+        self._actions: collections.OrderedDict[str, None] = collections.OrderedDict()
 
     def add(self, action: str) -> None:
         """Note that `action` was denied just now."""
-        self._at_s.pop(action, None)
-        self._at_s[action] = time.monotonic()
-        if len(self._at_s) > _DENIALS_MAX:
-            self._at_s.popitem(last=False)
+        self._actions.pop(action, None)
+        self._actions[action] = None
+        if len(self._actions) > _DENIALS_MAX:
+            self._actions.popitem(last=False)
 
     @property
     def actions(self) -> Collection[str]:
         """Each action once."""
-        return self._at_s.keys()
+        return self._actions.keys()
 
     @property
     def last(self) -> str:
         """The latest action; empty if nothing was denied."""
-        return next(reversed(self._at_s), "")
-
-    def has_publish(self, subject: str, since_s: float) -> bool:
-        """Whether publishing to `subject` was denied since a moment of `time.monotonic`."""
-        action = f"publish to {subject}".lower()
-        return any(said.lower() == action and at_s >= since_s for said, at_s in self._at_s.items())
+        return next(reversed(self._actions), "")
 
 
 class Mailbox:
-    """A subject of ours, and the messages that have arrived there."""
+    """A subject of ours, and the messages that have arrived there; `asked` is where answers come from."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, asked: str = "") -> None:
         self.subject = subject
-        self._arrived: asyncio.Queue[_Arrived] = asyncio.Queue()
+        self.asked = asked
+        self._arrived: asyncio.Queue[_Arrived | BrokerError] = asyncio.Queue()
 
     def take(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         self._arrived.put_nowait((subject, reply, head, payload))
 
+    def refuse(self, why: BrokerError) -> None:
+        """Whoever waits, or will, gets this error in place of a message."""
+        self._arrived.put_nowait(why)
+
     async def next(self, what: str, timeout_s: float | None = None) -> _Arrived:
-        """The next message. Raises Unknown where none comes in `timeout_s`, or in that of a request."""
+        """The next message. Raises Unknown where none comes in `timeout_s`, or in that of a request, and
+        BrokerError E403 where the server does not let us ask.
+        """
         if not self._arrived.empty():
-            return self._arrived.get_nowait()
-        try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S if timeout_s is None else timeout_s):
-                return await self._arrived.get()
-        except TimeoutError as err:
-            raise Unknown(what) from err
+            found = self._arrived.get_nowait()
+        else:
+            try:
+                async with asyncio.timeout(_REQUEST_TIMEOUT_S if timeout_s is None else timeout_s):
+                    found = await self._arrived.get()
+            except TimeoutError as err:
+                raise Unknown(what) from err
+        if isinstance(found, BrokerError):
+            raise found
+        return found
 
 
 class Connection:
@@ -111,6 +116,7 @@ class Connection:
         self._rebuilding: asyncio.Task[None] | None = None
         self.generation = 0  # changes when subscriptions of the old connection are gone
         self._denied = Denials()
+        self._mailboxes: set[Mailbox] = set()
         # Requests under way by the last token of where their answer comes, and what was sent for each.
         self._unanswered: dict[str, tuple[asyncio.Future[_Answer], Sequence[bytes]]] = {}
         self._answers_at = ""  # the subject of all answers, less that token; of this client
@@ -312,10 +318,14 @@ class Connection:
                 shown = "_INBOX.>" if found else shown
             if found and not answer.done():
                 concerned.append(answer)
+        refused = [box for box in self._mailboxes if is_publish and box.asked.lower() == subject]
+        shown = refused[0].asked if refused else shown
         action = f"{'publish' if is_publish else 'subscribe'} to {shown}"
         self._denied.add(action)
         for answer in concerned:
             answer.set_exception(denied(action))
+        for box in refused:
+            box.refuse(denied(action))
         self._on_denied(action)
 
     def _is_up(self) -> None:
@@ -428,18 +438,20 @@ class Connection:
         return transport
 
     @contextlib.asynccontextmanager
-    async def _inbox(self) -> AsyncIterator[Mailbox]:
-        """A subject of its own, and what is sent there, until it is left."""
+    async def _inbox(self, asked: str = "") -> AsyncIterator[Mailbox]:
+        """A subject of its own, and what is sent there, until it is left; `asked` as a mailbox has it."""
         # Not `Subscription.next_msg`: in Python 3.11 it loses a cancellation to a message that comes in the
         # same moment, and what waits for the cancelled task waits for ever.
-        inbox = Mailbox(self.client.new_inbox())
+        inbox = Mailbox(self.client.new_inbox(), asked)
         try:
             tap = await self.tap(inbox.subject, inbox.take)
         except nats.errors.Error as err:
             raise Unknown("the connection was lost") from err
+        self._mailboxes.add(inbox)
         try:
             yield inbox
         finally:
+            self._mailboxes.discard(inbox)
             await tap.close()
 
     async def listen(
