@@ -171,7 +171,8 @@ class StreamWatch:
                 unread.add(name)
             elif stream is None:
                 self._streams.known.pop(name, None)
-            elif name in users:
+            elif name in users or name in self._streams.known:
+                # Also where none of its routes runs just now: what it was to them may come back.
                 self._streams.known[name] = stream.identity
         self._events |= unread
         for gone in self._compared.keys() - used.keys():

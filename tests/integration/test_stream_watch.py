@@ -205,6 +205,33 @@ async def test_a_stream_that_changes_while_a_route_begins_is_noticed_by_it(watch
         await waited(lambda: "r1" in watched.changed, "the route that has begun has heard of it")
 
 
+async def test_a_stream_that_is_as_it_was_before_a_route_stood_still_is_noticed(watching: Watching) -> None:
+    """Its change was looked at while no route that uses it ran; the change back is one for those that do."""
+    async with watching() as watched:
+        await watched.begin("r0")
+        await watched.until_looked("MARK")
+        watched.running.clear()
+        await watched.change("OUT", max_msg_size=1000)
+        await watched.until_looked("CHANGED")
+        await watched.begin("r0")
+        await watched.until_looked("BEGUN")
+        assert watched.changed == {}
+        await watched.change("OUT", max_msg_size=-1)
+        await waited(lambda: "r0" in watched.changed, "the route has heard of it")
+
+
+async def test_a_stream_that_changes_back_before_it_is_looked_at_is_noticed(watching: Watching) -> None:
+    """A route began between the two changes, with what nobody else has seen."""
+    async with watching() as watched:
+        await watched.begin("r0")
+        await watched.until_looked("MARK")
+        watched.running.clear()
+        await watched.change("OUT", max_msg_size=1000)
+        await watched.begin("r0")
+        await watched.change("OUT", max_msg_size=-1)
+        await waited(lambda: "r0" in watched.changed, "the route has heard of it")
+
+
 async def test_many_streams_that_change_at_once_are_all_noticed(watching: Watching) -> None:
     """One that comes for a part of a route's input is named, however much else happened with it."""
     async with watching() as watched:
