@@ -90,6 +90,7 @@ class Streams:
         # The identity of each stream as all routes that run know it. Only the watch looks at what else it is
         # to them; what is changed here, and is nothing to the other routes, is known to them, too.
         self.known: dict[str, bytes] = {}
+        self.unlike: set[str] = set()  # routes that found a stream to be other than it was known
         self._unread: set[str] = set()  # streams whose messages we may not read
         self.made: set[str] = set()  # names of streams that were made here, or tried to
 
@@ -175,9 +176,7 @@ class Streams:
         """
         async with self._asking:
             info = await self._input(route)
-        name = info["config"]["name"]
-        if name not in self.known:
-            self.known[name] = KnownStream(info).identity
+        self._know(route, KnownStream(info))
         if facts(info) != self.used_by(route.name).input:
             warn_of_idle_limit(info, route.name)
         self._used[route.name] = replace(self.used_by(route.name), input=facts(info))
@@ -316,8 +315,7 @@ class Streams:
             await self._made(route, pattern, self._wanted(route, pattern), has_own_bytes=is_own)
             found = await self._holdings.of([pattern])
         for holding in found:
-            if holding.name not in self.known:
-                self.known[holding.name] = holding.stream.identity
+            self._know(route, holding.stream)
         outlet = outlet_of(route, pattern, found)
         if not outlet.foreign:
             return outlet
@@ -476,6 +474,10 @@ class Streams:
             f"the server lost commits, and outputs in the next {copied - last} messages would not be copied",
             remedy='See "The server lost messages" in deploy/runbook.md.',
         )
+
+    def _know(self, route: Route, stream: KnownStream) -> None:
+        if self.known.setdefault(stream.config["name"], stream.identity) != stream.identity:
+            self.unlike.add(route.name)
 
     def used_by(self, route: str) -> Used:
         """What was found of the streams of a route when it asked last."""

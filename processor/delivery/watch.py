@@ -141,6 +141,10 @@ class StreamWatch:
         self._heard.clear()
         routes, begun, now = self._routes(), self._begun(), Round(self._broker)
         used = {name: self._streams.used_by(name) for name in routes}
+        # They began with a stream that is known as it was before, and it may be that again by now.
+        unlike = self._streams.unlike & begun.keys()
+        self._streams.unlike -= unlike
+        events |= {stream for name in unlike for stream in used[name].streams}
         users: dict[str, list[str]] = {}
         for route, its in used.items():
             for name in its.streams:
@@ -154,8 +158,8 @@ class StreamWatch:
             if stream is None or stream.identity != self._streams.known.get(name)
         }
         self._has_changed = self._has_changed or bool(different)
-        if self._has_changed:
-            await self._compare(begun.values(), now, changed)
+        doubtful = begun.values() if self._has_changed else [begun[name] for name in unlike]
+        await self._compare(doubtful, now, changed)
         self._compared |= {route: used[route] for route in begun}
         concerned = {route for name in different for route in users.get(name, [])}
         concerned |= _meeting(different.values(), routes)

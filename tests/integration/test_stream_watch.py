@@ -232,6 +232,26 @@ async def test_a_stream_that_changes_back_before_it_is_looked_at_is_noticed(watc
         await waited(lambda: "r0" in watched.changed, "the route has heard of it")
 
 
+async def test_the_first_change_of_all_that_is_taken_back_is_noticed(
+    watching: Watching, tmp_path: Path, nats_server: EmbeddedServer
+) -> None:
+    """As above, where nothing else has happened since the watch began."""
+    running: dict[str, Route] = {}
+    changed: dict[str, str] = {}
+    async with watching() as watched, connected(nats_server.url) as broker:
+        route = watched.routes["r0"]
+        streams = Streams(broker, load(tmp_path / "config.yaml", {"NATS_URL": nats_server.url}))
+        await streams.outlets(route)
+        watch = asyncio.create_task(StreamWatch(broker, streams, lambda: running).run(changed.__setitem__))
+        await asyncio.sleep(0.1)
+        await watched.change("OUT", max_msg_size=1000)
+        await streams.outlets(route)
+        running["r0"] = route
+        await watched.change("OUT", max_msg_size=-1)
+        await waited(lambda: "r0" in changed, "the route has heard of it", 5)
+        watch.cancel()
+
+
 async def test_many_streams_that_change_at_once_are_all_noticed(watching: Watching) -> None:
     """One that comes for a part of a route's input is named, however much else happened with it."""
     async with watching() as watched:
