@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import inspect
+import logging
 import os
 import signal
 import socket
@@ -225,6 +226,15 @@ def open_files() -> Iterator[tuple[str, str]]:
             yield fd, os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:  # the one that listed the directory
             pass
+
+
+@pytest.fixture(autouse=True)
+def _own_levels() -> Iterator[None]:
+    """What a test lets Processor log is its own affair."""
+    levels = {name: logging.getLogger(name).level for name in ("", "processor")}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(autouse=True)
