@@ -206,6 +206,8 @@ class _Input:
 async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bool) -> int:
     """Publish what `source` has; how many lines could not be."""
     began_s = time.monotonic()
+    own = asyncio.current_task()
+    assert own is not None
     async with connected(nats, "processor pub", needs_jetstream=False) as broker:
         publisher = _Publisher(broker, how, is_alone=is_alone)
         try:
@@ -216,6 +218,8 @@ async def _publish(nats: Nats, how: _Publishing, source: _Input, *, is_alone: bo
                         window = lines[start : start + publisher.window]
                         await publisher.send(window, rounds_left)
                         advance(publisher.sent, sum(len(line.text) + 1 for line in window))
+                        if own.cancelling():  # Ctrl-C met an answer, and Python 3.11 lost it there
+                            raise asyncio.CancelledError
         except BaseException:
             if publisher.sent:
                 say(f"stopped: {publisher.summary(time.monotonic() - began_s)}")

@@ -243,7 +243,7 @@ async def test_the_first_change_of_all_that_is_taken_back_is_noticed(
         streams = Streams(broker, load(tmp_path / "config.yaml", {"NATS_URL": nats_server.url}))
         await streams.outlets(route)
         watch = asyncio.create_task(StreamWatch(broker, streams, lambda: running).run(changed.__setitem__))
-        await asyncio.sleep(0.1)
+        await waited(lambda: broker._subscriptions, "the watch listens")
         await watched.change("OUT", max_msg_size=1000)
         await streams.outlets(route)
         running["r0"] = route
