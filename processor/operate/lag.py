@@ -4,8 +4,8 @@ Who knows is asked every other second: the reader of a route that runs here, and
 paused or stopped. A route that others run whole is theirs to report.
 
 What must stay true: this costs next to nothing. A reader that waits for messages knows without asking that
-there are none; for a thousand such routes it is a small part of what they cost. Requests to the server are few at
-a time, so that with very many routes that do not run a gauge may be a minute old.
+there are none; for a thousand such routes it is a small part of what they cost. Requests to the server are
+few at a time, so that with very many routes that do not run a gauge may be a minute old.
 """
 
 from __future__ import annotations
