@@ -294,8 +294,7 @@ def _escaped(target: str) -> str:
 
 def _subject_pattern(pattern: str) -> Callable[[str], bool]:
     check_target(pattern)
-    # A pattern itself is asked about where the patterns of a configuration are narrowed.
-    return lambda target: pattern == target or matches(pattern, target)
+    return lambda target: matches(pattern, target)
 
 
 _URL = re.compile(r"(https?)://([^/]+)(/.*)?\Z", re.DOTALL)
@@ -432,6 +431,8 @@ def load(paths: Sequence[str | Path]) -> Rules:
             line, column = (int(found[1]), int(found[2])) if found else (text.count("\n") + 1, 1)
             what = re.sub(r" \(at .*", "", str(err))
             faults.append(Fault(name, line, column, "E111", f"the policy is not TOML: {what}"))
+        except (ValueError, RecursionError) as err:  # a number of too many digits, lists nested too deep
+            faults.append(Fault(name, 1, 1, "E111", f"the policy cannot be read: {err}"))
         else:
             reader = _Reader(name, text)
             policies.append(reader.read(document))

@@ -14,10 +14,10 @@ from collections.abc import Collection
 import orjson
 
 from processor.context.subjects import app_stream, policy_record
-from processor.jetstream import EXPECTED, KEPT, Again, Broker, Outgoing, Unknown, WrongLastSequence
+from processor.jetstream import EXPECTED, KEPT, Broker, Outgoing, WrongLastSequence
 
 VERSION = 1
-# Lines that are gone are kept so long that a file which comes back is no way to begin anew.
+# Lines that are gone are kept so long that a file which comes back is no way to begin again.
 _RECORDS_MAX = 10_000
 _PAUSE_S = 0.1
 
@@ -25,7 +25,8 @@ _PAUSE_S = 0.1
 async def first_seen(broker: Broker, app: str, digests: Collection[str], now_us: int) -> dict[str, int]:
     """When each of these lines was first seen, in microseconds; now, and from now on, for a new one.
 
-    Waits for the server. Raises ApiError or BrokerError where it refuses.
+    Raises what the broker raises where the server refuses or does not answer: whoever supervises the route
+    names it, and begins again.
     """
     if not digests:
         return {}
@@ -41,7 +42,7 @@ async def first_seen(broker: Broker, app: str, digests: Collection[str], now_us:
             newest = dict(sorted(seen.items(), key=lambda each: each[1])[-_RECORDS_MAX:])
             body = orjson.dumps({"v": VERSION, "seen": newest})
             await broker.commit([Outgoing(subject, body, {**KEPT, EXPECTED: str(fence)})])
-        except (WrongLastSequence, Unknown, Again):
+        except WrongLastSequence:  # another processor was first: it is read again
             await asyncio.sleep(_PAUSE_S)
         else:
             return {digest: seen[digest] for digest in digests}

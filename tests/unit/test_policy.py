@@ -267,6 +267,22 @@ def test_all_faults_are_told_at_once(policy: Made) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("n = " + "[" * 5000, "policy.toml:"),
+        (f"n = {'9' * 5000}", "digits"),
+        ("n = '\x00'", "invalid character"),
+    ],
+)
+def test_an_odd_file_is_a_fault(policy: Made, text: str, says: str) -> None:
+    """Lists too deep in each other, numbers without end and control characters are faults like others."""
+    with pytest.raises(Faults) as caught:
+        policy(text)
+    assert [fault.code for fault in caught.value.faults] == ["E111"]
+    assert says in str(caught.value)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """With the code of a missing file."""
     with pytest.raises(Faults, match=r"nothing\.toml:1:1 E107 the policy cannot be read"):
