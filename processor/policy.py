@@ -73,6 +73,7 @@ class PolicyKind:
     resource: str  # what it is, for people
     matcher: Callable[[str], Callable[[str], bool]]  # of a pattern. Raises ValueError
     pattern: Callable[[str], str]  # the pattern that only this target matches
+    is_optional: bool = False  # asked for only where some line of the file is of this kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ class Policy:
             what = f'{ask} is denied to route {route} by {denies.place} (effect = "deny")'
             return self._denied("E330", denies.place, what, "Remove or narrow that line.")
         if not found:
+            if KINDS[ask.kind].is_optional and not any(rule.kind == ask.kind for rule in self.rules):
+                return ALLOWED
             what = f"{ask} is not allowed to route {route}: {self.file} has no line for it"
             return self._denied("E330", "", what, f"To allow it, add:\n{suggest(route, ask)}")
         ends = [(self._ends_us(rule, now_us), rule) for rule in found]
@@ -279,9 +282,13 @@ def _glob(pattern: str) -> Callable[[str], bool]:
     """`*` is any text; `\\*` is a star."""
     if not pattern:
         raise ValueError("it is empty; '*' is every one")
-    parts = re.split(r"(\\.|\*)", pattern)
-    made = "".join(".*" if part == "*" else re.escape(part.removeprefix("\\")) for part in parts)
+    parts = re.split(r"(\\.|\*)", pattern, flags=re.DOTALL)
+    made = "".join(".*" if part == "*" else re.escape(_unescaped(part)) for part in parts)
     return _full(re.compile(made, re.DOTALL))
+
+
+def _unescaped(part: str) -> str:
+    return part[1:] if len(part) == 2 and part[0] == "\\" else part
 
 
 def _full(pattern: re.Pattern[str]) -> Callable[[str], bool]:
@@ -295,6 +302,32 @@ def _escaped(target: str) -> str:
 def _subject_pattern(pattern: str) -> Callable[[str], bool]:
     check_target(pattern)
     return lambda target: matches(pattern, target)
+
+
+_FILE = re.compile(r"(?:([A-Za-z0-9_-]+):)?(/.*)\Z", re.DOTALL)
+
+
+def file_target(text: str) -> str:
+    """The target of an ask for a file, `root:/path` or a real path: one spelling.
+
+    Raises ValueError for what is neither.
+    """
+    found = _FILE.match(text)
+    if found is None or "\0" in text:
+        raise ValueError("a path is root:/path, where `files` has the root, or begins with a slash")
+    path = re.sub("//+", "/", _without_dots(found[2]))
+    return f"{found[1]}:{path}" if found[1] else path
+
+
+def _file(pattern: str) -> Callable[[str], bool]:
+    """`*` is text without a slash, `**` any text, `\\*` a star; alone, each is every file."""
+    if pattern not in ("*", "**"):
+        found = _FILE.match(pattern)
+        if found is None or _without_dots(found[2]) != found[2]:
+            raise ValueError("it is root:/path or /path, without dot segments, or '**' for every one")
+    parts = re.split(r"(\\.|\*\*|\*)", "**" if pattern == "*" else pattern, flags=re.DOTALL)
+    made = "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(_unescaped(part))) for part in parts)
+    return _full(re.compile(made, re.DOTALL))
 
 
 _URL = re.compile(r"(https?)://([^/]+)(/.*)?\Z", re.DOTALL)
@@ -313,9 +346,12 @@ def _path(path: str) -> str:
         char = chr(int(found[1], 16))
         return char if re.fullmatch(r"[A-Za-z0-9._~-]", char) else f"%{found[1].upper()}"
 
-    plain = re.sub(r"%([0-9A-Fa-f]{2})", spelled, path).replace("*", "%2A")
+    return _without_dots(re.sub(r"%([0-9A-Fa-f]{2})", spelled, path).replace("*", "%2A"))
+
+
+def _without_dots(path: str) -> str:
     kept: list[str] = []
-    segments = plain.split("/")
+    segments = path.split("/")
     for segment in segments[1:]:
         if segment == "..":
             del kept[-1:]
@@ -370,16 +406,40 @@ KINDS: Mapping[str, PolicyKind] = {
         ),
         PolicyKind("stock", ("read",), "a ticker", _glob, _escaped),
         PolicyKind("state_data", ("read",), "the id of a state", _glob, _escaped),
+        PolicyKind("tool", ("execute",), "the name of a tool", _glob, _escaped),
+        PolicyKind("infer", ("chat",), "the name of a model", _glob, _escaped),
+        PolicyKind(
+            "file",
+            ("read", "write", "delete", "list"),
+            "root:/path, or a path (* is text without a slash, ** any)",
+            _file,
+            _escaped,
+        ),
+        PolicyKind("heap", ("read", "alloc", "write", "delete"), "the type of an object", _glob, _escaped),
+        PolicyKind("control", ("call",), "<verb>:<route>", _glob, _escaped, is_optional=True),
     )
 }
+
+
+# Operations by another name than that of their kind.
+_ALSO: Mapping[str, str] = {
+    "execute": "tool.execute",
+    "inference": "infer.chat",
+    "alloc": "heap.alloc",
+}
+_ON_FILES = ("read", "write", "delete", "list")
 
 
 def asked(op: str, target: str) -> Ask:
     """The ask that an operation by its name stands for: `http.post`, `secret.use`, `emit`.
 
+    `read`, `write` and `delete` are about a file where the target is a path, and about the heap elsewhere.
     Raises ValueError, whose sentence names what there is.
     """
-    kind, _, method = op.lower().partition(".")
+    name = op.lower()
+    if name in _ON_FILES:
+        name = f"file.{name}" if _FILE.match(target) else f"heap.{name}"
+    kind, _, method = _ALSO.get(name, name).partition(".")
     if kind not in KINDS:
         raise ValueError(
             f"there is no operation {op!r}; they begin with {', '.join(KINDS)}{_near(kind, KINDS)}"
@@ -390,7 +450,8 @@ def asked(op: str, target: str) -> Ask:
         raise ValueError(
             f"{kind} has no method {method!r}; it has {', '.join(methods)}{_near(method, methods)}"
         )
-    return Ask(kind, method, url_target(target) if kind == "http" else target)
+    spelled = {"http": url_target, "file": file_target}.get(kind)
+    return Ask(kind, method, spelled(target) if spelled else target)
 
 
 def _readings(ask: Ask) -> tuple[Ask, ...]:

@@ -179,13 +179,45 @@ def test_an_escaped_separator_does_not_hide_a_denied_path(policy: Made) -> None:
         ("stock", "\\*", "*", True),
         ("stock", "\\*", "IBM", False),
         ("state_data", "a*c", "abc", True),
+        ("tool", "calc/*", "calc/add", True),
+        ("infer", "gpt-*", "gpt-4o", True),
+        ("infer", "gpt-*", "claude-3", False),
+        ("file.read", "data:/in/*", "data:/in/a.csv", True),
+        ("file.write", "data:/in/*", "data:/in/a/b.csv", False),
+        ("file.list", "data:/in/**", "data:/in/a/b.csv", True),
+        ("file.read", "data:/in/**", "data:/in/../secret/a.csv", False),
+        ("file.read", "data:/in/**", "data:/in//a", True),
+        ("file.read", "data:/in/**", "other:/in/a", False),
+        ("file.read", "data:/in/\\*", "data:/in/*", True),
+        ("file.read", "data:/in/\\*", "data:/in/a", False),
+        ("read", "/etc/*", "/etc/config.json", True),
+        ("delete", "**", "data:/a", True),
+        ("alloc", "counter", "counter", True),
+        ("read", "count*", "counter", True),
+        ("control", "pause:*", "pause:enrich", True),
+        ("control", "pause:*", "reset:enrich", False),
     ],
 )
 def test_other_kinds_are_matched_by_their_patterns(
     policy: Made, kind: str, resource: str, target: str, is_in: bool
 ) -> None:
-    """Subjects as NATS matches them; names with a star for any text."""
-    assert policy(line(kind, resource)).decide("r", asked(kind, target), NOW_US).is_allowed is is_in
+    """Subjects as NATS matches them; paths without dot segments; names with a star for any text."""
+    ask = asked(kind, target)
+    assert policy(line(ask.kind, resource)).decide("r", ask, NOW_US).is_allowed is is_in
+
+
+def test_control_is_asked_for_only_where_a_line_is_about_it(policy: Made) -> None:
+    """A file without such a line leaves control requests as they were; with one, the rest is denied."""
+    pause = asked("control", "pause:enrich")
+    assert policy(line("stock", "*")).decide("enrich", pause, NOW_US).is_allowed
+    assert not policy(line("control", "reset:*")).decide("enrich", pause, NOW_US).is_allowed
+
+
+@pytest.mark.parametrize("path", ["a.csv", "data:a.csv", "data:/a\0b", ""])
+def test_a_path_that_is_none_is_named(path: str) -> None:
+    """Neither root:/path nor a real path, or with a NUL in it."""
+    with pytest.raises(ValueError, match="a path is root:/path"):
+        asked("file.read", path)
 
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12)
@@ -193,6 +225,8 @@ paths = st.text(st.sampled_from("ab*?[]()+.\\%2fF/~ \u00e9"), max_size=12)
 asks = st.one_of(
     st.builds(lambda name: Ask("secret", "use", name), names),
     st.builds(lambda name: Ask("state_data", "read", name), names),
+    st.builds(lambda method, name: Ask("heap", method, name), st.sampled_from(KINDS["heap"].methods), names),
+    st.builds(lambda name: asked("file.read", f"data:/{name}"), names),
     st.builds(
         lambda method, path: Ask("http", method, url_target(f"https://a.example/{path}")),
         st.sampled_from(KINDS["http"].methods),
@@ -222,7 +256,8 @@ def test_a_pasted_suggestion_allows_exactly_what_was_asked(ask: Ask, other: Ask,
     "text, place, says",
     [
         ("[[capability]]\nname = 'htp'\nresource = 'a'\nmethods = ['get']", "2:1",
-         "there is no kind 'htp'; there are http, secret, emit, stock, state_data. Did you mean 'http'?"),
+         "there is no kind 'htp'; there are http, secret, emit, stock, state_data, tool, infer, file, heap, "
+         "control. Did you mean 'http'?"),
         (line("http", "a.example", "['gett']"), "4:1",
          "http has no method 'gett'; it has get, head, options, post, put, patch, delete. Did you mean"),
         (line("http", "ftp://a"), "3:1", "resource 'ftp://a', a host as in"),
