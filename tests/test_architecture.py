@@ -101,7 +101,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     ),
     ("embedded.py", "the nats-server of `dev` and of tests", []),
     ("route.py", "the ground: a route as it runs, whether or not a file has it", []),
-    ("policy.py", "the ground: what the lines of policy files say about one call", []),
+    ("policy/", "the ground: what the lines of policy files say about one call", []),
     ("audit.py", "the ground: what an audit record is, and the chain that binds its entries", []),
     ("reach.py", "the ground: what a route may reach outside: hosts, servers, secrets", []),
     ("subject.py schedule.py address.py printable.py", "the ground: texts with rules of their own", []),

@@ -1,7 +1,7 @@
 """The monitor of a route: what its guests may do is decided here, before it is done.
 
 Every capability call passes `permit`, and so does each redirect and each secret of a call; emits pass it
-before they are committed. The rules are those of the route (`processor/policy.py`); without a policy file
+before they are committed. The rules are those of the route (`processor/policy`); without a policy file
 nothing is asked.
 """
 
