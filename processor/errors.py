@@ -320,6 +320,46 @@ ERRORS: Mapping[str, ErrorCode] = {
             is_unsent=True,
         ),
         ErrorCode(
+            "E332",
+            "a budget is used up",
+            "Wait until it is free again, or raise its `limit` in the policy.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E335",
+            "what is named is not there",
+            "Compare the name or the handle with what there is, which the sentence or `list` says.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E336",
+            "an object has another version than the one that was expected",
+            "Read the object again, and write what belongs to its version.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E337",
+            "an argument is not what the operation takes",
+            "Correct the argument that is named.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
+            "E338",
+            "something is larger than its limit, or more than there may be",
+            "Keep less, or split it.",
+            ends_run=True,
+            refuses_call=True,
+            is_unsent=True,
+        ),
+        ErrorCode(
             "E350",
             "a stream does not take the copies of committed outputs",
             "Make room there, or lift the limit that is named; the copies go on by themselves.",
@@ -510,12 +550,25 @@ def page_of(code: str) -> str:
     return f"{ERRORS_PAGE}#{code.lower()}"
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a refused operation was, for programs."""
+
+    operation: str  # http.post
+    target: str
+    rule: str = ""  # the line that decided
+    expires_s: float | None = None  # until the capability ends, or the budget is free again
+
+
 class ProcessorError(Exception):
     """An error with a code, a place and a remedy; `str()` is the one line a user reads."""
 
-    def __init__(self, code: str, what: str, *, place: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, code: str, what: str, *, place: str = "", remedy: str = "", about: About | None = None
+    ) -> None:
         assert code in ERRORS, code
         self.code = code
+        self.about = about
         self.what = what
         self.place = place
         self.remedy = remedy

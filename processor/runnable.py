@@ -10,13 +10,19 @@ here imports another part of Processor, and nothing of it decides anything.
 
 from __future__ import annotations
 
+import builtins
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["BaseSecureRunnable", "Headers", "Message", "Reject", "Retry"]
+__all__ = [
+    "AuthorityKernelError", "BaseSecureRunnable", "BudgetExceededError", "BufferOverflowError",
+    "CapabilityError", "ConflictError", "Headers", "InvalidArgumentError", "LibakError", "Message",
+    "NotFoundError", "OperationDeniedError", "OutOfMemoryError", "Reject", "Retry",
+]  # fmt: skip
+# Without TimeoutError: an `import *` would hide Python's, which that of here is, too.
 
 
 class Headers(Mapping[str, str]):
@@ -99,6 +105,89 @@ class Retry(BaseException):
         if not self.after_s >= 0:
             raise ValueError(f"after_s is a number of seconds, 0 or more, not {self.after_s}")
         super().__init__(f"retry in {self.after_s:g} s")
+
+
+class AuthorityKernelError(Exception):
+    """Something that a Runnable asked of its host was not done; `str()` says why, and what to do.
+
+    `code` is the number of the error, and `operation` and `target` are what was asked. Of a denial, `rule` is
+    the line of the policy that decided, and `remedy` has the lines that would allow it. `expires_s` is in how
+    many seconds the capability ends or the budget is free again; below 0 it has ended so long ago.
+    """
+
+    _code = "E317"  # of one that is raised without a code
+
+    def __init__(
+        self,
+        text: object = "",
+        *,
+        code: str = "",
+        operation: str = "",
+        target: str = "",
+        rule: str = "",
+        expires_s: float | None = None,
+        remedy: str = "",
+    ) -> None:
+        # Not super(): with two bases, that would be the other one.
+        Exception.__init__(self, str(text))
+        self.code = code or self._code
+        self.operation = operation
+        self.target = target
+        self.rule = rule
+        self.expires_s = expires_s
+        self.remedy = remedy
+
+
+class CapabilityError(AuthorityKernelError):
+    """The host refused or could not do it, or the capability for it has expired."""
+
+
+class OperationDeniedError(CapabilityError):
+    """The policy does not allow it."""
+
+    _code = "E330"
+
+
+class BudgetExceededError(AuthorityKernelError):
+    """A budget, or the number of calls for one message, is used up."""
+
+    _code = "E332"
+
+
+class InvalidArgumentError(AuthorityKernelError, ValueError):
+    """An argument is not what the operation takes, or a value is not what its schema demands."""
+
+    _code = "E337"
+
+
+class NotFoundError(AuthorityKernelError, LookupError):
+    """What is named is not there."""
+
+    _code = "E335"
+
+
+class ConflictError(AuthorityKernelError):
+    """It has another version than the one that was expected."""
+
+    _code = "E336"
+
+
+class BufferOverflowError(AuthorityKernelError):
+    """It is larger than its limit, or more than there may be."""
+
+    _code = "E338"
+
+
+class TimeoutError(AuthorityKernelError, builtins.TimeoutError):
+    """It was not done in time."""
+
+
+class OutOfMemoryError(AuthorityKernelError):
+    """Never raised: a guest out of memory ends. For programs that catch it."""
+
+
+class LibakError(AuthorityKernelError):
+    """Never raised: there is no libak below. For programs that catch it."""
 
 
 class _Overridable:

@@ -1,10 +1,27 @@
+import builtins
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from logging import Logger
 from typing import Any
 
-__all__ = ["BaseSecureRunnable", "Headers", "Message", "Reject", "Retry"]
+__all__ = [
+    "AuthorityKernelError",
+    "BaseSecureRunnable",
+    "BudgetExceededError",
+    "BufferOverflowError",
+    "CapabilityError",
+    "ConflictError",
+    "Headers",
+    "InvalidArgumentError",
+    "LibakError",
+    "Message",
+    "NotFoundError",
+    "OperationDeniedError",
+    "OutOfMemoryError",
+    "Reject",
+    "Retry",
+]
 
 class Headers(Mapping[str, str]):
     """A message's headers by name, as it was sent; the last value of one that was sent more than once."""
@@ -44,6 +61,57 @@ class Retry(BaseException):
 
     after_s: float
     def __init__(self, after_s: float = 0.0) -> None: ...
+
+class AuthorityKernelError(Exception):
+    """Something that a Runnable asked of its host was not done; `str()` says why, and what to do."""
+
+    code: str  # the number of the error
+    operation: str
+    target: str
+    rule: str  # the line of the policy that decided
+    expires_s: float | None  # until the capability ends, or the budget is free again
+    remedy: str
+    def __init__(
+        self,
+        text: object = "",
+        *,
+        code: str = "",
+        operation: str = "",
+        target: str = "",
+        rule: str = "",
+        expires_s: float | None = None,
+        remedy: str = "",
+    ) -> None: ...
+
+class CapabilityError(AuthorityKernelError):
+    """The host refused or could not do it, or the capability for it has expired."""
+
+class OperationDeniedError(CapabilityError):
+    """The policy does not allow it."""
+
+class BudgetExceededError(AuthorityKernelError):
+    """A budget, or the number of calls for one message, is used up."""
+
+class InvalidArgumentError(AuthorityKernelError, ValueError):
+    """An argument is not what the operation takes, or a value is not what its schema demands."""
+
+class NotFoundError(AuthorityKernelError, LookupError):
+    """What is named is not there."""
+
+class ConflictError(AuthorityKernelError):
+    """It has another version than the one that was expected."""
+
+class BufferOverflowError(AuthorityKernelError):
+    """It is larger than its limit, or more than there may be."""
+
+class TimeoutError(AuthorityKernelError, builtins.TimeoutError):
+    """It was not done in time."""
+
+class OutOfMemoryError(AuthorityKernelError):
+    """Never raised: for programs that catch it."""
+
+class LibakError(AuthorityKernelError):
+    """Never raised: for programs that catch it."""
 
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from processor.errors import ProcessorError
+from processor.errors import About, ProcessorError
 from processor.policy import Ask, Rules, Verdict
 
 log = logging.getLogger("processor")
@@ -65,7 +65,9 @@ class Monitor:
         verdict = replace(verdict, what=show(verdict.what), remedy=show(verdict.remedy))
         self._tell(ask, verdict)
         if not verdict.is_shadow:
-            raise ProcessorError(verdict.code, verdict.what, remedy=verdict.remedy)
+            ends_s = None if verdict.expires_us is None else verdict.expires_us / 1e6 - time.time()
+            about = About(f"{ask.kind}.{ask.method}", show(ask.target), verdict.rule, ends_s)
+            raise ProcessorError(verdict.code, verdict.what, remedy=verdict.remedy, about=about)
 
     def _tell(self, ask: Ask, verdict: Verdict) -> None:
         """Log a denial, once for each ask: a Runnable may ask the same for every message."""

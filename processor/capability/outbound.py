@@ -132,9 +132,9 @@ class Outside:
             except Unanswered as err:  # a redirect can put what a server said into any sentence
                 raise Unanswered(err.kind, text(err.what)) from None
             except ProcessorError as err:
-                raise ProcessorError(
-                    err.code, text(err.what), place=err.place, remedy=text(err.remedy)
-                ) from None
+                about = replace(err.about, target=text(err.about.target)) if err.about else None
+                what, remedy = text(err.what), text(err.remedy)
+                raise ProcessorError(err.code, what, place=err.place, remedy=remedy, about=about) from None
         raise Unanswered("redirects", f"more than {self._settings.redirects} redirects (outbound.redirects)")
 
     def _next(self, hop: _Hop, status: int, location: str) -> _Hop:

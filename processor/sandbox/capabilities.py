@@ -16,18 +16,35 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from processor.runnable import (
+    AuthorityKernelError,
+    BudgetExceededError,
+    BufferOverflowError,
+    CapabilityError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    OperationDeniedError,
+)
 from processor.sandbox.messages import InHand
 from processor.sandbox.offer import Signature
 from processor.sandbox.values import LiveContext
 
+_OF_CODE: Mapping[str, type[AuthorityKernelError]] = {
+    "E322": BudgetExceededError,
+    "E323": BufferOverflowError,
+    "E330": OperationDeniedError,
+    "E332": BudgetExceededError,
+    "E335": NotFoundError,
+    "E336": ConflictError,
+    "E337": InvalidArgumentError,
+    "E338": BufferOverflowError,
+}
 
-class CapabilityError(Exception):
-    """The host refused or could not perform what the Runnable asked for; `code` and the text say why."""
 
-    def __init__(self, text: object = "", *, code: str = "E317") -> None:
-        # Not super(): with two bases, that would be the other one.
-        Exception.__init__(self, str(text))
-        self.code = code
+def refused(text: str, code: str, **about: Any) -> AuthorityKernelError:
+    """The exception that a refusal is to user code; `about` are attributes of it."""
+    return _OF_CODE.get(code, CapabilityError)(text, code=code, **about)
 
 
 class EmitError(ValueError):

@@ -32,6 +32,7 @@ import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, Program
+from processor.runnable import AuthorityKernelError, CapabilityError
 from processor.sandbox import (
     capabilities,
     dialect,
@@ -51,6 +52,7 @@ from processor.sandbox.restricted import Restricted
 from processor.sandbox.results import GuestLog, Results, Unsuccessful, Writer, failed
 
 EXIT_BROKEN = 70
+BUDGET_WAIT_S = 3600.0  # the longest that a run which used up a budget waits before it is tried again
 RESTRICTED = Restricted()
 LANGUAGES: dict[str, Language] = {language.name: language for language in (RESTRICTED, PlainPython())}
 
@@ -704,15 +706,20 @@ class Runner:
             return Failure("E306", text.removeprefix("Unwritable: "), trace)
         if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.RUN_CODES:
             return Failure(err.code, text.removeprefix("Exceeded: "), trace)
-        if isinstance(err, capabilities.CapabilityError):
-            code = vars(err).get("code")  # anything at all: the class may be the user's
-            return Failure(code if type(code) is str and code in wire.REFUSAL_CODES else "E317", text, trace)
+        if isinstance(err, AuthorityKernelError):
+            told = vars(err)
+            code, free_s = told.get("code"), told.get("expires_s")  # anything at all: the user may set them
+            code = code if type(code) is str and code in wire.REFUSAL_CODES else "E317"
+            after_s = None
+            if code == "E332" and isinstance(free_s, (int, float)) and free_s > 0:
+                after_s = min(float(free_s), BUDGET_WAIT_S)
+            return Failure(code, text, trace, retry_after_s=after_s)
         return Failure("E304", text, trace)
 
     def _call(self, name: str, arguments: dict[str, Any], body: bytes | None = None) -> Any:
-        """What the host answers: a value, or with a `body` a value and bytes. Raises CapabilityError."""
+        """What the host answers: a value, or with a `body` a value and bytes. Raises AuthorityKernelError."""
         if self._is_loading:
-            raise capabilities.CapabilityError(f"{name}: no calls while the program is loaded; use init()")
+            raise CapabilityError(f"{name}: no calls while the program is loaded; use init()")
         self._memory.for_runtime()
         try:
             # What goes with a body is in a form of our own, and not the user's document.
@@ -720,13 +727,13 @@ class Runner:
             text = documents.encode(arguments, "arguments of", name, bounds=bounds)
             if len(text) > wire.CALL_BYTES or len(text) + len(body or b"") > wire.BODY_BYTES:
                 size, most = len(text) + len(body or b""), wire.BODY_BYTES if body else wire.CALL_BYTES
-                raise capabilities.CapabilityError(
-                    f"the arguments of {name} are {size} bytes long (limit {most})", code="E323"
-                )
+                text_of = f"the arguments of {name} are {size} bytes long (limit {most})"
+                raise capabilities.refused(text_of, "E323", operation=name)
             self._channel.send(wire.write_call(self._channel.nonce, self._results.group, name, text, body))
             frame = self._channel.receive()
             if "refused" in frame.header:
-                raise capabilities.CapabilityError(frame.header["refused"], code=frame.header["code"])
+                about = {"operation": name, **frame.header.get("about", {})}
+                raise capabilities.refused(frame.header["refused"], frame.header["code"], **about)
             if body is not None:
                 head, content = frame.blobs
                 return orjson.loads(head), content

@@ -25,7 +25,7 @@ import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 import orjson
@@ -671,7 +671,7 @@ class Guest:
             return wire.write_answer(nonce, await task)
         except ProcessorError as err:
             requests.refused += 1
-            return wire.write_refusal(nonce, err.code, str(err))
+            return wire.write_refusal(nonce, err.code, str(err), _about(err))
         except asyncio.CancelledError:
             if self.alive or _is_cancelled():
                 raise
@@ -722,6 +722,11 @@ def _is_cancelled() -> bool:
     """Whether somebody wants the task that we run in to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _about(err: ProcessorError) -> dict[str, Any]:
+    """What a guest's exception has as attributes."""
+    return {**(asdict(err.about) if err.about else {}), "remedy": err.remedy}
 
 
 async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:

@@ -12,9 +12,18 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NamedTuple, Protocol
 
+from processor import runnable
 from processor.model import Module, Program
 
 Codes = Mapping[str, CodeType | None]  # of modules, by name; a package without a source of its own has None
+
+
+AUTHORITY = "authority_nanos"  # the module that programs for that SDK import
+ERROR_CLASSES: Mapping[str, type[runnable.AuthorityKernelError]] = {
+    name: kind
+    for name, kind in vars(runnable).items()
+    if isinstance(kind, type) and issubclass(kind, runnable.AuthorityKernelError)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,14 @@ class Runtime:
     requests: object | None = None
     # `Language.describe` of the program, for user code that asks
     explain: Callable[[BaseException], tuple[str, str]] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The classes that are there without an import.
+
+        `TimeoutError` stays Python's, which that of ERROR_CLASSES is, too.
+        """
+        ours = {name: getattr(runnable, name) for name in runnable.__all__}
+        return {**ours, "BaseSecureRunnable": self.base}
 
 
 @dataclass(frozen=True, slots=True)

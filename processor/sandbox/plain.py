@@ -35,10 +35,9 @@ from typing import Any
 import processor
 from processor.errors import Fault, Faults
 from processor.model import Module, Program
-from processor.runnable import Headers, Message
 from processor.sandbox import dialect
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
-from processor.sandbox.languages import Codes, Runtime
+from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Runtime
 
 MODULE = "runnable"
 LINE_CHARS = 4000
@@ -216,17 +215,14 @@ class PlainPython:
         sys.modules[MODULE] = module  # dataclasses, pydantic and pickle look their classes' module up
         _redirect(runtime.log)
         space = module.__dict__
-        ours = {
-            "BaseSecureRunnable": runtime.base,
-            "Headers": Headers,
-            "Message": Message,
-            "Reject": dialect.Reject,
-            "Retry": dialect.Retry,
-        }
+        ours = runtime.given()
         # Importable under the name that editors know, which is another module outside of a guest.
         importable = types.ModuleType("processor.runnable")
-        vars(importable).update(ours, __all__=list(ours))
+        vars(importable).update({**ERROR_CLASSES, **ours}, __all__=list(ours))
         sys.modules["processor.runnable"] = vars(processor)["runnable"] = importable
+        authority = types.ModuleType(AUTHORITY)
+        vars(authority).update(ERROR_CLASSES, __all__=list(ERROR_CLASSES))
+        sys.modules[AUTHORITY] = authority
         space.update(
             ours,
             __builtins__=__builtins__,

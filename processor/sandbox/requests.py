@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from processor.sandbox.capabilities import CapabilityError, Secret
+from processor.runnable import (
+    AuthorityKernelError,
+    BudgetExceededError,
+    BufferOverflowError,
+    CapabilityError,
+    OperationDeniedError,
+)
+from processor.sandbox.capabilities import Secret
 from processor.sandbox.facades import bless
 
 Call = Callable[[str, dict[str, Any], bytes], Any]
@@ -27,10 +34,22 @@ Call = Callable[[str, dict[str, Any], bytes], Any]
 class RequestException(CapabilityError):
     """A request was refused by the host, or brought no answer; the text says why."""
 
-    def __init__(self, text: object = "", *, response: Any = None, code: str = "E317") -> None:
-        super().__init__(text, code=code)
+    def __init__(self, text: object = "", *, response: Any = None, code: str = "E317", **about: Any) -> None:
+        CapabilityError.__init__(self, text, code=code, **about)
         self.response = response
         self.request = None
+
+
+class Denied(RequestException, OperationDeniedError):
+    """The policy does not allow the request; the text has the lines that would."""
+
+
+class BudgetExceeded(RequestException, BudgetExceededError):
+    """A budget, or the number of requests for one message, is used up."""
+
+
+class TooLarge(RequestException, BufferOverflowError):
+    """The request or its answer has more bytes than its limit."""
 
 
 class ConnectionError(RequestException):
@@ -77,11 +96,12 @@ _EXCEPTIONS: dict[str, type[RequestException]] = {
     kind.__name__: kind
     for kind in (
         RequestException, ConnectionError, SSLError, Timeout, ConnectTimeout, ReadTimeout, TooManyRedirects,
-        InvalidURL, HTTPError, JSONDecodeError,
+        InvalidURL, HTTPError, JSONDecodeError, Denied, BudgetExceeded, TooLarge,
     )
 }  # fmt: skip
 for _kind in _EXCEPTIONS.values():
     bless(_kind)
+_REFUSALS = {"E322": BudgetExceeded, "E323": TooLarge, "E330": Denied, "E332": BudgetExceeded}
 _KINDS = {
     "connection": ConnectionError,
     "timeout": Timeout,
@@ -188,8 +208,8 @@ def client(call: Call) -> types.ModuleType:
         arguments, body = _written(method, url, options)
         try:
             head, content = call("requests", arguments, body)
-        except CapabilityError as err:
-            raise RequestException(err, code=err.code) from None
+        except AuthorityKernelError as err:
+            raise _REFUSALS.get(err.code, RequestException)(err, **vars(err)) from None
         if "failed" in head:
             raise _KINDS.get(head["failed"], RequestException)(head["text"])
         return Response(head, content)

@@ -51,6 +51,7 @@ EMIT_HEADERS = 32
 EMIT_HEADER_BYTES = 4096
 EMIT_DELAY_S = 366 * 86_400
 CALL_BYTES = 1 << 20
+ABOUT_BYTES = 4096  # of what a refusal says of its operation
 CODE_BYTES = 64 << 10  # of a source of a compiled program that is kept for other guests
 PROGRAM_CODE_BYTES = 4 << 20  # of all of its sources
 BODY_BYTES = 4 << 20  # of arguments and of what goes beside them
@@ -422,10 +423,25 @@ def write_answer(nonce: int, value: Any) -> bytes:
     return pack(nonce, {"answer": True}, [documents.dumps(value)])
 
 
-def write_refusal(nonce: int, code: str, text: str) -> bytes:
-    """Why a capability call brought nothing."""
+def write_refusal(nonce: int, code: str, text: str, about: Mapping[str, Any] | None = None) -> bytes:
+    """Why a capability call brought nothing; `about` are attributes of the exception: texts and numbers."""
     refused = text[:TEXT_CHARS].encode("utf-8", "replace").decode()
-    return pack(nonce, {"refused": refused, "code": code if code in REFUSAL_CODES else "E317"})
+    header: dict[str, Any] = {"refused": refused, "code": code if code in REFUSAL_CODES else "E317"}
+    if about:
+        header["about"] = _about(about)
+    return pack(nonce, header)
+
+
+def _about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """`about` within ABOUT_BYTES: its texts may be a guest's own."""
+    row: dict[str, Any] = {}
+    for most in (2000, 800, 160):  # at the last, six bytes for each character of four texts fit
+        row = {
+            name: _clean(value, most) if isinstance(value, str) else value for name, value in about.items()
+        }
+        if len(orjson.dumps(row)) <= ABOUT_BYTES:
+            break
+    return row
 
 
 # Guest to host: what the guest writes, and how the host reads it.

@@ -28,7 +28,7 @@ from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from processor.errors import Fault, Faults
 from processor.model import Module, Program
-from processor.runnable import Headers, Message, Reject, Retry
+from processor.runnable import Reject, Retry
 from processor.sandbox import facades
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
@@ -57,7 +57,7 @@ from processor.sandbox.facades import (
     preload,
     unmangled,
 )
-from processor.sandbox.languages import Runtime
+from processor.sandbox.languages import ERROR_CLASSES, Runtime
 
 __all__ = [
     "Own", "Reject", "Retry", "Runtime", "bless", "bring_modules", "compile_module", "compile_program",
@@ -79,13 +79,9 @@ _UNNAMED = Program("", "runnable")
 def namespace(runtime: Runtime) -> dict[str, object]:
     """Fresh globals to run a compiled program in."""
     bless(runtime.base)
-    extra = {
-        "BaseSecureRunnable": runtime.base,
-        "Headers": Headers,
-        "Message": Message,
-        "Reject": Reject,
-        "Retry": Retry,
-    }
+    for cls in ERROR_CLASSES.values():
+        bless(cls)
+    extra = runtime.given()
     explain = runtime.explain or (lambda exc: describe(exc, Program("", "")))
     return facades.make_namespace(runtime.log, runtime.requests, extra, explain)
 

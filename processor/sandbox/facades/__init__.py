@@ -153,6 +153,7 @@ from processor.sandbox.facades.standins import (
     warnings_names,
     zones,
 )
+from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES
 
 __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS",
@@ -550,6 +551,7 @@ def _build() -> dict[str, types.ModuleType]:
             "ZoneInfoNotFoundError": ZoneInfoNotFoundError,
             "available_timezones": available_timezones,
         },
+        AUTHORITY: dict(ERROR_CLASSES),
         "urllib": {"parse": urllib_parse},
         "email": {"utils": email_utils},
     }
@@ -599,7 +601,10 @@ RUNTIME_MODULES = frozenset(
         "traceback", "warnings",
     )
 )  # fmt: skip
-_OF_RUNTIME_MODULES = {"processor": ["runnable"], "processor.runnable": runnable.__all__}
+_OF_RUNTIME_MODULES = {
+    "processor": ["runnable"],
+    "processor.runnable": sorted({*runnable.__all__, *ERROR_CLASSES}),
+}
 
 
 def importable(module: str) -> bool:
@@ -688,7 +693,7 @@ def make_namespace(
         ("warnings", warnings_names(log)),
     ):
         modules[name] = _facade(name, names)
-    ours = modules["processor.runnable"] = _facade("processor.runnable", extra)
+    ours = modules["processor.runnable"] = _facade("processor.runnable", {**ERROR_CLASSES, **extra})
     modules["processor"] = _facade("processor", {"runnable": ours})
     if requests is not None:
         modules["requests"] = requests  # type: ignore[assignment]
