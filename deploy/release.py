@@ -55,7 +55,7 @@ from packaging.version import InvalidVersion, Version
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # it runs from a checkout that nobody installed
 
-from processor import release  # noqa: E402
+from processor import notes, release  # noqa: E402
 
 LOCK = "requirements.lock"
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
@@ -392,12 +392,12 @@ def make(
     (out / release.STATEMENT).write_bytes(signed)
     (out / release.SIGNATURE).write_bytes(signature)
     (out / release.ENVELOPE).write_bytes(release.envelope(signed, signature, public))
-    (out / release.KEY).write_bytes(release.public_pem(public))
+    (out / release.KEY).write_bytes(notes.public_pem(public))
     text = _VERIFY.format(
-        fingerprint=release.fingerprint(public), payload_type=release.PAYLOAD_TYPE, wheel=wheel.name
+        fingerprint=notes.fingerprint(public), payload_type=release.PAYLOAD_TYPE, wheel=wheel.name
     )
     (out / release.INSTRUCTIONS).write_text(text)
-    release.verify(out, release.public_pem(public))
+    release.verify(out, notes.public_pem(public))
     return [each for each in found if each["id"] not in accepted and not {*each["aliases"]} & {*accepted}]
 
 

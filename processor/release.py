@@ -12,18 +12,17 @@ pre-authentication encoding, `signed_bytes`); Ed25519 (RFC 8032) with keys as `o
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nacl.exceptions
-import nacl.signing
 import orjson
 
+from processor import notes
 from processor.errors import ProcessorError
+from processor.notes import fingerprint, is_signature
 
 STATEMENT = "provenance.json"
 ENVELOPE = "provenance.dsse.json"
@@ -33,10 +32,6 @@ INSTRUCTIONS = "VERIFY.md"
 # What cannot be named in the statement: itself, its signature, and what says how to check them.
 UNNAMED = frozenset({STATEMENT, ENVELOPE, SIGNATURE, KEY, INSTRUCTIONS})
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-# An Ed25519 key is these bytes and the 32 of the key (RFC 8410, DER).
-_PUBLIC_HEAD = bytes.fromhex("302a300506032b6570032100")
-_PRIVATE_HEAD = bytes.fromhex("302e020100300506032b657004220420")
-_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +53,8 @@ def verify(folder: Path, public_key: bytes) -> Release:
     key = read_public_key(public_key)
     signatures = {SIGNATURE: _read(folder, SIGNATURE), ENVELOPE: _signature_of(_read(folder, ENVELOPE), raw)}
     for name, signature in signatures.items():
-        try:
-            nacl.signing.VerifyKey(key).verify(signed_bytes(raw), signature)
-        except (nacl.exceptions.BadSignatureError, nacl.exceptions.ValueError) as err:
-            raise _wrong(
-                folder / name, f"is not a signature of {STATEMENT} by the key {fingerprint(key)}"
-            ) from err
+        if not is_signature(key, signed_bytes(raw), signature):
+            raise _wrong(folder / name, f"is not a signature of {STATEMENT} by the key {fingerprint(key)}")
     statement = _statement(folder, raw)
     named = {}
     for subject in statement["subject"]:
@@ -99,14 +90,9 @@ def envelope(statement: bytes, signature: bytes, key: bytes) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def fingerprint(key: bytes) -> str:
-    """The SHA-256 of a public key's DER, as `openssl pkey -pubin -outform DER | sha256sum` prints it."""
-    return hashlib.sha256(_PUBLIC_HEAD + key).hexdigest()
-
-
 def read_public_key(pem: bytes) -> bytes:
     """The 32 bytes of an Ed25519 public key. Raises ProcessorError E509."""
-    return _key(pem, b"PUBLIC KEY", _PUBLIC_HEAD)
+    return _key(notes.read_public_key, pem)
 
 
 def read_private_key(pem: bytes) -> bytes:
@@ -114,30 +100,19 @@ def read_private_key(pem: bytes) -> bytes:
 
     Raises ProcessorError E509.
     """
-    return _key(pem, b"PRIVATE KEY", _PRIVATE_HEAD)
+    return _key(notes.read_private_key, pem)
 
 
-def public_pem(key: bytes) -> bytes:
-    """A public key as PEM."""
-    text = base64.b64encode(_PUBLIC_HEAD + key)
-    return b"-----BEGIN PUBLIC KEY-----\n%b\n-----END PUBLIC KEY-----\n" % text
-
-
-def _key(pem: bytes, label: bytes, head: bytes) -> bytes:
-    lines = [line.strip() for line in pem.splitlines() if line.strip()]
-    is_framed = lines[:1] == [b"-----BEGIN %b-----" % label] and lines[-1:] == [b"-----END %b-----" % label]
+def _key(read: Callable[[bytes], bytes], pem: bytes) -> bytes:
     try:
-        der = base64.b64decode(b"".join(lines[1:-1]), validate=True) if is_framed else b""
-    except binascii.Error:
-        der = b""
-    if not der.startswith(head) or len(der) != len(head) + _KEY_BYTES:
+        return read(pem)
+    except ValueError as err:
         raise ProcessorError(
             "E509",
-            f"the key is not the {label.decode().lower()} of Ed25519 in PEM",
+            str(err),
             remedy="Make one with 'openssl genpkey -algorithm ed25519 -out release.pem'; its public half is"
             " what 'openssl pkey -in release.pem -pubout' prints.",
-        )
-    return der[len(head) :]
+        ) from err
 
 
 def _signature_of(raw: bytes, statement: bytes) -> bytes:
