@@ -371,7 +371,8 @@ class _Session:
         self._program = program
         self._config = config
         self._bounds = Bounds(config.limits())
-        self._calls = engine.calls.for_route(config.reach())
+        self._governor = engine.calls.for_route(config.reach())
+        self._monitor = self._governor.lane()
         self._guest: Guest | None = None
         self._holds_context = False
         self._one_call = asyncio.Lock()
@@ -382,7 +383,7 @@ class _Session:
     async def close(self) -> None:
         if self._guest is not None:
             await self._guest.close()
-        await self._calls.close()
+        await self._governor.close()
 
     async def process(self, queries: Sequence[Any], messages: Sequence[Message]) -> list[Any]:
         given = [queries] if isinstance(queries, Mapping) else list(queries)
@@ -416,6 +417,7 @@ class _Session:
         async with self._one_call:
             guest = await self._running_guest()
             group = Group(_KEY, [document], None if self._holds_context else self.items)
+            self._monitor.begin()
             self._guest = None  # until it has proved to be alive: a call that is given up kills it
             outcome = await call(guest, group)
             if isinstance(outcome, Failed):
@@ -440,8 +442,8 @@ class _Session:
                 self._program,
                 self._config.limits(),
                 perform=self._perform,
-                capabilities=self._calls.signatures,
-                secrets=self._calls.secrets,
+                capabilities=self._governor.signatures,
+                secrets=self._governor.secrets,
                 emits=self._config.emits,
             )
             self._holds_context = False
@@ -450,7 +452,7 @@ class _Session:
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
         if name == "stock":
             self._config.check_stock_host()
-        return await self._calls.perform(name, arguments)
+        return await self._monitor.perform(name, arguments)
 
 
 def _columns(messages: Sequence[Message], queries: int) -> bytes:

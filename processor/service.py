@@ -26,8 +26,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from processor.capability.monitor import Monitor
-from processor.capability.registry import HostCalls, RouteCalls
+from processor.capability.monitor import Governor, Mandate
+from processor.capability.registry import HostCalls
 from processor.config import Config, fingerprint, language_fault
 from processor.context import parked
 from processor.context.parked import timestamp
@@ -362,8 +362,8 @@ class Service:
 
     def _start_route(self, route: Route) -> None:
         telemetry = self._telemetry.route(route.name)
-        monitor = Monitor(route.name, route.policy, telemetry.decided)
-        run = _Run(route, self._calls.for_route(route.reach, telemetry.called, monitor.permit), monitor)
+        mandate = Mandate.of(route)
+        run = _Run(route, self._calls.for_route(route.reach, mandate, telemetry.called, telemetry.decided))
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
         self._runs[route.name] = run
@@ -392,7 +392,7 @@ class Service:
                 len(late), len(tasks), self._config.drain_s,
             )  # fmt: skip
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(run.calls.close() for run in runs))
+        await asyncio.gather(*(run.governor.close() for run in runs))
         for name in names:
             for what in ("route", "input", "inbox", "copy"):
                 self._telemetry.readiness.clear(f"{what} {name}")
@@ -672,7 +672,7 @@ class Service:
         return await self._streams.source(route), await self._streams.outlets(route)
 
     async def _lanes(self, run: _Run, source: dict[str, Any], outlets: dict[str, Outlet]) -> Lanes:
-        route, calls = run.route, run.calls
+        route, governor = run.route, run.governor
         assert self._broker is not None
         assert self._zygote is not None
         assert self._members is not None
@@ -693,7 +693,7 @@ class Service:
         is_own = route.input.is_own  # then the hop begins where `start` says
         start_after = state["last_seq"] if route.input.start == "new" and not is_own else 0
         name = source["config"]["name"]
-        run.monitor.see(await first_seen(broker, route.app, route.policy.expiring, time.time_ns() // 1000))
+        governor.see(await first_seen(broker, route.app, route.policy.expiring, time.time_ns() // 1000))
         start = await store.claim(
             InputStream(name, source["created"], state["last_seq"]),
             start_after,
@@ -721,13 +721,12 @@ class Service:
             self._zygote.spawn,
             route.program,
             route.limits,
-            perform=calls.perform,
-            capabilities=calls.signatures,
-            secrets=calls.secrets,
+            capabilities=governor.signatures,
+            secrets=governor.secrets,
             emits=route.emits,
         )
         telemetry = self._telemetry.route(route.name)
-        shared = Shared.of(route, run.survived, calls.secrets, run.monitor.permit)
+        shared = Shared.of(route, run.survived, governor)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
 
 
@@ -756,8 +755,7 @@ class _Run:
     """A route and what runs it."""
 
     route: Route
-    calls: RouteCalls
-    monitor: Monitor
+    governor: Governor
     task: asyncio.Task[None] | None = None
     lanes: Lanes | None = None
     is_stopping: bool = False

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from processor.address import Binding
-from processor.capability.registry import HostCalls, RouteCalls
+from processor.capability.monitor import NO_MANDATE
+from processor.capability.registry import HostCalls
 from processor.errors import ProcessorError
 from processor.reach import BoundSecret, Outbound, Reach
 
@@ -118,6 +119,14 @@ async def refusal(code: str, asking: Awaitable[Any]) -> str:
     return str(refused.value)
 
 
+@dataclass
+class RouteCalls:
+    """What the guests of a route are given: who performs their calls, and the marks of its secrets."""
+
+    perform: Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+    secrets: Mapping[str, str]
+
+
 @asynccontextmanager
 async def outside(
     *allowed: str,
@@ -147,7 +156,8 @@ async def outside(
     ]
     whole = Reach(PLACE, Outbound(allowed_domains=allowed, **settings), secrets=tuple(bound), **(reach or {}))
     try:
-        yield calls.for_route(whole, observe)
+        governor = calls.for_route(whole, NO_MANDATE, observe)
+        yield RouteCalls(governor.lane().perform, governor.secrets)
     finally:
         await calls.close()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from processor.address import Allowed
 from processor.capability.client import Client
-from processor.capability.monitor import Permit
+from processor.capability.permit import Permit, allow_all
 from processor.capability.secrets import Vault
 from processor.reach import Reach
 
@@ -14,12 +15,18 @@ from processor.reach import Reach
 class Connections:
     """A client for each list of allowed hosts, made when it is first needed, and kept until `close`."""
 
-    def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client], permit: Permit) -> None:
+    def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client]) -> None:
         self.reach = reach
-        self.permit = permit
-        self.vault = Vault(reach.secrets, permit)
+        self.permit: Permit = allow_all
+        self.vault = Vault(reach.secrets)
         self._connect = connect
         self._clients: dict[str, Client] = {}
+
+    def under(self, permit: Permit) -> Connections:
+        """The same connections for calls that ask `permit`, of each redirect and each secret."""
+        others = copy.copy(self)
+        others.permit, others.vault = permit, self.vault.under(permit)
+        return others
 
     def client(self, name: str, allowed: Allowed, place: str) -> Client:
         """The client of this name, made for `allowed` when it is first asked for; `place` is its key."""
@@ -29,6 +36,7 @@ class Connections:
 
     async def close(self) -> None:
         """Close the connections. Idempotent; a later call makes new ones."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
+        clients = list(self._clients.values())
+        self._clients.clear()  # which those under other permits share
+        for client in clients:
             await client.close()

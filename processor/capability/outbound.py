@@ -20,7 +20,7 @@ from processor.address import Url, parse_url
 from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
 from processor.capability.client import Answer, Client, Unanswered
 from processor.capability.connections import Connections
-from processor.capability.monitor import Permit
+from processor.capability.permit import Permit
 from processor.capability.row import Arguments, Capability
 from processor.capability.secrets import STEP_BYTES, Vault
 from processor.errors import ProcessorError

@@ -11,6 +11,7 @@ to the one server that was named to them.
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 import secrets
@@ -20,7 +21,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from processor.address import Url
-from processor.capability.monitor import Permit, allow_all
+from processor.capability.permit import Permit, allow_all
 from processor.errors import ProcessorError
 from processor.policy import Ask
 from processor.reach import BoundSecret
@@ -36,13 +37,19 @@ ESCAPED_BYTES = 20  # of one character, in the longest of the forms below
 class Vault:
     """The secrets that one route may use. `marks` is what its guests get: a text for each name."""
 
-    def __init__(self, bound: Sequence[BoundSecret], permit: Permit = allow_all) -> None:
+    def __init__(self, bound: Sequence[BoundSecret]) -> None:
         self._bound = bound
-        self._permit = permit
+        self._permit: Permit = allow_all
         self._scrubbers: dict[frozenset[str], Scrubber] = {}
         self.marks = {secret.name: f"secret.{secret.name}.{secrets.token_hex(16)}" for secret in bound}
         self._by_mark = {self.marks[secret.name]: secret for secret in bound}
         self._marks = re.compile("|".join(map(re.escape, self._by_mark)) or r"(?!)")
+
+    def under(self, permit: Permit) -> Vault:
+        """The same secrets, of each of which `permit` is asked before its value is given out."""
+        other = copy.copy(self)
+        other._permit = permit
+        return other
 
     def scrubber(self, url: Url) -> Scrubber:
         """What takes out of an answer of that server the secrets that are bound to it.

@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from processor.capability.monitor import Monitor
+from processor.capability.monitor import Mandate
 from processor.capability.registry import HostCalls
 from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
 from processor.cli.terminal import (
@@ -161,16 +161,16 @@ async def _run(
     calls = HostCalls()
     zygote = await Zygote.start()
     try:
-        monitor = Monitor(route.name, route.policy)
-        monitor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
-        outside = calls.for_route(route.reach, permit=monitor.permit)
+        governor = calls.for_route(route.reach, Mandate.of(route))
+        governor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
+        monitor = governor.lane()
         spawn = partial(
             zygote.spawn,
             route.program,
             route.limits,
-            perform=outside.perform,
-            capabilities=outside.signatures,
-            secrets=outside.secrets,
+            perform=monitor.perform,
+            capabilities=governor.signatures,
+            secrets=governor.secrets,
             emits=route.emits,
         )
         try:
@@ -189,7 +189,8 @@ async def _run(
             dict.fromkeys([*codec.topics, *events], Outlet()),
             telemetry.route(route.name),
             lambda why: complain(why) if why else None,
-            Shared.of(route, {}, outside.secrets, monitor.permit),
+            Shared.of(route, {}, governor),
+            monitor,
             [shown.read],
         )
         await worker.say("started")

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
-from processor.capability.monitor import Permit, allow_all
+from processor.capability.permit import Permit, allow_all
 from processor.context import parked
 from processor.context.parked import REASON_CHARS, ParkedMessages
 from processor.context.position import Move

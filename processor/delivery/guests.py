@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 
+from processor.capability.monitor import Monitor
 from processor.context.parked import ParkedMessages
 from processor.context.position import UNREADABLE, no_context
 from processor.delivery.breaker import DEATHS
@@ -54,6 +55,7 @@ class Guests:
         settler: Settler,
         hand: Hand,
         replay: Replay,
+        monitor: Monitor,
         letters: ParkedMessages,
         coming_keys: Callable[[], Iterable[str]],
     ) -> None:
@@ -67,6 +69,7 @@ class Guests:
         self._settler = settler
         self._hand = hand
         self._replay = replay
+        self._monitor = monitor
         self._letters = letters
         self._coming_keys = coming_keys
         template = route.output_template
@@ -97,6 +100,7 @@ class Guests:
             self._resident.move_to_end(key)
         forget = self._evicted(keys)
         self._load_ahead()
+        self._monitor.begin()
         calls = self._replay.calls(batch.groups, batch.members)
         if self._route.mode == "stream":
             attempt = self._hand.attempt(batch.members[0][0])

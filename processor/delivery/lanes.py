@@ -47,13 +47,15 @@ class Lanes:
         broker: Broker,
         reader: Reader,
         store: ContextStore,
-        spawn: Callable[[], Awaitable[Guest]],
+        spawn: Callable[..., Awaitable[Guest]],
         outlets: Mapping[str, Outlet],
         telemetry: RouteTelemetry,
         blocked: Callable[[str | None], None],
         shared: Shared,
     ) -> None:
-        """`store` has claimed the partitions, and `reader` reads from where they begin."""
+        """`store` has claimed the partitions, and `reader` reads from where they begin. `spawn` makes a guest
+        whose calls `perform` makes.
+        """
         self._route = route
         self._broker = broker
         self._reader = reader
@@ -73,6 +75,7 @@ class Lanes:
         self._workers = []
         for number, (source, share) in enumerate(zip(sources, shares, strict=True)):
             refused = partial(self._refused, number)
+            monitor = shared.governor.lane(number)
             self._workers.append(
                 Worker(
                     route,
@@ -80,11 +83,12 @@ class Lanes:
                     broker,
                     source,
                     store.part(number, share, refused),
-                    spawn,
+                    partial(spawn, perform=monitor.perform),
                     outlets,
                     telemetry.lane(number),
                     refused,
                     shared,
+                    monitor,
                 )
             )
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from processor.capability.monitor import Permit, allow_all
+from processor.capability.monitor import Governor, Monitor
 from processor.context.parked import ParkedMessage, ParkedMessages
 from processor.context.position import Move
 from processor.context.store import STALE_POSITIONS
@@ -60,21 +60,17 @@ class Shared:
     # By sequence, the tries that a message had before it was written down. It outlives the workers: what this
     # process has survived did not end it.
     survived: dict[int, int]
-    # What stands for the route's secrets in the calls of its guests, by name.
-    marks: Mapping[str, str]
-    permit: Permit = allow_all  # asked before an emit is committed; see `capability.monitor`
+    governor: Governor  # of what their guests may do
     # Held while a message runs that may end the process: only one can then be blamed for it.
     carefully: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
-    def of(
-        cls, route: Route, survived: dict[int, int], marks: Mapping[str, str], permit: Permit = allow_all
-    ) -> Shared:
+    def of(cls, route: Route, survived: dict[int, int], governor: Governor) -> Shared:
         """For workers that have not run yet."""
         limits, breaker = route.limits, route.breaker
         # Guests that use up their time die slowly; a window too short for that would never see them all.
         window_s = max(breaker.window_s, 1.2 * breaker.deaths * limits.wall_s)
-        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived, marks, permit)
+        return cls(Breaker(breaker.deaths, window_s, breaker.pause_s), survived, governor)
 
 
 class Worker:
@@ -92,10 +88,12 @@ class Worker:
         telemetry: RouteTelemetry,
         blocked: Callable[[str | None], None],
         shared: Shared,
+        monitor: Monitor,
         readers: Sequence[ReadRecord] = (),
     ) -> None:
-        """`blocked` is called with why commits are refused, and with None when they are not; `readers` read
-        the record of each run, after what operators are told of it.
+        """`blocked` is called with why commits are refused, and with None when they are not; `monitor` is the
+        one that performs the calls of the guests that `spawn` makes; `readers` read the record of each run,
+        after what operators are told of it.
         """
         self._route = route
         self._codec = codec
@@ -115,7 +113,7 @@ class Worker:
         self._readers = (observer.read, *readers)
         self._due = Due(store.due)
         scope = (route.app, route.name, store.created)
-        self._replay = Replay(scope, route.replay, shared.marks, telemetry.repeated)
+        self._replay = Replay(scope, route.replay, shared.governor.secrets, telemetry.repeated)
         template = route.output_template
         chunk_outlet = outlets.get(template.pattern if template else "", Outlet(live=True))
         is_alone = (
@@ -125,7 +123,7 @@ class Worker:
             or any(outlet.foreign for outlet in outlets.values())
         )
         letters = ParkedMessages(route.app, route.name, broker.max_payload)
-        self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload, shared.permit)
+        self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload, monitor.permit)
         self._gate = Gate(route.name, shared.breaker, telemetry, self.say)
         self._settler = Settler(route, broker, source, store, telemetry, hand, blocked, self._tell)
         self._guests = Guests(
@@ -138,6 +136,7 @@ class Worker:
             self._settler,
             hand,
             self._replay,
+            monitor,
             letters,
             self._coming_keys,
         )

@@ -46,7 +46,7 @@ async def measure(what: str, url: str, allowed: str, count: int, size: int) -> N
     zygote = await Zygote.start()
     try:
         limits = Limits(requests=1_000_000, wall_s=600, cpu_s=600)
-        guest = await zygote.spawn(Program(CALLER, "caller.py"), limits, perform=route.perform)
+        guest = await zygote.spawn(Program(CALLER, "caller.py"), limits, perform=route.lane().perform)
         least = most = 0.0
         for number in range(0, count, 1000):
             query = {"url": url, "calls": min(1000, count - number), "bytes": size}

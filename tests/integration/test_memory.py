@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from processor.capability.registry import HostCalls
 from processor.context.parked import joined
 from processor.context.position import InputStream
 from processor.context.subjects import SubjectParts, public_subject
@@ -76,6 +77,7 @@ class Shop:
         store = MemoryStore(self.memory, route.name, route.partitions, f"life {id(object())}")
         start = await store.claim(SOURCE, 0)
         self._source = source = MemorySource(d for d in self._input if d.sequence >= start)
+        governor = HostCalls().for_route(route.reach)
         codec = codec_for(route)
         topics = [*codec.topics, *([route.events_subject] if route.events_subject else [])]
         worker = Worker(
@@ -88,7 +90,8 @@ class Shop:
             dict.fromkeys(topics, Outlet()),
             Telemetry().route(route.name),
             lambda why: None,
-            Shared.of(route, {}, {}),
+            Shared.of(route, {}, governor),
+            governor.lane(),
         )
         running = asyncio.create_task(worker.run())
         try:

@@ -7,6 +7,7 @@ from functools import partial
 
 import orjson
 
+from processor.capability.registry import HostCalls
 from processor.context.store import ContextStore, InputStream, app_stream
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import Outlet
@@ -69,6 +70,7 @@ async def test_a_route_of_code_runs_through_a_worker(nats_server: EmbeddedServer
             prefetch=100,
         )
         await reader.open()
+        governor = HostCalls().for_route(ROUTE.reach)
         codec, refusals = codec_for(ROUTE), list[str | None]()
         worker = Worker(
             ROUTE,
@@ -80,7 +82,8 @@ async def test_a_route_of_code_runs_through_a_worker(nats_server: EmbeddedServer
             dict.fromkeys([*codec.topics, "events.count"], Outlet()),
             Telemetry().route("count"),
             refusals.append,
-            Shared.of(ROUTE, {}, {}),
+            Shared.of(ROUTE, {}, governor),
+            governor.lane(),
         )
         running = asyncio.create_task(worker.run())
         try:

@@ -64,7 +64,7 @@ async def guests(source: str, language: str, **limits: Any) -> AsyncIterator[Gue
         yield await zygote.spawn(
             Program(source, "runnable.py", language),
             Limits(**limits),
-            perform=route.perform,
+            perform=route.lane().perform,
             capabilities=route.signatures,
         )
     finally:

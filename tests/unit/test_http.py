@@ -12,9 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from processor.address import Binding
-from processor.capability.registry import RouteCalls
 from processor.reach import BoundSecret, StateApi, Stock
-from tests.web import Asked, Say, Web, answer, call, outside, refusal, serving, to
+from tests.web import Asked, RouteCalls, Say, Web, answer, call, outside, refusal, serving, to
 
 CANARY = "K3Y/canary+1"
 SERIES = {

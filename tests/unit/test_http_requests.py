@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from processor.address import Allowed, is_public, parse_url
 from processor.capability.client import Client, resolve
-from processor.capability.registry import HostCalls, RouteCalls
+from processor.capability.registry import HostCalls
 from processor.errors import ProcessorError
 from processor.reach import Outbound, Reach
-from tests.web import PLACE, answer, call, outside, refusal, serving, to
+from tests.web import PLACE, RouteCalls, answer, call, outside, refusal, serving, to
 
 
 async def get(calls: RouteCalls, url: str, **args: Any) -> tuple[dict[str, Any], bytes]:
@@ -412,8 +412,10 @@ async def test_a_slow_look_up_is_part_of_the_deadline() -> None:
         return []
 
     calls = HostCalls(never)
-    route = calls.for_route(Reach(PLACE, Outbound(allowed_domains=("a.example",), timeout_s=0.1)))
-    assert (await get(route, "http://a.example/"))[0]["failed"] == "timeout"
+    governor = calls.for_route(Reach(PLACE, Outbound(allowed_domains=("a.example",), timeout_s=0.1)))
+    assert (await get(RouteCalls(governor.lane().perform, governor.secrets), "http://a.example/"))[0][
+        "failed"
+    ] == "timeout"
     await calls.close()
 
 

@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.address import Binding, parse_url
-from processor.capability.registry import RouteCalls
 from processor.capability.secrets import STEP_BYTES, Scrubber, Vault
 from processor.errors import ProcessorError
 from processor.reach import BoundSecret
-from tests.web import answer, call, outside, refusal, serving, to
+from tests.web import RouteCalls, answer, call, outside, refusal, serving, to
 
 CANARY = 'K3Y/canary+1 "ü<&>\\'
 
