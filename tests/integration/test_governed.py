@@ -198,7 +198,7 @@ async def test_a_line_expires_from_its_first_sight_over_restarts(processor: Star
             [denied] = await said(running, {"url": web.url})
             assert denied["code"] == "E331"
             assert "policy.toml:1 expired 4 min ago (expires_minutes = 60)" in str(denied["said"])
-            (tmp_path / "policy.toml").write_text(text.replace("60", "61"))
+            (tmp_path / "policy.toml").write_text(text.replace("= 60", "= 61"))
             await running.reload()
             await running.until_ready()
             assert await said(running, {"url": web.url}) == [{"status": 200}]
