@@ -524,23 +524,33 @@ def policy(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET", help="explain: to what, such as a URL or a name.")
     ] = None,
-    format: FormatOption = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="test: write the results as JUnit XML.")
+    ] = None,
+    format: Annotated[
+        Literal["human", "json", "toml", "cedar"] | None,
+        typer.Option(
+            "--format", help="human or json; for show also toml (as human) or cedar.", show_default=False
+        ),
+    ] = None,
 ) -> int:
     """Say what the policy files of a configuration allow, and which line says so.
 
     `check` finds faults, and lines that may be mistakes. `explain` decides about one thing that a route may
     want to do, and prints the lines that would allow it; its exit code is 1 where it is denied. `show` prints
-    the lines, for one route those for it. `test` tries every `[[test]]`.
+    the lines and budgets, for one route those for it; short tables as the lines that they stand for. `test`
+    tries every `[[test]]`.
 
     Examples:
     processor policy check market.yaml
     processor policy explain market.yaml enrich http.post https://api.example.com/v1/pay
     processor policy show market.yaml enrich
-    processor policy test market.yaml
+    processor policy show market.yaml --format cedar
+    processor policy test market.yaml --junit policy.xml
     """
     from processor.cli.policies import policy as about_policy
 
-    return about_policy(action, config, route, op, target, format)
+    return about_policy(action, config, route, op, target, format=format, junit=junit)
 
 
 def bench(

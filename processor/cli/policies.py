@@ -5,21 +5,37 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import typer
 
 from processor.cli.inputs import route_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, complain
 from processor.config import Config, load
-from processor.policy import Expectation, Rule, Rules, Verdict, asked, lints
+from processor.policy import Budget, Expectation, Policy, Rule, Rules, Verdict, asked, lints, to_cedar
+from processor.printable import printable
+from processor.route import Route
 
 
 def policy(
-    action: str, file: Path, route: str | None, op: str | None, target: str | None, format: str | None
+    action: str,
+    file: Path,
+    route: str | None,
+    op: str | None,
+    target: str | None,
+    *,
+    format: str | None,
+    junit: Path | None,
 ) -> int:
     """Do one action of the verb. Raises Faults, and ProcessorError for a route that is not there."""
+    if format in ("toml", "cedar") and action != "show":
+        raise typer.BadParameter(f"{format} is a format of show", param_hint="--format")
+    if junit is not None and action != "test":
+        raise typer.BadParameter("only test has results for a file", param_hint="--junit")
     config = load(file, needs_login=False, needs_secrets=False)
-    screen = Screen(format)
+    if format == "cedar":
+        return _show_cedar(config, route)
+    screen = Screen("human" if format == "toml" else format)
     if action == "explain":
         if route is None or op is None or target is None:
             raise typer.BadParameter("explain needs ROUTE, OP and TARGET", param_hint="ROUTE")
@@ -27,7 +43,7 @@ def policy(
     if action == "show":
         return _show(screen, config, route)
     if action == "test":
-        return _test(screen, config)
+        return _test(screen, config, junit)
     return _check(screen, config)
 
 
@@ -76,18 +92,34 @@ def _word(verdict: Verdict) -> str:
 
 
 def _show(screen: Screen, config: Config, name: str | None) -> int:
-    routes = [route_of(config, name)] if name is not None else list(config.routes.values())
-    shown: dict[str, Rule] = {}
-    for route in routes:
+    shown: dict[tuple[str, str], Rule | Budget] = {}
+    for route in _routes(config, name):
         for policy in route.policy.policies:
-            for rule in policy.rules:
-                if name is None or rule.is_for(name):
-                    shown.setdefault(rule.place, rule)
-    for rule in shown.values():
+            lines: list[Rule | Budget] = [*policy.rules, *policy.budgets]
+            for line in lines:
+                if name is None or line.is_for(name):
+                    shown.setdefault((line.place, line.text), line)
+    for line in shown.values():
         if screen.is_json:
-            screen.document(_said(rule))
+            screen.document(_said(line) if isinstance(line, Rule) else _budget_said(line))
         else:
-            screen.line(f"# {rule.place}\n{rule.text}\n")
+            screen.line(f"# {line.place}\n{line.text}\n")
+    return EXIT_OK
+
+
+def _routes(config: Config, name: str | None) -> list[Route]:
+    return [route_of(config, name)] if name is not None else [*config.routes.values()]
+
+
+def _show_cedar(config: Config, name: str | None) -> int:
+    files: dict[Policy, None] = {}
+    for route in _routes(config, name):
+        files |= dict.fromkeys(route.policy.policies)
+    try:
+        Screen("human").line(to_cedar(Rules(tuple(files)), [*config.routes]))
+    except ValueError as err:
+        complain(f"the policy cannot be written as Cedar: {err}")
+        return EXIT_FAILED
     return EXIT_OK
 
 
@@ -101,12 +133,27 @@ def _said(rule: Rule) -> dict[str, Any]:
         "routes": list(rule.routes),
         "expires_minutes": rule.expires_minutes,
         "expires_at_us": rule.expires_at_us,
+        "max_tokens": rule.max_tokens,
     }
 
 
-def _test(screen: Screen, config: Config) -> int:
+def _budget_said(budget: Budget) -> dict[str, Any]:
+    return {
+        "place": budget.place,
+        "budget": budget.name,
+        "kind": budget.kind,
+        "limit": budget.limit,
+        "window": budget.window,
+        "routes": list(budget.routes),
+        "scope": budget.scope,
+        "then": budget.then,
+    }
+
+
+def _test(screen: Screen, config: Config, junit: Path | None) -> int:
     """Try every [[test]] against the policy of its route."""
     failed = count = 0
+    results = ElementTree.Element("testsuite", name="policy")
     cases: dict[str, Expectation] = {}
     for route in config.routes.values():
         for policy in route.policy.policies:
@@ -119,12 +166,25 @@ def _test(screen: Screen, config: Config) -> int:
         count += 1
         failed += not is_right
         by = f" ({verdict.rule})" if verdict.rule else ""
+        name = printable(f"{case.route} {case.ask} is {case.expect}")
+        result = ElementTree.SubElement(results, "testcase", classname=case.place, name=name)
+        if not is_right:
+            ElementTree.SubElement(result, "failure", message=f"expected {case.expect}, found {found}{by}")
         if screen.is_json:
             screen.document(
                 {"place": case.place, "expect": case.expect, "found": found, "rule": verdict.rule}
             )
         elif not is_right:
             screen.line(f"{case.place} {case.route} {case.ask}: expected {case.expect}, found {found}{by}")
+    if junit is not None:
+        results.set("tests", str(count))
+        results.set("failures", str(failed))
+        try:
+            junit.write_bytes(ElementTree.tostring(results, encoding="utf-8", xml_declaration=True))
+        except OSError as err:
+            raise typer.BadParameter(
+                f"{junit} cannot be written: {err.strerror}", param_hint="--junit"
+            ) from err
     if not screen.is_json:
         screen.line(f"{count - failed} of {count} tests are as expected")
     return EXIT_FAILED if failed else EXIT_OK

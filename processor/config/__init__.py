@@ -54,6 +54,7 @@ from processor.config.text import (
 )
 from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
+from processor.policy import clashes
 from processor.policy import load as load_policy
 from processor.reach import BoundSecret
 from processor.route import Route
@@ -222,6 +223,7 @@ def _with_policies(config: Config, files: Mapping[str, RouteFiles]) -> dict[str,
             found[name] = replace(files[name], policy=load_policy(route.policy))
         except Faults as err:
             faults |= dict.fromkeys(err.faults)
+    faults |= dict.fromkeys(clashes(each.policy for each in found.values()))
     if faults:
         raise Faults(list(faults))
     return found

@@ -2,30 +2,38 @@
 
 A line allows, or denies, some methods on some resources of one kind to some routes. Without a file everything
 is allowed that the configuration declares; with one, only what a line allows. `kinds` says what lines are
-about, `rules` decides, `reading` reads files and `lint` doubts what they say.
+about and `budgets` what is counted, `rules` decides, `reading` reads files, `lint` doubts what they say, and
+`cedar` says it in another language.
 
 The grammar is that of seed 001 (`[[capability]]`, TOML); `docs/` has it for users.
 """
 
+from processor.policy.budgets import BUDGET_KINDS, Budget, window_at
+from processor.policy.cedar import to_cedar
 from processor.policy.kinds import KINDS, Ask, asked, file_target, url_target
 from processor.policy.lint import lints
-from processor.policy.reading import load
+from processor.policy.reading import clashes, load
 from processor.policy.rules import ALLOWED, NO_POLICY, Expectation, Policy, Rule, Rules, Verdict, suggest
 
 __all__ = [
     "ALLOWED",
+    "BUDGET_KINDS",
     "KINDS",
     "NO_POLICY",
     "Ask",
+    "Budget",
     "Expectation",
     "Policy",
     "Rule",
     "Rules",
     "Verdict",
     "asked",
+    "clashes",
     "file_target",
     "lints",
     "load",
     "suggest",
+    "to_cedar",
     "url_target",
+    "window_at",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -39,16 +39,31 @@ class PolicyKind:
     resource: str  # what it is, for people
     matcher: Callable[[str], Callable[[str], bool]]  # of a pattern. Raises ValueError
     pattern: Callable[[str], str]  # the pattern that only this target matches
+    samples: Callable[[str], Sequence[str]]  # targets of a pattern that stand for all of them
     is_optional: bool = False  # asked for only where some line of the file is of this kind
+    is_asked: bool = True  # whether anything in this release asks for it
 
 
 def _glob(pattern: str) -> Callable[[str], bool]:
     """`*` is any text; `\\*` is a star."""
     if not pattern:
         raise ValueError("it is empty; '*' is every one")
-    parts = re.split(r"(\\.|\*)", pattern, flags=re.DOTALL)
-    made = "".join(".*" if part == "*" else re.escape(_unescaped(part)) for part in parts)
+    made = "".join(".*" if part in ("*", "**") else re.escape(_unescaped(part)) for part in _parts(pattern))
     return _full(re.compile(made, re.DOTALL))
+
+
+def _glob_samples(pattern: str) -> Sequence[str]:
+    return ["".join(_ANY if part in ("*", "**") else _unescaped(part) for part in _parts(pattern))]
+
+
+# What no pattern names: a pattern that matches it in the place of a star has a star there, too.
+_ANY = "\ue000"
+_MANY = 50  # parts in the place of a pattern for any number of them
+
+
+def _parts(pattern: str) -> list[str]:
+    """A pattern as stars, escapes and what is between them."""
+    return re.split(r"(\\.|\*\*|\*)", pattern, flags=re.DOTALL)
 
 
 def _unescaped(part: str) -> str:
@@ -83,13 +98,34 @@ def file_target(text: str) -> str:
     return f"{found[1]}:{path}" if found[1] else path
 
 
+def _file_samples(pattern: str) -> Sequence[str]:
+    parts = _parts("**" if pattern == "*" else pattern)
+    return [
+        "".join({"*": _ANY, "**": many}.get(part, _unescaped(part)) for part in parts)
+        for many in (_ANY, "/".join([_ANY] * _MANY))
+    ]
+
+
+def _subject_samples(pattern: str) -> Sequence[str]:
+    tokens = pattern.replace("*", _ANY).split(".")
+    if tokens[-1] != ">":
+        return [".".join(tokens)]
+    return [".".join([*tokens[:-1], *[_ANY] * many]) for many in (1, _MANY)]
+
+
+def split_file(pattern: str) -> tuple[str, str]:
+    """The root that a pattern names, or "", and its path. Raises ValueError."""
+    found = _FILE.match(pattern)
+    if found is None or _without_dots(found[2]) != found[2]:
+        raise ValueError("it is root:/path or /path, without dot segments, or '**' for every one")
+    return found[1] or "", found[2]
+
+
 def _file(pattern: str) -> Callable[[str], bool]:
     """`*` is text without a slash, `**` any text, `\\*` a star; alone, each is every file."""
     if pattern not in ("*", "**"):
-        found = _FILE.match(pattern)
-        if found is None or _without_dots(found[2]) != found[2]:
-            raise ValueError("it is root:/path or /path, without dot segments, or '**' for every one")
-    parts = re.split(r"(\\.|\*\*|\*)", "**" if pattern == "*" else pattern, flags=re.DOTALL)
+        split_file(pattern)
+    parts = _parts("**" if pattern == "*" else pattern)
     made = "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(_unescaped(part))) for part in parts)
     return _full(re.compile(made, re.DOTALL))
 
@@ -126,15 +162,21 @@ def _without_dots(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-def _http(pattern: str) -> Callable[[str], bool]:
+def split_http(pattern: str) -> tuple[str, Entry, str | None]:
+    """The scheme of a pattern, or "", its host, and its path where it has one. Raises ValueError."""
     found = _URL.match(pattern)
-    scheme, host, path = (found[1], found[2], found[3]) if found else ("", pattern, None)
-    entry = Entry.parse(host)
-    if scheme and entry.port is None:
-        entry = replace(entry, port=PORTS[scheme])
+    if found is None:
+        return "", Entry.parse(pattern), None
+    entry = Entry.parse(found[2])
+    entry = replace(entry, port=PORTS[found[1]]) if entry.port is None else entry
+    return found[1], entry, found[3] and re.sub(r"%2[aA]", "%2A", found[3])
+
+
+def _http(pattern: str) -> Callable[[str], bool]:
+    scheme, entry, path = split_http(pattern)
     way = None
     if path is not None:
-        parts = re.split(r"(\*\*|\*)", re.sub(r"%2[aA]", "%2A", path))
+        parts = re.split(r"(\*\*|\*)", path)
         made = "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
         way = re.compile(made, re.DOTALL)
 
@@ -150,6 +192,23 @@ def _http(pattern: str) -> Callable[[str], bool]:
     return is_matched
 
 
+def _http_samples(pattern: str) -> Sequence[str]:
+    scheme, entry, path = split_http(pattern)
+    schemes = [scheme] if scheme else ["http", "https"]
+    port = "" if entry.port is None else f":{entry.port}"
+    if entry.network is not None:
+        ends = (entry.network[0], entry.network[-1])
+        hosts = [f"[{address}]" if address.version == 6 else str(address) for address in ends]
+    elif entry.name == "*":
+        hosts = ["any.example", "any-other.test", "9.9.9.9"]
+    else:
+        hosts = [f"any-name{entry.name}" if entry.name.startswith(".") else entry.name]
+    paths = _file_samples((path or "/**").replace("\\", "\\\\"))
+    return [f"{scheme}://{name}{port}{way}" for scheme in schemes for name in hosts for way in paths]
+
+
+_NAMES = (_glob, _escaped, _glob_samples)
+
 KINDS: Mapping[str, PolicyKind] = {
     kind.name: kind
     for kind in (
@@ -159,28 +218,48 @@ KINDS: Mapping[str, PolicyKind] = {
             "a host as in `outbound`, or scheme://host[:port]/path (* is text without a slash, ** any)",
             _http,
             lambda target: target,
+            _http_samples,
         ),
-        PolicyKind("secret", ("use",), "the name of a secret", _glob, _escaped),
+        PolicyKind("secret", ("use",), "the name of a secret", *_NAMES),
         PolicyKind(
             "emit",
             ("publish",),
             "a subject, or a pattern of subjects",
             _subject_pattern,
             lambda target: target,
+            _subject_samples,
         ),
-        PolicyKind("stock", ("read",), "a ticker", _glob, _escaped),
-        PolicyKind("state_data", ("read",), "the id of a state", _glob, _escaped),
-        PolicyKind("tool", ("execute",), "the name of a tool", _glob, _escaped),
-        PolicyKind("infer", ("chat",), "the name of a model", _glob, _escaped),
+        PolicyKind("stock", ("read",), "a ticker", *_NAMES),
+        PolicyKind("state_data", ("read",), "the id of a state", *_NAMES),
+        PolicyKind("tool", ("execute",), "the name of a tool", *_NAMES, is_asked=False),
+        PolicyKind("infer", ("chat",), "the name of a model", *_NAMES, is_asked=False),
         PolicyKind(
             "file",
             ("read", "write", "delete", "list"),
             "root:/path, or a path (* is text without a slash, ** any)",
             _file,
             _escaped,
+            _file_samples,
+            is_asked=False,
         ),
-        PolicyKind("heap", ("read", "alloc", "write", "delete"), "the type of an object", _glob, _escaped),
-        PolicyKind("control", ("call",), "<verb>:<route>", _glob, _escaped, is_optional=True),
+        PolicyKind(
+            "heap",
+            ("read", "alloc", "write", "delete"),
+            "the type of an object",
+            _glob,
+            _escaped,
+            _glob_samples,
+        ),
+        PolicyKind(
+            "control",
+            ("call",),
+            "<verb>:<route>",
+            _glob,
+            _escaped,
+            _glob_samples,
+            is_optional=True,
+            is_asked=False,
+        ),
     )
 }
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
+from processor.policy.budgets import Budget
 from processor.policy.kinds import KINDS, Ask, quoted, readings
 
 
@@ -32,6 +33,7 @@ class Verdict:
     what: str = ""
     remedy: str = ""
     is_shadow: bool = False  # denied by a policy that only watches: it is done all the same
+    max_tokens: int | None = None  # of a model's answer, at most
 
 
 ALLOWED = Verdict(True)
@@ -45,17 +47,19 @@ class Rule:
     kind: str
     resource: str
     methods: frozenset[str]
-    routes: tuple[str, ...]
-    is_deny: bool
-    expires_minutes: int | None
-    expires_at_us: int | None
     is_matched: Callable[[str], bool] = field(compare=False, repr=False)
+    routes: tuple[str, ...] = ()
+    is_deny: bool = False
+    expires_minutes: int | None = None
+    expires_at_us: int | None = None
+    max_tokens: int | None = None  # of a model's answer, at most
 
     @property
     def digest(self) -> str:
         """Tells the line from every other one, wherever in its file it stands."""
         said = [self.kind, self.resource, sorted(self.methods), sorted(self.routes), self.is_deny]
         said += [self.expires_minutes, self.expires_at_us]
+        said += [] if self.max_tokens is None else [self.max_tokens]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def is_for(self, route: str) -> bool:
@@ -83,6 +87,8 @@ class Rule:
             lines.append(f"expires_minutes = {self.expires_minutes}")
         if self.expires_at_us is not None:
             lines.append(f"expires_at = {datetime.fromtimestamp(self.expires_at_us / 1e6, UTC).isoformat()}")
+        if self.max_tokens is not None:
+            lines.append(f"max_tokens = {self.max_tokens}")
         return "\n".join(lines)
 
 
@@ -104,6 +110,7 @@ class Policy:
     rules: tuple[Rule, ...]
     cases: tuple[Expectation, ...] = ()
     is_shadow: bool = False
+    budgets: tuple[Budget, ...] = ()
     # When lines were first seen, by digest, in microseconds: not what the file says, so not compared.
     seen: Mapping[str, int] = field(default_factory=dict, compare=False)
 
@@ -122,7 +129,11 @@ class Policy:
         ends = [(self._ends_us(rule, now_us), rule) for rule in found]
         last_us, rule = max(ends, key=lambda each: float("inf") if each[0] is None else each[0])
         if last_us is None or last_us > now_us:
-            return Verdict(True, rule=rule.place, expires_us=last_us)
+            bounds = [rule.max_tokens for end_us, rule in ends if end_us is None or end_us > now_us]
+            most = max((bound for bound in bounds if bound is not None), default=None)
+            return Verdict(
+                True, rule=rule.place, expires_us=last_us, max_tokens=None if None in bounds else most
+            )
         limit = f"expires_minutes = {rule.expires_minutes}" if rule.expires_minutes else "expires_at"
         ago = _span((now_us - last_us) / 1e6)
         what = f"{ask}: the capability of {rule.place} expired {ago} ago ({limit})"
@@ -151,8 +162,10 @@ class Rules:
         if not self.policies:
             return ""
         digests = [rule.digest for policy in self.policies for rule in policy.rules]
-        said = json.dumps([[policy.file, policy.is_shadow] for policy in self.policies] + [digests])
-        return hashlib.sha256(said.encode()).hexdigest()[:12]
+        budgets = [budget for policy in self.policies for budget in policy.budgets]
+        said: list[object] = [[policy.file, policy.is_shadow] for policy in self.policies]
+        said += [digests, *([budget.text for budget in budgets] if budgets else [])]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
     @property
     def expiring(self) -> frozenset[str]:
@@ -163,6 +176,15 @@ class Rules:
     def with_seen(self, seen: Mapping[str, int]) -> Rules:
         """The same, with when lines were first seen: by digest, in microseconds since 1970."""
         return Rules(tuple(replace(policy, seen=dict(seen)) for policy in self.policies))
+
+    def budgets_of(self, route: str) -> list[Budget]:
+        """The budgets that a route is charged; those of a policy that only watches do no more than warn."""
+        return [
+            replace(budget, then="warn") if policy.is_shadow else budget
+            for policy in self.policies
+            for budget in policy.budgets
+            if budget.is_for(route)
+        ]
 
     def about(self, route: str, ask: Ask) -> list[Rule]:
         """Every line that is about an ask."""
@@ -175,7 +197,7 @@ class Rules:
             for policy in self.policies:
                 found = policy.decide(route, reading, now_us)
                 if found.is_allowed:
-                    verdict = _sooner(verdict, found)
+                    verdict = _narrower(verdict, found)
                 elif found.is_shadow:
                     shadow = shadow or found
                 else:
@@ -186,10 +208,13 @@ class Rules:
 NO_POLICY = Rules()
 
 
-def _sooner(one: Verdict, other: Verdict) -> Verdict:
+def _narrower(one: Verdict, other: Verdict) -> Verdict:
+    """Of two that allow, the one that ends sooner, with the bounds of both."""
+    found = one
     if one.expires_us is None or (other.expires_us is not None and other.expires_us < one.expires_us):
-        return other
-    return one
+        found = other
+    bounds = [each.max_tokens for each in (one, other) if each.max_tokens is not None]
+    return replace(found, max_tokens=min(bounds)) if bounds else found
 
 
 def suggest(route: str, ask: Ask) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import orjson
@@ -300,6 +301,63 @@ async def test_show_prints_the_lines_for_a_route(config: Path) -> None:
     assert [rule.digest for rule in first.policies[0].rules] == [
         rule.digest for rule in second.policies[0].rules
     ]
+
+
+async def test_show_writes_short_tables_as_lines_in_any_of_its_formats(config: Path) -> None:
+    """TOML with places, JSON objects, or Cedar; a file that Cedar has no words for is refused by its line."""
+    policy = config.parent / "policy.toml"
+    policy.write_text("[net]\nallow = ['a.example']\n[budgets]\nrequests = 5\n")
+    code, out, _ = await cli("policy", "show", config, "--format", "toml")
+    assert code == 0
+    assert '# policy.toml:2\n[[capability]]\nname = "http"\nresource = "a.example"' in out
+    assert '# policy.toml:4\n[[budget]]\nname = "requests"\nkind = "requests"\nlimit = 5' in out
+    code, out, _ = await cli("policy", "show", config, "enrich", "--format", "json")
+    rule, budget = map(orjson.loads, out.splitlines())
+    assert (rule["place"], rule["resource"]) == ("policy.toml:2", "a.example")
+    assert (budget["budget"], budget["limit"], budget["then"]) == ("requests", 5, "deny")
+    code, out, _ = await cli("policy", "show", config, "--format", "cedar")
+    assert code == 0
+    assert '@place("policy.toml:2")\npermit (principal, action in [Action::"http.delete", ' in out
+    policy.write_text("[net]\ndeny = ['https://a.example/*/**/x']\n")
+    code, out, err = await cli("policy", "show", config, "--format", "cedar")
+    assert (code, out) == (1, "")
+    assert "policy.toml:2: Cedar cannot say a path with '*'" in err
+
+
+async def test_results_of_tests_are_written_as_junit(config: Path) -> None:
+    """A suite with a case for each [[test]], and a failure in each that is not as expected."""
+    policy = config.parent / "policy.toml"
+    policy.write_text(policy.read_text().replace('expect = "deny"', 'expect = "allow"'))
+    results = config.parent / "results.xml"
+    code, _, _ = await cli("policy", "test", config, "--junit", results)
+    suite = ElementTree.parse(results).getroot()
+    assert (code, suite.get("tests"), suite.get("failures")) == (1, "2", "1")
+    [right, wrong] = suite
+    assert (right.get("classname"), [*right]) == ("policy.toml:11", [])
+    assert [each.get("message") for each in wrong] == ["expected allow, found deny (policy.toml:6)"]
+    assert (await cli("policy", "check", config, "--junit", results))[0] == 2
+
+
+@pytest.fixture
+def two_routes(config: Path) -> Path:
+    """A configuration whose two routes have a policy file each, with a budget of the same name."""
+    budget = '[[budget]]\nname = "b"\nkind = "requests"\nlimit = 5\nwindow = "day"\n'
+    for name in ("one", "two"):
+        (config.parent / f"{name}.toml").write_text(budget)
+    route = "    input: in\n    runnable: r.py\n"
+    (config.parent / "r.py").write_text(
+        "class Runnable:\n    def process(self, queries):\n        return []\n"
+    )
+    routes = f"routes:\n  a:\n{route}    policy: one.toml\n  b:\n{route}    policy: two.toml\n"
+    config.write_text(f"app: app\n{routes}")
+    return config
+
+
+async def test_routes_have_one_budget_of_a_name(two_routes: Path) -> None:
+    """An app has one account for a name: two files of two routes cannot mean two by it."""
+    code, _, err = await cli("policy", "check", two_routes)
+    assert code == 2
+    assert "two.toml:1:1 E111 there is a budget 'b' already, in one.toml:1: give one another name" in err
 
 
 async def test_two_processors_agree_when_a_line_was_first_seen(

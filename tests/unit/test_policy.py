@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.errors import Faults
-from processor.policy import KINDS, Ask, Rules, asked, load, suggest, url_target
+from processor.policy import KINDS, Ask, Rules, asked, lints, load, suggest, url_target, window_at
+from processor.policy.budgets import Window
 
 NOW_US = 1_800_000_000_000_000
 MINUTE_US = 60_000_000
@@ -349,3 +351,245 @@ def test_an_operation_that_is_none_is_named(op: str, says: str) -> None:
     with pytest.raises(ValueError, match=r"there is no operation|has no method") as caught:
         asked(op, "https://a.example/")
     assert says in str(caught.value)
+
+
+SHORT = """
+[fs]
+read = ["data:/in/**"]
+write = [
+  "data:/out/*",   # "not/this" [nor this]
+  'tmp:/x]',
+]
+deny = ["data:/secret/**"]
+[net]
+allow = ["a.example", "https://b.example/v1/*"]
+[tools]
+allow = ["add"]
+deny = ["calc/*"]
+[infer]
+models = ["gpt-*"]
+max_tokens = 64
+[budgets]
+requests = 10
+bytes = 1_000_000
+"""
+
+
+def test_short_tables_stand_for_lines_with_their_own_places(policy: Made) -> None:
+    """Each item of a list is a line, where it stands; comments and other brackets are none of it."""
+    [made] = policy(SHORT).policies
+    assert [(rule.place, rule.kind, rule.resource, rule.is_deny) for rule in made.rules] == [
+        ("policy.toml:3", "file", "data:/in/**", False),
+        ("policy.toml:5", "file", "data:/out/*", False),
+        ("policy.toml:6", "file", "tmp:/x]", False),
+        ("policy.toml:8", "file", "data:/secret/**", True),
+        ("policy.toml:10", "http", "a.example", False),
+        ("policy.toml:10", "http", "https://b.example/v1/*", False),
+        ("policy.toml:12", "tool", "add", False),
+        ("policy.toml:13", "tool", "calc/*", True),
+        ("policy.toml:15", "infer", "gpt-*", False),
+    ]
+    assert [(each.place, each.name, each.kind, each.limit, each.window) for each in made.budgets] == [
+        ("policy.toml:18", "requests", "requests", 10, "run"),
+        ("policy.toml:19", "bytes", "bytes", 1_000_000, "run"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "op, target, is_in",
+    [
+        ("file.read", "data:/in/a/b", True),
+        ("file.list", "data:/in/a", True),
+        ("file.write", "data:/in/a", False),
+        ("file.delete", "data:/out/a", True),
+        ("file.read", "data:/secret/a", False),
+        ("http.delete", "https://a.example/x", True),
+        ("http.get", "https://b.example/v2/x", False),
+        ("tool", "add", True),
+        ("tool", "calc/add", False),
+        ("inference", "gpt-4o", True),
+    ],
+)
+def test_short_tables_mean_what_their_lines_mean(policy: Made, op: str, target: str, is_in: bool) -> None:
+    """Reading is reading and listing, writing is writing and deleting, and a host is asked in any way."""
+    assert policy(SHORT).decide("r", asked(op, target), NOW_US).is_allowed is is_in
+
+
+def test_the_text_of_a_line_is_the_line(policy: Made) -> None:
+    """What `show` prints, in any form it was written, is read again as the same lines and budgets."""
+    budget = "[[budget]]\nname = 'b'\nkind = 'compute'\nlimit = 5\nwindow = 'day'\nscope = 'route'\n"
+    [made] = policy(SHORT + budget + "routes = ['a*']\nthen = 'warn'\n").policies
+    [again] = policy("\n".join(line.text for line in (*made.rules, *made.budgets))).policies
+    assert [rule.digest for rule in again.rules] == [rule.digest for rule in made.rules]
+    assert [each.text for each in again.budgets] == [each.text for each in made.budgets]
+    assert {each.name: each.then for each in again.budgets} == {
+        "b": "warn", "requests": "deny", "bytes": "deny",
+    }  # fmt: skip
+
+
+def test_the_tokens_of_a_model_are_bounded_by_the_line_that_allows_most(policy: Made) -> None:
+    """Of the lines that live; a line without a bound has none; of several files the lower bound counts."""
+    chat = asked("infer", "gpt-4o")
+    few = line("infer", "gpt-*", more="max_tokens = 10")
+    more = line("infer", "gpt-4*", more="max_tokens = 20")
+    assert policy(few + more).decide("r", chat, NOW_US).max_tokens == 20
+    assert policy(few, more).decide("r", chat, NOW_US).max_tokens == 10
+    assert policy(few + line("infer", "*")).decide("r", chat, NOW_US).max_tokens is None
+    dead = line("infer", "*", more="expires_at = 2020-01-01T00:00:00Z")
+    assert policy(few + dead).decide("r", chat, NOW_US).max_tokens == 10
+
+
+def budget(**said: object) -> str:
+    lines = {"name": "b", "kind": "requests", "limit": 100, "window": "day"} | said
+    return "[[budget]]\n" + "".join(f"{key} = {value!r}\n" for key, value in lines.items() if value != "")
+
+
+@pytest.mark.parametrize(
+    "text, place, says",
+    [
+        (budget(kind="request"), "3:1",
+         "there is no kind 'request' of budgets; there are requests, bytes, compute, wall_time, outputs, "
+         "output_bytes. Did you mean 'requests'?"),
+        (budget(kind="tokens"), "3:1", "nothing counts tokens in this release; what can be counted: "),
+        (budget(kind="memory"), "3:1", "nothing counts memory in this release"),
+        (budget(window="week"), "5:1",
+         "window is 'run', 'minute', 'hour', 'day', 'month' or 'life', not 'week'"),
+        (budget(window=""), "1:1", "window is missing: it is 'run', 'minute'"),
+        (budget(limit=0), "4:1", "limit is a whole number from 1 to 9007199254740992, not 0"),
+        (budget(limit=1.5), "4:1", "limit is a whole number from 1 to 9007199254740992, not 1.5"),
+        (budget(limit=""), "1:1", "limit is missing"),
+        (budget(name="a.b"), "2:1", "a name is up to 63 letters, digits, '_' and '-', not 'a.b'"),
+        (budget(name=""), "1:1", "name is missing"),
+        (budget(then="stop"), "6:1", "then is 'deny', 'wait' or 'warn', not 'stop'"),
+        (budget(scope="rout"), "6:1", "scope is 'shared' or 'route', not 'rout'. Did you mean 'route'?"),
+        (budget(windw="day"), "6:1", "there is no key 'windw' in budget. Did you mean 'window'?"),
+        (budget(kind="compute", then="deny"), "6:1", "compute is known when a run has ended, and no call"),
+        (budget(kind="outputs", window="run"), "5:1", "outputs is known when a run has ended: a window"),
+        (budget(window="run", then="wait"), "6:1", "a run does not wait for its own end"),
+        (budget(window="run", scope="route"), "6:1", "a budget of a run is nobody else's"),
+        (budget() + budget(kind="bytes"), "6:1", "there is a budget 'b' already, in policy.toml:1"),
+        ("[budgets]\nrequests = 1\n" + budget(name="requests"), "3:1",
+         "there is a budget 'requests' already, in policy.toml:2"),
+        ("[budgets]\n tokens = 5", "2:2", "nothing counts tokens in this release"),
+        ("[budgets]\nrequest = 5", "2:1", "there is no kind 'request' of budgets; there are "),
+        ("[budgets]\nrequests = 'many'", "2:1", "requests is a whole number from 1 to"),
+        ("[budgets]\ncompute = 5", "2:1", "compute is known when a run has ended: write a [[budget]]"),
+        ("[net]\nalow = ['a']", "2:1", "there is no key 'alow' in net. Did you mean 'allow'?"),
+        ("[net]\nallow = 'a'", "2:1", "allow is a list of texts"),
+        ("[net]\nallow = [\n  'a.example',\n  'ftp://b']", "4:3", "resource 'ftp://b', a host as in"),
+        ("[fs]\nread = ['a.csv']", "2:9", "resource 'a.csv', root:/path"),
+        ("[fs]\nread = ['data:/a/../b']", "2:9", "without dot segments"),
+        ("[infer]\nmax_tokens = 5", "2:1", "max_tokens bounds the models, and there are none"),
+        ("[infer]\nmodels = ['a']\nmax_tokens = -1", "3:1", "max_tokens is a whole number"),
+        (line("stock", "I", more="max_tokens = 5"), "5:1", "max_tokens is for lines that allow models"),
+        ("[[net]]\nallow = ['a']", "1:1", "net is a table: write [net]"),
+        ("settings = 5", "1:1", "settings is a table: write [settings]"),
+        ("[budget]\nname = 'b'", "1:1", "budget is a list of tables: write [[budget]]"),
+        ("[[capability]]\nresource = 'a'\nmethods = ['get']", "1:1", "name is missing"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_short_tables_and_budgets_has_its_place(
+    policy: Made, text: str, place: str, says: str
+) -> None:
+    """Line and column, the offending value, and the nearest word that there is; one fault, and no more."""
+    with pytest.raises(Faults) as caught:
+        policy(text)
+    [fault] = caught.value.faults
+    assert f"{fault.line}:{fault.column}" == place, fault
+    assert fault.code == "E111"
+    assert says in fault.text
+
+
+def test_two_files_have_one_budget_of_a_name(policy: Made, tmp_path: Path) -> None:
+    """A name is an account of the app: two files cannot mean two accounts by it."""
+    with pytest.raises(Faults, match=r"2\.toml:1:1 E111 there is a budget 'b' already, in policy\.toml:1"):
+        policy(budget(), budget())
+
+
+def test_what_is_odd_about_a_line_is_told(policy: Made) -> None:
+    """Lines that can never matter, patterns of everything, ends in the past, and names that are not there."""
+    text = (
+        line("http", "https://a.example/v1/*", "['get']")  # 1: held by 11
+        + line("http", "https://a.example/secret/x", "['get']")  # 6: denied by 16
+        + line("http", "a.example", "['get', 'post']")  # 11
+        + line("http", "https://a.example/secret/**", more="effect = 'deny'")  # 16
+        + line("secret", "pay_kye", "['use']")  # 21
+        + line("emit", "orders.*", "['publish']", "routes = ['enrch']")  # 26
+        + line("emit", "orders.*", "['publish']", "expires_at = 2020-01-01T00:00:00Z")  # 31
+        + line("heap", "*", "['read']")  # 36
+        + line("tool", "add", "['execute']")  # 41
+        + line("state_data", "x", "['read']")  # 46
+        + line("state_data", "x", "['read']")  # 51: the same again
+        + budget(routes=["enrch"])  # 56
+    )
+    found = list(lints(policy(text), ["enrich"], ["pay_key"], NOW_US))
+    assert [(place.removeprefix("policy.toml:"), says) for place, says in found] == [
+        ("26", "routes: no route is named 'enrch'. Did you mean 'enrich'?"),
+        ("56", "routes: no route is named 'enrch'. Did you mean 'enrich'?"),
+        ("21", "there is no secret 'pay_kye'. Did you mean 'pay_key'?"),
+        ("31", "it has expired, so it allows nothing"),
+        ("36", "resource: '*' allows every one; name those that are needed"),
+        ("41", "nothing in this release asks for tool, so the line has no effect yet"),
+        ("1", "it can never matter: policy.toml:11 allows all of it"),
+        ("6", "it can never matter: policy.toml:16 denies all of it"),
+        ("51", "it can never matter: policy.toml:46 allows all of it"),
+    ]
+
+
+def test_a_deny_of_another_file_makes_a_line_useless_unless_it_only_watches(policy: Made) -> None:
+    """A deny anywhere wins, but one in shadow mode denies nothing."""
+    allow, deny = line("stock", "IBM", "['read']"), line("stock", "*", more="effect = 'deny'")
+    [(place, says)] = lints(policy(allow, deny), ["r"], [], NOW_US)
+    assert (place, says) == ("policy.toml:1", "it can never matter: 2.toml:1 denies all of it")
+    assert not list(lints(policy(allow, "[settings]\nmode = 'shadow'\n" + deny), ["r"], [], NOW_US))
+
+
+@pytest.mark.parametrize(
+    "kind, wide, narrow, is_held",
+    [
+        ("stock", "a*", "ab*", True),
+        ("stock", "ab*", "a*", False),
+        ("stock", "a*b", "a*xb", True),
+        ("stock", "a\\*", "a*", False),
+        ("emit", "a.>", "a.*.b", True),
+        ("emit", "a.*", "a.>", False),
+        ("file", "d:/a/**", "d:/a/*", True),
+        ("file", "d:/a/*", "d:/a/**", False),
+        ("file", "d:/a/*/*", "d:/a/**", False),
+        ("http", "*.a.example", "b.a.example", True),
+        ("http", "a.example", "https://a.example/x", True),
+        ("http", "https://a.example", "a.example", False),
+        ("http", "a.example", "a.example:8443", False),
+        ("http", "10.0.0.0/8", "10.1.0.0/16", True),
+        ("http", "10.1.0.0/16", "10.0.0.0/8", False),
+        ("http", "*", "*.a.example", True),
+        ("http", "https://a.example/*/x", "https://a.example/y/x", True),
+    ],
+)
+def test_one_pattern_holds_another(policy: Made, kind: str, wide: str, narrow: str, is_held: bool) -> None:
+    """Where everything that one matches is matched by the other, the narrower line can never matter."""
+    method = f"['{KINDS[kind].methods[0]}']"
+    found = list(lints(policy(line(kind, narrow, method) + line(kind, wide, method)), ["r"], [], NOW_US))
+    assert (("policy.toml:1", "it can never matter: policy.toml:6 allows all of it") in found) is is_held
+
+
+@pytest.mark.parametrize(
+    "window, name, ends",
+    [
+        ("minute", "2027-01-15T08:00", "2027-01-15T08:01:00"),
+        ("hour", "2027-01-15T08", "2027-01-15T09:00:00"),
+        ("day", "2027-01-15", "2027-01-16T00:00:00"),
+        ("month", "2027-01", "2027-02-01T00:00:00"),
+        ("life", "life", None),
+        ("run", "run", None),
+    ],
+)
+def test_a_window_is_that_of_utc(window: Window, name: str, ends: str | None) -> None:
+    """Its name and its end, whatever the zone of the machine."""
+    found, ends_us = window_at(window, NOW_US)
+    assert found == name
+    assert ends_us == (None if ends is None else datetime.fromisoformat(f"{ends}+00:00").timestamp() * 1e6)
+    if ends_us is not None:
+        later, _ = window_at(window, ends_us)
+        assert later > name
+        assert window_at(window, ends_us - 1)[0] == name
