@@ -457,6 +457,16 @@ ERRORS: Mapping[str, ErrorCode] = {
             "Publish the messages again, or redrive dead letters.",
         ),
         ErrorCode(
+            "E414",
+            "the stream of the audit cannot be made, or does not keep what it copies",
+            "Make room, or change the stream as the sentence says; routes wait, so that no run is unaudited.",
+        ),
+        ErrorCode(
+            "E415",
+            "a chain of the audit is broken: an entry was changed or removed",
+            "Run `processor audit verify`, and follow the runbook.",
+        ),
+        ErrorCode(
             "E417",
             "the streams do not hold a subject as the route needs it",
             "Put each input into one stream, and each subject of an output into a stream.",

@@ -35,6 +35,7 @@ from processor.context.position import InputStream
 from processor.context.sightings import first_seen
 from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
+from processor.delivery.audit_copy import prepare_audit
 from processor.delivery.effects import Outlet
 from processor.delivery.key_change import KeyChange
 from processor.delivery.lanes import Lanes
@@ -258,7 +259,7 @@ class Service:
         restart, and E359 for a configuration without routes that run now, unless it `may_remove` them; then
         everything runs on as it was.
         """
-        fixed = ("app", "nats", "sandbox", "http", "control")
+        fixed = ("app", "nats", "sandbox", "http", "control", "audit")
         moved = [name for name in fixed if getattr(config, name) != getattr(self._config, name)]
         if moved:
             raise ProcessorError(
@@ -669,6 +670,7 @@ class Service:
         assert self._zygote is not None
         await self._zygote.prepare(route.program)
         await self._broker.connected()
+        await prepare_audit(self._broker, self._config)
         return await self._streams.source(route), await self._streams.outlets(route)
 
     async def _lanes(self, run: _Run, source: dict[str, Any], outlets: dict[str, Outlet]) -> Lanes:

@@ -50,7 +50,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["chunks", "gate"],
             ["effects"],
             ["backlog", "hand", "holdings", "key_change", "memory"],
-            ["breaker", "codec", "due", "members", "observe"],
+            ["audit_copy", "breaker", "codec", "due", "members", "observe"],
             ["publisher", "replay", "source", "store", "waiting"],
         ],
     ),

@@ -126,7 +126,11 @@ def load(
     secrets: dict[str, BoundSecret] = {}
     if config:
         found = [*app_faults(config), *read_secrets(config, env, secrets)]
-        spared = {key for key, needed in (("nats", needs_login), ("secrets", needs_secrets)) if not needed}
+        spared = {
+            key
+            for key, needed in (("nats", needs_login), ("secrets", needs_secrets), ("audit", needs_secrets))
+            if not needed
+        }
         found = [each for each in found if not is_absence(each, spared)]
         if not needs_secrets:
             secrets |= {

@@ -32,6 +32,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from processor.config.auditing import AuditLevel, AuditSettings
 from processor.config.forms import (
     File,
     Listed,
@@ -785,6 +786,7 @@ class Config(Settings):
         description="Policy files (TOML), such as policy.toml, relative to this file. With one, Runnables may"
         " do only what a line of it allows; of several each must allow.",
     )
+    audit: AuditSettings = Field(default=AuditSettings(), description="Who did what, kept and sealed.")
     stock: StockSettings = Field(default=StockSettings(), description="Default of every route's `stock`.")
     state_api: StateApiSettings = Field(
         default=StateApiSettings(), description="Default of every route's `state_api`."
@@ -833,6 +835,19 @@ class Config(Settings):
     def routes(self) -> Mapping[str, Route]:
         """The routes by name, as they run: made once, when the configuration was loaded."""
         return self._routes
+
+    @property
+    def audit_level(self) -> AuditLevel:
+        """What is recorded of runs: as `audit.level` says, or as a policy makes it."""
+        if self.audit.level is not None:
+            return self.audit.level
+        is_governed = bool(self.policy) or any(route.policy for route in self.route_settings.values())
+        return "calls" if is_governed else "off"
+
+    @property
+    def audit_origin(self) -> str:
+        """The name of the app's audit in its seals."""
+        return f"{self.audit.origin}/{self.app}"
 
     def with_routes(self, routes: Mapping[str, Route]) -> Config:
         """The same configuration with these routes to run."""

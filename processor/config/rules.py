@@ -18,11 +18,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from processor.address import parse_url
+from processor.config.auditing import AuditSettings
 from processor.config.forms import Place, Settings, Text, read_secret
 from processor.config.keys import Config, Nats, OutputSettings, RouteSettings
 from processor.config.outside import SECRET_CHARS, SecretSource
 from processor.config.source import LOGINS, YamlSource, dotted
 from processor.errors import ConfigError, Faults
+from processor.notes import read_private_key
 from processor.reach import BoundSecret
 from processor.route import Route, Routing, Selector
 from processor.schedule import has_calendar, is_once
@@ -269,6 +271,26 @@ def app_faults(config: Config) -> Iterator[Contradiction]:
     yield from _file_fault(("dev", "feed"), config.dev.feed if config.dev else None)
     yield from _topic_faults(config)
     yield from _secret_faults(config)
+    yield from _audit_faults(config)
+
+
+def _audit_faults(config: Config) -> Iterator[Contradiction]:
+    audit, unset = config.audit, AuditSettings()
+    chosen = [name for name in AuditSettings.model_fields if getattr(audit, name) != getattr(unset, name)]
+    if config.audit_level == "off":
+        for name in (name for name in chosen if name != "level"):
+            why = "its level is off" if audit.level else "there is no policy, and audit.level is not set"
+            yield ("audit", name), "E106", f"audit.{name} has no effect: {why}"
+        return
+    if audit.stream == "external" and "keep" in chosen:
+        yield ("audit", "keep"), "E106", "audit.keep has no effect: the stream is made by others"
+    place: Place = ("audit", "key_file")
+    if audit.key_file is None or (yield from _file_fault(place, audit.key_file)):
+        return
+    try:
+        read_private_key(Path(audit.key_file).read_bytes())
+    except (OSError, ValueError) as err:
+        yield place, "E107", f"audit.key_file is {audit.key_file}: {err}; `processor audit keygen` makes one"
 
 
 def nearly_connected(config: Config) -> Iterator[tuple[str, str]]:
@@ -452,10 +474,13 @@ def _topics(name: str, route: RouteSettings) -> Iterator[tuple[str, str, bool]]:
         yield pattern, f"routes.{name}.emits", True
 
 
-def _file_fault(place: Place, file: str | None) -> Iterator[Contradiction]:
+def _file_fault(place: Place, file: str | None) -> Generator[Contradiction, None, bool]:
+    """A file that is named and cannot be read; whether it is so."""
     if file and not os.access(file, os.R_OK):
         why = "cannot be read" if os.path.exists(file) else "does not exist"
         yield place, "E107", f"{dotted(place)} is {file}, which {why}"
+        return True
+    return False
 
 
 # What a route's missing keys are taken from at the top.

@@ -18,7 +18,7 @@ from processor.subject import app_root, schedule_subject
 
 Kind = Literal[
     "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
-    "feed", "policy",
+    "feed", "policy", "audit", "chain",
 ]  # fmt: skip
 
 PositionKind = Literal["pos", "hop"]
@@ -41,6 +41,8 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("plan.<route>", "which schedule was stored"),
     ("ctl.<route>", "whether the route is paused, by whom and why"),
     ("policy", "when each line of the policies was first seen"),
+    ("audit.<route>.<partition>", "a record of the audit"),
+    ("chain.<name>.0", "where a chain of the audit ends that belongs to no partition"),
     ("feed", "how far `processor dev` has fed"),
 )
 
@@ -52,6 +54,11 @@ WHOLE = "=all"
 def app_stream(app: str) -> str:
     """The name of an app's stream."""
     return f"P_{app}"
+
+
+def audit_stream(app: str) -> str:
+    """The name of the stream that keeps an app's audit."""
+    return f"AUDIT_{app}"
 
 
 def is_app_stream(name: str) -> bool:
@@ -77,6 +84,22 @@ def public_subject(app: str, stored: str) -> str:
 def policy_record(app: str) -> str:
     """Where an app notes when it first saw the lines of its policies."""
     return f"{app_root(app)}.policy"
+
+
+def audit_subject(app: str, chain: str) -> str:
+    """Where the records of a chain are committed."""
+    return f"{app_root(app)}.audit.{chain}"
+
+
+def chain_record(app: str, chain: str) -> str:
+    """Where a chain ends that belongs to no partition."""
+    return f"{app_root(app)}.chain.{chain}"
+
+
+def chain_of(app: str, subject: str) -> str:
+    """The chain whose records are committed to a subject; empty where it is of another kind."""
+    start = audit_subject(app, "")
+    return subject.removeprefix(start) if subject.startswith(start) else ""
 
 
 def feed_record(app: str) -> str:

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from processor.audit import CONTROL
 from processor.context.subjects import (
     TABLE,
     WHOLE,
@@ -14,6 +15,8 @@ from processor.context.subjects import (
     RouteSubjects,
     SubjectParts,
     app_stream,
+    audit_subject,
+    chain_record,
     committed_subject,
     dead_letter_id,
     every,
@@ -79,6 +82,14 @@ BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
     "plan.<route>": (lambda: OWN.plan, "p.shop.plan.orders", SubjectParts("plan", "orders", None, ())),
     "ctl.<route>": (lambda: OWN.pause, "p.shop.ctl.orders", SubjectParts("ctl", "orders", None, ())),
     "policy": (lambda: policy_record("shop"), "p.shop.policy", SubjectParts("policy", "", None, ())),
+    "audit.<route>.<partition>": (
+        lambda: audit_subject("shop", "orders.7"),
+        "p.shop.audit.orders.7",
+        SubjectParts("audit", "orders", 7, ()),
+    ),
+    "chain.<name>.0": (
+        lambda: chain_record("shop", CONTROL), "p.shop.chain.=ctl.0", SubjectParts("chain", "=ctl", 0, ()),
+    ),
     "feed": (lambda: feed_record("shop"), "p.shop.feed", SubjectParts("feed", "", None, ())),
 }  # fmt: skip
 
