@@ -122,6 +122,8 @@ SLOW = {
 }
 # What releases a view that others hold, too, and what a build with assertions has to test itself.
 LEFT_OUT = SLOW | {"release", "__exit__", "test_c_api"}
+# A deque that is repeated until memory is used up loses the MemoryError: a SystemError, or an assertion.
+REPEATS = {"__mul__", "__rmul__", "__imul__"}
 
 BINARY = [
     operator.add,
@@ -663,7 +665,11 @@ def arguments():
 def operate(a, b, c):
     how = M.below(14)
     if how < 5:
-        return M.one_of(BINARY)(a, b)
+        binary = M.one_of(BINARY)
+        is_repeat = binary is operator.mul or binary is operator.imul
+        if is_repeat and (isinstance(a, collections.deque) or isinstance(b, collections.deque)):
+            return None
+        return binary(a, b)
     if how == 5:
         a[b] = c
     elif how == 6:
@@ -707,7 +713,8 @@ def step():
             thing = M.one_of(M.pool)
             if type(thing) is memoryview:
                 thing = memoryview(thing)
-            names = [] if isinstance(thing, Evil) else [name for name in dir(thing) if name not in LEFT_OUT]
+            left_out = LEFT_OUT | REPEATS if isinstance(thing, collections.deque) else LEFT_OUT
+            names = [] if isinstance(thing, Evil) else [name for name in dir(thing) if name not in left_out]
             M.hand = [thing, *args]
             M.method_of = thing
             given = getattr(thing, M.one_of(names))(*args, **named) if names else None
