@@ -1,4 +1,4 @@
-"""A command of ours on a terminal of 80 columns and 24 lines, and what a person sees there."""
+"""A command on a terminal, of 80 columns and 24 lines unless said otherwise, and what a person sees there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,17 +57,27 @@ class Terminal:
 
 @contextmanager
 def on_a_terminal(folder: Path, *arguments: object, **env: str) -> Iterator[Terminal]:
-    """Run a command at the terminal; it is killed if it still runs when the block ends."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    """Run a command of ours at the terminal; it is killed if it still runs when the block ends."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "PROCESSOR_"))}
+    command = [sys.executable, "-m", "processor", *map(str, arguments)]
+    with at_a_terminal(folder, command, {**own, "PYTHONPATH": str(ROOT), **env}, columns=COLUMNS) as terminal:
+        yield terminal
+
+
+@contextmanager
+def at_a_terminal(
+    folder: Path, command: Sequence[str], env: dict[str, str], *, columns: int
+) -> Iterator[Terminal]:
+    """Run any command at a terminal; it is killed if it still runs when the block ends."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "processor", *map(str, arguments)],
+        command,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         cwd=folder,
-        env={**own, "PYTHONPATH": str(ROOT), "PROCESSOR_HTTP_PORT": "0", "NO_COLOR": "1", **env},
+        env={"PROCESSOR_HTTP_PORT": "0", "NO_COLOR": "1", **env},
     )
     os.close(theirs)
     try:

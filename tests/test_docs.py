@@ -9,8 +9,6 @@ import inspect
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -229,31 +227,6 @@ def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
     secrets = {secret["env"]: "a secret value" for secret in data.get("secrets", {}).values()}
     config = load(tmp_path / "app.yaml", secrets)
     assert all(codec_for(route).topics for route in config.routes.values())
-
-
-def test_the_first_app_does_what_is_said(tmp_path: Path) -> None:
-    """README's own app, put into files and tried by the command that is shown, prints what README shows."""
-    [program] = blocks(README, "python")
-    [config] = blocks(README, "yaml")
-    [example] = blocks(README, "console")
-    feed, attempt, *shown = example.splitlines()
-    (tmp_path / "stats.py").write_text(program)
-    (tmp_path / "market.yaml").write_text(config)
-    subprocess.run(["sh", "-c", feed.removeprefix("$ ")], cwd=tmp_path, check=True)
-    command = [sys.executable, "-m", *shlex.split(attempt.removeprefix("$ "))]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert [*done.stdout.splitlines(), *done.stderr.splitlines()] == shown
-
-
-def test_the_app_of_the_first_page_does_what_is_said() -> None:
-    """The Runnable of Start gives the statistics that its text promises."""
-    [program] = [p for p in blocks(page("start"), "python") if 'tick["price"]' in p]
-    with SecureRunnableBuilder().compile(program) as runnable:
-        assert runnable.process([{"price": 3}, {"price": 5.5}, {"price": 4}]) == [
-            {"count": 1, "max": 3},
-            {"count": 2, "max": 5.5},
-            {"count": 3, "max": 5.5},
-        ]
 
 
 @pytest.mark.parametrize("program", every_block("python"))
