@@ -128,7 +128,7 @@ class AuditEntry:
             said["code"] = self.code
         if self.details:
             for name in DETAILS:
-                if (value := self.details.get(name)) not in (None, "", (), []):
+                if (value := self.details.get(name)) not in (None, "", (), [], {}):
                     said[name] = value
         if len(self.target) > TARGET_MAX_CHARS:
             said["cut"] = True

@@ -20,12 +20,13 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from processor.audit import AuditEntry
 from processor.capability.monitor import Governor, Mandate
 from processor.capability.registry import HostCalls
 from processor.config import Config, fingerprint, language_fault
@@ -49,6 +50,7 @@ from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown
 from processor.model import Delivery, Limits, Program
 from processor.operate.api import OperateApi
 from processor.operate.control import UNSAID, Control, Pause, read_pause
+from processor.operate.journal import Journal
 from processor.operate.lag import LagWatch
 from processor.operate.retention import RetentionWatch
 from processor.route import Route
@@ -147,6 +149,7 @@ class Service:
         self._owner = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._api: OperateApi | None = None
         self._members: Members | None = None
+        self._journal: Journal | None = None
         self._pauses: dict[str, Pause] = {}  # the last order about each route
         self._calls = HostCalls()
         self._zygote: Zygote | None = None
@@ -200,6 +203,8 @@ class Service:
         self._inboxes = Inboxes(self._broker, self._streams, self._members, self._owner, self._telemetry)
         self._tell_version()
         await self._members.start(list(self._config.routes))
+        self._journal = Journal(self._broker, self._config)
+        self._note_policies({})
         self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
             self._start_route(route)
@@ -217,6 +222,7 @@ class Service:
         watches: dict[str, Callable[[], Awaitable[None]]] = {
             "watch-routes": self._watch,
             "watch-app": self._watch_app,
+            "watch-audit": self._journal.run,
             "watch-lag": partial(lag.run, self._runs),
             "watch-streams": partial(streams.run, self._follow_streams),
             "watch-retention": retention.watch_inputs,
@@ -240,6 +246,8 @@ class Service:
         if self._api is not None:
             await self._api.stop()
         is_clean = await self._stop_routes(list(self._runs))
+        if self._journal is not None:
+            await self._journal.settle()
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -296,7 +304,8 @@ class Service:
         await self._stop_routes([*again, *gone])
         for name in gone:
             self._telemetry.route(name).remove()
-        self._config = config
+        before, self._config = self._config, config
+        self._note_reload(before, changed, gone)
         self._tell_version()
         if self._api is not None:
             self._api.config = config
@@ -315,6 +324,49 @@ class Service:
         self._telemetry.configured(self._config.app, self._version.config)
         for name, program in programs.items():
             self._telemetry.route(name).runs(program)
+
+    def _note(self, entry: AuditEntry) -> None:
+        assert self._journal is not None
+        entry.actor = f"processor:{self._owner}"
+        self._journal.note(entry)
+
+    def _note_route(self, run: _Run, operation: str) -> None:
+        """Have the audit say that a route began or ended here, with what."""
+        data = {"program": run.route.program.id, "of": run.route.partitions}
+        self._note(
+            AuditEntry(
+                "route",
+                route=run.route.name,
+                operation=operation,
+                target=f"partitions {spans(run.share)}",
+                policy=run.route.policy.id,
+                details={"data": data},
+            )
+        )
+
+    def _note_reload(self, before: Config, changed: Sequence[str], gone: Sequence[str]) -> None:
+        assert self._journal is not None
+        if not self._journal.is_on:
+            self._journal.config = self._config
+        data = {"before": fingerprint(before), "changed": changed, "gone": gone}
+        target = f"configuration {fingerprint(self._config)}"
+        self._note(AuditEntry("route", operation="reload", target=target, details={"data": data}))
+        self._note_policies(before.routes)
+        self._journal.config = self._config  # that an audit ended is its last entry
+
+    def _note_policies(self, before: Mapping[str, Route]) -> None:
+        """Have the audit say which policies are in force from now on, where they were others before."""
+        changes: dict[tuple[str, str], list[Route]] = {}
+        for name, route in self._config.routes.items():
+            old = before[name].policy.id if name in before else ""
+            if old != route.policy.id:
+                changes.setdefault((old, route.policy.id), []).append(route)
+        for (old, new), routes in changes.items():
+            files = ", ".join(policy.file for policy in routes[0].policy.policies)
+            data = {"before": old, "routes": [route.name for route in routes]}
+            self._note(
+                AuditEntry("policy", operation="load", target=files, policy=new, details={"data": data})
+            )
 
     def _connected(self, is_connected: bool) -> None:
         self._telemetry.connected(is_connected)
@@ -445,7 +497,11 @@ class Service:
                 part = f"{len(run.share)} of {run.route.partitions} partitions"
                 part += f", {len(run.lanes)} at a time" if len(run.lanes) > 1 else ""
                 log.info("route started with %s", part, extra={"route": name})
-                await run.lanes.run()
+                self._note_route(run, "start")
+                try:
+                    await run.lanes.run()
+                finally:
+                    self._note_route(run, "stop")
                 log.info("route stopped", extra={"route": name})
                 pause_s = _FIRST_RETRY_S
                 continue
@@ -744,6 +800,17 @@ async def supervised(name: str, watch: Callable[[], Awaitable[None]]) -> None:
                 log.exception("an unexpected error in %s; please report it", name)
             said = repr(err)
         await asyncio.sleep(_RETRY_S)
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers in few characters: `0-3,7`."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1] = [found[-1][0], number]
+        else:
+            found.append([number])
+    return ",".join("-".join(map(str, span)) for span in found)
 
 
 def _named(routes: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["verbs"],
             ["forms", "lag"],
             ["edits", "retention", "status"],
-            ["control", "dead_letters"],
+            ["control", "dead_letters", "journal"],
         ],
     ),
     (
@@ -76,7 +76,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["committer"],
             ["reading"],
             ["placement"],
-            ["history", "position", "sightings"],
+            ["chains", "history", "position", "sightings"],
             ["parked"],
             ["subjects"],
         ],

@@ -25,6 +25,7 @@ from processor.config import Config, load
 from processor.delivery.codec import codec_for, content_of, headers_shown, key_of
 from processor.errors import ERRORS, BrokerError
 from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
+from processor.operate.journal import Journal
 from processor.printable import printable
 from processor.telemetry import configure_logging
 
@@ -59,7 +60,7 @@ async def _do(
     action: str, config: Config, which: Filter, limit: int | None, screen: Screen, *, is_sure: bool
 ) -> int:
     async with connected_to_app(config, "dlq") as broker:
-        store = DeadLetters(broker, config.app)
+        store, journal = DeadLetters(broker, config.app), Journal(broker, config)
         if action == "drop":
             count = 0
             async with aclosing(_meant(store, which, limit)) as found:
@@ -80,9 +81,9 @@ async def _do(
                     continue
                 group.append(letter)
                 if len(group) == _AT_ONCE:
-                    await _change(action, store, group, config, screen, chosen)
+                    await _change(action, store, journal, group, config, screen, chosen)
                     group = []
-            await _change(action, store, group, config, screen, chosen)
+            await _change(action, store, journal, group, config, screen, chosen)
         if not chosen.count:
             say(f"there is no dead letter {which.id}" if which.id else "there are no such dead letters")
             return EXIT_FAILED if which.id else EXIT_OK
@@ -117,6 +118,7 @@ async def _meant(
 async def _change(
     action: str,
     store: DeadLetters,
+    journal: Journal,
     letters: list[StoredDeadLetter],
     config: Config,
     screen: Screen,
@@ -129,7 +131,17 @@ async def _change(
         else:
             complain(f"{letter.id} stays: the configuration has no route {letter.route} to process it")
             chosen.code = EXIT_FAILED
-    outcomes = await (store.redrive_all if action == "redrive" else store.drop_all)(known)
+    if not known:
+        return
+    # Letters of several routes: the ids say of which.
+    routes = sorted({letter.route for letter in known})
+    async with journal.act(f"dlq.{action}", ",".join(routes)) as act:
+        outcomes = await (store.redrive_all if action == "redrive" else store.drop_all)(known)
+        ends = {
+            letter.id: "failed" if isinstance(outcome, BrokerError) else "done" if outcome else "missed"
+            for letter, outcome in zip(known, outcomes, strict=True)
+        }
+        act.sum_up(ends)
     for letter, outcome in zip(known, outcomes, strict=True):
         if isinstance(outcome, BrokerError):
             complain(outcome)

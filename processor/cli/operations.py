@@ -16,6 +16,7 @@ from processor.cli.inputs import is_confirmed, route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
 from processor.config import Config, fingerprint, load
 from processor.operate.control import Control
+from processor.operate.journal import Journal
 from processor.operate.status import COUNTED_MAX, Survey
 from processor.printable import printable
 from processor.route import Route
@@ -168,7 +169,9 @@ def pause(path: Path, name: str, *, is_paused: bool, reason: str) -> int:
 
     async def tell() -> int:
         async with connected_to_app(config, "control") as broker:
-            await Control(broker, config.app).pause(route.name, is_paused=is_paused, reason=reason)
+            verb = "pause" if is_paused else "resume"
+            async with Journal(broker, config).act(verb, route.name, reason=reason):
+                await Control(broker, config.app).pause(route.name, is_paused=is_paused, reason=reason)
         say(f"route {route.name} {'is paused, also over restarts' if is_paused else 'goes on'}")
         return EXIT_OK
 
@@ -216,6 +219,7 @@ async def _reset(
         ):
             say("nothing was changed")
             return EXIT_FAILED
-        moved = await control.reset_to(target, keep_context=keep_context)
+        async with Journal(broker, config).act("reset", route.name, data=target.facts()):
+            moved = await control.reset_to(target, keep_context=keep_context)
         say(f"{what} ({_counted(moved, 'partition')})")
         return EXIT_OK

@@ -116,6 +116,10 @@ class Target:
     is_dealt: bool  # by a hop, which then is what is moved
     can_read_again: bool  # the source still has what was read of it
 
+    def facts(self) -> dict[str, Any]:
+        """Where it leads, for those who read of it later."""
+        return {"stream": self.source.stream, "position": self.sequence - 1, "from": self.lowest}
+
 
 def read_pause(payload: bytes) -> Pause:
     """What the message of a route (kind `ctl`) says; nothing, where it was not written here."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -42,6 +42,7 @@ from processor.operate.forms import (
     ValueOrder,
     listed_briefly,
 )
+from processor.operate.journal import Act, Journal
 from processor.operate.status import Survey
 from processor.route import Route
 from processor.sandbox.values import TOMBSTONE, decode, encode
@@ -124,7 +125,8 @@ async def _set_paused(app: OperatedApp, request: RouteOrder, *, is_paused: bool)
     route = _route(app, request.route)
     _log_request("pause" if is_paused else "resume", f"route {route.name}", request)
     control = Control(app.broker, app.config.app)
-    await control.pause(route.name, is_paused=is_paused, reason=request.reason, by=request.by)
+    async with _act(app, "pause" if is_paused else "resume", route.name, request):
+        await control.pause(route.name, is_paused=is_paused, reason=request.reason, by=request.by)
     return {"route": route.name, "paused": is_paused}
 
 
@@ -135,7 +137,8 @@ async def _reset(app: OperatedApp, request: ResetOrder) -> dict[str, Any]:
     except ValueError as err:
         raise Refusal("E601", f"`to`: {err}") from err
     _log_request("reset", f"route {route.name} to {target.sequence}", request)
-    moved = await control.reset_to(target, keep_context=request.keep_context, by=request.by)
+    async with _act(app, "reset", route.name, request, target.facts()):
+        moved = await control.reset_to(target, keep_context=request.keep_context, by=request.by)
     return {
         "route": route.name,
         "stream": target.source.stream,
@@ -210,12 +213,15 @@ async def _change_dead_letters(app: OperatedApp, what: str, request: DeadLetterO
             failed.append({"id": letter.id, "code": err.code, "text": err.text})
         else:
             known.append(letter)
-    outcomes = await (store.redrive_all if what == "redrive" else store.drop_all)(known)
-    for letter, outcome in zip(known, outcomes, strict=True):
-        if isinstance(outcome, BrokerError):
-            failed.append({"id": letter.id, "code": outcome.code, "text": outcome.what})
-        else:
-            (done if outcome else missed).append(letter.id)
+    async with _act(app, f"dlq.{what}", request.route or request.id.partition(".")[0], request) as act:
+        outcomes = await (store.redrive_all if what == "redrive" else store.drop_all)(known)
+        for letter, outcome in zip(known, outcomes, strict=True):
+            if isinstance(outcome, BrokerError):
+                failed.append({"id": letter.id, "code": outcome.code, "text": outcome.what})
+            else:
+                (done if outcome else missed).append(letter.id)
+        ends = {"done": done, "missed": missed, "failed": [each["id"] for each in failed]}
+        act.sum_up({id: end for end, ids in ends.items() for id in ids})
     return {"done": done, "missed": missed, "failed": failed, "more": is_cut}
 
 
@@ -274,6 +280,17 @@ async def _pop_element(app: OperatedApp, request: ElementRemoval) -> dict[str, A
 async def _delete_value(app: OperatedApp, request: ContextRemoval) -> dict[str, Any]:
     author = _author(app, "context.delete", request)
     return (await _edits(app, request.route).delete(request.key, request.path, author)).facts()
+
+
+def _act(
+    app: OperatedApp,
+    verb: str,
+    route: str,
+    request: RouteOrder | ResetOrder | DeadLetterOrder,
+    data: Mapping[str, Any] | None = None,
+) -> AbstractAsyncContextManager[Act]:
+    journal = Journal(app.broker, app.config)
+    return journal.act(verb, route, by=request.by, reason=request.reason, data=data)
 
 
 def _edits(app: OperatedApp, route: str) -> ContextEdits:
