@@ -360,6 +360,13 @@ ERRORS: Mapping[str, ErrorCode] = {
             is_unsent=True,
         ),
         ErrorCode(
+            "E339",
+            "the system refuses what is asked of a file",
+            "Look at the file, its permissions and its disk; only regular files are read and written.",
+            ends_run=True,
+            refuses_call=True,
+        ),
+        ErrorCode(
             "E350",
             "a stream does not take the copies of committed outputs",
             "Make room there, or lift the limit that is named; the copies go on by themselves.",
@@ -513,6 +520,12 @@ ERRORS: Mapping[str, ErrorCode] = {
             "E505",
             "a package of a route is not installed, or cannot be imported in the jail",
             "Install the package beside Processor.",
+        ),
+        ErrorCode(
+            "E508",
+            "the kernel cannot open files below a directory alone (openat2)",
+            "Run the route on Linux 5.6 or newer, where no filter refuses openat2, or take `files` away.",
+            is_local=True,
         ),
         ErrorCode(
             "E509",

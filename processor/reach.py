@@ -1,4 +1,4 @@
-"""What a route may reach outside of the jail: hosts, the two known servers, and secrets with their hosts.
+"""What a route may reach outside of the jail: hosts, the two known servers, secrets, and directories.
 
 `config` makes a `Reach` when it loads a file, `library` from its own settings; `capability` decides with it.
 Nothing here opens a connection.
@@ -56,6 +56,16 @@ class BoundSecret:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRoot:
+    """A directory whose files `self.files` reads, and writes where it `is_writable`."""
+
+    name: str
+    path: str
+    is_writable: bool = False
+    max_bytes: int = 4 << 20  # of one file
+
+
+@dataclass(frozen=True, slots=True)
 class Reach:
     """All that a route may reach outside. `place` is the key that a denial tells people to change."""
 
@@ -65,3 +75,4 @@ class Reach:
     state_api: StateApi = field(default_factory=StateApi)
     secrets: tuple[BoundSecret, ...] = ()
     state_key: BoundSecret | None = None  # sent to the state API
+    files: tuple[FileRoot, ...] = ()

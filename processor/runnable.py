@@ -219,6 +219,7 @@ class BaseSecureRunnable:
     key: Any = _Overridable(_key)
     logger: Any = logging.getLogger("runnable")
     requests: Any = None
+    files: Any = None
     secrets: Mapping[str, Any] = {}
 
     def __init__(self, config: Any = None) -> None:

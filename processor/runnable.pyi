@@ -113,6 +113,20 @@ class OutOfMemoryError(AuthorityKernelError):
 class LibakError(AuthorityKernelError):
     """Never raised: for programs that catch it."""
 
+class Files:
+    """Files below the directories of the route, each by `root:/path`; not part of a commit."""
+
+    def read(self, path: str) -> bytes:
+        """What is in a file."""
+    def text(self, path: str) -> str:
+        """What is in a file that is text in UTF-8."""
+    def write(self, path: str, data: bytes | str) -> None:
+        """Replace a file as a whole, or make it."""
+    def list(self, path: str) -> builtins.list[str]:
+        """The names in a directory, in order; those of directories end in a slash."""
+    def delete(self, path: str) -> None:
+        """Remove a file."""
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
@@ -121,6 +135,7 @@ class BaseSecureRunnable:
     key: str  # of the call
     logger: Logger
     requests: Any  # the calls of the library of that name, made by the host
+    files: Files  # below the directories of the route
     secrets: Mapping[str, Any]  # str() of one is a mark, in whose place the host puts the value
     def __init__(self, config: Any = None) -> None: ...
     def init(self) -> None:

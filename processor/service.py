@@ -479,6 +479,7 @@ class Service:
                     )  # fmt: skip
                     await run.is_outdated.wait()
                     continue
+                run.governor.connections.files.open()
                 source, outlets = await self._prepare(run.route)
                 # Only one may read a stream that deletes what was read.
                 run.is_exclusive = source["config"].get("retention", "limits") != "limits"

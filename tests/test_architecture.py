@@ -60,11 +60,11 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "everything that a guest may ask of its host, and how the host does it: calls, HTTP, secrets",
         [
             ["registry"],
-            ["monitor", "outbound", "services"],
+            ["files", "monitor", "outbound", "services"],
             ["row"],
             ["arguments", "connections"],
             ["secrets"],
-            ["client", "permit"],
+            ["client", "permit", "roots"],
         ],
     ),
     ("telemetry.py", "what operators see: metrics, readiness, the log", []),

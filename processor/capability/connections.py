@@ -1,4 +1,4 @@
-"""What the performers of one route's calls have at hand: its settings, its secrets, and its connections."""
+"""What the performers of one route's calls have at hand: its settings, secrets, connections and files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from processor.address import Allowed
 from processor.capability.client import Client
 from processor.capability.permit import Permit, allow_all
+from processor.capability.roots import Roots
 from processor.capability.secrets import Vault
 from processor.reach import Reach
 
@@ -19,6 +20,7 @@ class Connections:
         self.reach = reach
         self.permit: Permit = allow_all
         self.vault = Vault(reach.secrets)
+        self.files = Roots(reach.files)
         self._connect = connect
         self._clients: dict[str, Client] = {}
 
@@ -35,7 +37,8 @@ class Connections:
         return self._clients[name]
 
     async def close(self) -> None:
-        """Close the connections. Idempotent; a later call makes new ones."""
+        """Close the connections and the roots. Idempotent; a later call makes new ones."""
+        self.files.close()
         clients = list(self._clients.values())
         self._clients.clear()  # which those under other permits share
         for client in clients:

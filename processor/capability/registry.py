@@ -1,9 +1,10 @@
 """The registry: every capability that guests have, and who rules over the calls of each route.
 
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
-capability is a row (`row`) beside its performer: `outbound` is `requests` and `services` the two servers
-that it knows by their API. `client` is the only one that dials, `secrets` puts secrets in and takes them out.
-Only this package imports httpx and httpcore.
+capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
+directories, and `services` the two servers that it knows by their API. `client` is the only one that dials,
+`secrets` puts secrets in and takes them out, `roots` opens files. Only this package imports httpx and
+httpcore.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from processor.address import Allowed
 from processor.capability.client import Client, Resolve, resolve, trusted_roots
 from processor.capability.connections import Connections
+from processor.capability.files import FILE
 from processor.capability.monitor import NO_MANDATE, Decided, Governor, Mandate, Observe
 from processor.capability.outbound import REQUESTS, UNSAFE
 from processor.capability.row import Capability
@@ -27,7 +29,7 @@ from processor.reach import Reach
 
 __all__ = ["CAPABILITIES", "UNSAFE", "HostCalls", "Resolve"]
 
-CAPABILITIES: Sequence[Capability] = (REQUESTS, STOCK, STATE_DATA)
+CAPABILITIES: Sequence[Capability] = (REQUESTS, STOCK, STATE_DATA, FILE)
 
 
 class HostCalls:

@@ -163,6 +163,7 @@ async def _run(
     try:
         governor = calls.for_route(route.reach, Mandate.of(route))
         governor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
+        governor.connections.files.open()
         monitor = governor.lane()
         spawn = partial(
             zygote.spawn,

@@ -56,7 +56,7 @@ from processor.errors import Fault, Faults, LanguageError
 from processor.model import Program
 from processor.policy import clashes
 from processor.policy import load as load_policy
-from processor.reach import BoundSecret
+from processor.reach import BoundSecret, FileRoot
 from processor.route import Route
 
 _OF_PROGRAMS = ("runnable", "code", "language", "packages", "modules")
@@ -102,8 +102,9 @@ def load(
 ) -> Config:
     """Return the configuration in the file at `path` with the environment laid over it.
 
-    Without `needs_secrets` the secrets of the Runnables may be missing here, and without `needs_login` so may
-    the files of the login: such a configuration serves for all but running its routes, or connecting.
+    Without `needs_secrets` the secrets and directories of the Runnables may be missing here, and without
+    `needs_login` so may the files of the login: such a configuration serves for all but running its routes,
+    or connecting.
     Raises Faults with everything that is wrong, each fault at its line and column.
     """
     source = YamlSource.read(Path(path))
@@ -128,7 +129,12 @@ def load(
         found = [*app_faults(config), *read_secrets(config, env, secrets)]
         spared = {
             key
-            for key, needed in (("nats", needs_login), ("secrets", needs_secrets), ("audit", needs_secrets))
+            for key, needed in (
+                ("nats", needs_login),
+                ("secrets", needs_secrets),
+                ("audit", needs_secrets),
+                ("files", needs_secrets),
+            )
             if not needed
         }
         found = [each for each in found if not is_absence(each, spared)]
@@ -143,8 +149,11 @@ def load(
         )
     config = _inherit(config, files)
     files = _with_policies(config, files)
+    roots = {
+        name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
+    }
     config._routes = {
-        name: runtime_route(config.app, name, route, files[name], secrets)
+        name: runtime_route(config.app, name, route, files[name], secrets, roots)
         for name, route in config.route_settings.items()
     }
     config._path, config._origins = source.path, source.origins

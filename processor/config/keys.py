@@ -54,7 +54,13 @@ from processor.config.keeping import (
     HistorySettings,
     created_stream,
 )
-from processor.config.outside import OutboundSettings, SecretSource, StateApiSettings, StockSettings
+from processor.config.outside import (
+    FileRootSettings,
+    OutboundSettings,
+    SecretSource,
+    StateApiSettings,
+    StockSettings,
+)
 from processor.route import KeySource, Route
 from processor.schedule import check_schedule, check_time_zone
 from processor.subject import Template, check_subject, check_target
@@ -646,6 +652,9 @@ class RouteSettings(Settings):
         description="As `outbound` at the top; keys that are missing here are taken from there.",
     )
     secrets: Listed[Text] = Field(default=(), description="Names of the secrets that the Runnable may use.")
+    files: Listed[Text] = Field(
+        default=(), description="Names of the directories under `files` that the Runnable may use."
+    )
     language: Literal["restricted", "python"] = Field(
         default="restricted",
         description="restricted: the reviewed subset of Python. python: all of it, in the same jail; needs"
@@ -796,6 +805,13 @@ class Config(Settings):
     )
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], SecretSource] = Field(
         default={}, description="Secrets by name: letters, digits, - and _, at most 64."
+    )
+    roots: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], FileRootSettings] = Field(
+        default={},
+        alias="files",
+        description="Directories that Runnables may use, by name: letters, digits, - and _, at most 64. In a"
+        " Runnable a path is name:/path.",
+        examples=[{"data": {"path": "/srv/data", "write": True}}],
     )
     sandbox: Sandbox = Field(default=Sandbox(), description="The jail around Runnables.")
     http: Annotated[

@@ -84,6 +84,21 @@ class SecretSource(Settings):
         return tuple(map(Binding.parse, self.hosts))
 
 
+class FileRootSettings(Settings):
+    """A directory whose files `self.files` may use. The host opens them, and never follows a link."""
+
+    short = "path"
+
+    path: File = Field(description="The directory.", examples=["/srv/data"])
+    write: bool = Field(default=False, description="Whether files may be written and deleted, too.")
+    max_bytes: Size = Field(
+        default=4 << 20,
+        ge=1,
+        le=64 << 20,
+        description="Bytes of the largest file that is read or written (E338). One write has at most 4 MiB.",
+    )
+
+
 class StateApiSettings(Settings):
     """Where `self.query_state_data` and `self.call_api_query` ask."""
 

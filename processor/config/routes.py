@@ -14,7 +14,7 @@ from processor.config.keeping import CreatedStream
 from processor.config.keys import InputSettings, OutputSettings, RouteSettings
 from processor.model import Limits, Program, RetryPolicy
 from processor.policy import NO_POLICY, Rules
-from processor.reach import BoundSecret, Outbound, Reach, StateApi, Stock
+from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock
 from processor.route import (
     BatchLimits,
     BreakerPolicy,
@@ -42,7 +42,12 @@ class RouteFiles:
 
 
 def runtime_route(
-    app: str, name: str, settings: RouteSettings, files: RouteFiles, secrets: Mapping[str, BoundSecret]
+    app: str,
+    name: str,
+    settings: RouteSettings,
+    files: RouteFiles,
+    secrets: Mapping[str, BoundSecret],
+    roots: Mapping[str, FileRoot],
 ) -> Route:
     """The route that these keys stand for. They must have what they inherit, and be free of faults."""
     assert files.program is not None, "a route without its program is a fault"
@@ -75,7 +80,7 @@ def runtime_route(
         edits_keep_s=settings.history.edits,
         cloudevents=EventAttributes(own.type or "", own.source or "") if own else EventAttributes(),
         ism=_ism(settings.ism, files.routing) if settings.ism and files.routing else None,
-        reach=_reach(name, settings, secrets),
+        reach=_reach(name, settings, secrets, roots),
     )
 
 
@@ -120,7 +125,12 @@ def _ism(settings: Ism, routing: Routing) -> IsmProcessor:
     )
 
 
-def _reach(name: str, settings: RouteSettings, secrets: Mapping[str, BoundSecret]) -> Reach:
+def _reach(
+    name: str,
+    settings: RouteSettings,
+    secrets: Mapping[str, BoundSecret],
+    roots: Mapping[str, FileRoot],
+) -> Reach:
     outbound, api = settings.outbound, settings.state_api
     return Reach(
         f"routes.{name}.outbound.allowed_domains",
@@ -135,4 +145,5 @@ def _reach(name: str, settings: RouteSettings, secrets: Mapping[str, BoundSecret
         StateApi(api.base_url),
         tuple(secrets[own] for own in settings.secrets),
         secrets[api.secret] if api.secret else None,
+        files=tuple(roots[own] for own in settings.files),
     )

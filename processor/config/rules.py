@@ -271,6 +271,7 @@ def app_faults(config: Config) -> Iterator[Contradiction]:
     yield from _file_fault(("dev", "feed"), config.dev.feed if config.dev else None)
     yield from _topic_faults(config)
     yield from _secret_faults(config)
+    yield from _root_faults(config)
     yield from _audit_faults(config)
 
 
@@ -552,6 +553,19 @@ def _secret_faults(config: Config) -> Iterator[Contradiction]:
                     f"{dotted(place)} is {api.secret}, which is not bound to {url.scheme}://{url.authority}"
                 )
                 yield place, "E106", f"{text}; add the host to secrets.{api.secret}.hosts"
+
+
+def _root_faults(config: Config) -> Iterator[Contradiction]:
+    for name, root in config.roots.items():
+        if not os.path.isdir(root.path):
+            why = "is no directory" if os.path.exists(root.path) else "does not exist"
+            yield ("files", name, "path"), "E107", f"files.{name}.path is {root.path}, which {why}"
+    for name, route in config.route_settings.items():
+        for used in route.files:
+            if used not in config.roots:
+                known = ", ".join(config.roots) or "none"
+                what = f"routes.{name}.files names {used!r}, which is no directory of `files`: {known}"
+                yield ("routes", name, "files"), "E106", what
 
 
 def _unknown_secret(place: Place, name: str, config: Config) -> Contradiction:

@@ -194,6 +194,10 @@ def reachable(route: Route) -> list[str]:
         f"Secret {secret.name}: for {', '.join(binding.text for binding in secret.bindings)}."
         for secret in route.reach.secrets
     ]
+    said += [
+        f"Files {root.name}: {root.path}, to be {'read and written' if root.is_writable else 'read'}."
+        for root in route.reach.files
+    ]
     return said
 
 

@@ -127,7 +127,7 @@ class Replay:
         """What tells one request from another, in any process: secrets by their names, not their marks."""
         body = arguments.get("body")
         body = body if type(body) is bytes else b""
-        asked = _ASKED if name == "requests" else tuple(arguments)
+        asked = _ASKED if name == "requests" else [part for part in arguments if part != "body"]
         head = orjson.dumps(
             [name, {part: arguments.get(part) for part in asked}], option=orjson.OPT_SORT_KEYS
         )

@@ -240,7 +240,6 @@ KINDS: Mapping[str, PolicyKind] = {
             _file,
             _escaped,
             _file_samples,
-            is_asked=False,
         ),
         PolicyKind(
             "heap",

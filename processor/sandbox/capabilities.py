@@ -11,6 +11,7 @@ whose name the user chose, hold a secret, or decide anything that matters to ano
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,58 @@ class Secrets(Mapping[str, Secret]):
         return f"<secrets {', '.join(self._secrets)}>"
 
 
+class Files:
+    """`self.files`: files below the directories of the route, each by `root:/path`. The host opens them.
+
+    Nothing of it is part of a commit: what is written is there at once, and a message that is tried again
+    writes again. Each method raises AuthorityKernelError: E330 for what is not allowed, E335 for what is not
+    there, E337 for what is no such path or leads through a link, E338 for too much, E339 where the system
+    refuses.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[str, dict[str, Any], bytes], Any]) -> None:
+        self._call = call
+
+    def read(self, path: str) -> bytes:
+        """What is in a file."""
+        content: bytes = self._do("read", path, b"")[1]
+        return content
+
+    def text(self, path: str) -> str:
+        """What is in a file that is text in UTF-8. Raises UnicodeDecodeError for another one."""
+        return self.read(path).decode()
+
+    def write(self, path: str, data: bytes | str) -> None:
+        """Replace a file as a whole, or make it. Whoever reads it gets the old one or the new one."""
+        if isinstance(data, str):
+            data = data.encode()
+        elif isinstance(data, (bytes, bytearray)):
+            data = bytes(data)
+        else:
+            raise TypeError(f"what is written is text or bytes, not {type(data).__name__}")
+        self._do("write", path, data)
+
+    def list(self, path: str) -> builtins.list[str]:
+        """The names in a directory, in order; those of directories end in a slash. Links are left out."""
+        names: list[str] = self._do("list", path, b"")[0]["names"]
+        return names
+
+    def delete(self, path: str) -> None:
+        """Remove a file."""
+        self._do("delete", path, b"")
+
+    def _do(self, op: str, path: str, body: bytes) -> tuple[Any, bytes]:
+        if not isinstance(path, str):
+            raise TypeError(f"a path is text such as 'data:/in/a.csv', not {type(path).__name__}")
+        head, content = self._call("file", {"op": op, "path": str(path)}, body)
+        return head, content
+
+    def __repr__(self) -> str:
+        return "<files>"
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
     """How an instance reaches out of itself: calls, requests, messages, events and the route's log."""
@@ -115,6 +168,7 @@ class Voice:
     logger: Any
     requests: Any
     secrets: Secrets
+    files: Files
     in_hand: InHand
 
 
@@ -139,6 +193,7 @@ class GuestRunnable:
     logger: Any
     requests: Any  # the calls of the library of that name, made by the host
     secrets: Mapping[str, Secret]
+    files: Files
     messages: Any = _InHand("messages")  # of the call, one for each of its queries
     message: Any = _InHand("message")  # the only one; ValueError where there are more
     key: Any = _InHand("key")
@@ -267,5 +322,6 @@ def make(cls: type, context: LiveContext, voice: Voice) -> Any:
     put("logger", voice.logger)
     put("requests", voice.requests)
     put("secrets", voice.secrets)
+    put("files", voice.files)
     instance.__init__()
     return instance

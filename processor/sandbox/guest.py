@@ -380,6 +380,7 @@ class Runner:
         self._cls: type[capabilities.GuestRunnable] = capabilities.GuestRunnable
         self._logger: Any = None
         self._requests: Any = requests.client(self._call)
+        self._files = capabilities.Files(self._call)
         self._secrets = capabilities.Secrets({})
         self._streams_a_list = False
         self._entry_points: frozenset[str] = frozenset()
@@ -557,6 +558,7 @@ class Runner:
             self._logger,
             self._requests,
             self._secrets,
+            self._files,
             self._in_hand,
         )
         self._in_hand.is_making = True

@@ -244,13 +244,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "stock": {"ticker": "BRK-B"},
     "state_data": {"state_id": "s-1", "filters": []},
+    "file": {"op": "write", "path": "data://out/a.csv", "body": b"1234"},
 }
 ASKED = {
     "requests": (Ask("http", "post", "https://api.example.com/v1/pay"), {"requests": 1, "bytes": 49}),
     "stock": (Ask("stock", "read", "BRK-B"), {"requests": 1}),
     "state_data": (Ask("state_data", "read", "s-1"), {"requests": 1}),
+    "file": (Ask("file", "write", "data:/out/a.csv"), {"file_bytes": 4}),
 }
-BUDGETS = {"requests", "bytes"}
+BUDGETS = {"requests", "bytes", "file_bytes"}
 
 
 def unready(row: Capability, example: dict[str, Any] | None) -> str:
