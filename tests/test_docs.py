@@ -221,6 +221,8 @@ def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
             (tmp_path / ".routing.yaml").write_text(
                 yaml.safe_dump({"messageConfig": {"routes": [own, *entries]}})
             )
+    for root in data.get("files", {}).values():
+        (tmp_path / (root if isinstance(root, str) else root["path"])).mkdir()
     for file in data.get("policy", ()):
         (tmp_path / file).write_text(blocks(page("how-to/policy"), "toml")[0])
     (tmp_path / "app.yaml").write_text(text if "app" in data else f"app: market\n{text}")
