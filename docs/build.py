@@ -28,14 +28,16 @@ import tempfile
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_origin
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the code beside these pages, whatever is installed
 DOCS = ROOT / "docs"
+sys.path[:0] = [str(ROOT), str(DOCS)]  # the code beside these pages, whatever is installed
+limits = importlib.import_module("limits")  # docs/limits.py
 SITE = ROOT / "processor" / "site"
 GUIDE = ROOT / "tests" / "guide"
 ERRORS_PAGE = DOCS / "reference" / "errors.md"
@@ -198,10 +200,17 @@ def rooms(_: Files) -> str:
     return "\n".join(["```text", "processor/", *lines, "```", ""])
 
 
+def limits_of(page: str, _: Files) -> str:
+    """The tables of a page of limits, each below its heading."""
+    tables = limits.tables_of(page)
+    return "\n".join(f"## {heading}\n\n{_table(limits.HEAD, rows)}" for heading, rows in tables)
+
+
 PARTS: dict[str, Callable[[Files], str]] = {
     each.__name__: each
     for each in (errors, metrics, environment, keys, exits, verbs, importable, steps, rooms)
 }
+PARTS |= {page: partial(limits_of, page) for page in limits.PAGES}
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -131,6 +131,7 @@ WORDS = {
 OWNERS = {
     "nats": {"jetstream", "bench"},  # the bench's hand-written programs to compare with
     "faststream": {"bench"},
+    "natsio": {"bench"},
     "RestrictedPython": {"sandbox.dialect"},
     "prometheus_client": {"telemetry"},
     "httpx": {"capability.client"},

@@ -21,7 +21,7 @@ from processor.cli import VERBS
 from processor.cli.terminal import EXITS
 from processor.config import ENVIRONMENT, Config, load
 from processor.config.forms import Settings, alias_of, inner_model
-from processor.config.keys import RouteSettings
+from processor.config.keys import LimitSettings, RouteSettings
 from processor.context.subjects import TABLE
 from processor.delivery.codec import codec_for
 from processor.delivery.settle import Settler
@@ -241,6 +241,13 @@ def test_every_runnable_that_is_shown_compiles(program: str) -> None:
 
 
 # Tables
+
+
+def test_every_limit_of_a_guest_is_on_a_page_of_limits() -> None:
+    """Each key of `limits` that bounds something is in a row, with its figure and what happens at it."""
+    shown = "".join(text for name, text in PAGES.items() if name.startswith("docs/limits/"))
+    missing = {key for key in keys(LimitSettings) if f"`limits.{key}`" not in shown}
+    assert missing == {"calls_alone"}  # which bounds nothing
 
 
 @pytest.mark.parametrize("row", list(rows(page("reference/words"))), ids=lambda row: row[0])

@@ -35,6 +35,7 @@ from processor.jetstream import Again, ApiError, Broker, Unknown
 
 __all__ = ["CASES", "Scale", "bench", "markdown"]
 
+_OF_OTHERS = {"faststream": "FastStream", "natsio": "natsio"}  # the cases that need one, by its module
 _ELECTION_S = 30.0
 _BASELINE_S = 600.0
 
@@ -46,9 +47,11 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
     left out, and said to be. Raises BrokerError E411 without the `embedded` extra, and E404 for a server or a
     processor that does not come up.
     """
-    skipped = {}
-    if "faststream" in names and importlib.util.find_spec("faststream") is None:
-        skipped["faststream"] = "FastStream is not installed (the extra `bench` brings it)"
+    skipped = {
+        name: f"{library} is not installed (the extra `bench` brings it)"
+        for name, library in _OF_OTHERS.items()
+        if name in names and importlib.util.find_spec(name) is None
+    }
     chosen = [CASES[name] for name in names if name not in skipped]
     found: dict[str, list[Figures]] = {}
     with contextlib.ExitStack() as stack:

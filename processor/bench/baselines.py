@@ -96,6 +96,36 @@ async def faststream(url: str, stream: str, count: int) -> float:
     return took_s
 
 
+async def natsio(url: str, stream: str, count: int) -> float:
+    """What (b) does with a client that has no JetStream: its requests and acknowledgements written by hand."""
+    library: Any = importlib.import_module("natsio.client")  # of the extra `bench`
+    setup = await nats.connect(url.split(","))
+    await setup.jetstream().add_stream(name=f"{stream}-out", subjects=[f"{stream}-out.>"])
+    await setup.jetstream().pull_subscribe(f"{stream}.>", durable="loop", stream=stream)
+    await setup.close()
+    async with library.NATSCore(library.ClientConfig(servers=url.split(","))) as client:
+        fetched = await client.subscribe("loop.fetched")
+        stored = await client.subscribe("loop.stored")
+        done = 0
+        began_s = time.perf_counter()
+        while done < count:
+            wanted = orjson.dumps({"batch": min(_FETCH, count - done)})
+            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.loop", wanted, reply_to="loop.fetched")
+            messages = [await fetched.next_msg(5) for _ in range(min(_FETCH, count - done))]
+            for message in messages:
+                done += 1
+                payload = orjson.dumps({"index": done, **orjson.loads(message.payload)})
+                await client.publish(f"{stream}-out.x", payload, reply_to="loop.stored")
+            for _ in messages:
+                answer = orjson.loads((await stored.next_msg(5)).payload)
+                if "error" in answer:
+                    raise RuntimeError(answer["error"]["description"])
+            for message in messages:
+                await message.reply(b"+ACK")
+        await client.flush()
+        return time.perf_counter() - began_s
+
+
 async def ceiling(url: str, stream: str, count: int) -> float:
     """Our own way of reading and publishing, with nothing in between: what transport alone can do."""
     broker = await Broker.connect({"servers": url.split(",")}, name="ceiling", wait=False)
@@ -155,6 +185,7 @@ BASELINES: dict[str, Callable[[str, str, int], Coroutine[None, None, float]]] = 
     "sequential": sequential,
     "pipelined": pipelined,
     "faststream": faststream,
+    "natsio": natsio,
     "ceiling": ceiling,
     "plain": plain,
 }

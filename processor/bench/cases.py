@@ -121,6 +121,7 @@ CASES = {
         Case("sequential", "(a) nats-py: fetch 100, publish and ack one by one", "baseline", messages=4_000),
         Case("pipelined", "(b) nats-py: fetch 100, publish_async, then ack", "baseline"),
         Case("faststream", "(c) FastStream's pull subscriber with a publisher", "baseline", messages=4_000),
+        Case("natsio", "(f) natsio: as (b), with JetStream's requests by hand", "baseline", messages=4_000),
         Case("ceiling", "(d) our prefetch and windowed publish, without any work", "baseline"),
         Case("plain", "(e) the counter's work in a plain Python loop, no broker", "baseline"),
         Case("counter", "one context per route"),

@@ -31,8 +31,8 @@ from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
 
 # What may wait in memory for a lane, on average: one that is slow gets more when the others are idle.
-_ROOM = 2000
-_ROOM_BYTES = 8 << 20
+ROOM = 2000
+ROOM_BYTES = 8 << 20
 _AT_ONCE = 1000
 _AT_ONCE_BYTES = 4 << 20
 _LOOK_EVERY = STALE_POSITIONS // 10
@@ -227,7 +227,7 @@ class Dealer:
     @property
     def _has_room(self) -> bool:
         room = len(self.lanes)
-        return self._messages < room * _ROOM and self._bytes < room * _ROOM_BYTES
+        return self._messages < room * ROOM and self._bytes < room * ROOM_BYTES
 
     @property
     def waiting(self) -> int:

@@ -74,7 +74,7 @@ _PRUNE_S = 3.0  # between two looks at schedules
 _TIDY_S = 1.0  # how often what is processed is removed, while there is any
 _TIDY_IDLE_S = 5.0
 _FULL_S = 0.25  # how often a full backlog is looked at: removals cost the server, one for each partition
-_SCHEDULES_MIN = (2, 14)  # cron and `@every`; `@at` came with 2.12
+SCHEDULES_MIN = (2, 14)  # cron and `@every`; `@at` came with 2.12
 
 
 class Inboxes:
@@ -534,7 +534,7 @@ def check_server(route: Route, broker: Broker) -> None:
     """Raise BrokerError E402 for a server that is too old for the route's schedule."""
     schedule = schedule_of(route).when
     version = tuple(int(part) for part in re.findall(r"\d+", broker.server_version)[:2])
-    if not is_once(schedule) and version < _SCHEDULES_MIN:
+    if not is_once(schedule) and version < SCHEDULES_MIN:
         raise BrokerError(
             "E402",
             f"the NATS server is version {broker.server_version}, and route {route.name} has the schedule "

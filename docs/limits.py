@@ -1,0 +1,158 @@
+"""The tables of the pages in docs/limits: a row for each limit, with its figure as the code has it.
+
+In a row `{limits.outputs messages}` is the default of a key as a figure, `{limits.outputs}` the key and the
+most that it takes, and `{sandbox.values.NAME_BYTES bytes}` a figure of the package. The last cell says how to
+raise the limit, or to live with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+HEAD = ("limit", "figure", "what happens at it", "code", "how to raise it, or live with it")
+_FIGURE = re.compile(r"\{([\w.]+)(?: ([\w ]+))?\}")
+
+_TEXTS = {
+    "sizes": """
+## One value
+a text | {limits.max_string_length characters} | a message is a dead letter at once; anything else fails its run | E318 | {limits.max_string_length}
+a list, a dict | {limits.max_container_length items} | the same | E319 | {limits.max_container_length}; a message that is a list of documents counts as one list
+depth | {limits.max_depth levels} | the same | E320 | {limits.max_depth}: flatten the document
+the name of an item of `self.context` | {sandbox.values.NAME_BYTES bytes} | the run fails | E309 | a shorter name, such as a hash
+the key of a message | {delivery.codec.MAX_KEY_BYTES bytes} | a dead letter at once | E303 | another `key`
+a subject, with the key or fields that are in it | {subject.MAX_SUBJECT_BYTES bytes} | the run fails | E308 | a shorter one
+the name of an event | {sandbox.wire.EVENT_NAME_CHARS characters} | the call raises `ValueError` | E304 | put the rest into its data
+## One run, which is one batch in a guest
+outputs and emits together; events | {limits.outputs of each} | the run fails; a batch of several messages is split first | E324 | {limits.outputs}, for a commit is one batch of the server: one output may be a list
+chunks, in stream mode | 100 times that | the run fails | E324 | {limits.outputs}
+all outputs and emits; all events; all chunks | {limits.output_bytes bytes} of each | the run fails | E307 | {limits.output_bytes}
+the context of one key | {limits.context_bytes bytes} | the run fails | E310 | {limits.context_bytes}; a finer `key`; `deque(maxlen=...)` for a list
+headers of one emit | {sandbox.wire.EMIT_HEADERS headers}, {sandbox.wire.EMIT_HEADER_BYTES bytes} | the call raises `ValueError` | E304 | put the rest into the document
+delay of an emit | {sandbox.wire.EMIT_DELAY_S days} | the call raises `ValueError` | E304 | emit to a route that emits again
+log | {limits.log_lines lines}, {limits.log_bytes bytes} | dropped and counted; the run goes on | E321 | {limits.log_lines}; {limits.log_bytes}
+one line of the log | {sandbox.wire.LOG_CHARS characters} | cut | | several lines
+## Calls to the outside
+calls for one message | {limits.requests calls} | the call raises | E322 | {limits.requests}
+arguments of a call, without a body of HTTP | {sandbox.wire.CALL_BYTES bytes} | the call raises | E323 | several calls
+one request | {outbound.request_bytes bytes} | the call raises | E323 | {outbound.request_bytes}
+one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}
+redirects of one call | {outbound.redirects redirects} | the call raises | E317 | {outbound.redirects}
+answers that a lane keeps for another run | {delivery.replay.KEPT_BYTES bytes} | the batch is run in parts | | a smaller `batch.max_messages`
+## Sources
+a Runnable, or a module of yours | {sandbox.dialect.MAX_SOURCE_CHARS characters} | refused where it is loaded | E205 | keep data in messages or in the context
+nesting of a source, in the restricted language | {sandbox.dialect.MAX_DEPTH levels} | refused where it is loaded | E205 | names for inner parts
+the folder of `modules` | {config.modules.MAX_FILES files}, {config.modules.MAX_BYTES bytes} | refused where it is loaded | E205 | a folder for each route
+a data file of a package | {sandbox.packages.DATA_FILE_BYTES bytes} | it is not there | | keep such data in messages or in the context
+""",
+    "times": """
+## A run
+wall time | {limits.wall_s s} | the guest is killed and replaced; tries, then a dead letter | E312 | {limits.wall_s}; smaller batches
+processor time | {limits.cpu_s s} | the same | E311 | {limits.cpu_s}; smaller batches
+memory, beyond that of an empty guest | {limits.memory_mb MB} | `MemoryError`; where it is not caught, the same | E313 | {limits.memory_mb}
+one call to the outside | {outbound.timeout_s s} | the call raises `Timeout` | E317 | {outbound.timeout_s}; it counts as wall time
+processor time while nothing is asked of the guest | {sandbox.clock.IDLE_CPU_S s}, and {sandbox.clock.IDLE_SHARE percent} of the time | the guest is replaced | E367 | end what `process` began before it returns
+## Start and end
+loading a Runnable | as a run | refused | E206 | the limits of a run; less work at module level
+start of a guest | {sandbox.host.START_S s} | tried again; then the breaker opens | E502 | give the host processor time and memory
+import of a route's `packages` | {sandbox.host.IMPORT_S s} | the route stays stopped | E505 | name fewer packages
+settling what is in hand, at SIGTERM | {drain_s s} | exit code 4; it is done again | | {drain_s}; the grace period of a container has to be longer
+## Waiting
+a batch that is not full, while a commit is under way | {batch.max_wait_ms ms} | it runs | | {batch.max_wait_ms}
+the wait before another try | {retry.max_ms ms} | waits grow no longer | | {retry.max_ms}
+guests that die in a row | {breaker.deaths guests} in {breaker.window_s s} | the route pauses for {breaker.pause_s s}, and longer each time | E503 | {breaker.deaths}
+an edit of a context against a busy owner | {operate.edits.EDIT_S s} | nothing has changed | E405 | pause the route
+""",
+    "order": """
+## Figures
+a wait that keeps the order of its key | {model.SHORT_WAIT_S s} | later messages of the key are processed meanwhile | | `retry: {max_ms: 2000}`, or `then: block`
+messages in memory behind keys that wait | {delivery.waiting.HELD_MAX a lane} | nothing new is taken for the moment | | shorter waits
+tries of a message | {retry.attempts tries} | `retry.then`: a dead letter, nothing, or its key is blocked | | {retry.attempts}
+silence of a processor | {delivery.members.LOST_S s} | the others take its partitions; the fence refuses its commits | E405 | nothing to do
+copies of outputs that wait for their stream | a day, or `output.ttl` | gone | E350 | `output.ttl`
+""",
+    "server": """
+## Figures
+version of the server | {jetstream.api.SERVER_MIN or later} | the process does not start (exit 3) | E402 | upgrade it
+version, for schedules with `@every` or cron | {delivery.repartition.SCHEDULES_MIN or later} | the route stays stopped | E402 | `@at`, which needs no more than the first
+messages of one commit | {jetstream.broker.BATCH_MAX messages} | a run that needs more fails | E324 | see [Sizes and counts](sizes.md)
+one message with its headers (`max_payload`) | {delivery.memory.MAX_PAYLOAD bytes} unless it is set | an output fails its run; a dead letter is stored in parts | E307 | `max_payload` of the server
+one message of a stream (`max_msg_size`) | as it is set | an output fails its run | E307 | `max_msg_size` of the stream
+storage of the account | warned of at {operate.retention.WARN_STORAGE percent} | when it is full, every route waits; nothing is lost | E406 | see [Disk full](../operate/disk-full.md)
+retention of the input | warned of at {operate.retention.WARN_INPUT percent} | messages that were not read are gone | E409 | `max_age` and `max_bytes` of the input
+""",
+    "scale": """
+## Figures
+owners of a route's keys | {partitions partitions} | further processors have nothing of the route to do | | {partitions}; fixed once the route has run (E410)
+guests of a route in one process | {concurrency guest} | messages wait in their stream | | {concurrency}; more processors
+one batch | {batch.max_messages messages}, {batch.max_bytes bytes} | the next batch has the rest | | {batch.max_messages}; {batch.max_bytes}
+what waits in memory for a lane | {delivery.lanes.ROOM messages}, {delivery.lanes.ROOM_BYTES bytes} | the other lanes wait for the slow one | | keys that spread the work
+contexts that a guest holds | {limits.contexts keys} | others are read again, at a cost for each message | | {limits.contexts}; `limits.memory_mb` has to hold them
+what is dealt ahead of a route with `repartition` | {delivery.repartition.BACKLOG_MESSAGES messages}, {delivery.repartition.BACKLOG_BYTES bytes} | the rest waits in the input | | nothing to do
+what `processor status` counts | {operate.status.COUNTED_MAX of a kind} | it says that there are more | | `processor dlq ls` has all
+""",
+}  # fmt: skip
+PAGES = tuple(_TEXTS)
+
+
+def tables_of(page: str) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """The headings of a page with the rows below each."""
+    tables: list[tuple[str, list[tuple[str, ...]]]] = []
+    for line in _TEXTS[page].strip().splitlines():
+        if line.startswith("## "):
+            tables.append((line.removeprefix("## "), []))
+        else:
+            cells = _FIGURE.sub(lambda found: _shown(found[1], found[2]), line).split("|")
+            tables[-1][1].append(tuple(cell.strip() for cell in cells))
+    return tables
+
+
+def _shown(place: str, unit: str | None) -> str:
+    info = _key(place)
+    if info is None:
+        return _amount(_constant(place), unit or "")
+    if unit:
+        return _amount(info.default, unit)
+    most = next((bound.le for bound in info.metadata if hasattr(bound, "le")), None)
+    if most is None:
+        return f"`{place}`"
+    if most == info.default:
+        return f"`{place}` can only lower it"
+    return f"`{place}`, at most {_amount(most, 'bytes' if place.endswith('_bytes') else '').strip()}"
+
+
+def _key(place: str) -> Any:
+    """The field of a key of a route, or of the top; None where the name is no key."""
+    from processor.config import Config
+    from processor.config.forms import alias_of, inner_model
+    from processor.config.keys import RouteSettings
+
+    for found in (RouteSettings, Config):
+        for name in place.split("."):
+            model: Any = inner_model(found.annotation) if hasattr(found, "annotation") else found
+            fields = {alias_of(*field): field[1] for field in model.model_fields.items()} if model else {}
+            found = fields.get(name)
+        if found is not None:
+            return found
+    return None
+
+
+def _constant(place: str) -> Any:
+    module, _, name = place.rpartition(".")
+    return getattr(importlib.import_module(f"processor.{module}"), name)
+
+
+def _amount(value: Any, unit: str) -> str:
+    """A figure as people write it: `8 MiB`, `1,000,000 characters`, `2 s`, `85 %`."""
+    if isinstance(value, tuple):
+        return f"{'.'.join(map(str, value))} {unit}"
+    if unit == "percent":
+        return f"{value * 100:g} %"
+    if unit == "days":
+        return f"{value / 86_400:g} days"
+    if unit == "bytes":
+        for size, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+            if value >= 1 << size and value % (1 << size) == 0:
+                return f"{value >> size} {name}"
+    return f"{value:,} {unit}".replace(".0 ", " ")
