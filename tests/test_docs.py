@@ -440,6 +440,40 @@ def test_readme_is_a_door() -> None:
     assert set(PAGES) <= found
 
 
+# What a stranger asks, as README has to say it in the line that leads to the page.
+QUESTIONS = {
+    "order": "docs/how-to/order.md",
+    "duplicates": "docs/how-to/duplicates.md",
+    "slow code": "docs/how-to/slow-code.md",
+    "poison message": "docs/how-to/dead-letters.md",
+    "secrets": "docs/how-to/call-apis.md",
+    "scale out": "docs/how-to/scale.md",
+    "upgrade": "docs/operate/upgrade.md",
+    "restore": "docs/operate/restore.md",
+    "power cut": "docs/operate/power-cut.md",
+    "disk full": "docs/operate/disk-full.md",
+    "permissions": "docs/operate/permissions.md",
+    "Python packages": "docs/how-to/python-packages.md",
+    "metrics": "docs/reference/metrics.md",
+    "alerts": "deploy/runbook.md",
+    "ISM": "docs/how-to/ism.md",
+    "sizing": "docs/operate/sizing.md",
+    "FastStream": "docs/how-to/from-faststream.md",
+    "test a Runnable": "docs/how-to/testing.md",
+    "exactly once": "docs/explanation/exactly-once.md",
+    "report a hole": "SECURITY.md#how-to-report",
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_is_one_click_away(question: str) -> None:
+    """README has a line that names it and links to its page, and so does the front page of the site."""
+    target = QUESTIONS[question]
+    assert any(question in line and f"({target})" in line for line in README.splitlines())
+    file = os.path.relpath(target.partition("#")[0], "docs")
+    assert f"]({file})" in page("index")
+
+
 def test_a_page_begins_with_what_it_answers() -> None:
     """A title, and a sentence below it."""
     for name, text in PAGES.items():

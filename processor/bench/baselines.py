@@ -97,7 +97,7 @@ async def faststream(url: str, stream: str, count: int) -> float:
 
 
 async def natsio(url: str, stream: str, count: int) -> float:
-    """What (b) does with a client that has no JetStream: its requests and acknowledgements written by hand."""
+    """What (b) does with a client that has no JetStream: its requests and acks are written by hand."""
     library: Any = importlib.import_module("natsio.client")  # of the extra `bench`
     setup = await nats.connect(url.split(","))
     await setup.jetstream().add_stream(name=f"{stream}-out", subjects=[f"{stream}-out.>"])

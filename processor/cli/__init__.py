@@ -576,9 +576,9 @@ def bench(
     """Measure this machine: routes beside hand-written programs, on servers that it starts for itself.
 
     Every round runs every case once, in turn; a figure is the median of the rounds with the lowest and the
-    highest, and ratios are made within a round. Needs the extra `embedded`, and for the cases
-    `faststream` and `natsio` the extra `bench`. All cases take about half an hour; nothing else should run meanwhile. Ends with EXIT_FAILED
-    where a promise was measured and not reached.
+    highest, and ratios are made within a round. Needs the extra `embedded`, and for the cases `faststream`
+    and `natsio` the extra `bench`. All cases take about half an hour; nothing else should run meanwhile. Ends
+    with EXIT_FAILED where a promise was measured and not reached.
 
     Examples:
     processor bench --list
