@@ -561,11 +561,16 @@ class Service:
             await asyncio.sleep(_WATCH_S)
             self._denied.forget_old()
             before = self._silent
-            self._silent = {name for name, run in self._runs.items() if self._is_silent(name, run)}
+            self._silent = self._silent_inputs()
             for name in self._silent:
                 self._telemetry.readiness.block(f"input {name}", "the input stream is silent")
             for name in before - self._silent:
                 self._telemetry.readiness.clear(f"input {name}")
+
+    def _silent_inputs(self) -> set[str]:
+        if self._broker is None or not self._broker.silent:  # nearly always, and for all routes at once
+            return set()
+        return {name for name, run in self._runs.items() if self._is_silent(name, run)}
 
     def _is_silent(self, name: str, run: _Run) -> bool:
         is_silent = run.lanes is not None and run.lanes.is_silent

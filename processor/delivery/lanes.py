@@ -169,6 +169,10 @@ class Lanes:
         """Whether `measure` would say, without asking the server, that nothing waits."""
         return self._reader.is_idle and (self._dealer is None or not self._dealer.waiting)
 
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` once, as soon as `is_idle` may not be so any more."""
+        self._reader.on_change(changed)
+
     @property
     def oldest(self) -> Delivery | None:
         """The first message that waits here to be taken, if one does."""

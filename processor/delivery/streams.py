@@ -81,6 +81,8 @@ class Streams:
         # A server asked for several at a time may reserve more than it has, and then makes no stream at all.
         self._reserving = asyncio.Lock()
         self._used: dict[str, Used] = {}  # by route
+        self.used_changes = 0  # how often `used_by` has become another for a route
+        self.begun: set[str] = set()  # routes that have found their streams since the watch compared them
         self._checked: dict[tuple[str, str], int] = {}  # connections in which copies were not ahead
         self._end = -1, 0  # of the app's stream, with the connection that it was seen in
         self._uncopied: dict[tuple[str, str], str] = {}  # what was said last, by route and stream
@@ -170,7 +172,7 @@ class Streams:
                 for pattern, is_durable in topics(route).items()
             }
             await self._check_copies(found)
-        self._used[route.name] = replace(self.used_by(route.name), outlets=found)
+        self._use(route, replace(self.used_by(route.name), outlets=found))
         return found
 
     async def input(self, route: Route) -> dict[str, Any]:
@@ -183,7 +185,7 @@ class Streams:
         self._know(route, KnownStream(info))
         if facts(info) != self.used_by(route.name).input:
             warn_of_idle_limit(info, route.name)
-        self._used[route.name] = replace(self.used_by(route.name), input=facts(info))
+        self._use(route, replace(self.used_by(route.name), input=facts(info)))
         return info
 
     async def change(self, route: Route, holdings: Holdings) -> str:
@@ -482,6 +484,11 @@ class Streams:
     def _know(self, route: Route, stream: KnownStream) -> None:
         if self.known.setdefault(stream.config["name"], stream.identity) != stream.identity:
             self.unlike.add(route.name)
+
+    def _use(self, route: Route, found: Used) -> None:
+        self._used[route.name] = found
+        self.begun.add(route.name)
+        self.used_changes += 1
 
     def used_by(self, route: str) -> Used:
         """What was found of the streams of a route when it asked last."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import orjson
 from processor.context.subjects import app_stream, committed_subject, is_app_stream
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holdings, KnownStream, Round
-from processor.delivery.streams import Streams, Used, topics
+from processor.delivery.streams import Streams, topics
 from processor.errors import BrokerError
 from processor.jetstream import Again, ApiError, Broker, Unknown, end_of
 from processor.model import Delivery
@@ -42,7 +42,7 @@ _AT_A_TIME = 50  # routes, before others in this process have their turn
 
 _COPIES_S = 5.0
 _STANDS_STILL_S = 10.0
-_LOOKS_PER_S = 10
+_LOOKS_PER_S, _LOOKS_AT_ONCE = 10, 5
 
 
 class StreamWatch:
@@ -60,7 +60,6 @@ class StreamWatch:
         self._events: set[str] = set()  # streams that something happened to
         self._heard = asyncio.Event()
         self._has_changed = False  # a stream, since this process began
-        self._compared: dict[str, Used] = {}  # by route: what it found when it began, once it was compared
         self._place = 0  # of the last route that was looked at in its turn
         self._turns = Round(broker)
         self._turns_until_s = 0.0
@@ -69,19 +68,18 @@ class StreamWatch:
         """Call `changed` with a route and what is different, until cancelled."""
         ear = await self._broker.listen(ADVISORIES, self._hear)
         took_s = 0.0  # for the last round
-        turned_s = time.monotonic()
+        turned_s, pause_s = time.monotonic(), self._pause_s()
         try:
             while True:
-                pause_s = self._pause_s()
                 if await self._is_heard(min(pause_s, _PAUSE_S)) or self._events or self._begun():
                     # Routes that start change the stream they share, one after the other: looking at all of
                     # them each time must not take all of the time.
                     await asyncio.sleep(max(_GATHER_S, min(_GATHER_MAX_S, 4 * took_s)))
                     began_s = time.monotonic()
                     await self._look(changed)
-                    took_s = time.monotonic() - began_s
+                    took_s, pause_s = time.monotonic() - began_s, self._pause_s()
                 elif time.monotonic() - turned_s >= pause_s:
-                    turned_s = time.monotonic()
+                    turned_s, pause_s = time.monotonic(), self._pause_s()
                     await self._look_in_turn(changed)
         finally:
             await ear.unsubscribe()
@@ -114,10 +112,10 @@ class StreamWatch:
 
     def _begun(self) -> dict[str, Route]:
         """The routes that have begun since the last round."""
-        used_by, compared = self._streams.used_by, self._compared
-        return {
-            name: route for name, route in self._routes().items() if compared.get(name) is not used_by(name)
-        }
+        if not self._streams.begun:  # nearly always, and for a thousand routes at once
+            return {}
+        routes = self._routes()
+        return {name: routes[name] for name in self._streams.begun & routes.keys()}
 
     async def _look_in_turn(self, changed: Callable[[str, str], None]) -> None:
         """Compare the next route; what is read of its streams serves those whose turn is soon, too."""
@@ -160,7 +158,7 @@ class StreamWatch:
         self._has_changed = self._has_changed or bool(different)
         doubtful = begun.values() if self._has_changed else [begun[name] for name in unlike]
         await self._compare(doubtful, now, changed)
-        self._compared |= {route: used[route] for route in begun}
+        self._streams.begun -= {name for name in begun if self._streams.used_by(name) is used[name]}
         concerned = {route for name in different for route in users.get(name, [])}
         concerned |= _meeting(different.values(), routes)
         concerned -= begun.keys()
@@ -179,8 +177,6 @@ class StreamWatch:
                 # Also where none of its routes runs just now: what it was to them may come back.
                 self._streams.known[name] = stream.identity
         self._events |= unread
-        for gone in self._compared.keys() - used.keys():
-            del self._compared[gone]
 
     async def _read(self, names: Iterable[str], now: Round) -> tuple[dict[str, KnownStream | None], set[str]]:
         """What streams are, as far as we may know, and those that nobody answers for now."""
@@ -239,6 +235,10 @@ class _Copy:
     why: str = ""  # it stands still
     lost: str = ""  # it is ahead of the app's stream, or was since this process began
 
+    @property
+    def is_settled(self) -> bool:
+        return self.is_looked_at and not self.is_waiting and not self.why
+
 
 class CopyWatch:
     """Finds the streams that do not take the copies of what the app has committed for them, and lost commits.
@@ -259,6 +259,9 @@ class CopyWatch:
         self._made: dict[str, float] = {}  # outputs and events by route, at the last look
         self._app_created = ""
         self._app_end = 0  # the last sequence of the app's stream, when it was looked at
+        # What the app's stream was, and who used it, when there was nothing left to wait for: until that is
+        # another there is nothing to look at.
+        self._settled_at: tuple[object, ...] | None = None
 
     async def run(self, routes: Callable[[], Mapping[str, Route]]) -> None:
         """Look after all copies until cancelled."""
@@ -268,32 +271,55 @@ class CopyWatch:
             with contextlib.suppress(BrokerError, ApiError, Again, Unknown):
                 await self._look_at_app()
             running = routes()
+            seen = self._app_created, self._app_end, self._streams.used_changes, frozenset(running)
+            if seen == self._settled_at:
+                continue
             ways = self._ways(running)
             made = {name: self._telemetry.made(name) for name in running}
             for gone in self._copies.keys() - ways.keys():
                 del self._copies[gone]
                 self._telemetry.copies(*gone, None, is_stopped=False)
-            now, until_s = Round(self._broker), time.monotonic() + _COPIES_S
+            for way in ways:
+                self._copies.setdefault(way, _Copy())
+            await self._look_at_copies([w for w, names in ways.items() if self._is_due(w, names, made)])
             whys: dict[str, str] = {}  # by route
-            for (stream, pattern), names in ways.items():
-                copy = self._copies.setdefault((stream, pattern), _Copy())
-                is_idle = all(made[name] == self._made.get(name) for name in names)
-                if not is_idle or not copy.is_looked_at or copy.is_waiting:
-                    if time.monotonic() >= until_s:
-                        now, until_s = Round(self._broker), time.monotonic() + _COPIES_S
-                    try:
-                        await self._look(stream, pattern, copy, now)
-                    except (BrokerError, ApiError, Again, Unknown) as err:
-                        log.debug("the copies of %s in %s cannot be looked at: %s", pattern, stream, err)
-                    await asyncio.sleep(1 / _LOOKS_PER_S)
-                if copy.why:
-                    whys |= {name: copy.why for name in names if name not in whys}
+            for way, names in ways.items():
+                if why := self._copies[way].why:
+                    whys |= {name: why for name in names if name not in whys}
             self._made = made
+            is_settled = all(copy.is_settled for copy in self._copies.values())
+            self._settled_at = seen if is_settled and not whys else None
             for name in made.keys() & routes().keys():  # a reload may have taken one out
                 if name in whys:
                     self._telemetry.readiness.block(f"copy {name}", whys[name])
                 else:
                     self._telemetry.readiness.clear(f"copy {name}")
+
+    def _is_due(self, way: tuple[str, str], routes: Iterable[str], made: Mapping[str, float]) -> bool:
+        copy = self._copies[way]
+        is_idle = all(made[name] == self._made.get(name) for name in routes)
+        return not is_idle or not copy.is_looked_at or copy.is_waiting
+
+    async def _look_at_copies(self, ways: Sequence[tuple[str, str]]) -> None:
+        """Look at these, some at a time: that wakes the process less often than one after the other."""
+        now, until_s = Round(self._broker), time.monotonic() + _COPIES_S
+        for first in range(0, len(ways), _LOOKS_AT_ONCE):
+            if time.monotonic() >= until_s:
+                now, until_s = Round(self._broker), time.monotonic() + _COPIES_S
+            by_stream: dict[str, list[str]] = {}  # so that each is read once
+            for stream, pattern in ways[first : first + _LOOKS_AT_ONCE]:
+                by_stream.setdefault(stream, []).append(pattern)
+            async with asyncio.TaskGroup() as looks:
+                for stream, patterns in by_stream.items():
+                    looks.create_task(self._look_at(stream, patterns, now))
+            await asyncio.sleep(_LOOKS_AT_ONCE / _LOOKS_PER_S)
+
+    async def _look_at(self, stream: str, patterns: Sequence[str], now: Round) -> None:
+        for pattern in patterns:
+            try:
+                await self._look(stream, pattern, self._copies[stream, pattern], now)
+            except (BrokerError, ApiError, Again, Unknown) as err:
+                log.debug("the copies of %s in %s cannot be looked at: %s", pattern, stream, err)
 
     def _ways(self, routes: Iterable[str]) -> dict[tuple[str, str], list[str]]:
         """The routes that write to each stream that copies, by its name and what it holds."""

@@ -23,6 +23,7 @@ from processor.jetstream.intake import Intake, Taker
 from processor.jetstream.login import BadLogin
 from processor.jetstream.protocol import Again, ApiError, Unknown, status_of
 from processor.jetstream.subscription import FrameTap, Subscription
+from processor.jetstream.ticks import Ticks
 from processor.model import Delivery
 
 log = logging.getLogger("processor")
@@ -31,6 +32,7 @@ _REQUEST_TIMEOUT_S = 5.0
 _DENIAL = re.compile(r'permissions violation for (publish|subscri)\w* to "(.+?)"', re.IGNORECASE)
 _DENIALS_MAX = 100
 _NAME_CHARS = 80
+TICK_S = 5.0
 # nats-py gives errors in lower case; these words of a subject are known not to be.
 _API_WORDS = re.compile(
     r"^\$js(\.(api|ack|info|stream|consumer|direct|msg|names|list|get|next|create|update|delete|purge))*"
@@ -122,6 +124,8 @@ class Connection:
         self._answers_at = ""  # the subject of all answers, less that token; of this client
         self._requests = 0
         self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
+        self.ticks = Ticks(TICK_S)
+        self.silent: set[object] = set()  # readers that had heard nothing for too long at the last tick
         self._subscriptions: set[Subscription] = set()
 
     @classmethod

@@ -41,6 +41,7 @@ log = logging.getLogger("processor")
 _HEARTBEAT_S = 5.0
 _LOOKS_AT_END, _LOOK_AGAIN_S = 4, 0.5  # a leader that was just elected may not have applied all it holds
 _EXPIRES_S = 30.0
+_EXPIRES_IDLE_S = 120.0  # of a pull request behind one that brought nothing
 # At so many moments of a heartbeat's time the pull requests of all readers end, and their heartbeats come. To
 # wake up for each of them by itself is most of what a thousand idle routes cost.
 _MOMENTS = 10
@@ -81,6 +82,25 @@ async def check_end(broker: Broker, stream: str, created: str, sequence: int, wh
         )
 
 
+class _Bell:
+    """Rings when a message has come or something is wrong: for who waits, and once for who asked for it."""
+
+    def __init__(self) -> None:
+        self._has_rung = asyncio.Event()
+        self.on_ring: Callable[[], None] | None = None
+
+    def ring(self) -> None:
+        self._has_rung.set()
+        if self.on_ring is not None:
+            call, self.on_ring = self.on_ring, None
+            call()
+
+    async def next(self) -> None:
+        """Return when it rings after this call."""
+        self._has_rung.clear()
+        await self._has_rung.wait()
+
+
 class Reader:
     """The messages of some subjects of a stream, from a sequence on, in order, none missing.
 
@@ -118,14 +138,15 @@ class Reader:
         self._read = read  # makes of a message's delivery the one that `take` returns
         self._buffer: collections.deque[Delivery] = collections.deque()
         self._buffered_bytes = 0
-        self._arrived = asyncio.Event()
-        self._looking: asyncio.TimerHandle
+        self._bell = _Bell()
+        self._waits_since_s: float | None = None  # somebody waits for a message
         self._asked = 0  # messages that open pull requests may still bring
         self._unanswered = 0  # pull requests in a row that were not taken
         self._expected = 1  # next consumer sequence
         self._heard_s = time.monotonic()
         self._moment_s = random.randrange(_MOMENTS) * _HEARTBEAT_S / _MOMENTS
         self._is_in_step = False  # its requests end at that moment
+        self._has_come = True  # a message, since we asked last
         self._most = prefetch  # of a pull request: the server may limit it
         self._refused_since_s: float | None = None  # the server refuses a consumer, or does not answer
         self._broken = ""
@@ -163,6 +184,10 @@ class Reader:
     def is_idle(self) -> bool:
         """Whether nothing waits, here or in the stream, as far as this is known without asking the server."""
         return self._asked > 0 and not self.pending and not self._buffer and not self._broken
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` once, as soon as `is_idle` may not be so any more, or the reader is closed."""
+        self._bell.on_ring = changed
 
     @property
     def oldest_s(self) -> float | None:
@@ -230,7 +255,10 @@ class Reader:
 
     async def close(self) -> None:
         """Stop receiving. A durable consumer stays, so that the stream keeps what was not acknowledged."""
-        self._broker.waking.discard(self._arrived.set)
+        self._broker.waking.discard(self._bell.ring)
+        self._broker.ticks.discard(self._look)
+        self._broker.silent.discard(self)
+        self._bell.ring()
         await self._unsubscribe()
         if self._consumer and self._keeps:
             # What cannot be deleted now ends by itself; closing never fails, nor waits for a silent server.
@@ -246,27 +274,23 @@ class Reader:
             if self._broken or self._generation != self._broker.generation:
                 await self._reopen()
                 continue
-            self._arrived.clear()
-            self._look_later(time.monotonic())
+            self._waits_since_s = time.monotonic()
             try:
-                await self._arrived.wait()
+                await self._bell.next()
             finally:
-                self._looking.cancel()
+                self._waits_since_s = None
 
-    def _look_later(self, since_s: float) -> None:
-        """Wake who waits since then, if nothing is heard for too long."""
-        loop = asyncio.get_running_loop()
-        # All readers look at the same time, which wakes the process once.
-        at_s = (loop.time() // _HEARTBEAT_S + 1) * _HEARTBEAT_S
-        self._looking = loop.call_at(at_s, self._look, since_s)
-
-    def _look(self, since_s: float) -> None:
-        now_s = time.monotonic()
-        if now_s - since_s > _HEARTBEAT_S and now_s - self._heard_s > 2.5 * _HEARTBEAT_S:
+    def _look(self) -> None:
+        """Give up a consumer that somebody waits for if nothing is heard of it for too long."""
+        now_s, since_s = time.monotonic(), self._waits_since_s
+        if now_s - self._heard_s <= 2.5 * _HEARTBEAT_S:  # nearly always
+            self._broker.silent.discard(self)
+            return
+        if since_s is not None and now_s - since_s > _HEARTBEAT_S:
             self._broken = "no heartbeat"
-            self._arrived.set()
-        else:
-            self._look_later(since_s)
+            self._bell.ring()
+        if self.is_silent:
+            self._broker.silent.add(self)
 
     async def _reopen(self) -> None:
         if self._broken:
@@ -295,7 +319,8 @@ class Reader:
             raise refusal(self._stream, self._subjects, err, others) from err
 
     async def _open(self) -> None:
-        self._broker.waking.add(self._arrived.set)
+        self._broker.waking.add(self._bell.ring)
+        self._broker.ticks.add(self._look)
         await self._unsubscribe()
         old = self._consumer
         self._consumer = f"{self._name}-{secrets.token_hex(4)}"
@@ -351,7 +376,7 @@ class Reader:
         if info["state"]["last_seq"] < self._next - 1:
             await check_end(self._broker, self._stream, self._created, self._next - 1, self._name)
         self._broken, self._expected, self._asked, self._unanswered = "", 1, 0, 0
-        self._is_in_step = False
+        self._is_in_step, self._has_come = False, True
         self._generation = self._broker.generation
         self._heard_s = time.monotonic()
         self._inbox = self._broker.client.new_inbox()
@@ -402,11 +427,12 @@ class Reader:
         expires_s = (self._moment_s - time.monotonic()) % _HEARTBEAT_S
         ask: dict[str, Any] = {"batch": room, "max_bytes": limit}
         if self._is_in_step:
-            expires_s += _EXPIRES_S
-            ask["idle_heartbeat"] = int(_HEARTBEAT_S) * NS
+            expires_s += _EXPIRES_S if self._has_come else _EXPIRES_IDLE_S
+            ask["idle_heartbeat"] = int(_HEARTBEAT_S * NS)
         # The server refuses an end that is now, and one that comes before two heartbeats.
         ask["expires"] = int(max(expires_s, 0.01) * NS)
-        self._is_in_step = True
+        # The first in step is a short one, too: messages may have waited for this reader, and more may come.
+        self._is_in_step, self._has_come = True, not self._is_in_step
         request = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         with contextlib.suppress(Unknown):
             self._broker.post([encode(Outgoing(request, orjson.dumps(ask)), self._inbox)])
@@ -414,7 +440,9 @@ class Reader:
     def _receive(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         self._heard_s = time.monotonic()
         if is_status(head) and not reply.startswith("$JS.ACK."):
-            self._receive_status(*status_of(head), parse_head(head))
+            status, description = status_of(head)
+            if status != "100":  # a heartbeat says no more than that it comes
+                self._receive_status(status, description, parse_head(head))
             return
         if self._broken or self._unreadable is not None:
             return
@@ -430,7 +458,7 @@ class Reader:
                 f"({type(err).__name__}: {str(err)[:200]})",
                 remedy="Please report it; remove the message, or reset the route to one behind it, to go on.",
             )
-            self._arrived.set()
+            self._bell.ring()
 
     def _receive_message(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         consumer, sequence, consumer_sequence, timestamp_s, self.pending = parse_ack(reply)
@@ -438,9 +466,10 @@ class Reader:
             return
         if consumer_sequence != self._expected:
             self._broken = f"consumer sequence {consumer_sequence} where {self._expected} was due"
-            self._arrived.set()
+            self._bell.ring()
             return
         self._expected += 1
+        self._has_come = True
         self._unanswered = 0
         self._asked = max(0, self._asked - 1)
         if sequence < self._next:
@@ -469,11 +498,9 @@ class Reader:
             delivery = self._read(delivery)
         self._buffer.append(delivery)
         self._buffered_bytes += len(delivery.payload)
-        self._arrived.set()
+        self._bell.ring()
 
     def _receive_status(self, status: str, description: str, headers: RawHeaders) -> None:
-        if status == "100":
-            return
         if status in ("408", "409") and headers.get("Nats-Pending-Messages"):
             # The request ended (expired, or full by bytes); what it did not bring can be asked for again.
             self._asked = max(0, self._asked - int(headers["Nats-Pending-Messages"]))
@@ -487,7 +514,7 @@ class Reader:
             asyncio.get_running_loop().call_later(0.05 * self._unanswered, self._ask)
             return
         self._broken = f"{status} {description}"
-        self._arrived.set()
+        self._bell.ring()
 
 
 async def _in_the_way(

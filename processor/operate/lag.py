@@ -4,8 +4,8 @@ Who knows is asked every other second: the reader of a route that runs here, and
 paused or stopped. A route that others run whole is theirs to report.
 
 What must stay true: this costs next to nothing. A reader that waits for messages knows without asking that
-there are none; for a thousand such routes it is a small part of what they cost. Requests to the server are
-few at a time, so that with very many routes that do not run a gauge may be a minute old.
+there are none, and says when that may have changed: a thousand such routes are not even looked at. Requests
+to the server are few at a time, so that with very many routes that do not run a gauge may be a minute old.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from processor.context.subjects import PositionKind, RouteSubjects, app_stream
@@ -43,6 +44,9 @@ class Measured(Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether it is known without asking the server that nothing waits."""
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` once, as soon as `is_idle` may not be so any more."""
 
     async def measure(self) -> tuple[Lag, bool]:
         """What waits for the route, and whether the server was asked for it."""
@@ -78,16 +82,17 @@ class LagWatch:
         self._telemetry = telemetry
         self._counted: dict[str, _Counted] = {}  # by route
         self._said: dict[str, tuple[Run, Lag | None]] = {}
-        self._idle: dict[str, Measured] = {}  # by route: lanes that were said to have nothing to do
+        self._idle: set[str] = set()  # routes that were said to be, and did not change since
 
     async def run(self, runs: Mapping[str, Run]) -> None:
         """Do so for ever; `runs` are the routes by name, and may change."""
         while True:
             await asyncio.sleep(_ROUND_S)
-            for name, run in list(runs.items()):
-                lanes = run.lanes
-                if lanes is not None and lanes.is_idle and self._idle.get(name) is lanes:
+            for name in runs.keys() - self._idle:
+                run = runs.get(name)
+                if run is None:  # a reload has just taken it out
                     continue
+                lanes = run.lanes
                 try:
                     lag = await self._look(run)
                 except (ProcessorError, Unknown, Again, ApiError) as err:
@@ -96,13 +101,13 @@ class LagWatch:
                     continue
                 if runs.get(name) is run and run.lanes is lanes:
                     self._say(name, run, lag)
-                    self._idle.pop(name, None)
-                    if lanes is not None and lag == _NOTHING:
-                        self._idle[name] = lanes
+                    if lanes is not None and lanes.is_idle and lag == _NOTHING:
+                        self._idle.add(name)
+                        lanes.on_change(partial(self._idle.discard, name))
             for gone in self._said.keys() - runs.keys():
                 del self._said[gone]
                 self._counted.pop(gone, None)
-                self._idle.pop(gone, None)
+                self._idle.discard(gone)
 
     async def _look(self, run: Run) -> Lag | None:
         """What waits for a route; None where that is for others to say."""
