@@ -42,7 +42,7 @@ _AT_A_TIME = 50  # routes, before others in this process have their turn
 
 _COPIES_S = 5.0
 _STANDS_STILL_S = 10.0
-_LOOKS_PER_S, _LOOKS_AT_ONCE = 10, 5
+_LOOKS_PER_S, _LOOKS_AT_ONCE = 10, 10
 
 
 class StreamWatch:

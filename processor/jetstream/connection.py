@@ -98,6 +98,25 @@ class Mailbox:
         return found
 
 
+class Gathered:
+    """Frames that are small and need not go at once: one write for all that come before the loop turns."""
+
+    def __init__(self, post: Callable[[Sequence[bytes]], object]) -> None:
+        self._post = post
+        self._frames: list[bytes] = []
+
+    def post(self, frame: bytes) -> None:
+        """Send it soon; it is lost where the connection is closed."""
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._frames.append(frame)
+
+    def _write(self) -> None:
+        frames, self._frames = self._frames, []
+        with contextlib.suppress(Unknown):
+            self._post(frames)
+
+
 class Connection:
     """A connection to NATS that outlives the server: it reconnects for ever, and says when it is down."""
 
@@ -124,6 +143,7 @@ class Connection:
         self._answers_at = ""  # the subject of all answers, less that token; of this client
         self._requests = 0
         self.waking: set[Callable[[], None]] = set()  # called when the connection is up again
+        self.gathered = Gathered(self.post)
         self.ticks = Ticks(TICK_S)
         self.silent: set[object] = set()  # readers that had heard nothing for too long at the last tick
         self._subscriptions: set[Subscription] = set()

@@ -38,7 +38,7 @@ from processor.model import NO_HEADERS, Delivery, RawHeaders
 
 log = logging.getLogger("processor")
 
-_HEARTBEAT_S = 5.0
+_HEARTBEAT, _HEARTBEAT_S = b"NATS/1.0 100", 5.0
 _LOOKS_AT_END, _LOOK_AGAIN_S = 4, 0.5  # a leader that was just elected may not have applied all it holds
 _EXPIRES_S = 30.0
 _EXPIRES_IDLE_S = 120.0  # of a pull request behind one that brought nothing
@@ -434,15 +434,14 @@ class Reader:
         # The first in step is a short one, too: messages may have waited for this reader, and more may come.
         self._is_in_step, self._has_come = True, not self._is_in_step
         request = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
-        with contextlib.suppress(Unknown):
-            self._broker.post([encode(Outgoing(request, orjson.dumps(ask)), self._inbox)])
+        # The requests of many readers end at the same moment, and are made anew with one write.
+        self._broker.gathered.post(encode(Outgoing(request, orjson.dumps(ask)), self._inbox))
 
     def _receive(self, subject: str, reply: str, head: bytes, payload: bytes) -> None:
         self._heard_s = time.monotonic()
         if is_status(head) and not reply.startswith("$JS.ACK."):
-            status, description = status_of(head)
-            if status != "100":  # a heartbeat says no more than that it comes
-                self._receive_status(status, description, parse_head(head))
+            if not head.startswith(_HEARTBEAT):  # it says no more than that it comes
+                self._receive_status(*status_of(head), parse_head(head))
             return
         if self._broken or self._unreadable is not None:
             return
