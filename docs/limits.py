@@ -29,6 +29,9 @@ outputs and emits together; events | {limits.outputs of each} | the run fails; a
 chunks, in stream mode | 100 times that | the run fails | E324 | {limits.outputs}
 all outputs and emits; all events; all chunks | {limits.output_bytes bytes} of each | the run fails | E307 | {limits.output_bytes}
 the context of one key | {limits.context_bytes bytes} | the run fails | E310 | {limits.context_bytes}; a finer `key`; `deque(maxlen=...)` for a list
+objects of `self.heap` in one context | {sandbox.objects.OBJECTS objects} | the call raises | E338 | another key, or several values in one object
+the value of one object | {sandbox.objects.VALUE_BYTES bytes} | the call raises | E338 | several objects
+one patch of an object | {sandbox.heap.PATCH_BYTES bytes} | the call raises | E338 | several patches
 headers of one emit | {sandbox.wire.EMIT_HEADERS headers}, {sandbox.wire.EMIT_HEADER_BYTES bytes} | the call raises `ValueError` | E304 | put the rest into the document
 delay of an emit | {sandbox.wire.EMIT_DELAY_S days} | the call raises `ValueError` | E304 | emit to a route that emits again
 log | {limits.log_lines lines}, {limits.log_bytes bytes} | dropped and counted; the run goes on | E321 | {limits.log_lines}; {limits.log_bytes}

@@ -35,7 +35,7 @@ from processor.errors import Fault, Faults, ProcessorError
 from processor.model import Emit, Failed, Failure, Group, Limits, Module, Outcome, Program, Ran
 from processor.reach import BoundSecret, Outbound, Reach, Stock
 from processor.runnable import Message
-from processor.sandbox import documents, values
+from processor.sandbox import documents, objects, values
 from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.messages import columns_of
@@ -169,6 +169,7 @@ class SecurityConfig:
             Outbound(allowed_domains=tuple(self.allowed_domains or ())),
             Stock(base_url=self.stock_url),
             secrets=tuple(_bound(name, *secret) for name, secret in self.secrets.items()),
+            emits=tuple(self.emits),
         )
 
     def check_stock_host(self) -> None:
@@ -270,8 +271,20 @@ class SecureRunnable:
     def context(self) -> Mapping[str, Any]:
         """A read-only copy of the context, as the last call that succeeded left it."""
         items = self._session.items
-        kept = {name: value for name, value in items.items() if value != values.TOMBSTONE}
+        kept = {
+            name: value
+            for name, value in items.items()
+            if value != values.TOMBSTONE and not objects.is_item(name)
+        }
         return MappingProxyType({name: values.decode(value) for name, value in kept.items()})
+
+    @property
+    def heap(self) -> Mapping[str, Mapping[str, Any]]:
+        """The objects of `self.heap` by handle: `type`, `version` and `value`, as that call left them."""
+        items = self._session.items
+        held = {name: value for name, value in items.items() if objects.is_item(name)}
+        held.pop(objects.COUNTER, None)
+        return MappingProxyType({objects.handle_of(name): values.decode(held[name]) for name in held})
 
     @property
     def emitted(self) -> list[Emitted]:
@@ -445,6 +458,7 @@ class _Session:
                 capabilities=self._governor.signatures,
                 secrets=self._governor.secrets,
                 emits=self._config.emits,
+                heap=self._governor.heap,
             )
             self._holds_context = False
         return self._guest

@@ -301,6 +301,16 @@ class Call(NamedTuple):
     bytes_in: int  # of the body that came
 
 
+class HeapOp(NamedTuple):
+    """What a run did to one object of a heap: once for each method; `version` is the object's then."""
+
+    group: int
+    method: str  # alloc, read, write or delete
+    type: str
+    handle: str
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """A run that succeeded, apart from the messages in `rejected` (group, index in group, why)."""
@@ -311,6 +321,7 @@ class Ran:
     contexts: Mapping[str, ContextChange] = field(default_factory=dict)
     rejected: Sequence[tuple[int, int, Failure]] = ()
     logs: Sequence[LogLine] = ()
+    heap: Sequence[HeapOp] = ()
     calls: Sequence[Call] = ()
     wall_s: float = 0.0  # 0 where no guest was asked
     cpu_s: float = 0.0

@@ -8,9 +8,11 @@ Invariant: no secret's value appears in a repr.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from processor.address import Allowed, Binding
+from processor.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,5 @@ class Reach:
     secrets: tuple[BoundSecret, ...] = ()
     state_key: BoundSecret | None = None  # sent to the state API
     files: tuple[FileRoot, ...] = ()
+    emits: tuple[str, ...] = ()  # the subjects, as patterns, that it may send to
+    heap: Mapping[str, Schema] = field(default_factory=dict)  # what values of its objects fit, by type

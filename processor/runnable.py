@@ -211,12 +211,17 @@ def _key(runnable: BaseSecureRunnable) -> str:
     return runnable.messages[0].key if runnable.messages else ""
 
 
+def _heap(runnable: BaseSecureRunnable) -> Any:
+    raise _outside("heap")
+
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
     messages: Sequence[Message] = ()
     message: Any = _Overridable(_message)
     key: Any = _Overridable(_key)
+    heap: Any = _Overridable(_heap)
     logger: Any = logging.getLogger("runnable")
     requests: Any = None
     files: Any = None
@@ -253,6 +258,14 @@ class BaseSecureRunnable:
 
     def event(self, name: str, data: Any = None) -> None:
         """Publish an event on the route's event subject, in the commit of this run."""
+
+    def authorize(self, operation: str, target: str) -> bool:
+        """Whether `operation`, such as `http.post`, would be allowed on `target` now; nothing is done."""
+        raise _outside("authorize")
+
+    def authorize_details(self, operation: str, target: str) -> dict[str, Any]:
+        """What `authorize` says, with why, and what would allow it."""
+        raise _outside("authorize_details")
 
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""

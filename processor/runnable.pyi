@@ -133,6 +133,7 @@ class BaseSecureRunnable:
     messages: Sequence[Message]  # messages[i] belongs to queries[i]
     message: Message  # the only one in hand; ValueError where there are more
     key: str  # of the call
+    heap: Any  # typed objects: alloc, read, version, write, delete, list
     logger: Logger
     requests: Any  # the calls of the library of that name, made by the host
     files: Files  # below the directories of the route
@@ -155,6 +156,10 @@ class BaseSecureRunnable:
         """Send a document to one of the subjects in the route's `emits`, in the commit of this run."""
     def event(self, name: str, data: Any = None) -> None:
         """Publish an event on the route's event subject, in the commit of this run."""
+    def authorize(self, operation: str, target: str) -> bool:
+        """Whether `operation`, such as `http.post`, would be allowed on `target` now; nothing is done."""
+    def authorize_details(self, operation: str, target: str) -> dict[str, Any]:
+        """What `authorize` says, with why, and what would allow it."""
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`."""
     def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:

@@ -788,6 +788,7 @@ class Service:
             capabilities=governor.signatures,
             secrets=governor.secrets,
             emits=route.emits,
+            heap=governor.heap,
         )
         telemetry = self._telemetry.route(route.name)
         shared = Shared.of(route, run.survived, governor)

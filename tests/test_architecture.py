@@ -60,7 +60,8 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "everything that a guest may ask of its host, and how the host does it: calls, HTTP, secrets",
         [
             ["registry"],
-            ["files", "monitor", "outbound", "services"],
+            ["monitor"],
+            ["authorization", "files", "heap", "outbound", "services"],
             ["row"],
             ["arguments", "connections"],
             ["secrets"],
@@ -93,7 +94,8 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["clock"],
             ["calls", "link", "tally"],
             ["endings"],
-            ["dialect", "jail", "packages", "wire", "launch"],
+            ["dialect", "heap", "jail", "packages", "wire", "launch"],
+            ["objects"],
             ["facades", "values"],
             ["documents"],
             ["bounds", "languages", "messages", "offer", "processes", "remedies"],
@@ -105,6 +107,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     ("audit.py", "the ground: what an audit record is, and the chain that binds its entries", []),
     ("notes.py", "the ground: the tree over a log, signed notes about it, and their keys", []),
     ("reach.py", "the ground: what a route may reach outside: hosts, servers, secrets", []),
+    ("schema.py", "the ground: what values fit a JSON Schema", []),
     ("subject.py schedule.py address.py printable.py", "the ground: texts with rules of their own", []),
     ("model.py", "the ground: the values that pass between rooms, and the rule for a message's fate", []),
     ("errors.py", "the ground: every code, with its remedy", []),
@@ -138,6 +141,9 @@ OWNERS = {
     "httpcore": {"capability.client"},
     "idna": {"address"},
     "nacl": {"notes"},
+    "jsonschema_rs": {"schema"},
+    "jsonpatch": {"sandbox.heap"},
+    "jsonpointer": {"sandbox.heap"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -149,7 +155,8 @@ SHARED = {"orjson"}
 
 # A guest is hostile ground, and is forked in a millisecond: it holds neither credentials nor big libraries.
 GUEST = "sandbox.guest"
-NOT_IN_A_GUEST = {"asyncio", "ssl", "socketserver", *OWNERS} - {"RestrictedPython"}
+IN_A_GUEST = {"RestrictedPython", "jsonpatch", "jsonpointer"}
+NOT_IN_A_GUEST = {"asyncio", "ssl", "socketserver", *OWNERS} - IN_A_GUEST
 
 # Folders of programs that tests feed to the sandbox: data, not code of ours.
 PROGRAMS = {"allowed", "denied", "hostile"}

@@ -10,6 +10,7 @@ from processor.capability.client import Client
 from processor.capability.permit import Permit, allow_all
 from processor.capability.roots import Roots
 from processor.capability.secrets import Vault
+from processor.policy import ALLOWED, Ask, Verdict
 from processor.reach import Reach
 
 
@@ -19,15 +20,18 @@ class Connections:
     def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client]) -> None:
         self.reach = reach
         self.permit: Permit = allow_all
+        self.verdict: Callable[[Ask], Verdict] = lambda ask: ALLOWED
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
         self._connect = connect
         self._clients: dict[str, Client] = {}
 
-    def under(self, permit: Permit) -> Connections:
-        """The same connections for calls that ask `permit`, of each redirect and each secret."""
+    def under(self, permit: Permit, verdict: Callable[[Ask], Verdict]) -> Connections:
+        """The same connections for calls that ask `permit`, of each redirect and each secret; `verdict` says
+        what it would say.
+        """
         others = copy.copy(self)
-        others.permit, others.vault = permit, self.vault.under(permit)
+        others.permit, others.vault, others.verdict = permit, self.vault.under(permit), verdict
         return others
 
     def client(self, name: str, allowed: Allowed, place: str) -> Client:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from processor.capability.connections import Connections
+from processor.capability.heap import offer_of
 from processor.capability.permit import Show
 from processor.capability.row import Capability
 from processor.errors import About, ProcessorError
 from processor.policy import NO_POLICY, Ask, Rules, Verdict
 from processor.route import Route
-from processor.sandbox.offer import Signature
+from processor.sandbox.offer import HeapOffer, Signature
 
 log = logging.getLogger("processor")
 
@@ -74,6 +75,11 @@ class Governor:
         self.decided = decided
         self._told: set[Ask] = set()
 
+    @property
+    def heap(self) -> HeapOffer:
+        """What guests are told of whose objects they may use."""
+        return offer_of(self.route, self.rules, self.connections.reach.heap)
+
     def lane(self, number: int = 0) -> Monitor:
         """The monitor of one lane, whose guests do one run at a time."""
         return Monitor(self, number)
@@ -112,7 +118,7 @@ class Monitor:
         self._governor = governor
         self._number = number
         self._rules = governor.rules
-        self._connections = governor.connections.under(self.permit)
+        self._connections = governor.connections.under(self.permit, self.verdict)
 
     def begin(self) -> None:
         """A run begins: until the next one the rules of this moment hold."""
@@ -131,7 +137,8 @@ class Monitor:
             if row is None:
                 raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
             arguments = row.read(args)
-            self.permit(row.ask(arguments))
+            if (ask := row.ask(arguments)) is not None:
+                self.permit(ask)
             answer = await row.perform(self._connections, arguments)
             result = row.result(answer)
             return answer
@@ -141,12 +148,16 @@ class Monitor:
         finally:
             governor.observe(result, time.monotonic() - started)
 
+    def verdict(self, ask: Ask) -> Verdict:
+        """What the rules of the run say, of which nobody hears."""
+        return self._rules.decide(self._governor.route, ask, time.time_ns() // 1000)
+
     def permit(self, ask: Ask, show: Show = str) -> None:
         """Return if it may be done. Raises ProcessorError E330 or E331 with the lines that would allow it."""
         if not self._rules.policies:
             return
         governor = self._governor
-        verdict = self._rules.decide(governor.route, ask, time.time_ns() // 1000)
+        verdict = self.verdict(ask)
         if verdict.is_allowed:
             governor.decided(ask.kind, "allow")
             return

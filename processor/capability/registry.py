@@ -2,9 +2,9 @@
 
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
 capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
-directories, and `services` the two servers that it knows by their API. `client` is the only one that dials,
-`secrets` puts secrets in and takes them out, `roots` opens files. Only this package imports httpx and
-httpcore.
+directories, `services` the two servers that it knows by their API, `heap` what it may do to its objects, and
+`authorization` the question what it may do. `client` is the only one that dials, `secrets` puts secrets in
+and takes them out, `roots` opens files. Only this package imports httpx and httpcore.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats
@@ -18,9 +18,11 @@ import weakref
 from collections.abc import Iterable, Sequence
 
 from processor.address import Allowed
+from processor.capability.authorization import AUTHORIZE
 from processor.capability.client import Client, Resolve, resolve, trusted_roots
 from processor.capability.connections import Connections
 from processor.capability.files import FILE
+from processor.capability.heap import HEAP
 from processor.capability.monitor import NO_MANDATE, Decided, Governor, Mandate, Observe
 from processor.capability.outbound import REQUESTS, UNSAFE
 from processor.capability.row import Capability
@@ -29,7 +31,7 @@ from processor.reach import Reach
 
 __all__ = ["CAPABILITIES", "UNSAFE", "HostCalls", "Resolve"]
 
-CAPABILITIES: Sequence[Capability] = (REQUESTS, STOCK, STATE_DATA, FILE)
+CAPABILITIES: Sequence[Capability] = (REQUESTS, STOCK, STATE_DATA, FILE, AUTHORIZE, HEAP)
 
 
 class HostCalls:

@@ -36,15 +36,15 @@ class Capability:
 
     `perform` gets what the route has at hand and the checked arguments, each of them there; it gives a JSON
     value, or `wire.Attached`, and raises ProcessorError with one of `wire.REFUSAL_CODES`. `ask` is the
-    question for a policy and `cost` what a budget reserves, by its kind; both are known before it is
-    performed. `result` is the class of an answer in the metrics. A Runnable calls it as `self.<name>(...)`,
-    unless `is_method` is off, for one that the base class has helpers of its own for.
+    question for a policy, None of what does nothing, and `cost` what a budget reserves, by its kind; both are
+    known before it is performed. `result` is the class of an answer in the metrics. A Runnable calls it as
+    `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
     """
 
     name: str
     arguments: tuple[Argument, ...]
     perform: Callable[[Connections, Arguments], Awaitable[Any]]
-    ask: Callable[[Arguments], Ask]
+    ask: Callable[[Arguments], Ask | None]
     cost: Callable[[Arguments], Mapping[str, int]] = one_request
     result: Callable[[Any], str] = _served
     is_method: bool = True

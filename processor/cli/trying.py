@@ -173,6 +173,7 @@ async def _run(
             capabilities=governor.signatures,
             secrets=governor.secrets,
             emits=route.emits,
+            heap=governor.heap,
         )
         try:
             first = await spawn()  # faults of the Runnable, before its messages

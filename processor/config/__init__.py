@@ -58,6 +58,7 @@ from processor.policy import clashes
 from processor.policy import load as load_policy
 from processor.reach import BoundSecret, FileRoot
 from processor.route import Route
+from processor.schema import Schema
 
 _OF_PROGRAMS = ("runnable", "code", "language", "packages", "modules")
 
@@ -310,7 +311,17 @@ def _read_files(
     if program is not None:
         program, problems = library.complete(program, route.modules, here)
         faults += problems
-    return RouteFiles(program, routing), faults
+    schemas = {}
+    for kind, file in route.heap.items():
+        what = f"{dotted((*here, 'heap', kind))} is {file}, which"
+        try:
+            schemas[kind] = Schema(Path(file).read_bytes())
+        except OSError as err:
+            text = f"{what} cannot be read: {err.strerror}"
+            faults.append(source.fault((*here, "heap", kind), "E107", text))
+        except ValueError as err:
+            faults.append(source.fault((*here, "heap", kind), "E104", f"{what} is not a JSON Schema: {err}"))
+    return RouteFiles(program, routing, heap=schemas), faults
 
 
 def _program(route: RouteSettings, source: str, filename: str, class_name: str = "Runnable") -> Program:

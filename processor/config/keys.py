@@ -673,6 +673,11 @@ class RouteSettings(Settings):
         description="As `modules` at the top, for this route.",
         examples=["lib/"],
     )
+    heap: dict[Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")], File] = Field(
+        default={},
+        description="JSON Schemas (files) by type: what the values of objects of `self.heap` must fit.",
+        examples=[{"counter": "schemas/counter.json"}],
+    )
     policy: Listed[File] = Field(
         default=(),
         description="Policy files beside those at the top, for this route: each of them must allow.",
@@ -889,6 +894,7 @@ class Config(Settings):
             found += [Path(settings.runnable_file)] if settings.runnable else []
             found += [Path(settings.ism.routing_file)] if settings.ism else []
             found += map(Path, settings.policy)
+            found += map(Path, settings.heap.values())
         for route in self.routes.values():
             found += [Path(module.filename) for module in route.program.modules]
         found += self.folders

@@ -7,7 +7,7 @@ leave to each other is settled here: subjects, units, the names of defaults.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from processor.config.ism import Ism
 from processor.config.keeping import CreatedStream
@@ -29,16 +29,20 @@ from processor.route import (
     Routing,
     StreamLimits,
 )
+from processor.schema import Schema
 from processor.subject import Template, schedule_subject
 
 
 @dataclass(frozen=True, slots=True)
 class RouteFiles:
-    """What the files hold that a route names: its program, and the routing of an ISM processor."""
+    """What the files hold that a route names: its program, the routing of an ISM processor, its policy, and
+    schemas by the types of objects.
+    """
 
     program: Program | None = None
     routing: Routing | None = None
     policy: Rules = NO_POLICY
+    heap: Mapping[str, Schema] = field(default_factory=dict)
 
 
 def runtime_route(
@@ -80,7 +84,7 @@ def runtime_route(
         edits_keep_s=settings.history.edits,
         cloudevents=EventAttributes(own.type or "", own.source or "") if own else EventAttributes(),
         ism=_ism(settings.ism, files.routing) if settings.ism and files.routing else None,
-        reach=_reach(name, settings, secrets, roots),
+        reach=_reach(name, settings, files, secrets, roots),
     )
 
 
@@ -128,6 +132,7 @@ def _ism(settings: Ism, routing: Routing) -> IsmProcessor:
 def _reach(
     name: str,
     settings: RouteSettings,
+    files: RouteFiles,
     secrets: Mapping[str, BoundSecret],
     roots: Mapping[str, FileRoot],
 ) -> Reach:
@@ -146,4 +151,6 @@ def _reach(
         tuple(secrets[own] for own in settings.secrets),
         secrets[api.secret] if api.secret else None,
         files=tuple(roots[own] for own in settings.files),
+        emits=settings.emits,
+        heap=files.heap,
     )

@@ -38,6 +38,9 @@ def fingerprint(config: Config) -> str:
         said["routes"][name]["program"] = route.program.id
         del said["routes"][name]["modules"]
         said["routes"][name]["policy"] = route.policy.id
+        said["routes"][name]["heap"] = {
+            kind: hashlib.sha256(schema.text).hexdigest() for kind, schema in route.reach.heap.items()
+        }
         del said["routes"][name]["input"]["create"]  # done once, and what `dev` does of every route
         if route.ism:
             said["routes"][name]["ism"]["routing_file"] = asdict(route.ism.routing)

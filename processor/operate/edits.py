@@ -50,6 +50,7 @@ from processor.jetstream import (
 from processor.model import WHOLE_BYTES, ContextChange, partition_of
 from processor.operate.control import UNSAID, read_pause
 from processor.route import Route
+from processor.sandbox import objects
 from processor.sandbox.bounds import KEY, Bounds, Exceeded, described
 from processor.sandbox.values import TOMBSTONE, check_name, decode, encode
 
@@ -382,6 +383,8 @@ class ContextEdits:
         for step in steps[:-1]:
             parent = _at(parent, step, steps)
         act(parent)
+        if objects.is_item(name) and len(steps) > 1 and steps[1] == "value" and _has_version(root[name]):
+            root[name]["version"] += 1  # a program that has read it before is to notice
         after[name] = self._encoded(name, root[name]) if name in root else TOMBSTONE
         return after
 
@@ -399,13 +402,27 @@ class ContextEdits:
             name.encode()
             check_name(name)
             self._bounds.check_text(name, ("context", KEY))
-            return encode(value, ("context", name), self._bounds)
+            item = encode(value, ("context", name), self._bounds)
+            if objects.is_reserved(name):
+                self._check_object(name, item)
+            return item
         except Exceeded as err:
             raise ProcessorError(err.code, str(err)) from None
         except UnicodeEncodeError:
             raise ProcessorError("E309", f"the name {name!r} of an item is not text") from None
         except ValueError as err:
             raise ProcessorError("E309", str(err)) from None
+
+    def _check_object(self, name: str, item: bytes) -> None:
+        """Raise ValueError for what `self.heap` could not have put there."""
+        objects.check_item(name, item)
+        if name == objects.COUNTER:
+            return
+        held = objects.read(item)
+        schema = self._route.reach.heap.get(held.type)
+        fault = schema.fault(orjson.loads(held.text)) if schema else None
+        if fault is not None:
+            raise ValueError(f"a value of the type {held.type!r} does not fit its schema: {fault}")
 
     def _check_key(self, key: str) -> None:
         name = self._route.name
@@ -522,6 +539,10 @@ def _place(container: Any, step: str) -> Any:
     if isinstance(container, list | deque) and _INDEX.fullmatch(step) and int(step) < len(container):
         return int(step)
     return None
+
+
+def _has_version(held: Any) -> bool:
+    return isinstance(held, dict) and type(held.get("version")) is int
 
 
 def _at(container: Any, step: str, steps: Steps) -> Any:

@@ -10,7 +10,7 @@ The grammar is that of seed 001 (`[[capability]]`, TOML); `docs/` has it for use
 
 from processor.policy.budgets import BUDGET_KINDS, Budget, window_at
 from processor.policy.cedar import to_cedar
-from processor.policy.kinds import KINDS, Ask, asked, file_target, url_target
+from processor.policy.kinds import KINDS, Ask, asked, file_target, glob_regex, url_target
 from processor.policy.lint import lints
 from processor.policy.reading import clashes, load
 from processor.policy.rules import ALLOWED, NO_POLICY, Expectation, Policy, Rule, Rules, Verdict, suggest
@@ -30,6 +30,7 @@ __all__ = [
     "asked",
     "clashes",
     "file_target",
+    "glob_regex",
     "lints",
     "load",
     "suggest",

@@ -45,11 +45,14 @@ class PolicyKind:
 
 
 def _glob(pattern: str) -> Callable[[str], bool]:
-    """`*` is any text; `\\*` is a star."""
+    return _full(re.compile(glob_regex(pattern), re.DOTALL))
+
+
+def glob_regex(pattern: str) -> str:
+    """The regular expression of a pattern of names: `*` is any text; `\\*` is a star. Raises ValueError."""
     if not pattern:
         raise ValueError("it is empty; '*' is every one")
-    made = "".join(".*" if part in ("*", "**") else re.escape(_unescaped(part)) for part in _parts(pattern))
-    return _full(re.compile(made, re.DOTALL))
+    return "".join(".*" if part in ("*", "**") else re.escape(_unescaped(part)) for part in _parts(pattern))
 
 
 def _glob_samples(pattern: str) -> Sequence[str]:

@@ -186,6 +186,22 @@ class Rules:
             if budget.is_for(route)
         ]
 
+    def lasting(self, route: str, kind: str) -> list[list[Rule]]:
+        """Of each file, the lines of a kind that are for a route and never expire, denials among them.
+
+        What they allow is allowed at any time; about anything else they say nothing.
+        """
+        return [
+            [
+                rule
+                for rule in policy.rules
+                if rule.kind == kind
+                and rule.is_for(route)
+                and (rule.is_deny or (rule.expires_minutes, rule.expires_at_us) == (None, None))
+            ]
+            for policy in self.policies
+        ]
+
     def about(self, route: str, ask: Ask) -> list[Rule]:
         """Every line that is about an ask."""
         return [rule for policy in self.policies for rule in policy.rules if rule.covers(route, ask)]

@@ -29,6 +29,7 @@ class RunCalls:
         self.counts = [0] * len(groups)
         self.refused = 0
         self.made: list[Call] = []
+        self.granted: set[tuple[str, str]] = set()  # methods and types of objects that were asked for
         self._limits = limits
         self._groups = groups
 

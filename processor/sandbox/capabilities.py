@@ -170,6 +170,16 @@ class Voice:
     secrets: Secrets
     files: Files
     in_hand: InHand
+    heap: Callable[[], Any]  # of the key's context
+
+
+class _OfVoice:
+    """`self.heap`, made when it is first used, unless the user's own code sets an attribute of its name."""
+
+    __slots__ = ()
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance._voice.heap()
 
 
 class _InHand:
@@ -197,6 +207,7 @@ class GuestRunnable:
     messages: Any = _InHand("messages")  # of the call, one for each of its queries
     message: Any = _InHand("message")  # the only one; ValueError where there are more
     key: Any = _InHand("key")
+    heap: Any = _OfVoice()  # the typed objects of the key's context
     _context: LiveContext
     _voice: Voice
 
@@ -240,6 +251,20 @@ class GuestRunnable:
     def event(self, name: str, data: Any = None) -> None:
         """Publish an event on the route's event subject, in the commit of this run."""
         self._voice.event(name, data)
+
+    def authorize(self, operation: str, target: str) -> bool:
+        """Whether `operation`, such as `http.post`, would be allowed on `target` now; nothing is done.
+
+        Raises InvalidArgumentError for an operation that there is not.
+        """
+        return bool(self.authorize_details(operation, target)["authorized"])
+
+    def authorize_details(self, operation: str, target: str) -> dict[str, Any]:
+        """What `authorize` says, with why: operation, target, authorized, capability (the line of the policy,
+        or `config`), expires_s, reason and remedy, which has the lines that would allow it.
+        """
+        said: dict[str, Any] = self._voice.call("authorize", {"op": operation, "target": target})
+        return said
 
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import functools
 import gc
 import marshal
 import os
@@ -23,7 +24,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
@@ -31,7 +32,7 @@ from typing import Any, NoReturn
 import orjson
 
 from processor.errors import Fault, Faults
-from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, Limits, Program
+from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, HeapOp, Limits, Program
 from processor.runnable import AuthorityKernelError, CapabilityError
 from processor.sandbox import (
     capabilities,
@@ -40,13 +41,16 @@ from processor.sandbox import (
     entrypoints,
     jail,
     modules,
+    objects,
     requests,
     values,
     wire,
 )
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
+from processor.sandbox.heap import Heap, Objects
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
+from processor.sandbox.offer import OPEN_HEAP
 from processor.sandbox.plain import PlainPython
 from processor.sandbox.restricted import Restricted
 from processor.sandbox.results import GuestLog, Results, Unsuccessful, Writer, failed
@@ -316,6 +320,9 @@ class HeldContext:
         self._given = given
         self._bounds = bounds
         self._keeper: values.Keeper  # with the instance
+        self._heap = {name: value for name, value in given.items() if objects.is_item(name)}
+        self._heap_bytes = sum(values.weight(name, value) for name, value in self._heap.items())
+        self._objects: Objects | None = None  # once a run has used them
         size = sum(len(name.encode()) + len(value) for name, value in given.items())
         self._was_small = size <= WHOLE_BYTES
 
@@ -323,11 +330,25 @@ class HeldContext:
         """Make the instance, with the committed items laid over what its init() set."""
         self._keeper = values.Keeper(self._bounds)
         instance = make(self._keeper.context)
+        given = self._given
+        if self._heap:
+            given = {name: value for name, value in given.items() if name not in self._heap}
         try:
-            self._keeper.overlay(self._given)
+            self._keeper.overlay(given)
         except ValueError as err:
             raise _unkeepable(err) from None
         self.instance, self._given = instance, {}
+
+    @property
+    def objects(self) -> Objects:
+        """Those of its heap."""
+        if self._objects is None:
+            self._objects = Objects(self._heap)
+        return self._objects
+
+    def ops(self) -> Iterable[HeapOp]:
+        """What the run did to them."""
+        return self._objects.touched.values() if self._objects is not None else ()
 
     def change(self, limit_bytes: int) -> ContextChange | None:
         """What the run did, staged until `keep` or `undo`."""
@@ -337,13 +358,19 @@ class HeldContext:
             items, size = self._keeper.changes()
         except ValueError as err:
             raise _unkeepable(err) from None
+        if self._objects is not None:
+            changed, heap_bytes = self._objects.changes()
+            items, size = {**items, **changed}, size + heap_bytes
+        else:
+            size += self._heap_bytes
         if size > limit_bytes:
             raise failed("E310", f"the context holds {size} bytes (limit {limit_bytes})")
         if not items:
             return None
         if size > WHOLE_BYTES and not self._was_small:
             return ContextChange(items, False, size)
-        change = ContextChange(self._keeper.all_items(), True, size)
+        heap = self._objects.all_items() if self._objects is not None else self._heap
+        change = ContextChange({**self._keeper.all_items(), **heap}, True, size)
         try:
             for name in () if change.is_small else change.items:
                 values.check_name(name)
@@ -355,6 +382,8 @@ class HeldContext:
         """The change is on its way to the host: it is the ground for the next run."""
         if self.instance is not None:
             self._keeper.keep()
+        if self._objects is not None:
+            self._objects.keep()
         if change is not None:
             self._was_small = change.is_small
 
@@ -362,6 +391,8 @@ class HeldContext:
         """Be as before the run."""
         if self.instance is not None:
             self._keeper.undo()
+        if self._objects is not None:
+            self._objects.undo()
 
 
 class Runner:
@@ -382,6 +413,7 @@ class Runner:
         self._requests: Any = requests.client(self._call)
         self._files = capabilities.Files(self._call)
         self._secrets = capabilities.Secrets({})
+        self._heap_offer = OPEN_HEAP
         self._streams_a_list = False
         self._entry_points: frozenset[str] = frozenset()
         self._warnings: list[Fault] = []
@@ -439,6 +471,7 @@ class Runner:
         offer = wire.read_offer(frame)
         capabilities.offer(offer.signatures)
         self._secrets = capabilities.Secrets(offer.marks)
+        self._heap_offer = offer.heap
         self._log.limits = self._limits
         self._writer = Writer(self._program, self._limits)
         self._results = Results(self._limits, self._writer, offer.emits, self._memory, self._in_hand)
@@ -547,10 +580,10 @@ class Runner:
 
     def _instance(self, held: HeldContext) -> Any:
         if held.instance is None:
-            held.instantiate(self._make)
+            held.instantiate(functools.partial(self._make, held))
         return held.instance
 
-    def _make(self, context: values.LiveContext) -> Any:
+    def _make(self, held: HeldContext, context: values.LiveContext) -> Any:
         voice = capabilities.Voice(
             self._call,
             self._results.emit,
@@ -560,6 +593,7 @@ class Runner:
             self._secrets,
             self._files,
             self._in_hand,
+            functools.partial(self._heap, held),
         )
         self._in_hand.is_making = True
         try:
@@ -568,6 +602,10 @@ class Runner:
         finally:
             self._in_hand.is_making = False
         return instance
+
+    def _heap(self, held: HeldContext) -> Heap:
+        begin = self._results.heap_group
+        return Heap(held.objects, self._heap_offer, self._call, self._writer.bounds, begin)
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
         made = self._user(entrypoints.process, instance, queries)
@@ -652,6 +690,7 @@ class Runner:
             only[group.key] = None if group.key in only else number
         for key, self._failing in only.items():
             change = self._held[key].change(self._limits.context_bytes)
+            self._results.brought.heap += self._held[key].ops()
             if change is not None:
                 changes[key] = change
         return changes

@@ -32,7 +32,7 @@ import orjson
 
 from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
-from processor.sandbox import processes, wire
+from processor.sandbox import objects, processes, wire
 from processor.sandbox.calls import Answer, Perform, RunCalls
 from processor.sandbox.clock import RunClock
 from processor.sandbox.endings import Ending, OutOfMemoryKills
@@ -40,7 +40,7 @@ from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.languages import Footing
 from processor.sandbox.launch import execute, out_of_descriptors
 from processor.sandbox.link import LAST_WORDS_S, Gone, Link, violated
-from processor.sandbox.offer import Offer, Signature
+from processor.sandbox.offer import OPEN_HEAP, HeapOffer, Offer, Signature
 from processor.sandbox.tally import Tally
 
 log = logging.getLogger("processor")
@@ -115,12 +115,13 @@ class Zygote:
         capabilities: Sequence[Signature] = (),
         secrets: Mapping[str, str] | None = None,
         emits: Sequence[str] = (),
+        heap: HeapOffer = OPEN_HEAP,
     ) -> Guest:
         """A guest with `program` loaded. A zygote that died meanwhile is started again.
 
         `perform` makes its capability calls, and `capabilities` are what it is told that it may call;
         `secrets` are the marks that it knows the route's secrets by; `emits` are the subjects, as patterns,
-        that it may emit to.
+        that it may emit to. `heap` says whose objects it may use.
 
         Raises Faults with all that is wrong with the program, GuestError E502 where the machine refuses
         the process, and what `prepare` raises.
@@ -131,7 +132,7 @@ class Zygote:
             sealed = await guest._sealed()
             if sealed != cell.sealed:
                 raise _no_guest(f"its jail has other layers than at the start: {sealed}")
-            offer = Offer(capabilities, secrets or {}, emits)
+            offer = Offer(capabilities, secrets or {}, emits, heap)
             code = await guest._load(program, offer, self._compiled.get(program, b""))
         except BaseException:
             await guest.close()
@@ -543,6 +544,7 @@ class Guest:
         Returns its code where the guest compiled it. Raises Faults.
         """
         self._emits = offer.emits
+        self._tally.watch(offer.heap)
         nonce = self._begin()
         try:
             self._link.write(wire.write_load(nonce, program, self._limits, offer, code))
@@ -616,9 +618,9 @@ class Guest:
             elif "call" in frame.header:
                 await self._answer(nonce, frame, requests)
             else:
-                return self._conclude(frame, request)
+                return self._conclude(frame, request, requests)
 
-    def _conclude(self, frame: wire.Frame, request: wire.RunRequest) -> Outcome:
+    def _conclude(self, frame: wire.Frame, request: wire.RunRequest, requests: RunCalls) -> Outcome:
         if self._link.has_more:
             raise wire.Violation("bytes after the end of its answer")
         if self._link.has_unsent:
@@ -636,6 +638,7 @@ class Guest:
                 return replace(failed, failure=failure)
             return failed
         ran = wire.read_ran(frame, request, self._limits, self._emits)
+        self._tally.check_heap(request.groups, ran, requests.granted)
         return replace(
             ran,
             contexts=self._tally.change(ran.contexts),
@@ -660,6 +663,8 @@ class Guest:
             raise wire.Violation("calls without an end, or before the last one was answered")
         make = requests.making(group, name, self._perform)
         answering = requests.answer(group, name, arguments, make) if requests.answer else make(arguments)
+        if name == objects.HEAP:
+            answering = _granting(answering, arguments, requests)
         self._link.write(await self._performed(answering, nonce, name, requests))
 
     async def _performed(
@@ -727,6 +732,13 @@ def _is_cancelled() -> bool:
 def _about(err: ProcessorError) -> dict[str, Any]:
     """What a guest's exception has as attributes."""
     return {**(asdict(err.about) if err.about else {}), "remedy": err.remedy}
+
+
+async def _granting(answering: Awaitable[Any], arguments: Mapping[str, Any], requests: RunCalls) -> Any:
+    """The answer about an operation on objects, with a note that it may be done for the rest of the run."""
+    answer = await answering
+    requests.granted.add((str(arguments.get("method")), str(arguments.get("type"))))
+    return answer
 
 
 async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:

@@ -7,9 +7,10 @@ guest that changes its copy gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,44 @@ class Signature:
         return bound
 
 
+class HeapGrant(NamedTuple):
+    """A line of a policy for types of objects whose names match `types`, a regular expression."""
+
+    is_deny: bool
+    types: str
+    methods: tuple[str, ...]  # "*" is every one
+
+
+@dataclass(frozen=True, slots=True)
+class HeapOffer:
+    """Whose objects a guest may use without asking its host first.
+
+    `policies` has the lines of each policy that never expire; of several each must allow. An operation that
+    is not allowed by them is asked for (`heap`), and so is what stores a value of a type in `schemas`. The
+    host has `fits`, which says whether the JSON text of a value fits the schema of its type.
+    """
+
+    policies: Sequence[Sequence[HeapGrant]] = ()
+    schemas: Collection[str] = frozenset()
+    fits: Callable[[str, bytes], bool] = field(default=lambda kind, text: True, compare=False)
+
+    def allows(self, method: str, kind: str) -> bool:
+        """Whether the lines allow it."""
+        return all(_allows(grants, method, kind) for grants in self.policies)
+
+
+def _allows(grants: Sequence[HeapGrant], method: str, kind: str) -> bool:
+    found = [
+        grant.is_deny
+        for grant in grants
+        if (method in grant.methods or "*" in grant.methods) and re.fullmatch(grant.types, kind, re.DOTALL)
+    ]
+    return bool(found) and not any(found)
+
+
+OPEN_HEAP = HeapOffer()
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a guest may use from the load of its program on."""
@@ -49,6 +88,7 @@ class Offer:
     signatures: Sequence[Signature] = ()
     marks: Mapping[str, str] = field(default_factory=dict)  # the texts that stand for its secrets, by name
     emits: Sequence[str] = ()  # patterns
+    heap: HeapOffer = OPEN_HEAP
 
 
 NOTHING = Offer()

@@ -170,6 +170,13 @@ class Results:
         self.brought.emits.append((self.group, subject, delay_s, headers))
         self.brought.emit_bodies.append(body)
 
+    def heap_group(self) -> int:
+        """The group whose call uses the heap."""
+        if self._in_hand.is_making:
+            # It runs whenever a guest takes the context up: an object would be made each time.
+            raise RuntimeError("self.heap is for process and process_stream; init runs again after a restart")
+        return self.group
+
     def event(self, name: str, data: Any) -> None:
         name = str.__str__(name) if isinstance(name, str) else ""  # a subclass has its own idea of itself
         if not 0 < len(name) <= wire.EVENT_NAME_CHARS:

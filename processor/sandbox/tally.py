@@ -6,11 +6,13 @@ those that came back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from processor.model import ContextChange, Group
+from processor.model import ContextChange, Group, Ran
 from processor.sandbox import wire
+from processor.sandbox.objects import Ledger
+from processor.sandbox.offer import OPEN_HEAP, HeapOffer
 from processor.sandbox.values import weight
 
 
@@ -20,13 +22,20 @@ class Tally:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._items: dict[str, dict[str, int]] = {}
+        self._ledger = Ledger(OPEN_HEAP)
+
+    def watch(self, heap: HeapOffer) -> None:
+        """Check what runs do to objects of heaps against these rules, from now on."""
+        self._ledger = Ledger(heap)
 
     def ask(self, groups: Iterable[Group], forget: Iterable[str]) -> None:
         """Note what a request gives and takes. Raises ValueError for a key whose context it does not have."""
         for key in forget:
             self._items.pop(key, None)
+        self._ledger.forget(forget)
         for group in groups:
             if group.context is not None:
+                self._ledger.hold(group.key, group.context)
                 self._items[group.key] = {name: weight(name, value) for name, value in group.context.items()}
             elif group.key not in self._items:
                 raise ValueError(
@@ -52,3 +61,14 @@ class Tally:
             self._items[key] = items
             measured[key] = replace(change, size=size)
         return measured
+
+    def check_heap(self, groups: Sequence[Group], ran: Ran, granted: Collection[tuple[str, str]]) -> None:
+        """Note what a run did to objects of heaps; `granted` are methods and types that the host allowed.
+
+        Raises Violation for what it may not do, or did not say.
+        """
+        ops = [(groups[op.group].key, op) for op in ran.heap]
+        try:
+            self._ledger.settle(ran.contexts, ops, granted)
+        except ValueError as err:
+            raise wire.Violation(str(err)) from None

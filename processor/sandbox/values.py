@@ -42,6 +42,8 @@ NAME_BYTES = 8192
 # Stands for a deleted key that init() would set again; no value is ever written like this.
 TOMBSTONE = b'{"$gone":1}'
 
+HEAP = "=heap"  # what the names of the items begin with that keep the objects of `self.heap`
+
 _MAX_INT_CHARS = 4300  # Python's own limit for reading an integer from text
 _STEP_CHARS = 60
 
@@ -578,6 +580,8 @@ class Keeper:
         if not key.isascii():
             _text(key, ("context", KEY))
         self._bounds.check_text(key, ("context", KEY))
+        if key.startswith(HEAP):
+            _refuse(("context", key), f"has a name that is for self.heap, as are all that begin with {HEAP}")
         check_name(key)
         return _encode(value, ("context", key), self._bounds)
 

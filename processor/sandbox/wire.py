@@ -29,6 +29,7 @@ from processor.model import (
     Failed,
     Failure,
     Group,
+    HeapOp,
     Limits,
     LogLine,
     Module,
@@ -36,9 +37,9 @@ from processor.model import (
     Program,
     Ran,
 )
-from processor.sandbox import documents
+from processor.sandbox import documents, objects
 from processor.sandbox.bounds import nests_deeper
-from processor.sandbox.offer import NOTHING, Offer, Signature
+from processor.sandbox.offer import NOTHING, HeapGrant, HeapOffer, Offer, Signature
 from processor.sandbox.values import DEPTH, NAME_BYTES
 from processor.subject import check_subject, matches
 
@@ -318,6 +319,7 @@ def write_load(
         "capabilities": [[of.name, of.required, of.optional, of.is_method] for of in offer.signatures],
         "secrets": dict(offer.marks),
         "emits": list(offer.emits),
+        "heap": [[[*map(list, grants)] for grants in offer.heap.policies], list(offer.heap.schemas)],
     }
     sources = [module.source.encode() for module in program.modules]
     return pack(nonce, header, [program.source.encode(), code, *sources])
@@ -370,7 +372,12 @@ def read_offer(frame: Frame) -> Offer:
         Signature(name, tuple(required), tuple(optional), is_method)
         for name, required, optional, is_method in header["capabilities"]
     ]
-    return Offer(signatures, header["secrets"], tuple(header["emits"]))
+    policies, schemas = header["heap"]
+    grants = tuple(
+        [HeapGrant(is_deny, types, tuple(methods)) for is_deny, types, methods in lines] for lines in policies
+    )
+    heap = HeapOffer(grants, frozenset(schemas))
+    return Offer(signatures, header["secrets"], tuple(header["emits"]), heap)
 
 
 def write_run(nonce: int, request: RunRequest) -> bytes:
@@ -513,11 +520,12 @@ class Yield:
     events: list[tuple[int, str]]
     event_bodies: list[bytes]
     rejected: list[tuple[int, int, str, str]]  # group, index in group, code, why
+    heap: list[HeapOp]
 
     @classmethod
     def of(cls, groups: int) -> Yield:
         """Of a run of so many groups that has not begun."""
-        return cls([0] * groups, [], [], [], [], [], [], [])
+        return cls([0] * groups, [], [], [], [], [], [], [], [])
 
 
 def write_ran(
@@ -542,6 +550,7 @@ def write_ran(
         "events": brought.events,
         "contexts": rows,
         "rejected": brought.rejected,
+        "heap": [list(op) for op in brought.heap],
         "logs": _log_rows(logs),
     }
     return pack(nonce, header, blobs)
@@ -671,8 +680,8 @@ def read_ran(frame: Frame, request: RunRequest, limits: Limits, emits: Sequence[
 
     `emits` are the subjects, as patterns, that it may emit to.
     """
-    counts, tokens, emitted, events, contexts, rejected, lines = _fields(
-        frame.header, "outputs", "tokens", "emits", "events", "contexts", "rejected", "logs"
+    counts, tokens, emitted, events, contexts, rejected, heap, lines = _fields(
+        frame.header, "outputs", "tokens", "emits", "events", "contexts", "rejected", "heap", "logs"
     )
     blobs = _Blobs(frame.blobs)
     groups = len(request.groups)
@@ -684,9 +693,23 @@ def read_ran(frame: Frame, request: RunRequest, limits: Limits, emits: Sequence[
         contexts=_contexts(_list(contexts, at_most=groups), blobs, request, limits),
         rejected=_rejected(_list(rejected), request),
         logs=_logs(lines, limits),
+        heap=_heap(_list(heap, at_most=groups * objects.OBJECTS), groups),
     )
     blobs.finish()
     return ran
+
+
+def _heap(items: list[Any], groups: int) -> list[HeapOp]:
+    ops = []
+    for item in items:
+        group, method, kind, handle, version = _list(item, 5)
+        if type(method) is not str or method not in objects.METHODS:
+            raise Violation("an operation that a heap does not have")
+        if not objects.is_type(kind) or not objects.is_handle(handle):
+            raise Violation("an object that a heap cannot have")
+        _integer(group, 0, groups - 1)
+        ops.append(HeapOp(group, method, kind, handle, _integer(version, 0, 1 << 53)))
+    return ops
 
 
 def _outputs(

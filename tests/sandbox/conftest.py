@@ -24,6 +24,7 @@ import pytest
 from processor.model import Group, Limits, Program
 from processor.sandbox.calls import Perform
 from processor.sandbox.host import Guest, Zygote
+from processor.sandbox.offer import OPEN_HEAP, HeapOffer
 
 Spawned = Callable[..., AbstractAsyncContextManager[Guest]]
 
@@ -39,12 +40,15 @@ def spawned() -> Spawned:
         secrets: Mapping[str, str] | None = None,
         emits: Sequence[str] = (),
         language: str = "restricted",
+        heap: HeapOffer = OPEN_HEAP,
         **limits: Any,
     ) -> AsyncIterator[Guest]:
         zygote = await Zygote.start()
         try:
             program = Program(dedent(source), "runnable.py", language)
-            yield await zygote.spawn(program, Limits(**limits), perform=perform, secrets=secrets, emits=emits)
+            yield await zygote.spawn(
+                program, Limits(**limits), perform=perform, secrets=secrets, emits=emits, heap=heap
+            )
         finally:
             await zygote.close()
 

@@ -245,13 +245,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "stock": {"ticker": "BRK-B"},
     "state_data": {"state_id": "s-1", "filters": []},
     "file": {"op": "write", "path": "data://out/a.csv", "body": b"1234"},
+    "authorize": {"op": "http.get", "target": "https://api.example.com/"},
+    "heap": {"method": "write", "type": "counter", "value": [None]},
 }
 ASKED = {
     "requests": (Ask("http", "post", "https://api.example.com/v1/pay"), {"requests": 1, "bytes": 49}),
     "stock": (Ask("stock", "read", "BRK-B"), {"requests": 1}),
     "state_data": (Ask("state_data", "read", "s-1"), {"requests": 1}),
     "file": (Ask("file", "write", "data:/out/a.csv"), {"file_bytes": 4}),
+    "authorize": (None, {}),
+    "heap": (Ask("heap", "write", "counter"), {}),
 }
+UNASKED = {"authorize"}  # says what would be done, and does nothing
+FREE = {"authorize", "heap"}  # are answered from the rules that the host has in memory
 BUDGETS = {"requests", "bytes", "file_bytes"}
 
 
@@ -261,8 +267,12 @@ def unready(row: Capability, example: dict[str, Any] | None) -> str:
         return f"{row.name} has no example in this test"
     arguments = row.read(example)
     asked, cost = row.ask(arguments), row.cost(arguments)
+    if row.name in UNASKED and asked is None and cost == {}:
+        return ""
     if type(asked) is not Ask or not all(type(part) is str and part for part in asked):
         return f"{row.name} has no question for a policy: {asked!r}"
+    if row.name in FREE and cost == {}:
+        return ""
     if (
         not cost
         or not cost.keys() <= BUDGETS

@@ -45,7 +45,7 @@ def forge(header, *blobs):
     time.sleep(60)
 
 def answer(**changes):
-    names = "outputs", "tokens", "emits", "events", "contexts", "rejected", "logs"
+    names = "outputs", "tokens", "emits", "events", "contexts", "rejected", "heap", "logs"
     return {**{name: [] for name in names}, "outputs": [0], **changes}
 
 """

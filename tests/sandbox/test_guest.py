@@ -634,7 +634,7 @@ async def test_naming_the_base_class_is_optional(spawned, one, head) -> None:
     async with spawned(source) as guest:
         assert bodies(await guest.run([one({})])) == []
         assert await stream(guest, one({}, context=None)) == ([], Ran(
-            outputs=[], emits=[], events=[], logs=[], rejected=[], calls=[],
+            outputs=[], emits=[], events=[], logs=[], rejected=[], heap=[], calls=[],
             wall_s=pytest.approx(0, abs=1 << 20), cpu_s=pytest.approx(0, abs=1 << 20),
             memory_bytes=pytest.approx(0, abs=1 << 30)
         ))  # fmt: skip

@@ -15,14 +15,15 @@ import pytest
 
 from processor.model import Failure, Group, Limits, Program
 from processor.sandbox import wire
-from processor.sandbox.offer import Offer, Signature
+from processor.sandbox.offer import HeapGrant, HeapOffer, Offer, Signature
 from processor.sandbox.values import DEPTH, NAME_BYTES
 
 LIMITS = Limits(outputs=2, output_bytes=10, context_bytes=20_000, log_lines=2, log_bytes=8)
 REQUEST = wire.RunRequest([Group("k", [b"1", b"2"]), Group("l", [b"3"])], ["f"], [], stream=False)
 PROGRAM = Program("", "f")
 NOTHING: dict[str, Any] = {
-    "outputs": [0, 0], "tokens": [], "emits": [], "events": [], "contexts": [], "rejected": [], "logs": []
+    "outputs": [0, 0], "tokens": [], "emits": [], "events": [], "contexts": [], "rejected": [], "heap": [],
+    "logs": [],
 }  # fmt: skip
 
 
@@ -364,7 +365,8 @@ def test_each_figure_of_the_limits_arrives_in_its_place() -> None:
 def test_what_a_guest_is_offered_arrives() -> None:
     """Its capabilities with their arguments in order, the marks of its secrets, and where it may emit to."""
     signatures = [Signature("a", ("x", "y"), ("z",)), Signature("b", (), (), is_method=False)]
-    offer = Offer(signatures, {"key": "mark"}, ("e.*",))
+    lines = ([HeapGrant(False, "a.*", ("read", "write")), HeapGrant(True, "ab", ("*",))], [])
+    offer = Offer(signatures, {"key": "mark"}, ("e.*",), HeapOffer(lines, frozenset({"a"})))
     assert wire.read_offer(frame_of_bytes(wire.write_load(1, PROGRAM, LIMITS, offer))) == offer
     assert wire.read_offer(frame_of_bytes(wire.write_load(1, PROGRAM, LIMITS))) == Offer([], {}, ())
 
