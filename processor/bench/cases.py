@@ -193,7 +193,7 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("idle_file", "p99_ms", "at most", 15.0),
     ("idle_memory", "p50_ms", "at most", 2.0),
     ("routes_1000", "start_s", "at most", 15.0),
-    ("routes_1000", "idle_cpu_percent", "at most", 3.0),
+    ("routes_1000", "idle_cpu_percent", "at most", 1.0),
     ("routes_1000", "mb_per_route", "at most", 4.0),
     ("endurance", "memory_growth", "at most", 1.1),
 )

@@ -41,6 +41,7 @@ _POLL_S = 0.1
 _DEADLINE_S = 600.0
 _WARM_MESSAGES = 500
 _SAMPLES = 100
+_CROWD_S = 20.0  # the kernel counts in hundredths of a second
 _AHEAD_MESSAGES = 20_000
 _REDRIVEN_AT_ONCE = 250
 _SAMPLE = re.compile(r"^(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -73,7 +74,9 @@ async def measure(case: Case, servers: Servers, folder: Path, app: str, scale: S
             await measured.warm()
             if case.kind == "redrive":
                 return await measured.redrive(max(100, int(case.messages * scale.messages)))
-            figures = await measured.crowd() if case.kind == "crowd" else {}
+            figures = (
+                await measured.crowd(max(2.0, _CROWD_S * scale.messages)) if case.kind == "crowd" else {}
+            )
             figures |= await measured.throughput(max(100, int(case.messages * scale.messages)))
             if case.has_latency and scale.latency_s:
                 figures |= await measured.latencies(figures["messages_per_s"], scale.latency_s)
@@ -315,11 +318,11 @@ class _Case:
             await asyncio.sleep(0.01)
         return {f"{name}_ms": value for name, value in _percentiles(took_ms).items()}
 
-    async def crowd(self) -> Figures:
-        """How long many routes took to start, and what they cost while nothing comes."""
+    async def crowd(self, seconds: float) -> Figures:
+        """How long many routes took to start, and what they cost while nothing comes, right after a run."""
         [app] = self._apps
         before, began_s = cpu_s(app.process.pid) + sum(map(cpu_s, self._guests())), time.monotonic()
-        await asyncio.sleep(5)
+        await asyncio.sleep(seconds)
         used_s = cpu_s(app.process.pid) + sum(map(cpu_s, self._guests())) - before
         memory = sum(self._memory_mb().values())
         return {

@@ -60,6 +60,7 @@ class StreamWatch:
         self._events: set[str] = set()  # streams that something happened to
         self._heard = asyncio.Event()
         self._has_changed = False  # a stream, since this process began
+        self._running = 0  # routes, when they were looked at last
         self._place = 0  # of the last route that was looked at in its turn
         self._turns = Round(broker)
         self._turns_until_s = 0.0
@@ -79,8 +80,9 @@ class StreamWatch:
                     await self._look(changed)
                     took_s, pause_s = time.monotonic() - began_s, self._pause_s()
                 elif time.monotonic() - turned_s >= pause_s:
-                    turned_s, pause_s = time.monotonic(), self._pause_s()
+                    turned_s = time.monotonic()
                     await self._look_in_turn(changed)
+                    pause_s = self._pause_s()
         finally:
             await ear.unsubscribe()
 
@@ -108,7 +110,7 @@ class StreamWatch:
     def _pause_s(self) -> float:
         is_denied = any("$js.event.advisory" in said.lower() for said in self._broker.denials)
         least_s = _PAUSE_UNHEARD_S if is_denied else _PAUSE_S
-        return max(least_s, _ROUND_S / max(1, len(self._routes())))
+        return max(least_s, _ROUND_S / max(1, self._running))
 
     def _begun(self) -> dict[str, Route]:
         """The routes that have begun since the last round."""
@@ -120,6 +122,7 @@ class StreamWatch:
     async def _look_in_turn(self, changed: Callable[[str, str], None]) -> None:
         """Compare the next route; what is read of its streams serves those whose turn is soon, too."""
         routes = list(self._routes().values())
+        self._running = len(routes)
         if not routes:
             return
         if time.monotonic() >= self._turns_until_s:
@@ -138,6 +141,7 @@ class StreamWatch:
         events, self._events = self._events, set()
         self._heard.clear()
         routes, begun, now = self._routes(), self._begun(), Round(self._broker)
+        self._running = len(routes)
         used = {name: self._streams.used_by(name) for name in routes}
         # They began with a stream that is known as it was before, and it may be that again by now.
         unlike = self._streams.unlike & begun.keys()
