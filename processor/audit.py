@@ -25,10 +25,13 @@ from typing import Any, Literal
 
 import orjson
 
+from processor.notes import Checkpoint, Frontier, VerifierKey, checkpoint_of
+
 VERSION = 1
 ENTRY_MAX_BYTES = 8192
 TARGET_MAX_CHARS = 1000
 CONTROL = "=ctl.0"  # the chain of what was asked of an app, beside those of its routes' partitions
+SEALS = "=seal.0"  # where seals are kept; they are no chain, and no entries
 _DIGEST_BYTES = 32
 _U64 = 1 << 64
 
@@ -261,7 +264,7 @@ class AuditRecord:
             raise ValueError(f"its head line is not JSON ({err})") from err
         if type(document) is not dict or tuple(document) != _HEAD_KEYS:
             raise ValueError(f"its head line has not just {', '.join(_HEAD_KEYS)}")
-        if document["v"] != VERSION:
+        if document["v"] is True or document["v"] != VERSION:
             raise ValueError(f"it has version {str(document['v'])[:40]}, and this build reads {VERSION}")
         first = document["first"]
         if type(first) is not int or first < 1:
@@ -311,3 +314,81 @@ def chained(
         records.append(AuditRecord(chain, head, tuple(taken), commit))
         head = records[-1].head
     return records, head
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """How far the audit of an app had come at a moment: the tree over all entries, and each chain's head.
+
+    A note states the tree's size and root, signed where there is a key. `before` is the seal before this one:
+    its size and moment, so that a seal which is missing shows.
+    """
+
+    moment_us: int
+    before: tuple[int, int]
+    stream: str  # that the entries were read from, in its order, up to `sequence`
+    created: str
+    sequence: int
+    frontier: Frontier
+    heads: Mapping[str, ChainHead]
+    note: str
+
+    def checkpoint(self, verifier: VerifierKey | None) -> Checkpoint:
+        """What its note says. Raises ValueError where that is not signed by `verifier`, if one is given, or
+        is not of this seal's tree.
+        """
+        said = checkpoint_of(self.note, verifier)
+        if (said.size, said.root) != (self.frontier.size, self.frontier.root):
+            raise ValueError(
+                f"its note is of {said.size} entries, and its tree of {self.frontier.size}, or of others"
+            )
+        return said
+
+    def encoded(self, max_bytes: int) -> bytes:
+        """The payload of its message. The heads of chains that would make it larger are left out."""
+        said: dict[str, Any] = {
+            "v": VERSION,
+            "t": self.moment_us,
+            "prev": self.before,
+            "of": (self.stream, self.created),
+            "to": self.sequence,
+            "size": self.frontier.size,
+            "frontier": [root.hex() for root in self.frontier.roots],
+            "heads": {},
+            "note": self.note,
+        }
+        room = max_bytes - len(orjson.dumps(said))
+        for chain, head in self.heads.items():
+            room -= len(chain) + 100  # the number has at most twenty digits
+            if room < 0:
+                break
+            said["heads"][chain] = (head.number, head.digest.hex())
+        return orjson.dumps(said)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Seal:
+        """The seal in a message. Raises ValueError with what is odd in its bytes."""
+        try:
+            said = orjson.loads(payload)
+        except ValueError as err:
+            raise ValueError(f"it is not JSON ({err})") from err
+        if type(said) is not dict or said.get("v") is True or said.get("v") != VERSION:
+            raise ValueError(f"it is no seal of version {VERSION}")
+        try:
+            size, before_us = said["prev"]
+            stream, created = said["of"]
+            roots = [digest_of(root, "a hash of its frontier") for root in said["frontier"]]
+            heads = {
+                str(chain): ChainHead.read({"n": number, "head": head})
+                for chain, (number, head) in said["heads"].items()
+            }
+            numbers = [said["t"], size, before_us, said["to"], said["size"]]
+            note = said["note"]
+        except (KeyError, TypeError, AttributeError) as err:
+            raise ValueError(f"it lacks what a seal has ({type(err).__name__}: {err})") from err
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("a number of it is none")
+        if not all(type(text) is str for text in (stream, created, note)):
+            raise ValueError("a text of it is none")
+        frontier = Frontier(said["size"], roots)
+        return cls(said["t"], (size, before_us), stream, created, said["to"], frontier, heads, note)

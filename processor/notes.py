@@ -1,7 +1,7 @@
 """The Merkle tree over a log of entries, and signed notes that say how far it has come.
 
 Formats only, each as its specification has it, so that the tools of others read what we write:
-- the tree of RFC 6962, section 2.1: `Frontier` adds to it, `tiles` lays it out as C2SP tlog-tiles does;
+- the tree of RFC 6962, section 2.1: `Frontier` adds to it, `Tiles` lays it out as C2SP tlog-tiles does;
 - the signed note of C2SP signed-note, with Ed25519, and in it a checkpoint of C2SP tlog-checkpoint;
 - Ed25519 keys as `openssl genpkey` writes them (PKCS#8 and SubjectPublicKeyInfo in PEM, RFC 8410).
 
@@ -85,27 +85,42 @@ class Frontier:
         return Frontier(self.size, self._roots)
 
 
-def tiles(entries: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+class Tiles:
     """The files of C2SP tlog-tiles for a whole log, below the place of its checkpoint: path and content.
 
-    An entry has at most 65,535 bytes.
+    They come as entries are added; no more than a tile of each level is held.
     """
-    for number, part in _tiled(entries):
-        content = b"".join(len(entry).to_bytes(2, "big") + entry for entry in part)
-        yield f"tile/entries/{_tile_path(number, len(part))}", content
-    level, hashes = 0, [leaf_hash(entry) for entry in entries]
-    while hashes:
-        above = []
-        for number, part in _tiled(hashes):
-            yield f"tile/{level}/{_tile_path(number, len(part))}", b"".join(part)
-            if len(part) == TILE_WIDTH:
-                above.append(_full_root(part))
-        level, hashes = level + 1, above
 
+    def __init__(self) -> None:
+        self._levels: list[list[bytes]] = [[]]  # of each, the hashes that fill no tile yet
+        self._done = [0]  # full tiles of each level
+        self._bundle: list[bytes] = []
 
-def _tiled(items: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    for number in range(0, len(items), TILE_WIDTH):
-        yield number // TILE_WIDTH, items[number : number + TILE_WIDTH]
+    def add(self, entry: bytes) -> Iterator[tuple[str, bytes]]:
+        """Append an entry, of at most 65,535 bytes: the files that are full with it."""
+        self._bundle.append(len(entry).to_bytes(2, "big") + entry)
+        self._levels[0].append(leaf_hash(entry))
+        if len(self._bundle) == TILE_WIDTH:
+            yield f"tile/entries/{_tile_path(self._done[0], TILE_WIDTH)}", b"".join(self._bundle)
+            self._bundle = []
+        level = 0
+        while len(full := self._levels[level]) == TILE_WIDTH:
+            yield f"tile/{level}/{_tile_path(self._done[level], TILE_WIDTH)}", b"".join(full)
+            self._levels[level] = []
+            self._done[level] += 1
+            level += 1
+            if level == len(self._levels):
+                self._levels.append([])
+                self._done.append(0)
+            self._levels[level].append(_full_root(full))
+
+    def rest(self) -> Iterator[tuple[str, bytes]]:
+        """The files that are not full, when every entry was added."""
+        if self._bundle:
+            yield f"tile/entries/{_tile_path(self._done[0], len(self._bundle))}", b"".join(self._bundle)
+        for level, part in enumerate(self._levels):
+            if part:
+                yield f"tile/{level}/{_tile_path(self._done[level], len(part))}", b"".join(part)
 
 
 def _full_root(hashes: Sequence[bytes]) -> bytes:

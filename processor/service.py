@@ -52,6 +52,7 @@ from processor.operate.api import OperateApi
 from processor.operate.control import UNSAID, Control, Pause, read_pause
 from processor.operate.journal import Journal
 from processor.operate.lag import LagWatch
+from processor.operate.notary import Notary
 from processor.operate.retention import RetentionWatch
 from processor.route import Route
 from processor.sandbox.host import Zygote
@@ -223,6 +224,9 @@ class Service:
             "watch-routes": self._watch,
             "watch-app": self._watch_app,
             "watch-audit": self._journal.run,
+            "watch-seals": Notary(
+                self._broker, lambda: self._config, self._telemetry, partial(self._members.is_first, "=seal")
+            ).run,
             "watch-lag": partial(lag.run, self._runs),
             "watch-streams": partial(streams.run, self._follow_streams),
             "watch-retention": retention.watch_inputs,

@@ -127,6 +127,8 @@ METRICS: dict[str, Metric] = {
             "gauge",
             "How near the oldest unread message is to being dropped by its stream's limits; 1 is when it is.",
         ),
+        Metric("processor_audit_broken", "gauge", "1 after the audit was found to be broken.", ()),
+        Metric("processor_audit_sealed_entries", "gauge", "Entries of the audit that are sealed.", ()),
         Metric("processor_app_stream_bytes", "gauge", "Size of the app's own stream.", ()),
         Metric(
             "processor_app_stream_messages",
@@ -256,6 +258,14 @@ class Telemetry:
         self.jail_level = level
         self.jail_layers = dict(layers)
         self.numbers["processor_jail_level"][()] = LEVELS.index(level)
+
+    def audit_broken(self) -> None:
+        """An entry of the audit was found to be changed, or to be missing."""
+        self.numbers["processor_audit_broken"][()] = 1.0
+
+    def sealed(self, entries: int) -> None:
+        """The audit is sealed up to so many entries."""
+        self.numbers["processor_audit_sealed_entries"][()] = float(entries)
 
     def connected(self, is_connected: bool) -> None:
         self.numbers["processor_connected"][()] = float(is_connected)

@@ -32,9 +32,9 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["api"],
             ["verbs"],
-            ["forms", "lag"],
-            ["edits", "retention", "status"],
-            ["control", "dead_letters", "journal"],
+            ["audit_export", "forms", "lag"],
+            ["audits", "edits", "notary", "retention", "status"],
+            ["control", "dead_letters", "journal", "proof"],
         ],
     ),
     (

@@ -176,6 +176,7 @@ FIRING: dict[str, dict[str, str]] = {
         'processor_config_info{app="market",hash="1",instance="a"}': "1x40",
         'processor_config_info{app="market",hash="2",instance="b"}': "1x40",
     },
+    "ProcessorAuditBroken": {"processor_audit_broken": "0x20 1x20"},
 }
 # The same alerts must stay silent on these.
 QUIET: dict[str, str] = {
@@ -183,6 +184,7 @@ QUIET: dict[str, str] = {
     "processor_connected": "1x40",
     "processor_ready": "1x40",
     "processor_jail_level": "1x40",
+    "processor_audit_broken": "0x40",
     'processor_route_stopped{route="stats"}': "0x40",
     'processor_breaker_open{route="stats"}': "0x40",
     'processor_blocked_keys{route="stats"}': "0x40",

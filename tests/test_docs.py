@@ -28,6 +28,7 @@ from processor.delivery.settle import Settler
 from processor.errors import ERRORS, page_of
 from processor.library import SecureRunnableBuilder
 from processor.model import DeadLetter, Decision, Failure, RetryPolicy, decide
+from processor.notes import new_private_key, private_pem
 from processor.operate import forms, verbs
 from processor.sandbox.capabilities import GuestRunnable
 from processor.sandbox.facades import MODULES, RUNTIME_MODULES
@@ -223,6 +224,8 @@ def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
             )
     for root in data.get("files", {}).values():
         (tmp_path / (root if isinstance(root, str) else root["path"])).mkdir()
+    if key_file := data.get("audit", {}).get("key_file"):
+        (tmp_path / key_file).write_bytes(private_pem(new_private_key()))
     for file in data.get("policy", ()):
         (tmp_path / file).write_text(blocks(page("how-to/policy"), "toml")[0])
     (tmp_path / "app.yaml").write_text(text if "app" in data else f"app: market\n{text}")

@@ -553,6 +553,60 @@ def policy(
     return about_policy(action, config, route, op, target, format=format, junit=junit)
 
 
+def audit(
+    action: Annotated[
+        Literal["query", "tail", "verify", "export", "keygen"],
+        typer.Argument(metavar="ACTION", help="What to do: query, tail, verify, export or keygen."),
+    ],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="The configuration; for verify also a folder of export.")
+    ],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="export: the folder to write.")] = None,
+    event: Annotated[
+        str | None, typer.Option(help="Only these kinds of entries, such as http,tool or control.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only by this actor; * stands for any text.")] = None,
+    route: Annotated[str | None, typer.Option(help="Only of this route.")] = None,
+    decision: Annotated[
+        Literal["allow", "deny", "error", "shadow"] | None, typer.Option(help="Only what was decided so.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Only about this, such as 'https://*'; * stands for any text.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only from then on: so long ago, as 2h, or a time.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only until then.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="query: the newest, so many.")] = 100,
+    vkey: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys that sign the seals, as keygen prints them, each on a line."),
+    ] = None,
+    format: FormatOption = None,
+) -> int:
+    """Say who did what in an app, and whether that is what was written.
+
+    `query` shows entries, `tail` those that come. `verify` checks every entry against its chain, the
+    positions of the routes and the seals, and names the first bad entry of each chain; its exit code is 1
+    where there is one. `export` writes the audit into a folder with VERIFY.md, which says how to check it
+    with openssl and sha256sum; `verify` takes that folder, too. `keygen` makes the key that `audit.key_file`
+    names and prints its public half.
+
+    Examples:
+    processor audit query market.yaml --event http,tool --decision deny --since 2h
+    processor audit tail market.yaml --on 'https://*'
+    processor audit verify market.yaml
+    processor audit export market.yaml audit-2026-11
+    processor audit verify audit-2026-11 --vkey market.vkey
+    processor audit keygen market.yaml > market.vkey
+    """
+    from processor.cli.audits import audit as about_audit
+    from processor.cli.audits import filter_of
+
+    which = filter_of(event, actor, route, decision, on, since, until)
+    return about_audit(action, config, folder, which, limit=limit, vkey=vkey, format=format)
+
+
 def bench(
     cases: Annotated[
         list[str] | None, typer.Argument(metavar="[CASE]...", help="Cases to measure; without one, all.")
@@ -644,6 +698,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "resume": resume,
     "reset": reset,
     "policy": policy,
+    "audit": audit,
     "bench": bench,
     "verify-release": verify_release,
     "explain": explain,

@@ -164,6 +164,10 @@ class Members:
             return list(range(partitions)) if share(members, self._member, route, 1) else []
         return share(members, self._member, route, partitions)
 
+    def is_first(self, what: str) -> bool:
+        """Whether we are the one member that does something for all of the app."""
+        return bool(share(self.all, self._member, what, 1))
+
     def has_others(self, route: str) -> bool:
         """Whether another member has the route."""
         return any(route in known.routes for known in self._peers.values())

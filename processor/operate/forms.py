@@ -116,6 +116,27 @@ class HistoryQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which entries of the audit are read."""
+
+    event: str = _field("only these kinds, such as http,control", "")
+    actor: str = _field("only by this actor; * stands for any text", "")
+    route: str = _field("only of this route", "")
+    decision: str = _field("only what was decided so: allow, deny, error or shadow", "")
+    on: str = _field("only about this; * stands for any text", "")
+    since: str = _field("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
+    until: str = _field("only until this time (with its zone), or so long ago", "")
+    limit: int = _field("the newest so many", 100, least=1, most=1000)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerification:
+    """With which keys the audit is verified."""
+
+    vkey: str = _field("keys that sign the seals, each on a line; without one, that of the configuration", "")
+
+
+@dataclass(frozen=True, slots=True)
 class ContextRemoval:
     """What is taken out of a context."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -24,10 +25,14 @@ from processor.context.parked import moment
 from processor.delivery.codec import content_of, headers_shown
 from processor.errors import ERRORS, BrokerError, ProcessorError, Refusal
 from processor.jetstream import Again, ApiError, Broker, Unknown
+from processor.notes import VerifierKey
+from processor.operate.audits import AuditFilter, Audits, own_key
 from processor.operate.control import Control
 from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 from processor.operate.edits import ContextEdits
 from processor.operate.forms import (
+    AuditQuery,
+    AuditVerification,
     ContextListQuery,
     ContextQuery,
     ContextRemoval,
@@ -259,6 +264,49 @@ async def _read_history(app: OperatedApp, request: HistoryQuery) -> dict[str, An
     return {"records": shown[::-1], "more": is_cut or len(records) == request.limit}
 
 
+async def _query_audit(app: OperatedApp, request: AuditQuery) -> dict[str, Any]:
+    since_s, until_s = _since_s(request.since), _since_s(request.until, "until")
+    which = AuditFilter(
+        frozenset(filter(None, (name.strip() for name in request.event.split(",")))),
+        request.actor,
+        request.route,
+        request.decision,
+        request.on,
+        round(since_s * 1e6),
+        round(until_s * 1e6),
+    )
+    found: deque[dict[str, Any]] = deque(maxlen=request.limit)
+    count = 0
+    async with aclosing(Audits(app.broker, app.config).entries(which)) as entries:
+        async for entry in entries:
+            found.append(entry)
+            count += 1
+
+    async def newest_first() -> Any:
+        for entry in reversed(found):
+            yield entry
+
+    shown, is_cut = await _within(app.room_bytes, newest_first())
+    return {"entries": shown[::-1], "more": is_cut or count > len(found)}
+
+
+async def _verify_audit(app: OperatedApp, request: AuditVerification) -> dict[str, Any]:
+    try:
+        keys = [VerifierKey.read(line) for line in request.vkey.splitlines() if line.strip()]
+    except ValueError as err:
+        raise Refusal("E601", f"`vkey`: {err}") from err
+    own = own_key(app.config)
+    keys = keys or ([own] if own is not None else [])
+    report = asdict(await Audits(app.broker, app.config).verify(keys))
+    faults, is_cut = await _within(app.room_bytes // 2, _each(report["faults"]))
+    return {**report, "faults": faults, "more": is_cut, "checked_signatures": bool(keys)}
+
+
+async def _each(documents: Sequence[Any]) -> Any:
+    for document in documents:
+        yield document
+
+
 async def _set_value(app: OperatedApp, request: ValueOrder) -> dict[str, Any]:
     author = _author(app, "context.set", request)
     edits = _edits(app, request.route)
@@ -346,7 +394,7 @@ def _place(to: int | str) -> int | datetime:
     return found
 
 
-def _since_s(text: str) -> float:
+def _since_s(text: str, name: str = "since") -> float:
     if not text:
         return 0.0
     try:
@@ -356,7 +404,7 @@ def _since_s(text: str) -> float:
         return found.timestamp()
     except (ValueError, OverflowError):
         raise Refusal(
-            "E601", f"`since` is {text!r}: neither a span such as 2h nor a time such as 2026-01-31T08:00:00Z"
+            "E601", f"`{name}` is {text!r}: neither a span such as 2h nor a time such as 2026-01-31T08:00:00Z"
         ) from None
 
 
@@ -411,6 +459,8 @@ VERBS: tuple[Verb, ...] = (
         "Send dead letters back to their route, exactly once.",
     ),
     Verb("dlq.drop", DeadLetterOrder, _drop_dead_letters, "Delete dead letters for good."),
+    Verb("audit.query", AuditQuery, _query_audit, "Read who did what, oldest first."),
+    Verb("audit.verify", AuditVerification, _verify_audit, "Check that the audit is what was written."),
     Verb("context.get", ContextQuery, _get_context, "Read a context, or a value in it."),
     Verb("context.full", ContextListQuery, _list_contexts, "Read all contexts of a route."),
     Verb("context.history", HistoryQuery, _read_history, "Read what changed in a context, when and by whom."),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from processor.notes import (
     TILE_WIDTH,
     Checkpoint,
     Frontier,
+    Tiles,
     VerifierKey,
     check_name,
     checkpoint_of,
@@ -29,10 +31,16 @@ from processor.notes import (
     public_pem,
     read_private_key,
     read_public_key,
-    tiles,
 )
 
 ORIGIN = "audit.example.com/market"
+
+
+def tiles(entries: list[bytes]) -> Iterator[tuple[str, bytes]]:
+    made = Tiles()
+    for entry in entries:
+        yield from made.add(entry)
+    yield from made.rest()
 
 
 def root_of(hashes: list[bytes]) -> bytes:
