@@ -54,6 +54,7 @@ REASONS = {
     "is this suite",
     "takes minutes",
     "needs a release",
+    "needs an app with an audit",
     "needs the nats command line",
 }
 TICKS = "".join(f'{{"symbol": "IBM", "price": {price}}}\n' for price in (3, 5.5, 4))
