@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -34,6 +34,15 @@ CONTROL = "=ctl.0"  # the chain of what was asked of an app, beside those of its
 SEALS = "=seal.0"  # where seals are kept; they are no chain, and no entries
 _DIGEST_BYTES = 32
 _U64 = 1 << 64
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_pair(value: Any) -> bool:
+    return type(value) is list and [type(each) for each in value] == [int, int]
+
 
 Event = Literal[
     "http", "stock", "state_data", "secret", "emit", "tool", "infer", "file", "heap", "authorize", "user",
@@ -49,6 +58,14 @@ _FIELDS: dict[str, str] = {
     "of": "intent", "req": "request_digest", "res": "answer_digest", "status": "status", "bytes": "sizes",
     "us": "took_us", "secrets": "secrets", "code": "code",
 }  # fmt: skip
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "moment_us": lambda value: type(value) is int,
+    "batch": _is_pair,
+    "status": lambda value: type(value) is int,
+    "sizes": _is_pair,
+    "took_us": lambda value: type(value) is int,
+    "secrets": lambda value: type(value) is list and all(map(_is_text, value)),
+}
 DETAILS: tuple[str, ...] = (
     "out", "out_bytes", "emits", "events", "ctx", "cpu_us", "digest",  # run
     "model", "model_said", "tokens", "estimated",  # infer
@@ -87,6 +104,21 @@ class AuditEntry:
     secrets: Sequence[str] = ()  # names
     code: str = ""  # of a denial or an error
     details: Mapping[str, Any] = field(default_factory=dict)  # keys of DETAILS
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> AuditEntry:
+        """The entry that a stored document stands for, without its number. Raises ValueError."""
+        given: dict[str, Any] = {}
+        for key, name in _FIELDS.items():
+            if name and key in document:
+                value = document[key]
+                if not _KINDS.get(name, _is_text)(value):
+                    raise ValueError(f"its {key} is {str(value)[:40]!r}")
+                given[name] = tuple(value) if type(value) is list else value
+        for name, known in (("event", Event), ("decision", Decision), ("fate", Fate)):
+            if given.get(name, "") not in (*get_args(known), *([""] if name == "fate" else [])):
+                raise ValueError(f"its {name} is {str(given.get(name))[:40]!r}")
+        return cls(**given, details={name: document[name] for name in DETAILS if name in document})
 
     def line(self, number: int) -> bytes:
         """The entry as the line of a record: at most ENTRY_MAX_BYTES of JSON without a newline."""

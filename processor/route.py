@@ -98,6 +98,27 @@ class RouteInput:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteAudit:
+    """What is written down of a route's calls, and of its runs.
+
+    `intent` says which calls are written down before they are made. `copy_ttl_s` is how long the app's own
+    stream keeps what is written down.
+    """
+
+    level: Literal["off", "calls", "runs"] = "off"
+    intent: Literal["none", "unsafe", "all"] = "unsafe"
+    copy_ttl_s: float = 7 * _DAY_S
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is."""
+        return self.level != "off"
+
+
+NO_AUDIT = RouteAudit()
+
+
+@dataclass(frozen=True, slots=True)
 class RouteOutput:
     """Where a route's outputs go; `ttl_s` is how long the app's own stream keeps them."""
 
@@ -213,6 +234,7 @@ class Route:
     events: RouteEvents | None = None
     emits: tuple[str, ...] = ()  # patterns that the Runnable may send to
     policy: Rules = NO_POLICY  # what its guests may do of all that the other fields declare
+    audit: RouteAudit = RouteAudit()
     batch: BatchLimits = BatchLimits()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: BreakerPolicy = BreakerPolicy()

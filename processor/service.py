@@ -756,6 +756,7 @@ class Service:
             refused=blocked,
             history_s=route.history_keep_s,
             key="" if route.input.is_own else str(route.key),
+            audit=route.audit,
         )
         state = source["state"]
         is_own = route.input.is_own  # then the hop begins where `start` says
@@ -770,6 +771,7 @@ class Service:
             settle_key=partial(KeyChange(broker, route, source).settle, self._members.is_there),
         )
         run.holds = ()
+        self._telemetry.route(route.name).audited(store.claimed_entries)
         if not is_own:
             warn_of_gap(source, start, route.name)
         inboxes = map(RouteSubjects(route.app, route.name).inbox, run.share)

@@ -95,6 +95,11 @@ METRICS: dict[str, Metric] = {
             "Decisions of the policy: what was asked for, and what was said, as http_deny.",
             ("route", "reason"),
         ),
+        Metric(
+            "processor_audit_entries_total",
+            "counter",
+            "Entries that were committed to the audit chains of a route.",
+        ),
         Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
         Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
         Metric(
@@ -429,6 +434,11 @@ class RouteTelemetry:
     def decided(self, kind: str, decision: str) -> None:
         """The policy was asked for a kind of thing: allow, deny, expired or shadow."""
         self._count("processor_decisions_total", 1, f"{kind}_{decision}")
+
+    def audited(self, entries: int) -> None:
+        """Entries were added to the route's audit chains."""
+        if entries:
+            self._count("processor_audit_entries_total", entries)
 
     def repeated(self) -> None:
         """A call was made that its message had made before, in another run."""

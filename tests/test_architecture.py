@@ -45,7 +45,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["worker", "streams"],
             ["retrying"],
             ["plan"],
-            ["guests"],
+            ["auditing", "guests"],
             ["settle"],
             ["chunks", "gate"],
             ["effects"],
@@ -75,7 +75,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["store", "visit"],
             ["committer"],
-            ["reading"],
+            ["late", "reading", "route_chains"],
             ["placement"],
             ["chains", "history", "position", "sightings"],
             ["parked"],
@@ -177,6 +177,7 @@ METHODS = 25
 # Classes with more methods, and why they are not several.
 MANY_METHODS = {
     "context.store.ContextStore": "a method for each thing that a worker asks of what its route keeps",
+    "delivery.memory.MemoryStore": "as ContextStore, in memory",
     "sandbox.dialect.Transformer": "the standard visitor finds its method for each kind of node by name",
     "service.Service": "the wiring of one process: what starts, stops and tells each other; rules are below",
     "telemetry.RouteTelemetry": "a method for each fact that a worker reports, in the words of the metric",

@@ -98,6 +98,8 @@ AUTHORIZE = Capability(
     (Argument("op", Text(1, 100)), Argument("target", Text(0, TARGET_CHARS))),
     perform=_decide,
     ask=lambda arguments: None,  # to decide is not to do
+    event=None,
     cost=lambda arguments: {},
+    is_outside=False,
     is_method=False,
 )

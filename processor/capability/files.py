@@ -36,6 +36,7 @@ FILE = Capability(
     ),
     perform=_perform,
     ask=lambda arguments: Ask("file", arguments["op"], target_of(arguments["path"])),
+    event="file",
     cost=_bytes,
     is_method=False,
 )

@@ -61,6 +61,8 @@ HEAP = Capability(
     ),
     perform=_allowed,
     ask=lambda arguments: Ask("heap", arguments["method"], arguments["type"]),
+    event="heap",
     cost=lambda arguments: {},
+    is_outside=False,
     is_method=False,
 )

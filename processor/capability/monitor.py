@@ -5,24 +5,37 @@ Each lane has a `Monitor` of it, and the lane's guests are spawned with `Monitor
 call passes there, and so does each redirect and each secret of a call (`permit`); emits pass `permit` before
 they are committed. Without a policy file nothing is asked.
 
-What must stay true: a run keeps the rules that it has begun with, whatever becomes of them meanwhile.
+Where the route is audited, a monitor notes what a run asks: an entry for each call, each redirect and each
+denial. The worker takes them when the run has ended, and they are committed with what it led to.
+
+What must stay true:
+- A run keeps the rules that it has begun with, whatever becomes of them meanwhile.
+- A call that was begun has an entry, however it ends; one that `audit.intent` covers is written down before.
+- An entry has no payload, header, query string or value of a secret: hashes, sizes and names.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
+from processor.audit import AuditEntry, Decision, Event
 from processor.capability.connections import Connections
 from processor.capability.heap import offer_of
 from processor.capability.permit import Show
 from processor.capability.row import Capability
-from processor.errors import About, ProcessorError
-from processor.policy import NO_POLICY, Ask, Rules, Verdict
-from processor.route import Route
+from processor.context.late import Intent
+from processor.errors import ERRORS, About, BrokerError, ProcessorError
+from processor.jetstream import ApiError
+from processor.policy import ALLOWED, NO_POLICY, Ask, Rules, Verdict
+from processor.route import NO_AUDIT, Route, RouteAudit
 from processor.sandbox.offer import HeapOffer, Signature
 
 log = logging.getLogger("processor")
@@ -31,19 +44,31 @@ _TOLD_MAX = 1000  # denials that are remembered, so as to be logged once
 
 Decided = Callable[[str, str], None]
 Observe = Callable[[str, float], None]
+Announce = Callable[[int, Intent], Awaitable[None]]
+
+# What changes something outside, by kind: a second call of these is not the same as one.
+_UNSAFE: Mapping[str, Sequence[str]] = {
+    "http": ("post", "put", "patch", "delete"),
+    "file": ("write", "delete"),
+    "infer": ("chat",),
+}
+_NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
+_CONFIGURED = ("E325", "E326")  # denials of the configuration, and not of a policy
 
 
 @dataclass(frozen=True, slots=True)
 class Mandate:
-    """What a governor is told of its route: its name, and the rules for its guests."""
+    """What a governor is told of its route: its name, the rules for its guests, and what of them is noted."""
 
     route: str = ""
     rules: Rules = NO_POLICY
+    program: str = ""  # its id
+    audit: RouteAudit = NO_AUDIT
 
     @classmethod
     def of(cls, route: Route) -> Mandate:
         """That of a route as it is configured."""
-        return cls(route.name, route.policy)
+        return cls(route.name, route.policy, route.program.id, route.audit)
 
 
 NO_MANDATE = Mandate()
@@ -70,7 +95,10 @@ class Governor:
         self.rows = rows
         self.connections = connections
         self.route = mandate.route
-        self.rules = mandate.rules
+        self.actor = f"program:{mandate.program}"
+        self.audit = mandate.audit
+        self._marks = [(mark.encode(), f"secret.{name}".encode()) for name, mark in self.secrets.items()]
+        self.replace(mandate.rules)
         self.observe = observe
         self.decided = decided
         self._told: set[Ask] = set()
@@ -86,11 +114,17 @@ class Governor:
 
     def see(self, seen: Mapping[str, int]) -> None:
         """Count the time of lines that expire from when they were first seen, by digest, in microseconds."""
-        self.rules = self.rules.with_seen(seen)
+        self.replace(self.rules.with_seen(seen))
 
     def replace(self, rules: Rules) -> None:
         """Let other rules hold, from the next run of each lane on."""
-        self.rules = rules
+        self.rules, self.policy = rules, rules.id
+
+    def unmarked(self, text: bytes) -> bytes:
+        """Bytes of a guest with names of secrets in place of their marks, which no other process knows."""
+        for mark, name in self._marks:
+            text = text.replace(mark, name)
+        return text
 
     def tell(self, ask: Ask, verdict: Verdict) -> None:
         """Log a denial, once for each ask: a Runnable may ask the same for every message."""
@@ -111,18 +145,59 @@ class Governor:
         await self.connections.close()
 
 
+class _Decided(NamedTuple):
+    """What was decided about an ask, and the error that says so where it is denied."""
+
+    verdict: Verdict
+    decision: Decision = "allow"
+    refusal: ProcessorError | None = None
+
+
+_UNASKED = _Decided(ALLOWED)
+
+
+class RunScope(NamedTuple):
+    """What a monitor is told of a run: the partition whose chain gets its entries, the first and the last
+    sequence of its messages, and how a call is written down before it is made.
+    """
+
+    home: int
+    batch: tuple[int, int]
+    announce: Announce
+
+
 class Monitor:
-    """Decides for the guests of one lane."""
+    """Decides for the guests of one lane, and notes what they ask, run by run."""
 
     def __init__(self, governor: Governor, number: int) -> None:
         self._governor = governor
         self._number = number
-        self._rules = governor.rules
+        self._rules, self._policy = governor.rules, governor.policy
         self._connections = governor.connections.under(self.permit, self.verdict)
+        self._scope: RunScope | None = None
+        self._run = ""
+        self._entries: list[AuditEntry] = []
 
-    def begin(self) -> None:
-        """A run begins: until the next one the rules of this moment hold."""
-        self._rules = self._governor.rules
+    def begin(self, scope: RunScope | None = None) -> None:
+        """A run begins: until the next one the rules of this moment hold. Without `scope` it is no one's, and
+        leaves no entries.
+        """
+        self._rules, self._policy = self._governor.rules, self._governor.policy
+        self._scope, self._run, self._entries = scope, "", []
+
+    @property
+    def home(self) -> int:
+        """The partition whose chain gets the entries of the run."""
+        return self._scope.home if self._scope is not None else 0
+
+    def end(self) -> list[AuditEntry]:
+        """The entries of the run, in the order in which what they are about has ended; they have no fate."""
+        entries, self._entries = self._entries, []
+        return entries
+
+    def note(self, event: Event, decision: Decision, code: str, details: Mapping[str, Any]) -> None:
+        """Note something of the run that nobody was asked for."""
+        self._entries.append(self._made(event, decision, code, details))
 
     async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.
@@ -137,9 +212,13 @@ class Monitor:
             if row is None:
                 raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
             arguments = row.read(args)
-            if (ask := row.ask(arguments)) is not None:
-                self.permit(ask)
-            answer = await row.perform(self._connections, arguments)
+            ask = row.ask(arguments)
+            if ask is not None and self._is_noted:
+                answer = await self._noted(row, ask, arguments)
+            else:
+                if ask is not None:
+                    self.permit(ask)
+                answer = await row.perform(self._connections, arguments)
             result = row.result(answer)
             return answer
         except ProcessorError as err:
@@ -154,18 +233,125 @@ class Monitor:
 
     def permit(self, ask: Ask, show: Show = str) -> None:
         """Return if it may be done. Raises ProcessorError E330 or E331 with the lines that would allow it."""
-        if not self._rules.policies:
+        decided = self._decide(ask, show)
+        if decided.decision != "allow" and self._is_noted:
+            self._entries.append(self._entry(ask, decided, show))
+        if decided.refusal is not None:
+            raise decided.refusal
+
+    async def _noted(self, row: Capability, ask: Ask, arguments: Mapping[str, Any]) -> Any:
+        """The answer to a call, of which there is an entry whatever comes of it."""
+        decided = self._decide(ask, str)
+        entry = self._entry(ask, decided, str, row.event)
+        started_ns = time.perf_counter_ns()
+        try:
+            if decided.refusal is not None:
+                raise decided.refusal
+            request = self._governor.unmarked(row.sent(arguments))
+            entry.request_digest = _digest(request)
+            await self._announced(row, ask, entry)
+            permit = partial(self._permit_within, entry)
+            answer = await row.perform(self._governor.connections.under(permit, self.verdict), arguments)
+            status, body = row.received(answer)
+            entry.status, entry.answer_digest = status, _digest(b"%d\n" % status, body)
+            entry.sizes = (len(request), len(body))
+            if (code := row.result(answer)) in ERRORS:
+                entry.decision, entry.code = "error", code
+            return answer
+        except ProcessorError as err:
+            if decided.refusal is None:
+                is_denied = err.code in _CONFIGURED
+                entry.decision, entry.code = "deny" if is_denied else "error", err.code
+                entry.rule = "config" if is_denied else entry.rule
+            raise
+        except BaseException:  # nobody waits for the answer any more
+            entry.decision, entry.code = "error", "E314"
+            raise
+        finally:
+            entry.took_us = (time.perf_counter_ns() - started_ns) // 1000
+            self._entries.append(entry)
+
+    def _permit_within(self, call: AuditEntry, ask: Ask, show: Show = str) -> None:
+        """As `permit`, on the way of a call: its entry names its secrets, and each redirect has its own."""
+        decided = self._decide(ask, show)
+        if ask.kind != "secret" or decided.decision != "allow":
+            self._entries.append(self._entry(ask, decided, show))
+        if decided.refusal is not None:
+            raise decided.refusal
+        if ask.kind == "secret" and ask.target not in call.secrets:
+            call.secrets = (*call.secrets, ask.target)
+
+    async def _announced(self, row: Capability, ask: Ask, entry: AuditEntry) -> None:
+        """Write the call down, where it is one of those that are before they are made."""
+        covered = self._governor.audit.intent
+        is_covered = covered == "all" or (covered == "unsafe" and ask.method in _UNSAFE.get(ask.kind, ()))
+        if self._scope is None or not row.is_outside or not is_covered:
             return
+        intent = Intent(
+            entry.event, entry.operation, entry.target, entry.request_digest, entry.run, entry.moment_us
+        )
+        entry.intent = intent.id
+        try:
+            await self._scope.announce(self._scope.home, intent)
+        except (ApiError, BrokerError) as err:
+            why = f"it cannot be written down before it is made, as audit.intent asks: {err}"
+            raise ProcessorError("E317", why, place=row.name) from err
+
+    @property
+    def _is_noted(self) -> bool:
+        return self._scope is not None and self._governor.audit.is_on
+
+    def _entry(self, ask: Ask, decided: _Decided, show: Show, event: Event | None = None) -> AuditEntry:
+        """The entry about something that was asked for and decided, as far as it is known then."""
+        entry = self._made(event or cast(Event, ask.kind), decided.decision, decided.verdict.code)
+        entry.operation, entry.target = ask.method, show(ask.target)
+        entry.rule = decided.verdict.rule or ("default" if self._rules.policies else "config")
+        return entry
+
+    def _made(
+        self, event: Event, decision: Decision, code: str = "", details: Mapping[str, Any] = _NO_DETAILS
+    ) -> AuditEntry:
+        """An entry of this run."""
+        scope, governor = self._scope, self._governor
+        assert scope is not None
+        self._run = self._run or secrets.token_hex(8)
+        return AuditEntry(
+            event,
+            decision,
+            moment_us=time.time_ns() // 1000,
+            route=governor.route,
+            run=self._run,
+            batch=scope.batch,
+            actor=governor.actor,
+            policy=self._policy,
+            code=code,
+            details=details,
+        )
+
+    def _decide(self, ask: Ask, show: Show) -> _Decided:
+        """What the rules of this run say; it is counted, and a denial logged."""
+        if not self._rules.policies:
+            return _UNASKED
         governor = self._governor
         verdict = self.verdict(ask)
         if verdict.is_allowed:
             governor.decided(ask.kind, "allow")
-            return
+            return _Decided(verdict)
         decision = "shadow" if verdict.is_shadow else "expired" if verdict.code == "E331" else "deny"
         governor.decided(ask.kind, decision)
         verdict = replace(verdict, what=show(verdict.what), remedy=show(verdict.remedy))
         governor.tell(ask, verdict)
-        if not verdict.is_shadow:
-            ends_s = None if verdict.expires_us is None else verdict.expires_us / 1e6 - time.time()
-            about = About(f"{ask.kind}.{ask.method}", show(ask.target), verdict.rule, ends_s)
-            raise ProcessorError(verdict.code, verdict.what, remedy=verdict.remedy, about=about)
+        if verdict.is_shadow:
+            return _Decided(verdict, "shadow")
+        ends_s = None if verdict.expires_us is None else verdict.expires_us / 1e6 - time.time()
+        about = About(f"{ask.kind}.{ask.method}", show(ask.target), verdict.rule, ends_s)
+        refusal = ProcessorError(verdict.code, verdict.what, remedy=verdict.remedy, about=about)
+        return _Decided(verdict, "deny", refusal)
+
+
+def _digest(*parts: bytes) -> str:
+    """The first 16 bytes of the SHA-256 of these bytes, in hex."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]

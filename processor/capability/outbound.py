@@ -277,6 +277,24 @@ def _cost(arguments: Arguments) -> dict[str, int]:
     return {"requests": 1, "bytes": sum(map(len, texts)) + len(arguments["body"])}
 
 
+def _sent(arguments: Arguments) -> bytes:
+    """As the head of a request and its body are written; a host's own headers are not among them."""
+    try:
+        url = _url(arguments).with_query(_pairs(arguments["params"]))
+    except ValueError as err:
+        raise _no_url(arguments, err) from None
+    headers = _pairs(arguments["headers"])
+    if arguments["auth"] is not None:
+        headers.append(("auth", ":".join(arguments["auth"])))
+    lines = [f"{arguments['method']} {url}", *(f"{name}: {value}" for name, value in headers), "", ""]
+    body: bytes = arguments["body"]
+    return "\n".join(lines).encode("utf-8", "surrogatepass") + body
+
+
+def _received(answer: Attached) -> tuple[int, bytes]:
+    return answer.value.get("status", 0), answer.body
+
+
 def _result(answer: Attached) -> str:
     return "E317" if "failed" in answer.value else f"{answer.value['status'] // 100}xx"
 
@@ -316,7 +334,10 @@ REQUESTS = Capability(
     ),
     perform=_request,
     ask=_ask,
+    event="http",
     cost=_cost,
+    sent=_sent,
+    received=_received,
     result=_result,
     is_method=False,
 )

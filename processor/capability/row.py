@@ -1,8 +1,9 @@
 """What a capability is: one row, which says all that there is to know of it.
 
 A row stands beside the function that performs it, and `registry` lists the rows. From it come the method by
-which a Runnable calls it, the check of its arguments, what a policy is asked before it is performed, and what
-a budget is charged. Nothing else of Processor knows a capability by its name.
+which a Runnable calls it, the check of its arguments, what a policy is asked before it is performed, what a
+budget is charged, and what an entry of the audit says of it. Nothing else of Processor knows a capability by
+its name.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from processor.audit import Event
 from processor.capability.arguments import Argument, shown
 from processor.capability.connections import Connections
 from processor.errors import ProcessorError
 from processor.policy import Ask
 from processor.runnable import BaseSecureRunnable
+from processor.sandbox import documents
 from processor.sandbox.offer import Signature
+from processor.sandbox.wire import Attached
 
 Arguments = Mapping[str, Any]
 
@@ -30,6 +34,19 @@ def _served(answer: Any) -> str:
     return "2xx"
 
 
+def _written(arguments: Arguments) -> bytes:
+    """All of them as JSON, and behind it those that are bytes."""
+    bodies = [value for value in arguments.values() if type(value) is bytes]
+    said = {name: value for name, value in arguments.items() if type(value) is not bytes}
+    return b"\n".join([documents.dumps(said), *bodies])
+
+
+def _answered(answer: Any) -> tuple[int, bytes]:
+    if isinstance(answer, Attached):
+        return 0, documents.dumps(answer.value) + b"\n" + answer.body
+    return 0, documents.dumps(answer)
+
+
 @dataclass(frozen=True, slots=True)
 class Capability:
     """One thing that a guest may ask of its host.
@@ -39,14 +56,22 @@ class Capability:
     question for a policy, None of what does nothing, and `cost` what a budget reserves, by its kind; both are
     known before it is performed. `result` is the class of an answer in the metrics. A Runnable calls it as
     `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
+
+    An entry of the audit is of its `event`, None of what does nothing, and has hashes of the bytes that
+    `sent` and `received` give: the request, with marks where secrets will stand, and the status of the
+    answer, 0 where it has none, with its body. What `is_outside` may be written down before it is made.
     """
 
     name: str
     arguments: tuple[Argument, ...]
     perform: Callable[[Connections, Arguments], Awaitable[Any]]
     ask: Callable[[Arguments], Ask | None]
+    event: Event | None
     cost: Callable[[Arguments], Mapping[str, int]] = one_request
     result: Callable[[Any], str] = _served
+    sent: Callable[[Arguments], bytes] = _written
+    received: Callable[[Any], tuple[int, bytes]] = _answered
+    is_outside: bool = True
     is_method: bool = True
 
     @property

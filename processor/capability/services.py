@@ -119,6 +119,7 @@ STOCK = Capability(
     ),
     perform=_stock,
     ask=lambda arguments: Ask("stock", "read", arguments["ticker"]),
+    event="stock",
     is_method=False,
 )
 STATE_DATA = Capability(
@@ -136,5 +137,6 @@ STATE_DATA = Capability(
     ),
     perform=_state_data,
     ask=lambda arguments: Ask("state_data", "read", arguments["state_id"]),
+    event="state_data",
     is_method=False,
 )

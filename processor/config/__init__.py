@@ -27,7 +27,7 @@ from processor.config.forms import Place, show_size, show_time
 from processor.config.keys import Config, Credentials, Dev, Nats, RouteSettings, Tls
 from processor.config.modules import listing, modules_of, read_modules, taken
 from processor.config.outside import SECRET_CHARS
-from processor.config.routes import RouteFiles, runtime_route
+from processor.config.routes import RouteFiles, route_audit, runtime_route
 from processor.config.rules import (
     INHERITED,
     app_faults,
@@ -154,7 +154,10 @@ def load(
         name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
     }
     config._routes = {
-        name: runtime_route(config.app, name, route, files[name], secrets, roots)
+        name: replace(
+            runtime_route(config.app, name, route, files[name], secrets, roots),
+            audit=route_audit(config.audit, files[name].policy),
+        )
         for name, route in config.route_settings.items()
     }
     config._path, config._origins = source.path, source.origins

@@ -26,7 +26,9 @@ class SealSettings(Settings):
 
 
 class AuditSettings(Settings):
-    """Who did what, in chains of entries that show where one was changed or removed."""
+    """Who did what, in chains of entries that show where one was changed or removed. A word is `level`."""
+
+    short = "level"
 
     level: Annotated[
         AuditLevel | None,
@@ -37,6 +39,12 @@ class AuditSettings(Settings):
         description="off: nothing. calls: what Runnables ask of the outside, what the policy says, and what"
         " people do to the app. runs: also each run. By default calls with a policy, and off without one.",
         examples=["calls"],
+    )
+    intent: Literal["none", "unsafe", "all"] = Field(
+        default="unsafe",
+        description="Which calls are written down before they are made, so that one which a crash cut off is"
+        " found: unsafe is those that change something outside (POST, PUT, PATCH, DELETE). Each costs a"
+        " stored message.",
     )
     copy_ttl: Time = Field(
         default=7 * 86400.0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from processor.config.auditing import AuditSettings
 from processor.config.ism import Ism
 from processor.config.keeping import CreatedStream
 from processor.config.keys import InputSettings, OutputSettings, RouteSettings
@@ -22,6 +23,7 @@ from processor.route import (
     IsmProcessor,
     IsmState,
     Route,
+    RouteAudit,
     RouteEvents,
     RouteInput,
     RouteOutput,
@@ -106,6 +108,12 @@ def _input(app: str, name: str, settings: InputSettings, routing: Routing | None
         settings.repartition,
         schedule,
     )
+
+
+def route_audit(settings: AuditSettings, policy: Rules) -> RouteAudit:
+    """What is written down of a route under this policy: its calls where there is one, unless it is said."""
+    level = settings.level or ("calls" if policy.policies else "off")
+    return RouteAudit(level, settings.intent, settings.copy_ttl)
 
 
 def _output(settings: OutputSettings) -> RouteOutput:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import LiteralScalarString
 
+from processor.config.auditing import AuditSettings
 from processor.config.forms import Place, Settings, alias_of, default_text, inner_model
 from processor.config.keys import Config
 from processor.route import IsmProcessor, Route
@@ -44,6 +45,8 @@ def fingerprint(config: Config) -> str:
         del said["routes"][name]["input"]["create"]  # done once, and what `dev` does of every route
         if route.ism:
             said["routes"][name]["ism"]["routing_file"] = asdict(route.ism.routing)
+    if config.audit != AuditSettings():
+        said["audit"] = config.audit.model_dump(mode="json", include={"level", "intent", "copy_ttl"})
     for source in said["secrets"].values():
         del source["env"], source["file"]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

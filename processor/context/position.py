@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from processor.audit import GENESIS, ChainHead
 from processor.context.subjects import SubjectParts
 from processor.errors import BrokerError
 from processor.jetstream import Outgoing, Stored
@@ -30,6 +31,7 @@ _BEYOND = 1 << 40  # an epoch that no owner has come to
 _HEAD = re.compile(
     rb'\{"v":1,"stream":"(?P<stream>[^"\\]*)","created":"(?P<created>[^"\\]*)",'
     rb'"of":(?P<of>\d{1,9}),"seq":(?P<seq>\d{1,19}),"epoch":(?P<epoch>\d{1,18}),'
+    rb'(?:"audit":\{"n":(?P<n>\d{1,18}),"head":"(?P<head>[0-9a-f]{64})","late":(?P<late>\d{1,19})\},)?'
 )
 
 
@@ -78,6 +80,8 @@ class Position:
     is_spread: bool = False  # some context of the partition lives outside of this record
     live: tuple[Outgoing, ...] = ()  # what may not have been sent of the last commit
     resetting: int | None = None  # the sequence of a reset that is not finished
+    chain: ChainHead = GENESIS  # of the partition's audit entries, the last
+    looked: int = 0  # up to this sequence of the app's stream late messages are in the chain, or need not be
     version: int = VERSION
     is_readable: bool = True
     unknown: dict[str, Any] = field(default_factory=dict)  # what a later build has written beside
@@ -113,6 +117,9 @@ class Position:
                 stream, created = (head[name].decode("utf-8", "replace") for name in ("stream", "created"))
                 found.input = InputStream(stream, created)
                 found.of, found.sequence, found.epoch = (int(head[name]) for name in ("of", "seq", "epoch"))
+                if head["n"]:
+                    found.chain = ChainHead(int(head["n"]), bytes.fromhex(head["head"].decode()))
+                    found.looked = int(head["late"])
             return found
 
     @property
@@ -151,6 +158,8 @@ class Position:
             self.epoch + 1,
             commit_id=commit_id,
             is_spread=keep_contexts and self.is_spread,
+            chain=self.chain,
+            looked=self.looked,
             unknown=self.unknown,
             _contexts=self.contexts if keep_contexts else {},
         )
@@ -164,9 +173,10 @@ class Position:
             "of": self.of,
             "seq": self.sequence,
             "epoch": self.epoch,
-            "owner": self.owner,
-            "cid": self.commit_id,
         }
+        if self.chain.number or self.looked:
+            body["audit"] = {"n": self.chain.number, "head": self.chain.digest.hex(), "late": self.looked}
+        body |= {"owner": self.owner, "cid": self.commit_id}
         if self.key:
             body["key"] = self.key
         if self.lane:
@@ -265,7 +275,7 @@ def _value(value: Any) -> bytes:
 # The fields that a record has beside those that every record must have, with what they are when absent.
 _OPTIONAL: dict[str, Any] = {
     "key": "", "lane": 0, "holds": False, "claims": 0, "open": {}, "blocked": {}, "spread": False, "ctx": {},
-    "live": [],
+    "live": [], "audit": {},
 }  # fmt: skip
 _REQUIRED: dict[str, Any] = {
     "of": 0, "epoch": 0, "seq": 0, "owner": "", "cid": "", "stream": "", "created": "",
@@ -294,10 +304,11 @@ def _decoded(body: Any) -> Position:
         open_, live = _open(said["open"]), _live(said["live"])
         _check_values(said)
         resetting = _whole(body["resetting"], "resetting") if is_resetting else None
+        chain, looked = _audit(said["audit"])
     except ValueError:
         if is_ours:
             raise
-        open_, live, resetting = {}, (), None
+        open_, live, resetting, chain, looked = {}, (), None, GENESIS, 0
         said["blocked"], said["ctx"] = {}, {}
     return Position(
         InputStream(said["stream"], said["created"]),
@@ -315,6 +326,8 @@ def _decoded(body: Any) -> Position:
         said["spread"],
         live,
         resetting,
+        chain,
+        looked,
         body["v"],
         unknown={name: value for name, value in body.items() if name not in _KNOWN},
         _documents=said["ctx"],
@@ -338,6 +351,12 @@ def _live(document: list[Any]) -> tuple[Outgoing, ...]:
         if type(message) is not list or [type(part) for part in message] != [str, dict, str]:
             raise ValueError("its live is no list of messages")
     return tuple(Outgoing(subject, payload.encode(), headers) for subject, headers, payload in document)
+
+
+def _audit(document: Mapping[str, Any]) -> tuple[ChainHead, int]:
+    if not document:
+        return GENESIS, 0
+    return ChainHead.read(document), _whole(document.get("late"), "audit")
 
 
 def _check_values(said: Mapping[str, Any]) -> None:

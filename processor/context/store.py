@@ -20,13 +20,18 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
+from processor.audit import AuditEntry
 from processor.context.committer import Committer
 from processor.context.history import History, Record, now
+from processor.context.late import Intent, LateMessages, Look
 from processor.context.parked import ParkedMessage
 from processor.context.placement import Partition, Placement, size_of
 from processor.context.position import InputStream, Move, Position, by_partition
 from processor.context.reading import ParkedReader, counted_by, newest, patiently
+from processor.context.route_chains import RouteChains
 from processor.context.subjects import PositionKind, RouteSubjects, app_stream
 from processor.errors import Edited, Fenced
 from processor.jetstream import (
@@ -40,6 +45,7 @@ from processor.jetstream import (
     check_end,
 )
 from processor.model import ContextChange, Delivery
+from processor.route import NO_AUDIT, RouteAudit
 from processor.sandbox.values import TOMBSTONE
 
 # A partition without messages of its own learns this much later that the stream went on without it: it
@@ -48,6 +54,9 @@ STALE_POSITIONS = 10_000
 _HANDOVER_S = 2.0
 _CLAIMS = 10
 _LOAD_KEYS = 200  # keys in one read: their subjects make one request of moderate size
+
+
+NONE: Mapping[int, Any] = MappingProxyType({})
 
 
 async def _stay() -> None:
@@ -70,11 +79,13 @@ class ContextStore:
         *,
         kind: PositionKind = "pos",
         key: str = "",
+        audit: RouteAudit = NO_AUDIT,
     ) -> None:
         """`refused` is called with why the server stores no commits, and with None when it does.
 
         Records of what commits changed are kept for `history_s` seconds; with 0 none are made. `key` is the
-        setting of the route by which messages belong to partitions; empty where that is not recorded.
+        setting of the route by which messages belong to partitions; empty where that is not recorded. `audit`
+        says whether there are entries to be committed.
         """
         self._broker = broker
         self._history_s = history_s
@@ -97,6 +108,10 @@ class ContextStore:
         self.unannounced: list[Outgoing] = []
         self._committer = Committer(broker, self._stream, refused)
         self._parked = self._parked_reader()
+        self._audit = audit
+        self._chains = RouteChains(self._subjects, audit.copy_ttl_s)
+        self._late = LateMessages(broker, self._subjects, self._partitions)
+        self.claimed_entries = 0  # that the claim has added to chains
 
     def _parked_reader(self) -> ParkedReader:
         of, partitions = self._of, self._partitions
@@ -134,6 +149,7 @@ class ContextStore:
         part._watermark = min(p.position.sequence for p in part._partitions.values())
         part._committer = Committer(self._broker, self._stream, refused)
         part._parked = part._parked_reader()
+        part._late = LateMessages(self._broker, self._subjects, part._partitions)
         return part
 
     @property
@@ -210,15 +226,18 @@ class ContextStore:
                 position.epoch += 1
                 # What was claimed by a process that still lives has not ended it.
                 position.claims += position.owner != self._owner
-            claims = [self._position_message(p, "claim", holds=p.number in holds) for p in owned]
+            look = await self._late.look(self._owner, is_claim=True) if self._audit.is_on else Look()
+            claims = self._chained(_by_partition(look.entries), look.marks, "claim")
+            claims += [self._position_message(p, "claim", holds=p.number in holds) for p in owned]
             try:
                 last = await self._broker.commit(claims)
             except (WrongLastSequence, Unknown, Again) as err:
                 # Of those who claim or edit at the same time, each has to get through.
                 await asyncio.sleep(random.random() / 25 if isinstance(err, WrongLastSequence) else 0.1)
                 continue
-            for index, partition in enumerate(owned):
-                partition.fence = last - (len(claims) - 1 - index)
+            for back, partition in enumerate(reversed(owned)):
+                partition.fence = last - back
+            self.claimed_entries = len(look.entries)
             self._watermark = min(p.position.sequence for p in owned)
             return min(p.position.first_needed for p in owned)
         raise self._fenced()
@@ -326,17 +345,21 @@ class ContextStore:
         *,
         live: Sequence[Outgoing] = (),
         first_left: int | None = None,
+        entries: Mapping[int, Sequence[AuditEntry]] = NONE,
+        marks: Mapping[int, int] = NONE,
     ) -> int:
         """Store `messages`, the changed contexts and the new positions in one atomic write.
 
         Returns its number of messages when the server confirmed it, after however many tries that takes:
         while the server is down, and while it refuses to store (which `refused` is told). `live` is
         remembered in the position, for a successor to send if we cannot. Partitions without a move may go on
-        to the last sequence of `moves`, but stay before `first_left`, which is still to be processed. Raises
-        Fenced when somebody else owns a partition by now; then nothing was stored.
+        to the last sequence of `moves`, but stay before `first_left`, which is still to be processed.
+        `entries` are added to the audit chains of partitions, each of which has a move; `marks` say how far
+        looks have come. Raises Fenced when somebody else owns a partition by now; then nothing was stored.
         """
         commit_id = secrets.token_hex(8)
         batch = [*messages, *(self._records(changes, moves, commit_id) if self._history_s else ())]
+        batch += self._chained(entries, marks, commit_id)
         for key, change in changes.items():
             self._sizes[key] = change.size
             batch += self._placement.written(key, change)
@@ -359,7 +382,40 @@ class ContextStore:
             raise self._fenced(await self._overtakers(), in_hand)
         for back, partition in enumerate(reversed([*moved, *stale])):
             partition.fence = last - back
+        for added in entries.values():
+            self._late.settled(added)
         return len(batch)
+
+    def _chained(
+        self, entries: Mapping[int, Sequence[AuditEntry]], marks: Mapping[int, int], commit_id: str
+    ) -> list[Outgoing]:
+        """The records of these entries; the positions, which follow in the same commit, go on by them."""
+        for number, mark in marks.items():
+            position = self._partitions[number].position
+            position.looked = max(position.looked, mark)
+        return [
+            record
+            for number, added in entries.items()
+            for record in self._chains.records(
+                self._partitions[number], added, commit_id, self._broker.max_payload
+            )
+        ]
+
+    async def announce(self, partition: int, intent: Intent) -> None:
+        """Write down a call that is about to be made, however long that takes; it is not fenced.
+
+        Raises ApiError or BrokerError where the server refuses it.
+        """
+        await self._late.announce(partition, intent, self._name)
+
+    async def look(self) -> Look:
+        """What the audit chains of our partitions lack of late messages: to be committed."""
+        return await self._late.look(self._name, is_claim=False)
+
+    async def leave(self, entries: Sequence[tuple[int, AuditEntry]]) -> None:
+        """Store entries that cannot be committed any more, for whoever owns their partitions next."""
+        for number, entry in entries:
+            await self._late.leave(number, entry)
 
     async def release(self) -> None:
         """Let others have the partitions at once, and move them to where the stream is."""
@@ -437,6 +493,13 @@ class ContextStore:
 
     def _position_subject(self, partition: int | str) -> str:
         return self._subjects.position(partition, kind=self._kind)
+
+
+def _by_partition(entries: Sequence[tuple[int, AuditEntry]]) -> dict[int, list[AuditEntry]]:
+    found: dict[int, list[AuditEntry]] = {}
+    for number, entry in entries:
+        found.setdefault(number, []).append(entry)
+    return found
 
 
 def _unannounced(

@@ -18,7 +18,7 @@ from processor.subject import app_root, schedule_subject
 
 Kind = Literal[
     "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
-    "feed", "policy", "audit", "chain",
+    "feed", "policy", "audit", "chain", "late",
 ]  # fmt: skip
 
 PositionKind = Literal["pos", "hop"]
@@ -40,6 +40,10 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("sched.<route>", "a schedule"),
     ("plan.<route>", "which schedule was stored"),
     ("ctl.<route>", "whether the route is paused, by whom and why"),
+    (
+        "late.<route>.<partition>",
+        "a call that is about to be made, or an entry that its owner could not commit",
+    ),
     ("policy", "when each line of the policies was first seen"),
     ("audit.<route>.<partition>", "a record of the audit"),
     ("chain.<name>.0", "where a chain of the audit ends that belongs to no partition"),
@@ -149,6 +153,14 @@ class RouteSubjects:
     def held(self, partition: int, key: str, sequence: int | str = "*") -> str:
         """A message of a blocked key."""
         return f"{app_root(self.app)}.held.{self.route}.{partition}.{key_token(key)}.{sequence}"
+
+    def audit(self, partition: int | str = "*") -> str:
+        """The entries of a partition's audit chain."""
+        return f"{app_root(self.app)}.audit.{self.route}.{partition}"
+
+    def late(self, partition: int | str = "*") -> str:
+        """Calls that are about to be made, and entries that stand in no chain yet."""
+        return f"{app_root(self.app)}.late.{self.route}.{partition}"
 
     def inbox(self, partition: int | str = "*") -> str:
         """The messages of a partition that a hop or a schedule brings."""

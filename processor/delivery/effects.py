@@ -10,14 +10,17 @@ and its run succeeded, or its dead letter or what keeps it for later is among `s
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 
+from processor.audit import AuditEntry
 from processor.capability.permit import Permit, allow_all
 from processor.context import parked
 from processor.context.parked import REASON_CHARS, ParkedMessages
@@ -49,6 +52,7 @@ log = logging.getLogger("processor")
 # Idle partitions are taken along in what a commit has left.
 COMMIT_BUDGET = BATCH_MAX - 50
 _SCHEDULED_BYTES = 256  # of the headers that the server gives a message that it sends when it is due
+_ENTRIES = 100  # of an audit, at most ENTRY_MAX_BYTES each, that one message holds
 _HEADER_BYTES = 16 << 10  # room that a message keeps for its headers, and a position for its own fields
 
 
@@ -119,6 +123,11 @@ class Batch:
     done: list[Delivery] = field(default_factory=list)  # settled before a restart; only to be acknowledged
     markers: list[Outgoing] = field(default_factory=list)  # endings of stream-mode runs
 
+    @property
+    def home(self) -> int:
+        """The partition whose audit chain gets the entries of the run."""
+        return min(self.moves)
+
     def split(
         self, taken: Sequence[Delivery], failed: int | None, place: Callable[[Delivery], int]
     ) -> list[Sequence[Delivery]]:
@@ -170,6 +179,9 @@ class Effects:
     scattered: int = 0  # messages of contexts that come whole and are kept by item
     is_recorded: bool = False  # the commit has a record of each context that it changes
     first_left: int | None = None  # the lowest sequence in hand that is to be processed after these
+    # What the audit gets: each entry with the partition whose chain it is for.
+    audit: list[tuple[int, AuditEntry]] = field(default_factory=list)
+    marks: dict[int, int] = field(default_factory=dict)  # by partition, how far a look at late messages came
 
     def add(self, later: Effects) -> None:
         """Append the effects of a run that came after these."""
@@ -193,6 +205,24 @@ class Effects:
         self.scattered += later.scattered
         self.is_recorded |= later.is_recorded
         self.first_left = later.first_left
+        self.audit += later.audit
+        self.marks |= later.marks
+
+    @property
+    def entries(self) -> dict[int, list[AuditEntry]]:
+        """What the audit gets, by partition."""
+        found: dict[int, list[AuditEntry]] = {}
+        for partition, entry in self.audit:
+            found.setdefault(partition, []).append(entry)
+        return found
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all messages that these store, subjects and payloads, in hex."""
+        digest = hashlib.sha256()
+        for message in (*self.stored, *self.foreign):
+            digest.update(message.subject.encode("utf-8", "surrogateescape") + b"\0" + message.payload)
+        return digest.hexdigest()
 
     @property
     def size(self) -> int:
@@ -208,12 +238,32 @@ class Effects:
                 items += len(self.contexts[key].items) + 1
         records = len(both) if self.is_recorded or later.is_recorded else 0
         stored = len(self.stored) + len(later.stored) + self.scattered + later.scattered
-        return stored + items + records + len(self.moves.keys() | later.moves.keys())
+        chains = _records_of(self.audit, later.audit)
+        return stored + items + records + chains + len(self._written_with(later))
+
+    def _written_with(self, later: Effects) -> set[int]:
+        """The partitions whose positions a commit of both writes."""
+        chained = (
+            {partition for partition, _ in (*self.audit, *later.audit)}
+            | self.marks.keys()
+            | later.marks.keys()
+        )
+        return chained | self.moves.keys() | later.moves.keys()
 
     @property
     def weight(self) -> float:
-        """Messages of a commit that one input message needs, positions aside."""
-        return (self.size - len(self.moves)) / max(1, len(self.deliveries))
+        """Messages of a commit that one input message needs, positions and audit aside."""
+        beside = len(self._written_with(Effects())) + _records_of(self.audit, [])
+        return (self.size - beside) / max(1, len(self.deliveries))
+
+
+def _records_of(*audits: Sequence[tuple[int, AuditEntry]]) -> int:
+    """At most how many messages hold these entries."""
+    counts: dict[int, int] = {}
+    for audit in audits:
+        for partition, _ in audit:
+            counts[partition] = counts.get(partition, 0) + 1
+    return sum(-(-count // _ENTRIES) for count in counts.values())
 
 
 def _messages_of(change: ContextChange) -> int:
@@ -473,6 +523,24 @@ class EffectsBuilder:
         if outlet.foreign:
             return Outgoing(subject, orjson.dumps(body))
         return Outgoing(f"{self._out}{subject}", orjson.dumps(body), outlet.ttl)
+
+
+def run_details(outcome: Outcome, effects: Effects | Failure) -> dict[str, Any]:
+    """What the audit has of a run itself: counts, sizes, and a digest of what it stored."""
+    details: dict[str, Any] = {"cpu_us": int(outcome.cpu_s * 1e6)}
+    if isinstance(outcome, Failed) or isinstance(effects, Failure):
+        return details
+    [record] = effects.records
+    changes = outcome.contexts.values()
+    return {
+        "out": record.outputs,
+        "out_bytes": sum(len(output.body) for output in outcome.outputs),
+        "emits": record.emits,
+        "events": record.events,
+        "ctx": [len(changes), sum(change.size for change in changes)],
+        **details,
+        "digest": effects.digest,
+    }
 
 
 def fault_of_ours(when: str, route: str) -> Failure:

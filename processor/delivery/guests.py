@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 
-from processor.capability.monitor import Monitor
+from processor.capability.monitor import Monitor, RunScope
 from processor.context.parked import ParkedMessages
 from processor.context.position import UNREADABLE, no_context
 from processor.delivery.breaker import DEATHS
@@ -87,6 +87,7 @@ class Guests:
         """
         if not batch.groups:
             return Ran()
+        self._monitor.begin(self._scope(batch) if self._route.audit.is_on else None)
         guest = await self._living()
         keys = dict.fromkeys(group.key for group in batch.groups)
         missing = [key for key in keys if key not in self._resident]
@@ -100,7 +101,6 @@ class Guests:
             self._resident.move_to_end(key)
         forget = self._evicted(keys)
         self._load_ahead()
-        self._monitor.begin()
         calls = self._replay.calls(batch.groups, batch.members)
         if self._route.mode == "stream":
             attempt = self._hand.attempt(batch.members[0][0])
@@ -162,6 +162,11 @@ class Guests:
             # A context that came with the run that failed is sent again with the next, `init` included.
             for key in loaded:
                 self._resident.pop(key, None)
+
+    def _scope(self, batch: Batch) -> RunScope:
+        """What the audit is told of a run."""
+        sequences = [delivery.sequence for delivery in batch.deliveries]
+        return RunScope(batch.home, (min(sequences), max(sequences)), self._store.announce)
 
     def _columns(self, batch: Batch) -> bytes:
         """What the Runnable may know of the messages of a batch."""

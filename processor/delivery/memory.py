@@ -12,21 +12,28 @@ What must stay true:
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
+from processor.audit import AuditEntry, AuditRecord
 from processor.context import parked
+from processor.context.late import Intent, Look
 from processor.context.parked import ParkedMessage
+from processor.context.placement import Partition
 from processor.context.position import InputStream, Move, Position
 from processor.context.reading import counted_by
+from processor.context.route_chains import RouteChains
+from processor.context.store import NONE
 from processor.context.subjects import RouteSubjects, SubjectParts
 from processor.errors import Fenced
 from processor.jetstream import EXPECTED, Outgoing, Stored
 from processor.model import ContextChange, Delivery, RawHeaders, partition_of
+from processor.route import NO_AUDIT
 from processor.subject import app_root, matches
 
 MAX_PAYLOAD = 1 << 20  # what a NATS server takes unless it is told otherwise
@@ -40,6 +47,7 @@ class _Kept:
 
     positions: dict[int, Position]
     contexts: dict[str, dict[str, bytes]]
+    audit: list[Outgoing] = field(default_factory=list)  # the records of its audit chains
 
 
 class Memory:
@@ -61,6 +69,10 @@ class Memory:
     def contexts(self, route: str) -> Mapping[str, Mapping[str, bytes]]:
         """The committed contexts of a route by key, as encoded items."""
         return self.kept(route).contexts
+
+    def audit(self, route: str) -> Sequence[AuditRecord]:
+        """What the audit has of a route, in the order of its commits."""
+        return [AuditRecord.decode(message.payload) for message in self.kept(route).audit]
 
     def waiting(self, pattern: str) -> list[Stored]:
         """The messages that wait under a pattern of the app's subjects, in the order of their commits."""
@@ -132,6 +144,7 @@ class MemoryStore:
         self._memory = memory
         self._kept = memory.kept(route)
         self._subjects = RouteSubjects(memory.app, route)
+        self._chains = RouteChains(self._subjects, NO_AUDIT.copy_ttl_s)
         self._of = partitions
         self._owner = owner
         self._owned = tuple(range(partitions) if owned is None else owned)
@@ -234,6 +247,8 @@ class MemoryStore:
         *,
         live: Sequence[Outgoing] = (),
         first_left: int | None = None,
+        entries: Mapping[int, Sequence[AuditEntry]] = NONE,
+        marks: Mapping[int, int] = NONE,
     ) -> int:
         """As `Store.commit`; `live` is sent by nobody else, for nobody outlives this process."""
         positions, contexts = self._kept.positions, self._kept.contexts
@@ -249,6 +264,9 @@ class MemoryStore:
             after = {**before, **change.items}
             contexts[key] = {name: value for name, value in after.items() if value is not None}
             self._sizes[key] = change.size
+        for number, added in entries.items():
+            partition = Partition(number, positions[number])
+            self._kept.audit += self._chains.records(partition, added, secrets.token_hex(8), MAX_PAYLOAD)
         for number, move in moves.items():
             positions[number].apply(move)
         reached = max((move.sequence for move in moves.values()), default=0)
@@ -257,6 +275,15 @@ class MemoryStore:
         self._watermark = max(self._watermark, reached)
         self._memory.store(messages)
         return len(messages) + len(moves)
+
+    async def announce(self, partition: int, intent: Intent) -> None:
+        """Nothing outlives this process that could look for it."""
+
+    async def look(self) -> Look:
+        return Look()
+
+    async def leave(self, entries: Sequence[tuple[int, AuditEntry]]) -> None:
+        """Nobody comes next."""
 
     async def due(self, after: int) -> tuple[list[ParkedMessage], int]:
         waiting = self._memory.waiting(self._subjects.every("due"))

@@ -14,8 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from processor.audit import AuditEntry
+from processor.context.position import Move
+from processor.context.store import NONE
 from processor.delivery.effects import COMMIT_BUDGET, Effects
 from processor.delivery.hand import Hand
 from processor.delivery.publisher import Publisher
@@ -28,6 +31,7 @@ from processor.route import Route
 from processor.telemetry import RouteTelemetry
 
 _REFUSED_PAUSE_S = 2.0
+_LATE_S = 1.0  # what the audit gets of runs without effects waits so long for a commit to be part of
 
 
 class Settler:
@@ -58,6 +62,10 @@ class Settler:
         self._pending = Effects()
         self._settling: Effects | None = None
         self._changed = asyncio.Condition()
+        self._kept = Effects()  # entries and marks that wait for a commit to be part of
+        self._is_kept_due = False
+        self._reminder: asyncio.TimerHandle | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._weight = 1.0  # messages of a commit that one input message needs, as seen lately
         self.submitted = store.watermark  # up to here the input was read by what was submitted
 
@@ -65,8 +73,9 @@ class Settler:
         """Settle what is submitted, for ever. Raises what makes it impossible, such as Fenced."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._pending.moves))
+                await self._changed.wait_for(lambda: bool(self._pending.moves) or self._is_kept_due)
                 self._settling, self._pending = self._pending, Effects()
+                self._take_kept(self._settling)
                 self._changed.notify_all()
             await self.settle(self._settling)
             async with self._changed:
@@ -86,6 +95,55 @@ class Settler:
             self._changed.notify_all()
         await asyncio.sleep(0)  # what is to be committed is on its way before anything else is begun
 
+    def keep(self, audit: Sequence[tuple[int, AuditEntry]], marks: Mapping[int, int] = NONE) -> None:
+        """Let a commit have entries of what leaves nothing else behind, and marks that go with them: the next
+        one, and within a second one of their own.
+        """
+        self._kept.audit += audit
+        self._kept.marks |= marks
+        if (audit or marks) and self._reminder is None:
+            self._reminder = asyncio.get_running_loop().call_later(_LATE_S, self._remind)
+
+    def _remind(self) -> None:
+        self._reminder = None
+        self._waking = asyncio.create_task(self._commit_kept(), name=f"audit-{self._route.name}")
+
+    async def _commit_kept(self) -> None:
+        async with self._changed:
+            self._is_kept_due = bool(self._kept.audit or self._kept.marks)
+            self._changed.notify_all()
+
+    def _take_kept(self, effects: Effects) -> None:
+        """Add to effects that are to be settled as much of what is kept as fits the commit."""
+        kept = self._kept
+        taken = len(kept.audit)
+        while effects.size_with(part := Effects(audit=kept.audit[:taken], marks=kept.marks)) > COMMIT_BUDGET:
+            if not taken:
+                return
+            taken //= 2
+        is_all = taken == len(kept.audit)
+        effects.audit = [*part.audit, *effects.audit]
+        effects.marks |= kept.marks if is_all else {}  # they are moved with the last of their entries
+        self._kept = Effects() if is_all else Effects(audit=kept.audit[taken:], marks=kept.marks)
+        self._is_kept_due = not is_all
+
+    async def drained(self) -> None:
+        """Return when everything that was submitted, or is kept for a commit, is settled."""
+        await self._commit_kept()
+        await self.settled_and(lambda: not self._kept.audit and not self._kept.marks)
+
+    def left(self) -> list[tuple[int, AuditEntry]]:
+        """The entries of what was submitted or kept, and is in no confirmed commit."""
+        settling = self._settling.audit if self._settling is not None else []
+        return [*settling, *self._kept.audit, *self._pending.audit]
+
+    def close(self) -> None:
+        """Commit nothing by itself any more."""
+        if self._reminder is not None:
+            self._reminder.cancel()
+        if self._waking is not None:
+            self._waking.cancel()
+
     async def settled(self) -> None:
         """Return when everything that was submitted is settled."""
         await self.settled_and(lambda: True)
@@ -96,6 +154,11 @@ class Settler:
             await self._changed.wait_for(
                 lambda: not self._pending.moves and self._settling is None and is_so()
             )
+
+    async def reconsider(self) -> None:
+        """Let whoever waits in `settled_and` look again: something else than a commit has changed."""
+        async with self._changed:
+            self._changed.notify_all()
 
     @property
     def is_settling(self) -> bool:
@@ -134,7 +197,7 @@ class Settler:
         """Make the effects of processed deliveries real, in this order:
 
         1. publish to streams that cannot copy from ours; a second try of the same is dropped there,
-        2. commit outputs, events, dead letters, contexts and positions: all of it or none,
+        2. commit outputs, events, dead letters, audit entries, contexts and positions: all of it or none,
         3. send to live listeners what is now certain,
         4. acknowledge to the input stream, if it waits for that,
         5. count.
@@ -144,12 +207,15 @@ class Settler:
         """
         await self._publish_foreign(effects.foreign)
         started_s = time.perf_counter()
+        entries = effects.entries
         size = await self._store.commit(
             effects.stored,
             effects.contexts,
-            effects.moves,
+            {**{number: Move() for number in (*entries, *effects.marks)}, **effects.moves},
             live=effects.markers,
             first_left=effects.first_left,
+            entries=entries,
+            marks=effects.marks,
         )
         self._telemetry.committed(len(effects.ended), time.perf_counter() - started_s, size)
         with contextlib.suppress(Unknown):  # nobody can be listening
@@ -176,6 +242,7 @@ class Settler:
 
     def _observe(self, effects: Effects) -> None:
         telemetry, now_s = self._telemetry, time.time()
+        telemetry.audited(len(effects.audit))
         telemetry.end_to_end([max(0.0, now_s - d.timestamp_s) for d in effects.ended])
         for record in effects.records:
             self._observe_run(record)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from processor.audit import AuditEntry
+from processor.context.late import Intent, Look
 from processor.context.parked import ParkedMessage
 from processor.context.position import Move
+from processor.context.store import NONE
 from processor.jetstream import Outgoing
 from processor.model import ContextChange, Delivery
 
@@ -84,8 +87,19 @@ class Store(Protocol):
         *,
         live: Sequence[Outgoing] = (),
         first_left: int | None = None,
+        entries: Mapping[int, Sequence[AuditEntry]] = NONE,
+        marks: Mapping[int, int] = NONE,
     ) -> int:
-        """Store messages, changed contexts and positions: all of it or none. Raises Fenced."""
+        """Store messages, changed contexts, audit entries and positions: all of it or none. Raises Fenced."""
+
+    async def announce(self, partition: int, intent: Intent) -> None:
+        """Write down a call that is about to be made."""
+
+    async def look(self) -> Look:
+        """What the audit chains of our partitions lack of what was written down beside commits."""
+
+    async def leave(self, entries: Sequence[tuple[int, AuditEntry]]) -> None:
+        """Store entries that cannot be committed any more, for whoever owns their partitions next."""
 
     async def due(self, after: int) -> tuple[list[ParkedMessage], int]:
         """Messages that are due, from behind a place on, and up to which place it has looked."""

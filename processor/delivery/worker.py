@@ -3,7 +3,8 @@
 A worker owns some partitions of one route, mostly all; `lanes` starts it and stops it. The path of a message
 is `Worker.process`; each step of it is a part with a file of its own, and none of them knows the worker:
 `plan` groups what was taken, `guests` runs it, `effects` says what that leaves behind, `retrying` carries out
-what becomes of a message that failed, `settle` makes it all real, and `gate` says when nothing may run.
+what becomes of a message that failed, `settle` makes it all real, `auditing` hands on what is to be written
+down of it, and `gate` says when nothing may run.
 
 What must stay true:
 - Runs are settled in the order in which they ran.
@@ -24,11 +25,18 @@ from processor.capability.monitor import Governor, Monitor
 from processor.context.parked import ParkedMessage, ParkedMessages
 from processor.context.position import Move
 from processor.context.store import STALE_POSITIONS
+from processor.delivery.auditing import Auditor
 from processor.delivery.breaker import Breaker
 from processor.delivery.chunks import Streaming
 from processor.delivery.codec import Codec, key_of
 from processor.delivery.due import Due
-from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet, fault_of_ours
+from processor.delivery.effects import (
+    Batch,
+    Effects,
+    EffectsBuilder,
+    Outlet,
+    fault_of_ours,
+)
 from processor.delivery.gate import Gate, GivenBack
 from processor.delivery.guests import Guests
 from processor.delivery.hand import Hand
@@ -40,6 +48,7 @@ from processor.delivery.retrying import Retrying
 from processor.delivery.settle import Settler
 from processor.delivery.source import Source
 from processor.delivery.store import Store
+from processor.errors import Fenced
 from processor.jetstream import Again, ApiError, Outgoing, Unknown
 from processor.model import DeadLetter, Delivery, Drop, Failed, Failure, Outcome, Ran, RunAgain, RunRecord
 from processor.route import Route
@@ -126,6 +135,7 @@ class Worker:
         self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload, monitor.permit)
         self._gate = Gate(route.name, shared.breaker, telemetry, self.say)
         self._settler = Settler(route, broker, source, store, telemetry, hand, blocked, self._tell)
+        self._auditor = Auditor(route, store, self._settler, monitor)
         self._guests = Guests(
             route,
             store,
@@ -151,21 +161,24 @@ class Worker:
         """
         settler = asyncio.create_task(self._settler.run(), name=f"settle-{self._route.name}")
         puller = asyncio.create_task(self._pull_all(), name=f"pull-{self._route.name}")
+        looking = asyncio.create_task(self._auditor.look(), name=f"look-{self._route.name}")
         draining: asyncio.Task[None] | None = None
         try:
             await asyncio.wait({settler, puller}, return_when=asyncio.FIRST_COMPLETED)
             if not settler.done():  # what was submitted is whole, also where no more can be taken
-                draining = asyncio.create_task(self._settler.settled(), name=f"drain-{self._route.name}")
+                draining = asyncio.create_task(self._settler.drained(), name=f"drain-{self._route.name}")
                 await asyncio.wait({settler, draining}, return_when=asyncio.FIRST_COMPLETED)
             if settler.done():
                 settler.result()
             puller.result()
             await self._store.release()
         finally:
-            tasks = [task for task in (puller, settler, draining) if task is not None]
+            self._settler.close()
+            tasks = [task for task in (puller, settler, looking, draining) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._auditor.leave(is_fenced=isinstance(_error_of(settler), Fenced))
             self._telemetry.ended()
             await self._guests.close()
 
@@ -200,19 +213,24 @@ class Worker:
         return [deliveries] if is_again else ()
 
     def _effects_of(self, batch: Batch, outcome: Outcome) -> Effects | Failure:
-        """What a run leaves behind, where that can be one commit."""
+        """What a run leaves behind, where that can be one commit. Otherwise the audit gets of it that it was
+        dropped, in a later one.
+        """
         try:
             effects = self._effects.run(batch, outcome, self._hand.tries)
         except Exception:  # a wall: it takes apart what a message and a guest hold
-            return fault_of_ours("the effects of a run were made", self._route.name)
-        if isinstance(effects, Failure):
-            return effects
-        effects.scattered = self._store.scattered(effects.contexts)
-        misfit = self._effects.misfit(effects)
-        if misfit is None:
-            return effects
-        self._settler.weigh(effects)
-        return misfit
+            effects = fault_of_ours("the effects of a run were made", self._route.name)
+        audit = self._auditor.of(batch, outcome, effects)
+        if isinstance(effects, Effects):
+            effects.audit = audit
+            effects.scattered = self._store.scattered(effects.contexts)
+            misfit = self._effects.misfit(effects)
+            if misfit is None:
+                return effects
+            self._settler.weigh(effects)
+            effects = misfit
+        self._auditor.drop(audit, effects)
+        return effects
 
     def _tell(self, record: RunRecord) -> None:
         """Hand the record of a run over; nothing of the run can change any more."""
@@ -326,6 +344,8 @@ class Worker:
         """Run some of what is due beside the input, and what waited and may be tried now."""
         if self._due and not self._is_held_up:
             due = await self._due.take(self._settler.run_limit, self._route.batch.max_bytes)
+            if not due:
+                await self._settler.reconsider()  # somebody may wait for that
             self._hand.tries |= {kept.delivery.sequence: kept.tries for kept in due}
             await self._admit([kept.delivery for kept in due])
         for key in list(self._hand.waiting.due(now_s)):
@@ -412,3 +432,7 @@ class Worker:
                 await self._broker.publish(
                     Outgoing(publication.subject, publication.payload, publication.headers)
                 )
+
+
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None

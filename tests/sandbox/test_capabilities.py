@@ -10,10 +10,11 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from textwrap import dedent, indent
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from processor.audit import Event
 from processor.capability.arguments import (
     Anything,
     Argument,
@@ -49,6 +50,7 @@ GREETING = Capability(
     ),
     perform=greeting,
     ask=lambda arguments: Ask("greeting", "say", arguments["name"]),
+    event="user",
     cost=lambda arguments: {"requests": arguments["times"]},
 )
 LANGUAGES = pytest.mark.parametrize("language", ["restricted", "python"])
@@ -227,7 +229,9 @@ async def test_a_program_is_checked_with_its_capabilities() -> None:
 @pytest.mark.parametrize("name", ["stock", "two words", "_hidden", "", "emit", "context"])
 def test_a_name_is_one_that_a_runnable_can_call(name: str) -> None:
     """Two rows of one name, or a name that is not free on the base class, stop the process at its start."""
-    row = Capability(name, (), perform=greeting, ask=lambda arguments: Ask("greeting", "say", ""))
+    row = Capability(
+        name, (), perform=greeting, ask=lambda arguments: Ask("greeting", "say", ""), event="user"
+    )
     with pytest.raises(ValueError, match="cannot be the name of a capability"):
         HostCalls(capabilities=[*CAPABILITIES, row])
 
@@ -262,15 +266,18 @@ BUDGETS = {"requests", "bytes", "file_bytes"}
 
 
 def unready(row: Capability, example: dict[str, Any] | None) -> str:
-    """Why a policy and a budget could not do with this row; empty where they can."""
+    """Why a policy, a budget and an audit could not do with this row; empty where they can."""
     if example is None:
         return f"{row.name} has no example in this test"
     arguments = row.read(example)
     asked, cost = row.ask(arguments), row.cost(arguments)
-    if row.name in UNASKED and asked is None and cost == {}:
+    if row.name in UNASKED and asked is None and cost == {} and row.event is None:
         return ""
     if type(asked) is not Ask or not all(type(part) is str and part for part in asked):
         return f"{row.name} has no question for a policy: {asked!r}"
+    sent = row.sent(arguments)
+    if row.event not in get_args(Event) or type(sent) is not bytes or not sent:
+        return f"{row.name} has no entry for the audit: {row.event!r} of {sent!r}"
     if row.name in FREE and cost == {}:
         return ""
     if (
@@ -282,8 +289,8 @@ def unready(row: Capability, example: dict[str, Any] | None) -> str:
     return ""
 
 
-def test_every_row_has_a_question_for_a_policy_and_a_cost() -> None:
-    """The monitor asks one and charges the other before it performs anything."""
+def test_every_row_has_a_question_for_a_policy_a_cost_and_an_entry() -> None:
+    """The monitor asks the first, charges the second before it performs anything, and notes the third."""
     assert [told for row in CAPABILITIES if (told := unready(row, EXAMPLES.get(row.name)))] == []
     assert {row.name for row in CAPABILITIES} == ASKED.keys()
     for row in CAPABILITIES:
@@ -292,18 +299,23 @@ def test_every_row_has_a_question_for_a_policy_and_a_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "cost", "told"),
+    ("ask", "cost", "entry", "told"),
     [
-        (lambda arguments: None, {"requests": 1}, "no question"),
-        (lambda arguments: Ask("x", "", "y"), {"requests": 1}, "no question"),
-        (lambda arguments: Ask("x", "y", "z"), {}, "costs nothing"),
-        (lambda arguments: Ask("x", "y", "z"), {"requests": 0}, "costs nothing"),
-        (lambda arguments: Ask("x", "y", "z"), {"patience": 1}, "costs nothing"),
+        (lambda arguments: None, {"requests": 1}, ("user", b"x"), "no question"),
+        (lambda arguments: Ask("x", "", "y"), {"requests": 1}, ("user", b"x"), "no question"),
+        (lambda arguments: Ask("x", "y", "z"), {}, ("user", b"x"), "costs nothing"),
+        (lambda arguments: Ask("x", "y", "z"), {"requests": 0}, ("user", b"x"), "costs nothing"),
+        (lambda arguments: Ask("x", "y", "z"), {"patience": 1}, ("user", b"x"), "costs nothing"),
+        (lambda arguments: Ask("x", "y", "z"), {"requests": 1}, ("whim", b"x"), "no entry"),
+        (lambda arguments: Ask("x", "y", "z"), {"requests": 1}, ("user", b""), "no entry"),
     ],
 )
-def test_a_row_without_them_is_found(ask: Any, cost: dict[str, int], told: str) -> None:
+def test_a_row_without_them_is_found(
+    ask: Any, cost: dict[str, int], entry: tuple[Any, bytes], told: str
+) -> None:
     """The test above can fail."""
-    row = Capability("x", (), perform=greeting, ask=ask, cost=lambda arguments: cost)
+    event, sent = entry
+    row = Capability("x", (), greeting, ask, event, cost=lambda arguments: cost, sent=lambda arguments: sent)
     assert told in unready(row, {})
     assert "no example" in unready(row, None)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processor.audit import ChainHead
 from processor.context import position
 from processor.context.position import InputStream, Move, Position
 from processor.errors import BrokerError
@@ -22,7 +23,10 @@ GOOD: dict[str, Any] = {
 
 # In the order in which a commit writes them.
 FULL: dict[str, Any] = {
-    **{name: value for name, value in GOOD.items() if name != "ctx"},
+    **{name: GOOD[name] for name in ("v", "stream", "created", "of", "seq", "epoch")},
+    "audit": {"n": 140, "head": "ab" * 32, "late": 10349},
+    "owner": "me",
+    "cid": "c",
     "key": "json./k",
     "lane": 2,
     "holds": True,
@@ -69,6 +73,8 @@ def test_every_field_of_a_record_is_told() -> None:
         is_spread=True,
         live=(Outgoing("live.x", b"1", {"A": "b"}),),
         resetting=17,
+        chain=ChainHead(140, bytes([0xAB] * 32)),
+        looked=10349,
         unknown={"deal": "0.9"},
         _documents=FULL["ctx"],
     )
@@ -108,6 +114,9 @@ def test_the_numbers_of_a_record_outlive_its_contexts() -> None:
         InputStream("IN", "2026-01-31T08:00:00Z"), 64, 41, 7, is_spread=True, is_readable=False
     )
     assert Position.remains(stored(b"?")).epoch > 1 << 39
+    chained = Position.remains(stored(orjson.dumps(FULL)[:-1]))
+    assert (chained.chain, chained.looked) == (ChainHead(140, bytes([0xAB] * 32)), 10349)
+    assert chained.restarted("c2", keep_contexts=False).chain == chained.chain
 
 
 @pytest.mark.parametrize("levels, is_kept", [(200, True), (300, False), (900, False)])
@@ -199,5 +208,32 @@ def test_a_reset_leaves_a_position_that_nobody_owns(keep_contexts: bool) -> None
     body = orjson.loads(
         Position.read(stored(orjson.dumps(FULL))).restarted("new", keep_contexts=keep_contexts).encoded()
     )
-    names = ("v", "stream", "created", "of", "seq", "deal", *(("ctx", "spread") if keep_contexts else ()))
+    names = (
+        "v",
+        "stream",
+        "created",
+        "of",
+        "seq",
+        "audit",
+        "deal",
+        *(("ctx", "spread") if keep_contexts else ()),
+    )
     assert body == {**{name: FULL[name] for name in names}, "epoch": 8, "owner": "", "cid": "new"}
+
+
+@pytest.mark.parametrize(
+    "audit",
+    [
+        [],
+        {"n": 1},
+        {"n": -1, "head": "ab" * 32, "late": 0},
+        {"n": 1, "head": "AB" * 32, "late": 0},
+        {"n": 1, "head": "ab" * 31, "late": 0},
+        {"n": 1, "head": "ab" * 32},
+        {"n": 1, "head": "ab" * 32, "late": "0"},
+    ],
+)
+def test_an_audit_that_is_none_stops_the_partition(audit: Any) -> None:
+    """A chain whose head cannot be read is not begun anew behind anybody's back."""
+    with pytest.raises(BrokerError, match="E421"):
+        Position.read(stored(orjson.dumps({**GOOD, "audit": audit})))

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from processor.audit import AuditEntry
 from processor.context.store import Move
 from processor.delivery.effects import COMMIT_BUDGET, Effects
 from processor.delivery.hand import Hand
@@ -39,6 +40,7 @@ class World:
         self.troubles: list[Exception] = []  # of messages that are published to foreign streams
         self.commit_may_go_on = asyncio.Event()
         self.commit_may_go_on.set()
+        self.chained: list[tuple[dict[int, Sequence[AuditEntry]], dict[int, int]]] = []
         self.first_left: list[int | None] = []
         self.created, self.watermark, self.bytes_held = "", 7, 0
         self.blocked: list[str | None] = []
@@ -65,9 +67,12 @@ class World:
         *,
         live: Sequence[Outgoing],
         first_left: int | None,
+        entries: Mapping[int, Sequence[AuditEntry]],
+        marks: Mapping[int, int],
     ) -> int:
         await self.commit_may_go_on.wait()
         self.first_left.append(first_left)
+        self.chained.append((dict(entries), dict(marks)))
         words = [*(m.subject for m in stored), *contexts, *moves, *(f"live {m.subject}" for m in live)]
         self.said.append(f"commit {' '.join(map(str, words))}")
         return len(stored)

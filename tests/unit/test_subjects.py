@@ -81,6 +81,9 @@ BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
     "sched.<route>": (lambda: OWN.schedule, "p.shop.sched.orders", SubjectParts("sched", "orders", None, ())),
     "plan.<route>": (lambda: OWN.plan, "p.shop.plan.orders", SubjectParts("plan", "orders", None, ())),
     "ctl.<route>": (lambda: OWN.pause, "p.shop.ctl.orders", SubjectParts("ctl", "orders", None, ())),
+    "late.<route>.<partition>": (
+        lambda: OWN.late(7), "p.shop.late.orders.7", SubjectParts("late", "orders", 7, ()),
+    ),
     "policy": (lambda: policy_record("shop"), "p.shop.policy", SubjectParts("policy", "", None, ())),
     "audit.<route>.<partition>": (
         lambda: audit_subject("shop", "orders.7"),
@@ -119,6 +122,8 @@ def test_the_table_has_every_kind() -> None:
         (OWN.history("*", "k"), OWN.history(3, "k")),
         (OWN.held(7, "k"), OWN.held(7, "k", 42)),
         (OWN.inbox(), OWN.inbox(5)),
+        (OWN.audit(), OWN.audit(5)),
+        (OWN.every("late"), OWN.late(5)),
         (OWN.every("dlq"), f"{OWN.dead_letter(1, 42)}.2"),
         (every("shop", "due"), OWN.due(1, "42-1")),
         (RouteSubjects("shop", "*").pause, OWN.pause),
