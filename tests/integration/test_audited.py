@@ -75,7 +75,7 @@ def governed(web: Web, tmp_path: Path, audit: str = "", policy: str | None = Non
 async def chains(running: Running) -> dict[str, list[dict[str, Any]]]:
     """The entries of every chain of the app, each of which leads to the head in its position."""
     heads, entries = {}, dict[str, list[dict[str, Any]]]()
-    async for stored in running.broker.history("P_app", ["p.app.audit.>", "p.app.pos.r.*"]):
+    async for stored in running.broker.history("P_app", ["p.app.audit.r.*", "p.app.pos.r.*"]):
         if SubjectParts.of(stored.subject).kind == "pos":  # behind the records of its commit
             head = heads.get(f"r.{last_partition(stored.subject)}", GENESIS)
             assert Position.read(stored).chain == head
@@ -228,7 +228,7 @@ async def test_without_a_policy_nothing_is_noted(processor: Start, tmp_path: Pat
         async with processor(routes, top, call=CALL) as running:
             await running.publish("in.a", asked)
             assert await running.documents("out", 1) == [{"said": [200]}]
-            assert not await running.stored("p.app.audit.>")
+            assert not await running.stored("p.app.audit.r.*")
             assert not await running.stored("p.app.late.>")
         async with processor(routes, f"{top}\naudit: calls", call=CALL) as running:
             await running.publish("in.a", asked)
