@@ -26,6 +26,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     ("cli/", "reads a command line, calls a room below, and shows the answer; no rule is made here", []),
     ("bench/", "measures, beside programs that others would write", []),
     ("service.py", "composes and supervises one process: connection, routes, reload", []),
+    ("authority.py", "the SDK of the Authority Kernel for scripts, in memory or on an app", []),
     (
         "operate/",
         "what people and programs ask of an app: status, control, dead letters, edits, requests over NATS",
@@ -97,6 +98,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["dialect", "heap", "jail", "packages", "wire", "launch"],
             ["objects"],
             ["facades", "values"],
+            ["kernel"],
             ["documents"],
             ["bounds", "languages", "messages", "offer", "processes", "remedies"],
         ],

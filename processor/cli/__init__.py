@@ -607,6 +607,30 @@ def audit(
     return about_audit(action, config, folder, which, limit=limit, vkey=vkey, format=format)
 
 
+def authority(
+    action: Annotated[Literal["run"], typer.Argument(metavar="ACTION", help="What to do: run.")],
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python file for the SDK.")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="CONFIG", help="The configuration, a YAML file.")
+    ],
+    route: Annotated[
+        str | None, typer.Option("--route", metavar="ROUTE", help="Under the rules of this route.")
+    ] = None,
+) -> int:
+    """Run a script for the Authority Kernel SDK (`authority_nanos`) in a guest, under the rules of a route.
+
+    The script is plain Python in the jail: what it asks of its kernel passes the policy, the budgets and the
+    configuration of the route. Its heap is empty, and gone at the end; no server is needed. What it prints is
+    printed. The status is 0, or 1 where it ended with an exception or another status.
+
+    Examples:
+    processor authority run report.py --config market.yaml --route stats
+    """
+    from processor.cli.authority import run as run_script
+
+    return run_script(script, config, route)
+
+
 def bench(
     cases: Annotated[
         list[str] | None, typer.Argument(metavar="[CASE]...", help="Cases to measure; without one, all.")
@@ -699,6 +723,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "reset": reset,
     "policy": policy,
     "audit": audit,
+    "authority": authority,
     "bench": bench,
     "verify-release": verify_release,
     "explain": explain,

@@ -50,9 +50,10 @@ from processor.jetstream import (
 from processor.model import WHOLE_BYTES, ContextChange, partition_of
 from processor.operate.control import UNSAID, read_pause
 from processor.route import Route
-from processor.sandbox import objects
+from processor.sandbox import documents, objects
 from processor.sandbox.bounds import KEY, Bounds, Exceeded, described
 from processor.sandbox.values import TOMBSTONE, check_name, decode, encode
+from processor.schema import Schema
 
 EDIT_S = 10.0  # how long an edit tries to come between two commits of a busy owner
 # How long an edit waits for owners whom another has cost work. They ask for that with their claims, so that
@@ -227,6 +228,13 @@ class ContextEdits:
         for key, items in contexts.items():
             changes[key] = partial(_laid_over, given=self._checked(items), is_whole=is_whole)
         return await self._edit(changes, author, "import", is_dry=is_dry)
+
+    async def update(self, key: str, change: Change, author: Author) -> Edit:
+        """Commit what `change` makes of the encoded items of a key, None where it has none yet.
+
+        It is asked again where another commit came in between, and must not do anything else.
+        """
+        return (await self._edit({key: change}, author, "set"))[0]
 
     def check(self, key: str, items: Mapping[str, bytes]) -> None:
         """Raise ProcessorError where these encoded items cannot be a context of the route; asks nobody."""
@@ -404,7 +412,7 @@ class ContextEdits:
             self._bounds.check_text(name, ("context", KEY))
             item = encode(value, ("context", name), self._bounds)
             if objects.is_reserved(name):
-                self._check_object(name, item)
+                _check_object(name, item, self._route.reach.heap)
             return item
         except Exceeded as err:
             raise ProcessorError(err.code, str(err)) from None
@@ -412,17 +420,6 @@ class ContextEdits:
             raise ProcessorError("E309", f"the name {name!r} of an item is not text") from None
         except ValueError as err:
             raise ProcessorError("E309", str(err)) from None
-
-    def _check_object(self, name: str, item: bytes) -> None:
-        """Raise ValueError for what `self.heap` could not have put there."""
-        objects.check_item(name, item)
-        if name == objects.COUNTER:
-            return
-        held = objects.read(item)
-        schema = self._route.reach.heap.get(held.type)
-        fault = schema.fault(orjson.loads(held.text)) if schema else None
-        if fault is not None:
-            raise ValueError(f"a value of the type {held.type!r} does not fit its schema: {fault}")
 
     def _check_key(self, key: str) -> None:
         name = self._route.name
@@ -539,6 +536,18 @@ def _place(container: Any, step: str) -> Any:
     if isinstance(container, list | deque) and _INDEX.fullmatch(step) and int(step) < len(container):
         return int(step)
     return None
+
+
+def _check_object(name: str, item: bytes, schemas: Mapping[str, Schema]) -> None:
+    """Raise ValueError for what `self.heap` could not have put there."""
+    objects.check_item(name, item)
+    if name == objects.COUNTER:
+        return
+    held = objects.read(item)
+    schema = schemas.get(held.type)
+    fault = schema.fault(documents.loads(held.text)) if schema else None
+    if fault is not None:
+        raise ValueError(f"a value of the type {held.type!r} does not fit its schema: {fault}")
 
 
 def _has_version(held: Any) -> bool:

@@ -48,6 +48,7 @@ from processor.sandbox import (
 )
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
 from processor.sandbox.heap import Heap, Objects
+from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
 from processor.sandbox.offer import OPEN_HEAP
@@ -552,6 +553,7 @@ class Runner:
         if not self._program.mode and self._entry_points and entry not in self._entry_points:
             raise failed("E207", f"{self._program.class_name} has no `{entry}`, which this call is for")
         instance = self._instance(self._held[group.key])
+        GuestKernel.work_for(instance)
         if request.stream:
             self._stream(instance, queries)
         else:

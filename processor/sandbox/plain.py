@@ -37,6 +37,7 @@ from processor.errors import Fault, Faults
 from processor.model import Module, Program
 from processor.sandbox import dialect
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
+from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Runtime
 
 MODULE = "runnable"
@@ -221,7 +222,8 @@ class PlainPython:
         vars(importable).update({**ERROR_CLASSES, **ours}, __all__=list(ours))
         sys.modules["processor.runnable"] = vars(processor)["runnable"] = importable
         authority = types.ModuleType(AUTHORITY)
-        vars(authority).update(ERROR_CLASSES, __all__=list(ERROR_CLASSES))
+        names = {**ERROR_CLASSES, "AuthorityKernel": GuestKernel}
+        vars(authority).update(names, __all__=list(names))
         sys.modules[AUTHORITY] = authority
         space.update(
             ours,

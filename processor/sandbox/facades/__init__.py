@@ -153,6 +153,7 @@ from processor.sandbox.facades.standins import (
     warnings_names,
     zones,
 )
+from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES
 
 __all__ = [
@@ -551,7 +552,7 @@ def _build() -> dict[str, types.ModuleType]:
             "ZoneInfoNotFoundError": ZoneInfoNotFoundError,
             "available_timezones": available_timezones,
         },
-        AUTHORITY: dict(ERROR_CLASSES),
+        AUTHORITY: {**ERROR_CLASSES, "AuthorityKernel": GuestKernel},
         "urllib": {"parse": urllib_parse},
         "email": {"utils": email_utils},
     }
