@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processor.audit import CONTROL
 from processor.capability.registry import HostCalls
 from processor.cli.connection import connected
 from processor.cli.terminal import (
@@ -44,7 +45,16 @@ from processor.config import (
 )
 from processor.context import reading
 from processor.context.position import InputStream, Position, no_context
-from processor.context.subjects import WHOLE, PositionKind, RouteSubjects, app_stream, committed_subject
+from processor.context.subjects import (
+    WHOLE,
+    PositionKind,
+    RouteSubjects,
+    app_stream,
+    audit_subject,
+    chain_record,
+    committed_subject,
+)
+from processor.delivery.audit_copy import audit_stream_config, check_audit_stream, keeps_audit
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings
 from processor.delivery.key_change import KeyChange
@@ -232,6 +242,8 @@ async def _look(config: Config) -> _Server:
                 check_app_stream(info["config"], app_stream_config(config))
             except BrokerError as err:
                 problems.append(with_remedy(err))
+        if keeps_audit(config):
+            problems += await _audit_problems(broker, config, needs)
         problems += needs.missing("publish", _app_subjects(config), "to commit and to read contexts")
         members = [f"ctl.{config.app}.members"]
         problems += needs.missing("publish", members, "to share routes with other processors")
@@ -253,6 +265,24 @@ async def _look(config: Config) -> _Server:
             for route in config.routes.values()
         }
         return _Server(broker.server_version, broker.address, said, routes, problems)
+
+
+async def _audit_problems(broker: Broker, config: Config, needs: _Needs) -> list[str]:
+    """What keeps the audit from having its stream."""
+    wanted = audit_stream_config(config)
+    name = wanted["name"]
+    asked = [f"$JS.API.STREAM.INFO.{name}", f"$JS.API.STREAM.MSG.GET.{name}", f"$JS.API.DIRECT.GET.{name}"]
+    asked += [audit_subject(config.app, CONTROL), chain_record(config.app, CONTROL)]
+    info = await broker.stream(name)
+    if info is None:
+        asked.append(f"$JS.API.STREAM.CREATE.{name}")
+    problems = needs.missing("publish", asked, "to keep the audit")
+    if info is not None:
+        try:
+            check_audit_stream(info["config"], wanted)
+        except BrokerError as err:
+            problems.append(with_remedy(err))
+    return problems
 
 
 def _app_subjects(config: Config) -> Iterator[str]:

@@ -20,6 +20,11 @@ log = logging.getLogger("processor")
 _LIMITS = ("max_msgs", "max_bytes", "max_msgs_per_subject")
 
 
+def keeps_audit(config: Config) -> bool:
+    """Whether the audit has a stream of our own."""
+    return config.audit_level != "off" and config.audit.stream == "own"
+
+
 def audit_stream_config(config: Config) -> dict[str, Any]:
     """The stream of an app's audit, as it is made."""
     return {
@@ -42,7 +47,7 @@ async def prepare_audit(broker: Broker, config: Config) -> None:
 
     Raises BrokerError E414 where the stream cannot be made, or would lose what it copies.
     """
-    if config.audit_level == "off" or config.audit.stream == "external":
+    if not keeps_audit(config):
         return
     wanted = audit_stream_config(config)
     info = await broker.stream(wanted["name"])
@@ -62,16 +67,21 @@ async def prepare_audit(broker: Broker, config: Config) -> None:
                 ) from err
     if info is None:
         return
-    if faults := [*_faults(info["config"], wanted)]:
-        raise BrokerError(
-            "E414",
-            f"stream {wanted['name']} {', and '.join(faults)}",
-            remedy="Change it with `nats stream edit`; no route runs until then.",
-        )
+    check_audit_stream(info["config"], wanted)
     if info["config"].get("max_age", 0) != wanted["max_age"]:
         await broker.update_stream({**info["config"], "max_age": wanted["max_age"]})
         log.warning(
             "stream %s keeps records for %g days from now on", wanted["name"], config.audit.keep / 86400
+        )
+
+
+def check_audit_stream(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise BrokerError E414 where a stream that is there does not keep all that it should copy."""
+    if faults := [*_faults(found, wanted)]:
+        raise BrokerError(
+            "E414",
+            f"stream {wanted['name']} {', and '.join(faults)}",
+            remedy="Change it with `nats stream edit`; no route runs until then.",
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 from processor.context.subjects import audit_subject
 from processor.jetstream import ApiError, Outgoing
 from tests.conftest import waited
-from tests.running import Serve, Start, connected, starter
+from tests.running import Serve, Start, connected, problems_of, starter
 
 ROUTE = "r: {input: {subject: in, create: true}, runnable: echo.py, output: out}"
 ECHO = """
@@ -89,6 +89,8 @@ async def test_no_route_runs_beside_a_stream_that_loses_records(
     async with processor(ROUTE, AUDITED, echo=ECHO) as running, connected(url) as broker:
         why = running.telemetry.readiness.blocks["route r"]
         assert why.startswith(f"E414 stream AUDIT_app {what}")
+        [problem] = await problems_of(running)
+        assert problem.startswith(f"E414 stream AUDIT_app {what}")
         await running.publish("in", {"n": 1})
         assert await running.stored("out") == []
         await broker.api("STREAM.DELETE.AUDIT_app")

@@ -31,7 +31,7 @@ from tests.running import Serve, is_empty, listens
 PAGE = Path(__file__).parents[2] / "docs" / "operate" / "permissions.md"
 LISTED = [
     (may, name)
-    for may, cell in re.findall(r"^\| (publish|subscribe) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    for may, cell in re.findall(r"^\| (publish|subscribe) \| ([^|]*) \|$", PAGE.read_text(), re.MULTILINE)
     for name in re.findall(r"`([^`]+)`", cell)
 ]
 CONFIG = """
