@@ -499,6 +499,7 @@ class RunRecord:
     attempt: int = 0  # of the one message that failed alone, counted from 1
     decision: Decision | None = None  # about that message
     outputs: int = 0
+    output_bytes: int = 0  # of outputs and emits
     emits: int = 0
     events: int = 0
     given_up: Sequence[GivenUp] = ()

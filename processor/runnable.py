@@ -267,6 +267,16 @@ class BaseSecureRunnable:
         """What `authorize` says, with why, and what would allow it."""
         raise _outside("authorize_details")
 
+    def budget(self, kind: str) -> dict[str, Any]:
+        """How much of a kind, such as requests or bytes, is used and left in the budget that has least left:
+        used, limit, left, window and until; without a budget limit and left are None.
+        """
+        raise _outside("budget")
+
+    def set_budget(self, kind: str, limit: int) -> None:
+        """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError."""
+        raise _outside("set_budget")
+
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
         raise _outside("get_stock_data")

@@ -160,6 +160,10 @@ class BaseSecureRunnable:
         """Whether `operation`, such as `http.post`, would be allowed on `target` now; nothing is done."""
     def authorize_details(self, operation: str, target: str) -> dict[str, Any]:
         """What `authorize` says, with why, and what would allow it."""
+    def budget(self, kind: str) -> dict[str, Any]:
+        """What is used and left of a kind in the budget that has least: used, limit, left, window, until."""
+    def set_budget(self, kind: str, limit: int) -> None:
+        """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError."""
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`."""
     def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:

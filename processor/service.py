@@ -21,7 +21,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from processor.capability.monitor import Governor, Mandate
 from processor.capability.registry import HostCalls
 from processor.config import Config, fingerprint, language_fault
 from processor.context import parked
+from processor.context.ledger import AppLedger
 from processor.context.parked import timestamp
 from processor.context.position import InputStream
 from processor.context.sightings import first_seen
@@ -71,6 +72,7 @@ _FENCED_MAX = 10
 _STARTING = "the route is starting"
 _WATCH_S = 1.0
 _LOOK_AGAIN_S = 0.5
+_RENEWED_S = 30.0  # how soon a line of a policy that was renewed is
 _COMPILED_AT_ONCE = 4
 _NAMED_MAX = 20
 # What is denied is tried again sooner than this, so that a permission that was given is noticed.
@@ -227,6 +229,7 @@ class Service:
             "watch-seals": Notary(
                 self._broker, lambda: self._config, self._telemetry, partial(self._members.is_first, "=seal")
             ).run,
+            "watch-policies": self._watch_policies,
             "watch-lag": partial(lag.run, self._runs),
             "watch-streams": partial(streams.run, self._follow_streams),
             "watch-retention": retention.watch_inputs,
@@ -419,7 +422,14 @@ class Service:
 
     def _start_route(self, route: Route) -> None:
         telemetry = self._telemetry.route(route.name)
-        mandate = Mandate.of(route)
+        assert self._broker is not None
+        mandate = replace(
+            Mandate.of(route),
+            ledger=AppLedger(self._broker, route.app),
+            holder=f"{self._owner}/{route.name}/{secrets.token_hex(3)}",
+            hears=telemetry,
+            is_waited_for=True,
+        )
         run = _Run(route, self._calls.for_route(route.reach, mandate, telemetry.called, telemetry.decided))
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
@@ -619,6 +629,16 @@ class Service:
             reason: StopReason(why, timestamp(datetime.fromtimestamp(readiness.since_s[reason], UTC)))
             for reason, why in readiness.blocks.items()
         }
+
+    async def _watch_policies(self) -> None:
+        """Take note of lines of policies whose time a person lets begin again."""
+        assert self._broker is not None
+        while True:
+            await asyncio.sleep(_RENEWED_S)
+            for run in [run for run in self._runs.values() if run.route.policy.expiring and run.lanes]:
+                now_us = time.time_ns() // 1000
+                seen = await first_seen(self._broker, run.route.app, run.route.policy.expiring, now_us)
+                run.governor.see(seen)
 
     async def _watch_app(self) -> None:
         """Follow the pauses of routes, and hand messages that become due to their workers, while we run."""

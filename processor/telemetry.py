@@ -100,6 +100,18 @@ METRICS: dict[str, Metric] = {
             "counter",
             "Entries that were committed to the audit chains of a route.",
         ),
+        Metric(
+            "processor_budget_used_ratio",
+            "gauge",
+            "Part of a budget that is used in its window, or held by a lease; 1 is when nothing is left.",
+            ("budget",),
+        ),
+        Metric(
+            "processor_budget_denials_total",
+            "counter",
+            "Calls that a budget denied, or, where it only warns, would have.",
+            ("budget",),
+        ),
         Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
         Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
         Metric(
@@ -439,6 +451,25 @@ class RouteTelemetry:
         """Entries were added to the route's audit chains."""
         if entries:
             self._count("processor_audit_entries_total", entries)
+
+    def budget_used(self, account: str, ratio: float | None) -> None:
+        """How much of a budget is used in its window, or held; None where nobody here knows any more."""
+        if ratio is None:
+            self._numbers["processor_budget_used_ratio"].pop((account,), None)
+        else:
+            self._numbers["processor_budget_used_ratio"][(account,)] = ratio
+
+    def budget_denied(self, account: str) -> None:
+        """A call was denied, or would have been, because a budget is used up."""
+        denied = self._numbers["processor_budget_denials_total"]
+        denied[(account,)] = denied.get((account,), 0) + 1
+
+    def budget_waits(self, sentence: str | None) -> None:
+        """The route takes nothing until a budget is free again, and why; None when it goes on."""
+        if sentence is None:
+            self._readiness.clear(f"budget {self._labels[0]}")
+        else:
+            self._readiness.block(f"budget {self._labels[0]}", sentence)
 
     def repeated(self) -> None:
         """A call was made that its message had made before, in another run."""

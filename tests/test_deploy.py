@@ -149,6 +149,7 @@ FIRING: dict[str, dict[str, str]] = {
     "ProcessorInputDropsSoon": {'processor_input_retention_used_ratio{route="stats"}': "0.5x30 0.9x10"},
     "ProcessorStorageFull": {"processor_storage_used_ratio": "0.5x30 0.9x10"},
     "ProcessorBreakerOpen": {'processor_breaker_open{route="stats"}': "0x30 1x10"},
+    "ProcessorBudgetUsedUp": {'processor_budget_used_ratio{budget="team"}': "0.5x20 1x20"},
     "ProcessorKeysBlocked": {'processor_blocked_keys{route="stats"}': "0x20 2x20"},
     "ProcessorRoutePaused": {'processor_route_paused{route="stats"}': "1x40"},
     "ProcessorRouteStalled": {
@@ -187,6 +188,7 @@ QUIET: dict[str, str] = {
     "processor_audit_broken": "0x40",
     'processor_route_stopped{route="stats"}': "0x40",
     'processor_breaker_open{route="stats"}': "0x40",
+    'processor_budget_used_ratio{budget="team"}': "0.95x40",
     'processor_blocked_keys{route="stats"}': "0x40",
     'processor_route_paused{route="stats"}': "0x40",
     'processor_lag_messages{route="stats"}': "5x40",

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 
 from processor.address import Allowed
+from processor.capability.budgets import Budgets, Tab
 from processor.capability.client import Client
 from processor.capability.permit import Permit, allow_all
 from processor.capability.roots import Roots
@@ -23,6 +24,7 @@ class Connections:
         self.verdict: Callable[[Ask], Verdict] = lambda ask: ALLOWED
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
+        self.tab = Tab(Budgets())
         self._connect = connect
         self._clients: dict[str, Client] = {}
 
@@ -32,6 +34,12 @@ class Connections:
         """
         others = copy.copy(self)
         others.permit, others.vault, others.verdict = permit, self.vault.under(permit), verdict
+        return others
+
+    def on(self, tab: Tab) -> Connections:
+        """The same connections for the calls of runs that are charged to `tab`."""
+        others = copy.copy(self)
+        others.tab = tab
         return others
 
     def client(self, name: str, allowed: Allowed, place: str) -> Client:

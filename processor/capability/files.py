@@ -24,7 +24,11 @@ async def _perform(connections: Connections, arguments: Arguments) -> Attached:
 
 
 def _bytes(arguments: Arguments) -> Mapping[str, int]:
-    return {"file_bytes": max(1, len(arguments["body"]))}
+    return {"file_bytes": len(arguments["body"])}
+
+
+def _read_bytes(answer: Attached) -> Mapping[str, int]:
+    return {"file_bytes": len(answer.body)}
 
 
 FILE = Capability(
@@ -38,5 +42,6 @@ FILE = Capability(
     ask=lambda arguments: Ask("file", arguments["op"], target_of(arguments["path"])),
     event="file",
     cost=_bytes,
+    answer_cost=_read_bytes,
     is_method=False,
 )

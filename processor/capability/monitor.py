@@ -27,11 +27,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from processor.audit import AuditEntry, Decision, Event
+from processor.capability.budgets import BudgetListener, Budgets, Tab
 from processor.capability.connections import Connections
 from processor.capability.heap import offer_of
 from processor.capability.permit import Show
 from processor.capability.row import Capability
 from processor.context.late import Intent
+from processor.context.ledger import BudgetLedger
 from processor.errors import ERRORS, About, BrokerError, ProcessorError
 from processor.jetstream import ApiError
 from processor.policy import ALLOWED, NO_POLICY, Ask, Rules, Verdict
@@ -58,12 +60,18 @@ _CONFIGURED = ("E325", "E326")  # denials of the configuration, and not of a pol
 
 @dataclass(frozen=True, slots=True)
 class Mandate:
-    """What a governor is told of its route: its name, the rules for its guests, and what of them is noted."""
+    """What a governor is told of its route: its name, the rules for its guests, what of them is noted, and
+    who keeps its budgets.
+    """
 
     route: str = ""
     rules: Rules = NO_POLICY
     program: str = ""  # its id
     audit: RouteAudit = NO_AUDIT
+    ledger: BudgetLedger | None = None  # without one, of its own and in memory
+    holder: str = ""  # of leases: a name that nobody else has
+    hears: BudgetListener | None = None  # what becomes of budgets
+    is_waited_for: bool = False  # whether a route waits for a budget whose line says so
 
     @classmethod
     def of(cls, route: Route) -> Mandate:
@@ -101,6 +109,14 @@ class Governor:
         self.replace(mandate.rules)
         self.observe = observe
         self.decided = decided
+        self.budgets = Budgets(
+            mandate.route,
+            mandate.rules,
+            mandate.ledger,
+            mandate.holder,
+            mandate.hears,
+            is_waited_for=mandate.is_waited_for,
+        )
         self._told: set[Ask] = set()
 
     @property
@@ -173,7 +189,8 @@ class Monitor:
         self._governor = governor
         self._number = number
         self._rules, self._policy = governor.rules, governor.policy
-        self._connections = governor.connections.under(self.permit, self.verdict)
+        self._tab = Tab(governor.budgets)
+        self._connections = governor.connections.under(self.permit, self.verdict).on(self._tab)
         self._scope: RunScope | None = None
         self._run = ""
         self._entries: list[AuditEntry] = []
@@ -184,6 +201,7 @@ class Monitor:
         """
         self._rules, self._policy = self._governor.rules, self._governor.policy
         self._scope, self._run, self._entries = scope, "", []
+        self._tab.begin()
 
     @property
     def home(self) -> int:
@@ -192,6 +210,8 @@ class Monitor:
 
     def end(self) -> list[AuditEntry]:
         """The entries of the run, in the order in which what they are about has ended; they have no fate."""
+        for usage in self._governor.budgets.noted() if self._is_noted else ():
+            self.note("budget", "allow", "", usage)
         entries, self._entries = self._entries, []
         return entries
 
@@ -202,8 +222,8 @@ class Monitor:
     async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.
 
-        Raises ProcessorError with E317, E323, E325, E326, E330 or E331, whose sentence the guest's code sees
-        as an exception.
+        Raises ProcessorError with E317, E323, E325, E326, E330, E331 or E332, whose sentence the guest's code
+        sees as an exception.
         """
         governor = self._governor
         started, result = time.monotonic(), "2xx"
@@ -218,7 +238,9 @@ class Monitor:
             else:
                 if ask is not None:
                     self.permit(ask)
+                    await self._tab.reserve(row.cost(arguments), ask)
                 answer = await row.perform(self._connections, arguments)
+                self._tab.charge(row.answer_cost(answer))
             result = row.result(answer)
             return answer
         except ProcessorError as err:
@@ -249,9 +271,11 @@ class Monitor:
                 raise decided.refusal
             request = self._governor.unmarked(row.sent(arguments))
             entry.request_digest = _digest(request)
+            await self._tab.reserve(row.cost(arguments), ask)
             await self._announced(row, ask, entry)
             permit = partial(self._permit_within, entry)
-            answer = await row.perform(self._governor.connections.under(permit, self.verdict), arguments)
+            answer = await row.perform(self._connections.under(permit, self.verdict), arguments)
+            self._tab.charge(row.answer_cost(answer))
             status, body = row.received(answer)
             entry.status, entry.answer_digest = status, _digest(b"%d\n" % status, body)
             entry.sizes = (len(request), len(body))
@@ -260,9 +284,11 @@ class Monitor:
             return answer
         except ProcessorError as err:
             if decided.refusal is None:
-                is_denied = err.code in _CONFIGURED
+                is_denied = err.code in _CONFIGURED or err.code == "E332"
                 entry.decision, entry.code = "deny" if is_denied else "error", err.code
-                entry.rule = "config" if is_denied else entry.rule
+                entry.rule = "config" if err.code in _CONFIGURED else entry.rule
+                if err.code == "E332" and err.about is not None:
+                    entry.rule = err.about.rule
             raise
         except BaseException:  # nobody waits for the answer any more
             entry.decision, entry.code = "error", "E314"

@@ -338,6 +338,7 @@ REQUESTS = Capability(
     cost=_cost,
     sent=_sent,
     received=_received,
+    answer_cost=lambda answer: {"bytes": len(answer.body)},
     result=_result,
     is_method=False,
 )

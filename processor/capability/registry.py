@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 
 from processor.address import Allowed
+from processor.capability.allowance import BUDGET, SET_BUDGET
 from processor.capability.authorization import AUTHORIZE
 from processor.capability.client import Client, Resolve, resolve, trusted_roots
 from processor.capability.connections import Connections
@@ -31,7 +32,16 @@ from processor.reach import Reach
 
 __all__ = ["CAPABILITIES", "UNSAFE", "HostCalls", "Resolve"]
 
-CAPABILITIES: Sequence[Capability] = (REQUESTS, STOCK, STATE_DATA, FILE, AUTHORIZE, HEAP)
+CAPABILITIES: Sequence[Capability] = (
+    REQUESTS,
+    STOCK,
+    STATE_DATA,
+    FILE,
+    AUTHORIZE,
+    HEAP,
+    BUDGET,
+    SET_BUDGET,
+)
 
 
 class HostCalls:

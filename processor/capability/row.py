@@ -30,6 +30,11 @@ def one_request(arguments: Arguments) -> dict[str, int]:
     return {"requests": 1}
 
 
+def no_more(answer: Any) -> dict[str, int]:
+    """What the answer of most calls costs beyond the call."""
+    return {}
+
+
 def _served(answer: Any) -> str:
     return "2xx"
 
@@ -54,8 +59,9 @@ class Capability:
     `perform` gets what the route has at hand and the checked arguments, each of them there; it gives a JSON
     value, or `wire.Attached`, and raises ProcessorError with one of `wire.REFUSAL_CODES`. `ask` is the
     question for a policy, None of what does nothing, and `cost` what a budget reserves, by its kind; both are
-    known before it is performed. `result` is the class of an answer in the metrics. A Runnable calls it as
-    `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
+    known before it is performed. `answer_cost` is what its answer adds to that. `result` is the class of an
+    answer in the metrics. A Runnable calls it as `self.<name>(...)`, unless `is_method` is off, for one that
+    the base class has helpers of its own for.
 
     An entry of the audit is of its `event`, None of what does nothing, and has hashes of the bytes that
     `sent` and `received` give: the request, with marks where secrets will stand, and the status of the
@@ -68,6 +74,7 @@ class Capability:
     ask: Callable[[Arguments], Ask | None]
     event: Event | None
     cost: Callable[[Arguments], Mapping[str, int]] = one_request
+    answer_cost: Callable[[Any], Mapping[str, int]] = no_more
     result: Callable[[Any], str] = _served
     sent: Callable[[Arguments], bytes] = _written
     received: Callable[[Any], tuple[int, bytes]] = _answered

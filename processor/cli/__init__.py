@@ -513,11 +513,16 @@ def reset(
 
 def policy(
     action: Annotated[
-        Literal["check", "explain", "show", "test"],
-        typer.Argument(metavar="ACTION", help="What to do: check, explain, show or test."),
+        Literal["check", "explain", "show", "test", "renew"],
+        typer.Argument(metavar="ACTION", help="What to do: check, explain, show, test or renew."),
     ],
     config: ConfigArgument,
-    route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="explain, show: this route.")] = None,
+    route: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ROUTE", help="explain, show: this route; renew: this line, as policy.toml:12."
+        ),
+    ] = None,
     op: Annotated[
         str | None, typer.Argument(metavar="OP", help="explain: what it does, such as http.post or secret.")
     ] = None,
@@ -539,7 +544,7 @@ def policy(
     `check` finds faults, and lines that may be mistakes. `explain` decides about one thing that a route may
     want to do, and prints the lines that would allow it; its exit code is 1 where it is denied. `show` prints
     the lines and budgets, for one route those for it; short tables as the lines that they stand for. `test`
-    tries every `[[test]]`.
+    tries every `[[test]]`. `renew` lets the time of a line with `expires_minutes` begin again.
 
     Examples:
     processor policy check market.yaml
@@ -547,6 +552,7 @@ def policy(
     processor policy show market.yaml enrich
     processor policy show market.yaml --format cedar
     processor policy test market.yaml --junit policy.xml
+    processor policy renew market.yaml policy.toml:12
     """
     from processor.cli.policies import policy as about_policy
 

@@ -15,6 +15,7 @@ from processor.cli.connection import connected_to_app
 from processor.cli.inputs import is_confirmed, route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, say
 from processor.config import Config, fingerprint, load
+from processor.operate.budgets import budget_states
 from processor.operate.control import Control
 from processor.operate.journal import Journal
 from processor.operate.status import COUNTED_MAX, Survey
@@ -49,13 +50,15 @@ async def _status(config: Config, routes: list[Route], screen: Screen) -> int:
             has_members = any(route.name in member["routes"] for member in members)
             is_well = is_well and _runs(shown, has_members=has_members)
             _show_route(screen, shown, has_members=has_members)
+        for state in await budget_states(broker, config.app, routes):
+            _show_budget(screen, state)
         screen.flush()
         return EXIT_OK if is_well else EXIT_FAILED
 
 
 def _own_stops(member: dict[str, Any]) -> list[dict[str, str]]:
     """What stops a processor, and not only one of its routes."""
-    of_routes = ("route ", "input ", "inbox ", "breaker ")
+    of_routes = ("route ", "input ", "inbox ", "breaker ", "budget ")
     return [stop for stop in member["stops"] if not stop["what"].startswith(of_routes)]
 
 
@@ -131,6 +134,20 @@ def _show_route(screen: Screen, shown: dict[str, Any], *, has_members: bool) -> 
     if shown["orphaned"] and not shown["paused"]:
         have = "has" if shown["orphaned"] == 1 else "have"
         screen.problem(f"  {_counted(shown['orphaned'], 'partition')} {have} no processor")
+
+
+def _show_budget(screen: Screen, state: dict[str, Any]) -> None:
+    if screen.is_json:
+        screen.document(state)
+        return
+    used = f"{state['used'] + state['held']:,} of {state['limit']:,} {state['kind']}"
+    held = f" ({state['held']:,} of it held by leases)" if state["held"] else ""
+    until = f", until {state['until']}" if state["until"] else ""
+    line = f"budget {state['budget']}: {used} used{held} in its {state['window']}{until}"
+    if state["left"]:
+        screen.line(line)
+    else:
+        screen.problem(f"{line}; then {state['then']}")
 
 
 def _aside(shown: dict[str, Any]) -> Iterator[str]:

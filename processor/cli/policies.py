@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import typer
 
+from processor.cli.connection import connected_to_app
 from processor.cli.inputs import route_of
-from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, complain
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, complain, say
 from processor.config import Config, load
-from processor.policy import Budget, Expectation, Policy, Rule, Rules, Verdict, asked, lints, to_cedar
+from processor.context.sightings import renew
+from processor.errors import ProcessorError
+from processor.jetstream import Again, ApiError, Unknown
+from processor.operate.budgets import budget_states
+from processor.operate.journal import Journal
+from processor.policy import (
+    Ask,
+    Budget,
+    Expectation,
+    Policy,
+    Rule,
+    Rules,
+    Verdict,
+    asked,
+    lints,
+    near,
+    to_cedar,
+)
 from processor.printable import printable
 from processor.route import Route
+from processor.telemetry import configure_logging
+
+_ASKED_S = 3.0  # how long `explain` waits for a server
+
+# What calls of a kind are charged in.
+_CHARGED: Mapping[str, tuple[str, ...]] = {
+    "http": ("requests", "bytes"),
+    "stock": ("requests",),
+    "state_data": ("requests",),
+    "file": ("file_bytes",),
+}
 
 
 def policy(
@@ -32,6 +64,10 @@ def policy(
         raise typer.BadParameter(f"{format} is a format of show", param_hint="--format")
     if junit is not None and action != "test":
         raise typer.BadParameter("only test has results for a file", param_hint="--junit")
+    if action == "renew":
+        if route is None or op is not None:
+            raise typer.BadParameter("renew needs LINE, such as policy.toml:12", param_hint="ROUTE")
+        return _renew(load(file, needs_secrets=False), route)
     config = load(file, needs_login=False, needs_secrets=False)
     if format == "cedar":
         return _show_cedar(config, route)
@@ -58,6 +94,7 @@ def _explain(screen: Screen, config: Config, name: str, op: str, target: str) ->
     except ValueError as err:
         raise typer.BadParameter(str(err), param_hint="OP") from None
     verdict = rules.decide(name, ask, _now_us())
+    budgets = asyncio.run(_budgets(config, rules, name, ask))
     also = [rule.place for rule in rules.about(name, ask) if rule.place != verdict.rule]
     if screen.is_json:
         screen.document(
@@ -71,6 +108,7 @@ def _explain(screen: Screen, config: Config, name: str, op: str, target: str) ->
                 "also": also,
                 "what": verdict.what,
                 "remedy": verdict.remedy,
+                "budgets": budgets,
             }
         )
     elif verdict.is_allowed:
@@ -80,7 +118,59 @@ def _explain(screen: Screen, config: Config, name: str, op: str, target: str) ->
         screen.line(f"{_word(verdict)}: {verdict.code} {verdict.what}. {verdict.remedy}")
     if also and not screen.is_json:
         screen.line(f"other lines that match: {', '.join(also)}")
+    for each in budgets if not screen.is_json else ():
+        left = "" if each["left"] is None else f", of which {each['left']:,} are left"
+        what = f"{each['limit']:,} {each['kind']} in a {each['window']}{left}"
+        screen.line(f"charged to budget {each['budget']} ({each['place']}): {what}")
     return EXIT_OK if verdict.is_allowed else EXIT_FAILED
+
+
+async def _budgets(config: Config, rules: Rules, name: str, ask: Ask) -> list[dict[str, Any]]:
+    """The budgets that a thing is charged to; what is left is None where no server is there to be asked."""
+    charged = [each for each in rules.budgets_of(name) if each.kind in _CHARGED.get(ask.kind, ())]
+    left: dict[str, int] = {}
+    if any(budget.window != "run" for budget in charged) and not config.nats.embedded:
+        with suppress(ProcessorError, ApiError, Unknown, Again, TimeoutError):
+            async with asyncio.timeout(_ASKED_S), connected_to_app(config, "policy") as broker:
+                states = await budget_states(broker, config.app, [route_of(config, name)])
+                left = {state["budget"]: state["left"] for state in states}
+    return [
+        {
+            "budget": budget.account(name),
+            "kind": budget.kind,
+            "limit": budget.limit,
+            "left": budget.limit if budget.window == "run" else left.get(budget.account(name)),
+            "window": budget.window,
+            "place": budget.place,
+        }
+        for budget in charged
+    ]
+
+
+def _renew(config: Config, place: str) -> int:
+    """Let the time of a line begin again."""
+    rules = [
+        rule for each in config.routes.values() for policy in each.policy.policies for rule in policy.rules
+    ]
+    named = [rule for rule in rules if rule.place == place]
+    ending = {rule.digest for rule in named if rule.expires_minutes is not None}
+    if not ending:
+        known = [rule.place for rule in rules if rule.expires_minutes is not None]
+        what = "has no expires_minutes" if named else f"is no line of the policy{near(place, known)}"
+        there = f"; lines that can be renewed: {', '.join(dict.fromkeys(known)) or 'none'}"
+        raise typer.BadParameter(f"{place} {what}{there}", param_hint="LINE")
+    configure_logging("human", "warning")
+
+    async def tell() -> int:
+        async with (
+            connected_to_app(config, "policy") as broker,
+            Journal(broker, config).act("policy.renew", "", data={"rule": place}),
+        ):
+            await renew(broker, config.app, ending, _now_us())
+        say(f"the time of {place} begins again; processors that run know it within 30 s")
+        return EXIT_OK
+
+    return asyncio.run(tell())
 
 
 def _word(verdict: Verdict) -> str:

@@ -160,6 +160,7 @@ async def _run(
     events = [route.events_subject] if route.events_subject else []
     calls = HostCalls()
     zygote = await Zygote.start()
+    keeping: asyncio.Task[None] | None = None
     try:
         governor = calls.for_route(route.reach, Mandate.of(route))
         governor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
@@ -196,6 +197,7 @@ async def _run(
             [shown.read],
         )
         await worker.say("started")
+        keeping = asyncio.create_task(governor.budgets.keep(worker.say), name="budgets")
         working = asyncio.create_task(worker.run())
         reading = asyncio.create_task(source.drained())
         await asyncio.wait({working, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -208,6 +210,9 @@ async def _run(
         await working
         await worker.say("stopped")
     finally:
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
         await zygote.close()
         await calls.close()
     shown.contexts(memory.contexts(route.name))

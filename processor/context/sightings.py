@@ -39,13 +39,31 @@ async def first_seen(broker: Broker, app: str, digests: Collection[str], now_us:
             if not unseen:
                 return {digest: seen[digest] for digest in digests}
             seen |= dict.fromkeys(unseen, now_us)
-            newest = dict(sorted(seen.items(), key=lambda each: each[1])[-_RECORDS_MAX:])
-            body = orjson.dumps({"v": VERSION, "seen": newest})
-            await broker.commit([Outgoing(subject, body, {**KEPT, EXPECTED: str(fence)})])
+            await _write(broker, subject, seen, fence)
         except WrongLastSequence:  # another processor was first: it is read again
             await asyncio.sleep(_PAUSE_S)
         else:
             return {digest: seen[digest] for digest in digests}
+
+
+async def renew(broker: Broker, app: str, digests: Collection[str], now_us: int) -> None:
+    """Let the time of these lines begin again, as if first seen now. Raises what the broker raises."""
+    subject = policy_record(app)
+    while True:
+        try:
+            stored = await broker.last_of(app_stream(app), [subject])
+            seen, fence = (_read(stored[0].payload), stored[0].sequence) if stored else ({}, 0)
+            await _write(broker, subject, seen | dict.fromkeys(digests, now_us), fence)
+        except WrongLastSequence:
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
+
+
+async def _write(broker: Broker, subject: str, seen: dict[str, int], fence: int) -> None:
+    newest = dict(sorted(seen.items(), key=lambda each: each[1])[-_RECORDS_MAX:])
+    body = orjson.dumps({"v": VERSION, "seen": newest})
+    await broker.commit([Outgoing(subject, body, {**KEPT, EXPECTED: str(fence)})])
 
 
 def _read(payload: bytes) -> dict[str, int]:

@@ -18,7 +18,7 @@ from processor.subject import app_root, schedule_subject
 
 Kind = Literal[
     "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
-    "feed", "policy", "audit", "chain", "late",
+    "feed", "policy", "audit", "chain", "late", "budget",
 ]  # fmt: skip
 
 PositionKind = Literal["pos", "hop"]
@@ -47,6 +47,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("policy", "when each line of the policies was first seen"),
     ("audit.<route>.<partition>", "a record of the audit"),
     ("chain.<name>.0", "where a chain of the audit ends that belongs to no partition"),
+    ("budget.<account>", "how much of a budget is used, and who holds leases of it"),
     ("feed", "how far `processor dev` has fed"),
 )
 
@@ -104,6 +105,11 @@ def chain_of(app: str, subject: str) -> str:
     """The chain whose records are committed to a subject; empty where it is of another kind."""
     start = audit_subject(app, "")
     return subject.removeprefix(start) if subject.startswith(start) else ""
+
+
+def budget_record(app: str, account: str) -> str:
+    """Where an app keeps the account of a budget; with ">" that of all, with "" what they begin with."""
+    return f"{app_root(app)}.budget.{account}"
 
 
 def feed_record(app: str) -> str:

@@ -276,6 +276,7 @@ class _Draft:
 
     effects: Effects
     outputs: int = 0
+    output_bytes: int = 0
     emits: int = 0
     events: int = 0
     given_up: list[GivenUp] = field(default_factory=list)
@@ -345,6 +346,7 @@ class EffectsBuilder:
             replace(
                 RunRecord.of(batch.deliveries, outcome),
                 outputs=draft.outputs,
+                output_bytes=draft.output_bytes,
                 emits=draft.emits,
                 events=draft.events,
                 given_up=draft.given_up,
@@ -367,10 +369,12 @@ class EffectsBuilder:
                 self._permit(Ask("emit", "publish", emit.subject))
                 publication = self._codec.emitted(members[0], number, emit)
                 draft.emits += 1
+                draft.output_bytes += len(publication.payload)
                 self._add(effects, publication, members[0], emit.delay_s)
             made = self._codec.outputs(members, batch.groups[index].key, outputs.get(index, ()))
             draft.outputs += len(made)
             for publication in made:
+                draft.output_bytes += len(publication.payload)
                 self._add(effects, publication, members[0])
         if self._codec.alone:
             unread = {group for group, _, _ in outcome.rejected}

@@ -1,7 +1,9 @@
-"""Whether a worker may run something now: not in a pause of the breaker, and not once its route stops.
+"""Whether a worker may run something now: not in a pause of the breaker, not while it waits for a budget, and
+not once its route stops.
 
 A worker asks here before each run and says here how its guests fare; what stops a route says so here, too.
-The breaker is the route's, and all its workers in this process share it; the stop is one worker's own.
+The breaker and the budgets are the route's, and all its workers in this process share them; the stop is one
+worker's own.
 
 What must stay true: whatever waits here hears of a stop at once, and has changed nothing by then.
 """
@@ -14,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
+from processor.capability.budgets import Budgets
 from processor.delivery.breaker import Breaker
 from processor.telemetry import RouteTelemetry
 
@@ -30,8 +33,11 @@ class GivenBack(Exception):
 class Gate:
     """What one worker passes before it runs something."""
 
-    def __init__(self, route: str, breaker: Breaker, telemetry: RouteTelemetry, say: Say) -> None:
+    def __init__(
+        self, route: str, breaker: Breaker, budgets: Budgets, telemetry: RouteTelemetry, say: Say
+    ) -> None:
         self._route = route
+        self._budgets = budgets
         self._breaker = breaker
         self._telemetry = telemetry
         self._say = say
@@ -60,13 +66,19 @@ class Gate:
             raise GivenBack
 
     async def let_through(self) -> None:
-        """Return when this worker may run something: at once, or once the breaker's pause is over.
+        """Return when this worker may run something: at once, or once the breaker's pause is over and the
+        budget is free again that it waits for.
 
         Until `tried` no other worker is let through while the breaker is open. Raises GivenBack.
         """
-        while (wait_s := self._breaker.wait_s(_now_s(), self)) > 0:
+        while (wait_s := max(self._breaker.wait_s(_now_s(), self), self._budgets.wait_s())) > 0:
             await self.pause(wait_s)
         self._breaker.tries(self)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing may run now because a budget is used up that is waited for."""
+        return self._budgets.wait_s() > 0
 
     @property
     def is_narrow(self) -> bool:

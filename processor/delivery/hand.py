@@ -21,6 +21,7 @@ class Hand:
         self.waiting = Waiting()
         self.unblocking: str | None = None  # the blocked key whose messages are being tried
         self.announced: set[int] = set()  # those whose start was published
+        self.waited: set[int] = set()  # those that have waited for a budget, which counts as no try
         self.coming: list[Sequence[Delivery]] = []  # taken and not processed yet, the next ones last
 
     def attempt(self, delivery: Delivery) -> int:
@@ -35,7 +36,8 @@ class Hand:
 
     def settled(self, deliveries: Iterable[Delivery]) -> None:
         """Forget messages that are settled."""
-        if self.tries or self.announced:
+        if self.tries or self.announced or self.waited:
             for delivery in deliveries:
                 self.tries.pop(delivery.sequence, None)
                 self.announced.discard(delivery.sequence)
+                self.waited.discard(delivery.sequence)

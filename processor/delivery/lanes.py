@@ -61,6 +61,7 @@ class Lanes:
         self._reader = reader
         self._telemetry = telemetry
         self._blocked = blocked
+        self._budgets = shared.governor.budgets
         self._unannounced = store.unannounced
         self._refusals: dict[int, str] = {}
         owned = sorted(store.owned)
@@ -110,6 +111,9 @@ class Lanes:
             working = set(tasks)
             if self._dealer is not None:
                 tasks.append(asyncio.create_task(self._dealer.run(), name=f"deal-{self._route.name}"))
+            if self._budgets.are_kept:
+                keep = self._budgets.keep(self._workers[0].say)
+                tasks.append(asyncio.create_task(keep, name=f"budgets-{self._route.name}"))
             await self._until_ended(working, set(tasks))
             await self._workers[0].say("stopped")
         finally:

@@ -119,7 +119,7 @@ class Worker:
         self._carefully = shared.carefully
         hand.tries |= {s: tries for s, tries in shared.survived.items() if s in hand.tries}
         observer = Observer(route.name, telemetry)
-        self._readers = (observer.read, *readers)
+        self._readers = (observer.read, shared.governor.budgets.read, *readers)
         self._due = Due(store.due)
         scope = (route.app, route.name, store.created)
         self._replay = Replay(scope, route.replay, shared.governor.secrets, telemetry.repeated)
@@ -133,7 +133,7 @@ class Worker:
         )
         letters = ParkedMessages(route.app, route.name, broker.max_payload)
         self._effects = EffectsBuilder(route, codec, outlets, broker.max_payload, monitor.permit)
-        self._gate = Gate(route.name, shared.breaker, telemetry, self.say)
+        self._gate = Gate(route.name, shared.breaker, shared.governor.budgets, telemetry, self.say)
         self._settler = Settler(route, broker, source, store, telemetry, hand, blocked, self._tell)
         self._auditor = Auditor(route, store, self._settler, monitor)
         self._guests = Guests(
@@ -205,6 +205,10 @@ class Worker:
             return ()
         if isinstance(outcome, Ran):
             await self._guests.undo()  # the guest has kept what will not be committed
+        if self._is_waited_for(batch, effects):
+            self._replay.failed(batch.groups, batch.members)
+            self._tell(RunRecord.of(batch.deliveries, outcome, effects))
+            return [deliveries]
         if len(deliveries) > 1:
             self._tell(RunRecord.of(batch.deliveries, outcome, effects))
             failed = outcome.group if isinstance(outcome, Failed) else None
@@ -231,6 +235,17 @@ class Worker:
             effects = misfit
         self._auditor.drop(audit, effects)
         return effects
+
+    def _is_waited_for(self, batch: Batch, failure: Failure) -> bool:
+        """Whether a run failed only because a budget is used up that is waited for: it is then no try.
+
+        Once for each message: what needs more than a whole window has would be run for ever.
+        """
+        if failure.code != "E332" or not self._gate.is_waiting:
+            return False
+        new = {delivery.sequence for delivery in batch.deliveries} - self._hand.waited
+        self._hand.waited |= new
+        return bool(new)
 
     def _tell(self, record: RunRecord) -> None:
         """Hand the record of a run over; nothing of the run can change any more."""

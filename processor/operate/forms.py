@@ -37,6 +37,14 @@ class StatusQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetQuery:
+    """Which budgets are shown."""
+
+    route: str = _field("only those of this route", "")
+    after: str = _field("go on behind this budget, as `next` said", "")
+
+
+@dataclass(frozen=True, slots=True)
 class RouteOrder:
     """An order to a route: pause, or go on."""
 

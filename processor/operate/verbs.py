@@ -27,12 +27,14 @@ from processor.errors import ERRORS, BrokerError, ProcessorError, Refusal
 from processor.jetstream import Again, ApiError, Broker, Unknown
 from processor.notes import VerifierKey
 from processor.operate.audits import AuditFilter, Audits, own_key
+from processor.operate.budgets import budget_states
 from processor.operate.control import Control
 from processor.operate.dead_letters import DeadLetters, Filter, StoredDeadLetter
 from processor.operate.edits import ContextEdits
 from processor.operate.forms import (
     AuditQuery,
     AuditVerification,
+    BudgetQuery,
     ContextListQuery,
     ContextQuery,
     ContextRemoval,
@@ -116,6 +118,19 @@ async def _status(app: OperatedApp, request: StatusQuery) -> dict[str, Any]:
         "routes": shown,
         "next": shown[-1]["route"] if is_cut else None,
     }
+
+
+async def _budgets(app: OperatedApp, request: BudgetQuery) -> dict[str, Any]:
+    named = [_route(app, request.route)] if request.route else app.config.routes.values()
+    states = await budget_states(app.broker, app.config.app, named)
+
+    async def behind() -> Any:
+        for state in states:
+            if state["budget"] > request.after:
+                yield state
+
+    shown, is_cut = await _within(app.room_bytes // 2, behind())
+    return {"budgets": shown, "next": shown[-1]["budget"] if is_cut else None}
 
 
 async def _pause(app: OperatedApp, request: RouteOrder) -> dict[str, Any]:
@@ -447,6 +462,7 @@ def _log_request(verb: str, what: str, request: Any) -> None:
 
 VERBS: tuple[Verb, ...] = (
     Verb("status", StatusQuery, _status, "Who runs the app, what stops routes, and how far each one is."),
+    Verb("budget.status", BudgetQuery, _budgets, "How much of each budget is used in its window."),
     Verb("pause", RouteOrder, _pause, "Stop a route on every processor, also over restarts."),
     Verb("resume", RouteOrder, _resume, "Let a paused route go on."),
     Verb("reset", ResetOrder, _reset, "Make a route read its input again from some point on."),

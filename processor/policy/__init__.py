@@ -8,9 +8,9 @@ about and `budgets` what is counted, `rules` decides, `reading` reads files, `li
 The grammar is that of seed 001 (`[[capability]]`, TOML); `docs/` has it for users.
 """
 
-from processor.policy.budgets import BUDGET_KINDS, Budget, window_at
+from processor.policy.budgets import BUDGET_KINDS, LIMIT_MAX, Budget, Window, window_at
 from processor.policy.cedar import to_cedar
-from processor.policy.kinds import KINDS, Ask, asked, file_target, glob_regex, url_target
+from processor.policy.kinds import KINDS, Ask, asked, file_target, glob_regex, near, url_target
 from processor.policy.lint import lints
 from processor.policy.reading import clashes, load
 from processor.policy.rules import ALLOWED, NO_POLICY, Expectation, Policy, Rule, Rules, Verdict, suggest
@@ -19,6 +19,7 @@ __all__ = [
     "ALLOWED",
     "BUDGET_KINDS",
     "KINDS",
+    "LIMIT_MAX",
     "NO_POLICY",
     "Ask",
     "Budget",
@@ -27,12 +28,14 @@ __all__ = [
     "Rule",
     "Rules",
     "Verdict",
+    "Window",
     "asked",
     "clashes",
     "file_target",
     "glob_regex",
     "lints",
     "load",
+    "near",
     "suggest",
     "to_cedar",
     "url_target",

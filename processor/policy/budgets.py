@@ -34,7 +34,8 @@ BUDGET_KINDS: Mapping[str, BudgetKind] = {
     kind.name: kind
     for kind in (
         BudgetKind("requests", "requests", "calls that leave the host: HTTP, stock, state_data", True),
-        BudgetKind("bytes", "bytes", "bytes of requests and of their answers", True),
+        BudgetKind("bytes", "bytes", "bytes of HTTP requests and of their answers", True),
+        BudgetKind("file_bytes", "bytes of files", "bytes of files that are read and written", True),
         BudgetKind("compute", "us of CPU", "microseconds of a guest's CPU time", False),
         BudgetKind("wall_time", "ms of runs", "milliseconds of runs", False),
         BudgetKind("outputs", "outputs", "outputs that are committed", False),
@@ -43,8 +44,8 @@ BUDGET_KINDS: Mapping[str, BudgetKind] = {
 }
 # What policies of other releases count, and this one cannot.
 UNCOUNTED = (
-    "tool_calls", "infer_calls", "tokens", "tokens_in", "tokens_out", "cost", "file_bytes", "heap_objects",
-    "heap_bytes", "memory",
+    "tool_calls", "infer_calls", "tokens", "tokens_in", "tokens_out", "cost", "heap_objects", "heap_bytes",
+    "memory",
 )  # fmt: skip
 
 
@@ -65,6 +66,10 @@ class Budget:
     def is_for(self, route: str) -> bool:
         """Whether the budget is for this route."""
         return not self.routes or any(fnmatchcase(route, pattern) for pattern in self.routes)
+
+    def account(self, route: str) -> str:
+        """Whose the ledger's account is that a route is charged in."""
+        return self.name if self.is_shared else f"{self.name}.{route}"
 
     @property
     def unit(self) -> str:

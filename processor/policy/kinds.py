@@ -260,7 +260,6 @@ KINDS: Mapping[str, PolicyKind] = {
             _escaped,
             _glob_samples,
             is_optional=True,
-            is_asked=False,
         ),
     )
 }

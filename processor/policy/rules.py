@@ -137,7 +137,9 @@ class Policy:
         limit = f"expires_minutes = {rule.expires_minutes}" if rule.expires_minutes else "expires_at"
         ago = _span((now_us - last_us) / 1e6)
         what = f"{ask}: the capability of {rule.place} expired {ago} ago ({limit})"
-        remedy = "To renew it, change the line: its time begins when it is first seen."
+        remedy = f"To renew it: processor policy renew CONFIG {rule.place}"
+        if rule.expires_minutes is None:
+            remedy = "To renew it, change its expires_at."
         return replace(self._denied("E331", rule.place, what, remedy), expires_us=last_us)
 
     def _denied(self, code: str, rule: str, what: str, remedy: str) -> Verdict:

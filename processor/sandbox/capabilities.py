@@ -266,6 +266,22 @@ class GuestRunnable:
         said: dict[str, Any] = self._voice.call("authorize", {"op": operation, "target": target})
         return said
 
+    def budget(self, kind: str) -> dict[str, Any]:
+        """How much of a kind, such as requests or bytes, is used and left in the budget that has least left:
+        used, limit, left, window and until; without a budget limit and left are None.
+
+        Raises InvalidArgumentError for a kind that there is not.
+        """
+        said: dict[str, Any] = self._voice.call("budget", {"kind": kind})
+        return said
+
+    def set_budget(self, kind: str, limit: int) -> None:
+        """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError.
+
+        Raises InvalidArgumentError for more than the run may use already.
+        """
+        self._voice.call("set_budget", {"kind": kind, "limit": limit})
+
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
         if not isinstance(ticker, str) or not ticker:

@@ -251,6 +251,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "file": {"op": "write", "path": "data://out/a.csv", "body": b"1234"},
     "authorize": {"op": "http.get", "target": "https://api.example.com/"},
     "heap": {"method": "write", "type": "counter", "value": [None]},
+    "budget": {"kind": "requests"},
+    "set_budget": {"kind": "requests", "limit": 1},
 }
 ASKED = {
     "requests": (Ask("http", "post", "https://api.example.com/v1/pay"), {"requests": 1, "bytes": 49}),
@@ -258,9 +260,11 @@ ASKED = {
     "state_data": (Ask("state_data", "read", "s-1"), {"requests": 1}),
     "file": (Ask("file", "write", "data:/out/a.csv"), {"file_bytes": 4}),
     "authorize": (None, {}),
+    "budget": (None, {}),
+    "set_budget": (None, {}),
     "heap": (Ask("heap", "write", "counter"), {}),
 }
-UNASKED = {"authorize"}  # says what would be done, and does nothing
+UNASKED = {"authorize", "budget", "set_budget"}  # say what would be done, or let less be done
 FREE = {"authorize", "heap"}  # are answered from the rules that the host has in memory
 BUDGETS = {"requests", "bytes", "file_bytes"}
 

@@ -448,8 +448,8 @@ def budget(**said: object) -> str:
     "text, place, says",
     [
         (budget(kind="request"), "3:1",
-         "there is no kind 'request' of budgets; there are requests, bytes, compute, wall_time, outputs, "
-         "output_bytes. Did you mean 'requests'?"),
+         "there is no kind 'request' of budgets; there are requests, bytes, file_bytes, compute, wall_time, "
+         "outputs, output_bytes. Did you mean 'requests'?"),
         (budget(kind="tokens"), "3:1", "nothing counts tokens in this release; what can be counted: "),
         (budget(kind="memory"), "3:1", "nothing counts memory in this release"),
         (budget(window="week"), "5:1",
