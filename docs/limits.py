@@ -37,7 +37,8 @@ delay of an emit | {sandbox.wire.EMIT_DELAY_S days} | the call raises `ValueErro
 log | {limits.log_lines lines}, {limits.log_bytes bytes} | dropped and counted; the run goes on | E321 | {limits.log_lines}; {limits.log_bytes}
 one line of the log | {sandbox.wire.LOG_CHARS characters} | cut | | several lines
 ## Calls to the outside
-calls for one message | {limits.requests calls} | the call raises | E322 | {limits.requests}
+calls for one message that leave the host | {limits.requests calls} | the call raises | E322 | {limits.requests}
+calls of any kind for one message | {limits.calls calls} | the call raises | E322 | {limits.calls}
 arguments of a call, without a body of HTTP | {sandbox.wire.CALL_BYTES bytes} | the call raises | E323 | several calls
 one request | {outbound.request_bytes bytes} | the call raises | E323 | {outbound.request_bytes}
 one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}

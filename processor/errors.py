@@ -258,7 +258,7 @@ ERRORS: Mapping[str, ErrorCode] = {
         ErrorCode(
             "E322",
             "the Runnable made more requests for one message than its limit",
-            "Make fewer requests, or raise `limits.requests`.",
+            "Make fewer calls, or raise the limit that is named.",
             ends_run=True,
             refuses_call=True,
             is_unsent=True,

@@ -166,6 +166,7 @@ class Limits:
     cpu_s: float = 5.0
     wall_s: float = 10.0
     requests: int = 50
+    calls: int = 1000
     output_bytes: int = 8 << 20
     outputs: int = 900
     context_bytes: int = 64 << 20

@@ -43,6 +43,8 @@ BUDGET = Capability(
     ask=lambda arguments: None,  # to look is not to do
     event=None,
     cost=lambda arguments: {},
+    is_outside=False,
+    is_request=False,
     is_method=False,
 )
 SET_BUDGET = Capability(
@@ -52,5 +54,7 @@ SET_BUDGET = Capability(
     ask=lambda arguments: None,  # a run may always use less
     event=None,
     cost=lambda arguments: {},
+    is_outside=False,
+    is_request=False,
     is_method=False,
 )

@@ -101,5 +101,6 @@ AUTHORIZE = Capability(
     event=None,
     cost=lambda arguments: {},
     is_outside=False,
+    is_request=False,
     is_method=False,
 )

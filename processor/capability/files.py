@@ -43,5 +43,6 @@ FILE = Capability(
     event="file",
     cost=_bytes,
     answer_cost=_read_bytes,
+    is_request=False,
     is_method=False,
 )

@@ -64,5 +64,6 @@ HEAP = Capability(
     event="heap",
     cost=lambda arguments: {},
     is_outside=False,
+    is_request=False,
     is_method=False,
 )

@@ -60,8 +60,8 @@ class Capability:
     value, or `wire.Attached`, and raises ProcessorError with one of `wire.REFUSAL_CODES`. `ask` is the
     question for a policy, None of what does nothing, and `cost` what a budget reserves, by its kind; both are
     known before it is performed. `answer_cost` is what its answer adds to that. `result` is the class of an
-    answer in the metrics. A Runnable calls it as `self.<name>(...)`, unless `is_method` is off, for one that
-    the base class has helpers of its own for.
+    answer in the metrics, and `is_request` whether a call counts in `limits.requests`. A Runnable calls it as
+    `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
 
     An entry of the audit is of its `event`, None of what does nothing, and has hashes of the bytes that
     `sent` and `received` give: the request, with marks where secrets will stand, and the status of the
@@ -79,6 +79,7 @@ class Capability:
     sent: Callable[[Arguments], bytes] = _written
     received: Callable[[Any], tuple[int, bytes]] = _answered
     is_outside: bool = True
+    is_request: bool = True
     is_method: bool = True
 
     @property
@@ -92,7 +93,7 @@ class Capability:
         """What a guest is told of it."""
         required = tuple(argument.name for argument in self.arguments if argument.required)
         optional = tuple(argument.name for argument in self.arguments if not argument.required)
-        return Signature(self.name, required, optional, self.is_method)
+        return Signature(self.name, required, optional, self.is_method, self.is_request)
 
     def read(self, given: Arguments) -> dict[str, Any]:
         """The arguments of a call, checked and complete. Raises ProcessorError E317.

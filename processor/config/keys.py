@@ -472,6 +472,13 @@ class LimitSettings(Settings):
         le=100_000,
         description="Calls to the outside for one message (E322); what `calls.replay` answers is none.",
     )
+    calls: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Calls of any kind for one message (E322), also those that do not leave the host, such as"
+        " of `self.files` and `self.authorize`; never fewer than `requests`.",
+    )
     calls_alone: bool = Field(
         default=False,
         description="Give `process` one message at a time, so that each call is known to be of one message"

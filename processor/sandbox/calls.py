@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from processor.address import parse_url
@@ -22,11 +22,18 @@ Answer = Callable[[int, str, dict[str, Any], Callable[[dict[str, Any]], Awaitabl
 
 
 class RunCalls:
-    """The calls of one run: every message may make `limits.requests`, and `made` is what was made of them."""
+    """The calls of one run: every message may make `limits.calls`, of which `limits.requests` may leave the
+    host. `made` is what was made of them.
+    """
 
-    def __init__(self, limits: Limits, groups: Sequence[Group], answer: Answer | None) -> None:
+    def __init__(
+        self, limits: Limits, groups: Sequence[Group], answer: Answer | None, local: Collection[str] = ()
+    ) -> None:
+        """`local` are the capabilities whose calls do not leave the host."""
         self.answer = answer
         self.counts = [0] * len(groups)
+        self.requests = [0] * len(groups)
+        self._local = local
         self.refused = 0
         self.made: list[Call] = []
         self.granted: set[tuple[str, str]] = set()  # methods and types of objects that were asked for
@@ -39,13 +46,7 @@ class RunCalls:
         """What makes a call of a group. It raises ProcessorError E322 beyond what its messages may make."""
 
         async def make(arguments: dict[str, Any]) -> Any:
-            messages, most = len(self._groups[group].documents), self._limits.requests
-            self.counts[group] += 1
-            if self.counts[group] > most * messages:
-                whose = "one message" if messages == 1 else f"each of {messages} messages"
-                raise ProcessorError(
-                    "E322", f"{name}: more than {most} requests for {whose} (limits.requests)"
-                )
+            self._count(group, name)
             if perform is None:
                 raise ProcessorError("E317", f"{name}: this Runnable has no such capability")
             code, answer, started_s = "E314", None, time.perf_counter()
@@ -60,6 +61,19 @@ class RunCalls:
                 self.made.append(_call(group, name, arguments, answer, code, time.perf_counter() - started_s))
 
         return make
+
+    def _count(self, group: int, name: str) -> None:
+        messages, limits = len(self._groups[group].documents), self._limits
+        whose = "one message" if messages == 1 else f"each of {messages} messages"
+        self.counts[group] += 1
+        if self.counts[group] > (most := max(limits.calls, limits.requests)) * messages:
+            raise ProcessorError("E322", f"{name}: more than {most} calls for {whose} (limits.calls)")
+        if name in self._local:
+            return
+        self.requests[group] += 1
+        if self.requests[group] > limits.requests * messages:
+            what = f"{name}: more than {limits.requests} requests for {whose} (limits.requests)"
+            raise ProcessorError("E322", what)
 
 
 def _call(

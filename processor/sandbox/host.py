@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import IO, Any
 
@@ -456,6 +456,7 @@ class Guest:
         self._limits = limits
         self._perform = perform
         self._emits: Sequence[str] = ()
+        self._local: Collection[str] = ()  # capabilities whose calls do not leave the host
         self._kills = cell.kills
         self._performing: asyncio.Task[Any] | None = None
         self._tally = Tally(limits.context_bytes)
@@ -544,6 +545,7 @@ class Guest:
         Returns its code where the guest compiled it. Raises Faults.
         """
         self._emits = offer.emits
+        self._local = frozenset(each.name for each in offer.signatures if not each.is_request)
         self._tally.watch(offer.heap)
         nonce = self._begin()
         try:
@@ -578,7 +580,7 @@ class Guest:
         self._tally.ask(request.groups, request.forget)
         if not self.alive:
             return Failed(await self._link.obituary())
-        requests = RunCalls(self._limits, request.groups, answer)
+        requests = RunCalls(self._limits, request.groups, answer, self._local)
         started_s = time.perf_counter()
         nonce = self._begin()
         try:

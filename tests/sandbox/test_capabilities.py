@@ -168,8 +168,24 @@ async def test_without_a_row_there_is_no_method(spawned: Any, one: Any) -> None:
         assert documents(await guest.run([one(1)])) == [True, False, False, True]
 
 
+async def test_calls_that_stay_on_the_host_are_no_requests(one: Any) -> None:
+    """`limits.calls` is for all of them together, `limits.requests` for those that leave; each is E322."""
+    body = """
+        for _ in range(queries[0]):
+            self.budget("requests")
+        self.greeting("Ada")
+        return []
+    """
+    async with guests(runnable(body), "restricted", requests=1, calls=4) as guest:
+        assert documents(await guest.run([one(3)])) == []
+        outcome = await guest.run([one(5, context=None)])
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.code == "E322"
+    assert "budget: more than 4 calls for one message (limits.calls)" in outcome.failure.text
+
+
 async def test_the_calls_of_a_row_count_as_requests(one: Any) -> None:
-    """`limits.requests` is for every capability; one call more is E322."""
+    """`limits.requests` is for what leaves the host; one call more is E322."""
     body = "return [self.greeting('Ada') for _ in range(queries[0])]"
     async with guests(runnable(body), "restricted", requests=2) as guest:
         assert len(documents(await guest.run([one(2)]))) == 2
@@ -300,6 +316,7 @@ def test_every_row_has_a_question_for_a_policy_a_cost_and_an_entry() -> None:
     for row in CAPABILITIES:
         arguments = row.read(EXAMPLES[row.name])
         assert (row.ask(arguments), row.cost(arguments)) == ASKED[row.name]
+        assert row.is_request is ("requests" in row.cost(arguments))
 
 
 @pytest.mark.parametrize(
