@@ -94,6 +94,7 @@ class Purse:
         self.budget = budget
         self.account = account
         self.warnings: deque[Lease] = deque()
+        self.unnoted: deque[Lease] = deque(maxlen=_UNNOTED_MAX)
         self.wanted = asyncio.Event()  # set when it is to be looked at
         self._holder = holder
         self._ledger = ledger
@@ -193,6 +194,7 @@ class Purse:
         self._hears.budget_used(self.account, lease.taken / self.budget.limit)
         if lease.is_warning:
             self.warnings.append(lease)
+            self.unnoted.append(lease)
             self.wanted.set()
         if lease.is_refused and self.budget.then == "warn":
             self._hears.budget_denied(self.account)
@@ -267,7 +269,6 @@ class Budgets:
         ledger = ledger or MemoryLedger()
         self._route = route
         self._waits = ""
-        self._unnoted: deque[Mapping[str, Any]] = deque(maxlen=_UNNOTED_MAX)
         self.of_runs: list[Budget] = []
         self._purses: list[Purse] = []
         self._by_kind: dict[str, list[Purse]] = {}
@@ -342,8 +343,11 @@ class Budgets:
 
     def noted(self) -> Iterator[Mapping[str, Any]]:
         """What the audit is to have of budgets, each once: that most of one is used."""
-        while self._unnoted:
-            yield self._unnoted.popleft()
+        for purse in self._purses:
+            while purse.unnoted:
+                lease = purse.unnoted.popleft()
+                used, limit = lease.taken, purse.budget.limit
+                yield {"name": purse.account, "window": lease.window, "used": used, "limit": limit}
 
     async def keep(self, say: Say) -> None:
         """Look after the leases until cancelled, and give them back then; `say` tells listeners."""
@@ -370,8 +374,6 @@ class Budgets:
 
     async def _warn(self, purse: Purse, lease: Lease, say: Say) -> None:
         budget = purse.budget
-        usage = {"name": purse.account, "window": lease.window, "used": lease.taken, "limit": budget.limit}
-        self._unnoted.append(usage)
         text = used_text(BudgetState(budget, lease.taken, lease.ends_us))
         log.warning(
             "most of a budget is used: %s", text, extra={"route": self._route, "budget": purse.account}

@@ -383,3 +383,26 @@ async def test_a_line_that_is_renewed_begins_again(
                 return await code_of_a_call() == 200
 
             await wait_until(is_allowed, "the line is renewed")
+
+
+async def test_the_audit_has_denials_of_budgets_and_that_most_is_used(
+    processor: Start, tmp_path: Path, wait_until: Any
+) -> None:
+    """A call that a budget denies is a denial by its line; 90 % is an entry of its own, once."""
+    async with serving() as web:
+        routes = ROUTE.format(host=web.host)
+        settings = top(tmp_path, budget("requests", 10, "life"), web.host)
+        async with processor(routes, settings, ask=ASK) as running:
+            await ask(running, {"url": web.url, "calls": 11})
+
+            async def entries() -> list[Any]:
+                records = await running.stored("p.app.audit.r.*")
+                return [orjson.loads(line) for record in records for line in record.payload.split(b"\n")[1:]]
+
+            found = await wait_until(entries, "the run has entries")
+    calls = [entry for entry in found if entry["e"] == "http"]
+    assert [entry["d"] for entry in calls] == ["allow"] * 10 + ["deny"]
+    assert (calls[-1]["code"], calls[-1]["rule"]) == ("E332", "policy.toml:3")
+    [told] = [entry for entry in found if entry["e"] == "budget"]
+    assert (told["name"], told["window"], told["used"], told["limit"]) == ("b", "life", 9, 10)
+    assert told["fate"] == "committed"

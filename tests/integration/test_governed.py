@@ -377,3 +377,16 @@ async def test_two_processors_agree_when_a_line_was_first_seen(
         again = await first_seen(one, "app", ["d0", "d1", "d2", "both"], 999)
     assert {each["both"] for each in found} == {again["both"]}
     assert all(each.items() <= again.items() for each in found)
+
+
+async def test_the_example_has_no_fault_and_passes_its_tests() -> None:
+    """What is shipped in configs/examples/policy is a policy that `check` has nothing to say of."""
+    example = Path(__file__).parents[2] / "configs/examples/policy/policy.yaml"
+    assert (await cli("policy", "check", example, "--format", "human"))[:2] == (
+        0,
+        "1 policy file without a fault\n",
+    )
+    assert (await cli("policy", "test", example, "--format", "human"))[:2] == (
+        0,
+        "2 of 2 tests are as expected\n",
+    )
