@@ -18,9 +18,16 @@ from collections.abc import Sequence
 import orjson
 
 from processor.audit import GENESIS, AuditEntry, AuditRecord, ChainHead, chained
-from processor.context.subjects import app_stream, audit_stream, audit_subject, chain_record
+from processor.context.subjects import (
+    RouteSubjects,
+    SubjectParts,
+    app_stream,
+    audit_stream,
+    audit_subject,
+    chain_record,
+)
 from processor.errors import BrokerError
-from processor.jetstream import EXPECTED, KEPT, Again, Broker, Outgoing, Unknown, WrongLastSequence
+from processor.jetstream import EXPECTED, KEPT, Again, Broker, Outgoing, Stored, Unknown, WrongLastSequence
 
 VERSION = 1
 _SPARE_BYTES = 2048  # what headers and the server need of a message
@@ -101,8 +108,10 @@ async def copied_head(broker: Broker, app: str, chain: str) -> ChainHead:
     if await broker.stream(stream) is None:
         return GENESIS
     stored = await broker.last_from_leader(stream, audit_subject(app, chain))
-    if stored is None:
-        return GENESIS
+    return GENESIS if stored is None else _head_of(stored, stream, chain)
+
+
+def _head_of(stored: Stored, stream: str, chain: str) -> ChainHead:
     try:
         return AuditRecord.decode(stored.payload).head
     except ValueError as err:
@@ -111,6 +120,21 @@ async def copied_head(broker: Broker, app: str, chain: str) -> ChainHead:
             f"the last record of the audit's chain {chain} cannot be read (message {stored.sequence} of "
             f"{stream}: {err})",
         ) from err
+
+
+async def copied_heads(broker: Broker, app: str, route: str) -> dict[int, ChainHead]:
+    """Where the chains of a route's partitions end in the audit's stream, by partition.
+
+    Raises BrokerError E415 for a last record that cannot be read.
+    """
+    stream, found = audit_stream(app), dict[int, ChainHead]()
+    if await broker.stream(stream) is None:
+        return found
+    for stored in await broker.last_of(stream, [RouteSubjects(app, route).audit("*")]):
+        partition = SubjectParts.of(stored.subject).partition
+        if partition is not None:
+            found[partition] = _head_of(stored, stream, f"{route}.{partition}")
+    return found
 
 
 def rebuilt() -> AuditEntry:

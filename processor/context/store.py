@@ -23,7 +23,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from types import MappingProxyType
 from typing import Any
 
-from processor.audit import AuditEntry
+from processor.audit import GENESIS, AuditEntry
+from processor.context.chains import copied_heads, rebuilt
 from processor.context.committer import Committer
 from processor.context.history import History, Record, now
 from processor.context.late import Intent, LateMessages, Look
@@ -227,6 +228,7 @@ class ContextStore:
                 # What was claimed by a process that still lives has not ended it.
                 position.claims += position.owner != self._owner
             look = await self._late.look(self._owner, is_claim=True) if self._audit.is_on else Look()
+            look.entries[:0] = await self._resume_chains()
             claims = self._chained(_by_partition(look.entries), look.marks, "claim")
             claims += [self._position_message(p, "claim", holds=p.number in holds) for p in owned]
             try:
@@ -266,6 +268,20 @@ class ContextStore:
             source, who = self._input, f"the position of route {self._route}"
             await check_end(self._broker, source.stream, source.created, ahead, who)
         return is_another
+
+    async def _resume_chains(self) -> list[tuple[int, AuditEntry]]:
+        """Let chains whose positions are gone go on behind what was copied of them; the entries that say so.
+
+        So it is after the app's stream was lost. A chain that began again would look like one that was cut.
+        """
+        new = [p for p in self._partitions.values() if not p.fence and p.position.chain == GENESIS]
+        if not self._audit.is_on or not new:
+            return []
+        heads = await copied_heads(self._broker, self._subjects.app, self._route)
+        resumed = [partition for partition in new if partition.number in heads]
+        for partition in resumed:
+            partition.position.chain = heads[partition.number]
+        return [(partition.number, rebuilt()) for partition in resumed]
 
     @property
     def is_spread(self) -> bool:

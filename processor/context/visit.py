@@ -6,11 +6,13 @@ as it is: the owner's next commit is refused, and it goes on from there with the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+from processor.audit import AuditEntry
 from processor.context.placement import Items, Partition, Placement
 from processor.context.position import Position, by_partition
 from processor.context.reading import patiently
+from processor.context.route_chains import RouteChains
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Broker, Outgoing
@@ -70,6 +72,23 @@ class Visit:
     def epochs(self) -> dict[int, int]:
         """The epoch of each visited partition, as it was seen or rewritten last."""
         return {number: partition.position.epoch for number, partition in self._partitions.items()}
+
+    def recorded(
+        self,
+        entries: Mapping[int, Sequence[AuditEntry]],
+        chains: RouteChains,
+        commit_id: str,
+        max_payload: int,
+    ) -> list[Outgoing]:
+        """The records that add entries to the audit chains of visited partitions.
+
+        They belong before what `rewrite` makes afterwards: the positions in that have the chains' new heads.
+        """
+        return [
+            record
+            for number, added in entries.items()
+            for record in chains.records(self._partitions[number], added, commit_id, max_payload)
+        ]
 
     def rewrite(self, changes: Mapping[str, ContextChange | None], commit_id: str) -> list[Outgoing]:
         """The messages that change contexts as they were seen (None: that remove one), for one commit.

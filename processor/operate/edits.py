@@ -30,9 +30,11 @@ from typing import Any
 
 import orjson
 
+from processor.audit import AuditEntry
 from processor.context import history
 from processor.context.history import Author, History, Record
 from processor.context.reading import read
+from processor.context.route_chains import RouteChains
 from processor.context.subjects import RouteSubjects, app_stream
 from processor.context.visit import Visit
 from processor.errors import BrokerError, ProcessorError
@@ -103,6 +105,7 @@ class ContextEdits:
         self._stream = app_stream(route.app)
         self._history = History(route.app, route.name, broker.max_payload)
         self._bounds = Bounds(route.limits)
+        self._chains = RouteChains(RouteSubjects(route.app, route.name), route.audit.copy_ttl_s)
 
     # look
 
@@ -270,8 +273,10 @@ class ContextEdits:
                     plan = self._plan(visit.contexts, changes, author, action)
                     if not plan.contexts or is_dry:
                         return plan.edits
+                    entries = plan.entries(route, author, action) if route.audit.is_on else {}
+                    recorded = visit.recorded(entries, self._chains, plan.id, self._broker.max_payload)
                     rewritten = visit.rewrite(plan.contexts, plan.id)
-                    batch = [*plan.records, self._said(word, visit.epochs), *rewritten]
+                    batch = [*plan.records, self._said(word, visit.epochs), *recorded, *rewritten]
                     if len(batch) > BATCH_MAX:
                         raise ProcessorError(
                             "E324",
@@ -453,6 +458,27 @@ class _Plan:
     edits: list[Edit] = field(default_factory=list)
     contexts: dict[str, ContextChange | None] = field(default_factory=dict)
     records: list[Outgoing] = field(default_factory=list)
+
+    def entries(self, route: Route, author: Author, action: str) -> dict[int, list[AuditEntry]]:
+        """What the audit gets of the change: an entry for each context, by partition."""
+        found: dict[int, list[AuditEntry]] = {}
+        verb = f"context.{action}"
+        for edit in self.edits:
+            if edit.key not in self.contexts:
+                continue
+            data = {"key": edit.key, "changed": list(edit.changed), "removed": list(edit.removed)}
+            entry = AuditEntry(
+                "control",
+                fate="committed",
+                moment_us=time.time_ns() // 1000,
+                route=route.name,
+                actor=f"by:{author.by}",
+                operation="call",
+                target=f"{verb}:{route.name}",
+                details={"verb": verb, "reason": author.reason, "result": "done", "data": data},
+            )
+            found.setdefault(partition_of(edit.key, route.partitions), []).append(entry)
+        return found
 
 
 def _decoded(name: str, value: bytes) -> Any:

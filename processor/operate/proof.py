@@ -207,6 +207,8 @@ class Verifier:
         for chain, head in seal.heads.items():
             found = self._chains.heads.get(chain)
             if found is None and seal is self._base:
+                if not self._is_vouched:
+                    self._break(chain, "", f"entry 1: {_entries(1, head.number)} missing")
                 self._chains.heads[chain] = head
             elif found is not None and found.number == head.number and found != head:
                 what = f"it is not the one that the seal of {seal.frontier.size} entries names"

@@ -19,12 +19,15 @@ import pytest
 from processor.audit import GENESIS, SEALS, AuditEntry, ChainHead, Seal, chained
 from processor.cli.audits import filter_of
 from processor.config import load
+from processor.context.history import Author
 from processor.context.subjects import RouteSubjects, audit_subject
 from processor.errors import ConfigError
 from processor.jetstream import KEPT, Broker, Outgoing
+from processor.model import partition_of
 from processor.notes import VerifierKey, new_private_key, private_pem
 from processor.operate.audit_export import export, verify_export
-from processor.operate.audits import Audits, own_key
+from processor.operate.audits import AuditFilter, Audits, own_key
+from processor.operate.edits import ContextEdits
 from processor.operate.proof import AuditReport
 from tests.conftest import waited
 from tests.running import Running, Start
@@ -288,6 +291,35 @@ async def test_a_forged_audit_is_found(processor: Start, key: Path) -> None:
                 assert re.match(what.replace("PLACE", place), faults[0]), faults
 
 
+async def test_chains_go_on_after_the_apps_own_stream_was_lost(processor: Start, key: Path) -> None:
+    """Their positions are gone with it: they go on behind what was copied of them, and say so (`rebuilt`)."""
+    top = AUDITED.replace("level: calls", "level: runs")
+    async with processor(ROUTE, top, echo=ECHO) as running:
+        broker = running.broker
+        await running.publish("in", {"n": 1}, {"n": 2})
+        await running.documents("out", 2)
+
+        async def runs() -> list[dict[str, Any]]:
+            audits = Audits(broker, load(running.path, {}))
+            return [each async for each in audits.entries(AuditFilter(route="r")) if each["chain"] == "r.0"]
+
+        await waited(runs, "the runs are copied")
+        before = len(await runs())
+        await broker.api("STREAM.DELETE.P_app")
+
+        async def are_rebuilt() -> list[dict[str, Any]] | None:
+            audits = Audits(broker, load(running.path, {}))
+            found = [each async for each in audits.entries(AuditFilter(frozenset({"rebuilt"})))]
+            return found if any(each["chain"] == "r.0" for each in found) else None
+
+        rebuilt = await waited(are_rebuilt, "the chain goes on", 30)
+        assert next(each["n"] for each in rebuilt if each["chain"] == "r.0") == before + 1
+        await running.publish("in", {"n": 3})
+        await running.documents("out", 3)
+        await sealed(broker, before + 3)
+        assert (await report_of(running)).faults == []
+
+
 async def test_the_notary_finds_what_breaks(processor: Start, caplog: pytest.LogCaptureFixture) -> None:
     """A record that does not follow is named in the log, once, and in a metric; sealing goes on (E415)."""
     async with processor(ROUTE, "audit: {level: calls, seal: {entries: 1}}", echo=ECHO) as running:
@@ -396,6 +428,111 @@ async def test_what_verify_md_says_is_so(processor: Start, key: Path) -> None:
     assert re.fullmatch(r"\d+:[0-9a-f]{64}\n", output(entry))
 
 
+GO = shutil.which("go")
+# Where Debian's golang-golang-x-mod-dev puts it; elsewhere GOPATH says where its src is.
+GO_PATH = os.environ.get("GOPATH") or "/usr/share/gocode"
+HAS_MOD = GO is not None and (Path(GO_PATH) / "src/golang.org/x/mod/sumdb/tlog").is_dir()
+READ_BY_GO = """
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+func main() {
+	key, _ := os.ReadFile("vkey")
+	verifier, err := note.NewVerifier(strings.TrimSpace(string(key)))
+	if err != nil {
+		panic(err)
+	}
+	text, _ := os.ReadFile("checkpoint")
+	opened, err := note.Open(text, note.VerifierList(verifier))
+	if err != nil {
+		panic(err)
+	}
+	lines := strings.Split(opened.Text, "\\n")
+	size, _ := strconv.ParseInt(lines[1], 10, 64)
+	root, _ := base64.StdEncoding.DecodeString(lines[2])
+	var stored []tlog.Hash
+	reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		found := make([]tlog.Hash, len(indexes))
+		for i, index := range indexes {
+			found[i] = stored[index]
+		}
+		return found, nil
+	})
+	var entries [][]byte
+	for number := int64(0); number*256 < size; number++ {
+		path := fmt.Sprintf("tile/entries/%03d", number)
+		if width := size - number*256; width < 256 {
+			path += fmt.Sprintf(".p/%d", width)
+		}
+		bundle, err := os.ReadFile(path)
+		if err != nil {
+			panic(err)
+		}
+		for len(bundle) > 0 {
+			length := int(bundle[0])<<8 | int(bundle[1])
+			entries = append(entries, bundle[2:2+length])
+			bundle = bundle[2+length:]
+		}
+	}
+	for number, entry := range entries {
+		hashes, err := tlog.StoredHashes(int64(number), entry, reader)
+		if err != nil {
+			panic(err)
+		}
+		stored = append(stored, hashes...)
+	}
+	tree, err := tlog.TreeHash(size, reader)
+	if err != nil {
+		panic(err)
+	}
+	proof, err := tlog.ProveRecord(size, 6, reader)
+	if err != nil {
+		panic(err)
+	}
+	err = tlog.CheckRecord(proof, size, tree, 6, tlog.RecordHash(entries[6]))
+	fmt.Println(opened.Sigs[0].Name, size, string(tree[:]) == string(root), err)
+}
+"""
+
+
+@pytest.mark.skipif(not HAS_MOD, reason="no go with golang.org/x/mod here to read an export with")
+async def test_go_reads_an_export(processor: Start, key: Path) -> None:
+    """The packages of Go's checksum database open the checkpoint, and make its root of the entries."""
+    assert GO is not None
+    async with processor(ROUTE, AUDITED, echo=ECHO) as running:
+        await write(running.broker, 0, 260)
+        seal = await sealed(running.broker, 261)
+        folder, config = running.path.parent / "export", load(running.path, {})
+        verifier = own_key(config)
+        assert verifier is not None
+        await export(Audits(running.broker, config), "app", folder, [verifier])
+    program = running.path.parent / "main.go"
+    program.write_text(READ_BY_GO)
+    cache = str(running.path.parent / "cache")
+    env = {
+        "PATH": os.environ["PATH"],
+        "GOPATH": GO_PATH,
+        "GOCACHE": cache,
+        "GO111MODULE": "off",
+        "HOME": cache,
+    }
+    env |= {name: os.environ[name] for name in ("GOROOT",) if name in os.environ}
+    ran = subprocess.run(  # noqa: ASYNC221
+        [GO, "run", str(program)], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == f"audit.example.com/app {seal.frontier.size} true <nil>\n", ran.stderr
+
+
 async def test_entries_are_found_by_what_they_are(processor: Start) -> None:
     """By event, actor, route, decision, target and time, oldest first, at most so many of the newest."""
     async with processor(ROUTE, "audit: {level: calls}", echo=ECHO) as running:
@@ -434,6 +571,78 @@ async def test_entries_are_found_by_what_they_are(processor: Start) -> None:
         assert await run_cli(running, "query", path, "--event", "infer") == (
             0, "", "there are no such entries\n"
         )  # fmt: skip
+
+
+async def test_an_edit_is_in_the_chain_of_its_partition(processor: Start, key: Path) -> None:
+    """In its own commit, with who, why, whose context and which items; the chain goes on behind it."""
+    top = AUDITED.replace("level: calls", "level: runs")
+    keyed = ROUTE.replace("subject: in,", "subject: 'in.*',")
+    keyed = keyed.replace("output: out", "output: out, key: subject.2, partitions: 4")
+    async with processor(keyed, top, echo=ECHO) as running:
+        broker = running.broker
+        await running.publish("in.a", {"n": 1})
+        await running.documents("out", 1)
+        edits = ContextEdits(broker, load(running.path, {}).routes["r"])
+        await edits.set("a", "seen", 1, Author("ann", "repair"))
+        await edits.put({"a": {"seen": b"2"}, "b": {"seen": b"3"}}, Author("ann"))
+        await edits.set("a", "seen", 2, Author("ann"))  # which changes nothing
+        await running.publish("in.a", {"n": 2})
+        await running.documents("out", 2)
+
+        async def enough() -> list[dict[str, Any]] | None:
+            audits = Audits(broker, load(running.path, {}))
+            which = AuditFilter(frozenset({"control"}), actor="by:ann")
+            found = [each async for each in audits.entries(which)]
+            return found if len(found) >= 3 else None
+
+        first, *others = await waited(enough, "the edits are in the audit")
+        assert (first["verb"], first["on"], first["reason"]) == ("context.set", "context.set:r", "repair")
+        assert (first["fate"], first["result"]) == ("committed", "done")
+        assert first["data"] == {"key": "a", "changed": ["seen"], "removed": []}
+        assert first["chain"] == f"r.{partition_of('a', 4)}"
+        assert sorted((each["verb"], each["data"]["key"]) for each in others) == [
+            ("context.import", "a"), ("context.import", "b"),
+        ]  # fmt: skip
+        assert (await report_of(running)).faults == []
+
+
+async def test_the_audit_is_asked_over_nats(processor: Start, key: Path) -> None:
+    """`audit.query` has the newest entries, and `audit.verify` what the command finds."""
+    async with processor(ROUTE, AUDITED, echo=ECHO) as running:
+        broker = running.broker
+        await write(broker, 0, 3)
+        await sealed(broker, 4)
+
+        async def ask(verb: str, **request: Any) -> Any:
+            reply = await broker.client.request(f"ctl.app.api.{verb}", orjson.dumps(request), timeout=20)
+            return orjson.loads(reply.data)
+
+        found = await ask("audit.query", route="enrich", limit=2)
+        assert [each["n"] for each in found["entries"]] == [2, 3]
+        assert found["more"] is True
+        report = await ask("audit.verify")
+        assert (report["faults"], report["checked_signatures"], report["more"]) == ([], True, False)
+        assert (report["entries"], report["chains"]) == (4, 2)
+        other = VerifierKey("audit.example.com/app", bytes(range(32)))
+        assert "is not signed by" in (await ask("audit.verify", vkey=f"{other}\n"))["faults"][0]
+        assert (await ask("audit.verify", vkey="x"))["error"]["code"] == "E601"
+        assert (await ask("audit.query", until="x"))["error"]["text"].startswith("`until` is 'x'")
+
+
+async def test_an_audit_that_others_keep_is_read_where_it_is_written(processor: Start) -> None:
+    """With `stream: external` what the app's own stream still has is sealed, verified and shown."""
+    top = "audit: {level: runs, stream: external, seal: {seconds: 1}}"
+    async with processor(ROUTE, top, echo=ECHO) as running:
+        await write(running.broker, 0, 3)
+
+        async def is_sealed() -> bool:
+            stored = await running.broker.last_of("P_app", [audit_subject("app", SEALS)])
+            return bool(stored) and Seal.decode(stored[0].payload).frontier.size >= 4
+
+        await waited(is_sealed, "the entries are sealed")
+        assert await running.broker.stream("AUDIT_app") is None
+        report = await report_of(running)
+        assert (report.faults, report.chains) == ([], 2)
 
 
 async def test_new_entries_can_be_followed(processor: Start) -> None:

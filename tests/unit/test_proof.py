@@ -297,6 +297,19 @@ def test_what_has_not_had_the_time_to_expire_was_removed() -> None:
     assert second.startswith("what is before the seal of 2 entries is missing")
 
 
+def test_a_young_seal_vouches_for_no_chain() -> None:
+    """Whether what is left of a chain begins before it or right behind it, what is missing is named."""
+    for kept in (1, 2):
+        made = Written()
+        for age in (3, 2, 1):
+            made.record("r.0", 2)
+            made.seal(NOW_US - age * DAY_US)
+        del made.seals[0], made.records[:kept]
+        first, second = made.report().faults
+        assert first == f"chain r.0 breaks at entry 1: entries 1 to {2 * kept} are missing"
+        assert second.startswith("what is before the seal of 4 entries is missing")
+
+
 def test_a_stream_that_was_made_anew_is_named() -> None:
     """Where the first seals are gone with it, their places in it mean nothing any more."""
     made = Written()
