@@ -345,7 +345,7 @@ class Service:
                 "route",
                 route=run.route.name,
                 operation=operation,
-                target=f"partitions {spans(run.share)}",
+                target=f"partitions {_spans(run.share)}",
                 policy=run.route.policy.id,
                 details={"data": data},
             )
@@ -835,7 +835,7 @@ async def supervised(name: str, watch: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_RETRY_S)
 
 
-def spans(numbers: Sequence[int]) -> str:
+def _spans(numbers: Sequence[int]) -> str:
     """Ascending numbers in few characters: `0-3,7`."""
     found: list[list[int]] = []
     for number in numbers:

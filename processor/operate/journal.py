@@ -122,11 +122,16 @@ class Journal:
 
     def note(self, entry: AuditEntry) -> None:
         """Have an entry of what this processor did stored soon, by `run`."""
-        if self.is_on and len(self._notes) < _NOTES_MAX:
-            entry.moment_us = time.time_ns() // 1000
-            self._notes.append(entry)
-            self._is_stored.clear()
-            self._noted.set()
+        if not self.is_on:
+            return
+        if len(self._notes) == _NOTES_MAX:
+            what = f"{entry.event} {entry.operation} of {entry.route or entry.target}"
+            log.warning("%s is not in the audit: %d entries wait for the server", what, _NOTES_MAX)
+            return
+        entry.moment_us = time.time_ns() // 1000
+        self._notes.append(entry)
+        self._is_stored.clear()
+        self._noted.set()
 
     async def run(self) -> None:
         """Store what is noted, until cancelled. Raises what the broker raises; then nothing is lost."""

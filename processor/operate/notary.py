@@ -56,7 +56,7 @@ _FAULTS_SAID = 20  # chains that are named in the log
 
 
 @dataclass(slots=True)
-class _Log:
+class _Progress:
     """What is sealed, and what was read since."""
 
     stream: str
@@ -105,33 +105,33 @@ class Notary:
 
     async def _seal_on(self) -> None:
         """Read and seal for as long as we are to. Raises WrongLastSequence where another process does."""
-        log_ = await self._begin()
+        progress = await self._begin()
         reader = Reader(
             self._broker,
-            log_.stream,
+            progress.stream,
             [audit_subject(self._config().app, ">")],
-            created=log_.created,
+            created=progress.created,
             retention="limits",
-            name=f"{log_.stream}-notary",
-            start_sequence=log_.sequence + 1,
+            name=f"{progress.stream}-notary",
+            start_sequence=progress.sequence + 1,
             prefetch=_TAKEN,
         )
         await reader.open()
         try:
             while self._is_due():
-                for delivery in await self._taken(reader, log_):
-                    self._take(log_, delivery)
+                for delivery in await self._taken(reader, progress):
+                    self._take(progress, delivery)
                 settings = self._config().audit.seal
-                is_old = log_.unsealed and time.monotonic() >= log_.since_s + settings.seconds
-                if is_old or log_.unsealed >= settings.entries:
-                    await self._seal(log_)
+                is_old = progress.unsealed and time.monotonic() >= progress.since_s + settings.seconds
+                if is_old or progress.unsealed >= settings.entries:
+                    await self._seal(progress)
         finally:
             await reader.close()
 
-    async def _taken(self, reader: Reader, log_: _Log) -> list[Delivery]:
+    async def _taken(self, reader: Reader, progress: _Progress) -> list[Delivery]:
         wait_s = _LOOK_S
-        if log_.unsealed:
-            due_s = log_.since_s + self._config().audit.seal.seconds
+        if progress.unsealed:
+            due_s = progress.since_s + self._config().audit.seal.seconds
             wait_s = min(wait_s, max(0.001, due_s - time.monotonic()))
         try:
             async with asyncio.timeout(wait_s):
@@ -139,7 +139,7 @@ class Notary:
         except TimeoutError:
             return []
 
-    async def _begin(self) -> _Log:
+    async def _begin(self) -> _Progress:
         """The log as the last seal left it."""
         config = self._config()
         is_own = config.audit.stream == "own"
@@ -157,39 +157,40 @@ class Notary:
             copied = await self._broker.last_from_leader(name, audit_subject(config.app, SEALS))
             last = _seal(copied.payload) if copied is not None else None
         if last is None:
-            return _Log(name, created, 0, Frontier(), Chains(), None, fence, {})
+            return _Progress(name, created, 0, Frontier(), Chains(), None, fence, {})
+        self._telemetry.sealed(last.frontier.size)
         tree = last.frontier.copy()
         if (last.stream, last.created) == (name, created):
-            return _Log(name, created, last.sequence, tree, Chains(last.heads), last, fence, {})
+            return _Progress(name, created, last.sequence, tree, Chains(last.heads), last, fence, {})
         if last.stream == name:
             self._broken(
                 name,
                 f"stream {name} was made anew: its seals count in the one created at {last.created}, and of "
                 "what that held only what the app's own stream still has is there",
             )
-        return _Log(name, created, 0, tree, Chains(last.heads), last, fence, dict(last.heads))
+        return _Progress(name, created, 0, tree, Chains(last.heads), last, fence, dict(last.heads))
 
-    def _take(self, log_: _Log, delivery: Delivery) -> None:
-        log_.sequence = delivery.sequence
+    def _take(self, progress: _Progress, delivery: Delivery) -> None:
+        progress.sequence = delivery.sequence
         chain = chain_of(self._config().app, delivery.subject)
-        if chain in ("", SEALS) or self._is_sealed(log_, chain, delivery.payload):
+        if chain in ("", SEALS) or self._is_sealed(progress, chain, delivery.payload):
             return
-        lines, fault = log_.chains.take(chain, delivery.payload)
+        lines, fault = progress.chains.take(chain, delivery.payload)
         # The chains that moved last come last: a seal without room for all has these.
-        if chain in log_.chains.heads:
-            log_.chains.heads[chain] = log_.chains.heads.pop(chain)
+        if chain in progress.chains.heads:
+            progress.chains.heads[chain] = progress.chains.heads.pop(chain)
         if fault:
-            where = f"{log_.stream} sequence {delivery.sequence}"
+            where = f"{progress.stream} sequence {delivery.sequence}"
             self._broken(chain, f"chain {chain} breaks at {fault} ({where})")
-        if not log_.unsealed:
-            log_.since_s = time.monotonic()
+        if not progress.unsealed:
+            progress.since_s = time.monotonic()
         for line in lines:
-            log_.tree.add(line)
-        log_.unsealed += len(lines)
+            progress.tree.add(line)
+        progress.unsealed += len(lines)
 
-    def _is_sealed(self, log_: _Log, chain: str, payload: bytes) -> bool:
+    def _is_sealed(self, progress: _Progress, chain: str, payload: bytes) -> bool:
         """Whether a record is sealed already, of a stream that is read again from its start."""
-        head = log_.known.get(chain)
+        head = progress.known.get(chain)
         if head is None:
             return False
         probe = Chains()
@@ -197,32 +198,32 @@ class Notary:
         found = probe.heads.get(chain)
         if found is not None and found.number <= head.number:
             return True
-        del log_.known[chain]
+        del progress.known[chain]
         return False
 
-    async def _seal(self, log_: _Log) -> None:
-        config, before = self._config(), log_.last
-        checkpoint = Checkpoint(config.audit_origin, log_.tree.size, log_.tree.root)
+    async def _seal(self, progress: _Progress) -> None:
+        config, before = self._config(), progress.last
+        checkpoint = Checkpoint(config.audit_origin, progress.tree.size, progress.tree.root)
         seal = Seal(
             time.time_ns() // 1000,
             (before.frontier.size, before.moment_us) if before is not None else (0, 0),
-            log_.stream,
-            log_.created,
-            log_.sequence,
-            log_.tree.copy(),
-            dict(reversed(log_.chains.heads.items())),
+            progress.stream,
+            progress.created,
+            progress.sequence,
+            progress.tree.copy(),
+            dict(reversed(progress.chains.heads.items())),
             checkpoint.note(self._key),
         )
         payload = seal.encoded(self._broker.max_payload - _SPARE_BYTES)
         headers = {"Nats-TTL": record_ttl(config.audit.copy_ttl)}
-        log_.fence = await self._broker.commit(
+        progress.fence = await self._broker.commit(
             [
                 Outgoing(audit_subject(config.app, SEALS), payload, headers),
-                Outgoing(chain_record(config.app, SEALS), payload, {**KEPT, EXPECTED: str(log_.fence)}),
+                Outgoing(chain_record(config.app, SEALS), payload, {**KEPT, EXPECTED: str(progress.fence)}),
             ]
         )
-        log_.last, log_.unsealed = seal, 0
-        self._telemetry.sealed(log_.tree.size)
+        progress.last, progress.unsealed = seal, 0
+        self._telemetry.sealed(progress.tree.size)
         signed = "signed" if self._key is not None else "unsigned"
         # The log pipeline is a witness: what it has cannot be sealed otherwise later.
         log.info("audit sealed size=%d root=%s %s", checkpoint.size, checkpoint.root.hex(), signed)

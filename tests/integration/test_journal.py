@@ -191,6 +191,23 @@ async def test_routes_reloads_and_policies_are_noted(processor: Start, tmp_path:
     assert len(set(starts)) == 2
 
 
+async def test_what_waits_for_a_server_is_bounded(
+    processor: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond so many of its own entries a processor says which the audit lacks; the others are stored."""
+    async with processor(ROUTE, AUDITED, count=COUNT) as running:
+        journal = Journal(running.broker, load(running.path, {}))
+        monkeypatch.setattr("processor.operate.journal._NOTES_MAX", 2)
+        for number in range(3):
+            journal.note(AuditEntry("route", operation=f"test{number}", target="partitions 0"))
+        assert "route test2 of partitions 0 is not in the audit: 2 entries wait" in caplog.text
+        writing = asyncio.create_task(journal.run())
+        await journal.settle()
+        writing.cancel()
+        found = [each["op"] for each in (await chain_of(running.broker))[0]]
+        assert [op for op in found if op.startswith("test")] == ["test0", "test1"]
+
+
 async def test_many_that_write_at_once_keep_one_chain(processor: Start) -> None:
     """Each entry is there once, in a chain without a fork, whoever was faster."""
     async with (
