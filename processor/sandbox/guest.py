@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import array
 import ctypes
-import functools
 import gc
 import marshal
 import os
@@ -316,21 +315,25 @@ def _unkeepable(err: ValueError) -> Unsuccessful:
 class HeldContext:
     """One key's context, and the instance that works on it once a message needed one."""
 
-    def __init__(self, given: Mapping[str, bytes], bounds: Bounds) -> None:
+    def __init__(
+        self, given: Mapping[str, bytes], bounds: Bounds, open_heap: Callable[[Objects], Heap]
+    ) -> None:
+        """`open_heap` gives user code the use of its objects."""
         self.instance: Any = None
+        self._open_heap = open_heap
         self._given = given
         self._bounds = bounds
         self._keeper: values.Keeper  # with the instance
-        self._heap = {name: value for name, value in given.items() if objects.is_item(name)}
+        self._heap: Mapping[str, bytes] = objects.items_in(given)
         self._heap_bytes = sum(values.weight(name, value) for name, value in self._heap.items())
         self._objects: Objects | None = None  # once a run has used them
         size = sum(len(name.encode()) + len(value) for name, value in given.items())
         self._was_small = size <= WHOLE_BYTES
 
-    def instantiate(self, make: Callable[[values.LiveContext], Any]) -> None:
+    def instantiate(self, make: Callable[[HeldContext, values.LiveContext], Any]) -> None:
         """Make the instance, with the committed items laid over what its init() set."""
         self._keeper = values.Keeper(self._bounds)
-        instance = make(self._keeper.context)
+        instance = make(self, self._keeper.context)
         given = self._given
         if self._heap:
             given = {name: value for name, value in given.items() if name not in self._heap}
@@ -340,13 +343,13 @@ class HeldContext:
             raise _unkeepable(err) from None
         self.instance, self._given = instance, {}
 
-    @property
-    def objects(self) -> Objects:
-        """Those of its heap."""
+    def heap(self) -> Heap:
+        """What user code has of its objects."""
         if self._objects is None:
             self._objects = Objects(self._heap)
-        return self._objects
+        return self._open_heap(self._objects)
 
+    @property
     def ops(self) -> Iterable[HeapOp]:
         """What the run did to them."""
         return self._objects.touched.values() if self._objects is not None else ()
@@ -371,7 +374,8 @@ class HeldContext:
         if size > WHOLE_BYTES and not self._was_small:
             return ContextChange(items, False, size)
         heap = self._objects.all_items() if self._objects is not None else self._heap
-        change = ContextChange({**self._keeper.all_items(), **heap}, True, size)
+        every = self._keeper.all_items()
+        change = ContextChange({**every, **heap} if heap else every, True, size)
         try:
             for name in () if change.is_small else change.items:
                 values.check_name(name)
@@ -415,6 +419,7 @@ class Runner:
         self._files = capabilities.Files(self._call)
         self._secrets = capabilities.Secrets({})
         self._heap_offer = OPEN_HEAP
+        self._kernel_of = GuestKernel.in_hand
         self._streams_a_list = False
         self._entry_points: frozenset[str] = frozenset()
         self._warnings: list[Fault] = []
@@ -521,7 +526,7 @@ class Runner:
             self._held.pop(key, None)
         for group in request.groups:
             if group.context is not None:
-                self._held[group.key] = HeldContext(group.context, self._writer.bounds)
+                self._held[group.key] = HeldContext(group.context, self._writer.bounds, self._open_heap)
         _start_timers(self._limits)
         try:
             for number, group in enumerate(request.groups):
@@ -553,7 +558,7 @@ class Runner:
         if not self._program.mode and self._entry_points and entry not in self._entry_points:
             raise failed("E207", f"{self._program.class_name} has no `{entry}`, which this call is for")
         instance = self._instance(self._held[group.key])
-        GuestKernel.work_for(instance)
+        self._kernel_of[0] = instance
         if request.stream:
             self._stream(instance, queries)
         else:
@@ -582,7 +587,7 @@ class Runner:
 
     def _instance(self, held: HeldContext) -> Any:
         if held.instance is None:
-            held.instantiate(functools.partial(self._make, held))
+            held.instantiate(self._make)
         return held.instance
 
     def _make(self, held: HeldContext, context: values.LiveContext) -> Any:
@@ -595,7 +600,7 @@ class Runner:
             self._secrets,
             self._files,
             self._in_hand,
-            functools.partial(self._heap, held),
+            held.heap,
         )
         self._in_hand.is_making = True
         try:
@@ -605,9 +610,9 @@ class Runner:
             self._in_hand.is_making = False
         return instance
 
-    def _heap(self, held: HeldContext) -> Heap:
+    def _open_heap(self, held: Objects) -> Heap:
         begin = self._results.heap_group
-        return Heap(held.objects, self._heap_offer, self._call, self._writer.bounds, begin)
+        return Heap(held, self._heap_offer, self._call, self._writer.bounds, begin)
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
         made = self._user(entrypoints.process, instance, queries)
@@ -691,8 +696,10 @@ class Runner:
         for number, group in enumerate(groups):
             only[group.key] = None if group.key in only else number
         for key, self._failing in only.items():
-            change = self._held[key].change(self._limits.context_bytes)
-            self._results.brought.heap += self._held[key].ops()
+            held = self._held[key]
+            change = held.change(self._limits.context_bytes)
+            if held.ops:
+                self._results.brought.heap += held.ops
             if change is not None:
                 changes[key] = change
         return changes

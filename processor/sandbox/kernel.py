@@ -126,23 +126,19 @@ class GuestKernel(Kernel):
     What it may do is the route's: files of a policy, or another configuration, are for scripts outside.
     """
 
-    _in_hand: list[Any] = []  # noqa: RUF012 - of the process: the instance that is called
+    in_hand: list[Any] = [None]  # noqa: RUF012 - of the process: the instance that is called
 
     def __init__(self, policy: Any = None, config: Any = None, route: Any = None, **more: Any) -> None:
         if more or (policy, config, route) != (None, None, None):
             what = "in a guest the policy and the configuration are those of its route: AuthorityKernel()"
             raise InvalidArgumentError(f"AuthorityKernel E337 {what}.")
 
-    @classmethod
-    def work_for(cls, instance: Any) -> None:
-        """Whose call is in hand from now on."""
-        cls._in_hand[:] = [instance]
-
     @property
     def _voice(self) -> Any:
-        if not self._in_hand:
+        [instance] = self.in_hand
+        if instance is None:
             raise AuthorityKernelError("a kernel is for process and process_stream: no call is in hand")
-        return self._in_hand[0]._voice
+        return instance._voice
 
     def authorize_details(self, operation: str, target: str) -> dict[str, Any]:
         said: dict[str, Any] = self._voice.call("authorize", {"op": operation, "target": target})

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from processor.model import ContextChange, HeapOp
 from processor.sandbox import documents, values
 from processor.sandbox.offer import HeapOffer
+
+T = TypeVar("T")
 
 COUNTER = values.HEAP
 HEAP = "heap"  # the capability that asks the host about an operation
@@ -24,6 +26,7 @@ VALUE_BYTES = 64 << 10  # of the JSON text of a value
 OBJECTS = 10_000  # in one context
 TYPE_CHARS = 64
 _ITEM = f"{COUNTER}."
+_COUNTER_CHARS = len(COUNTER)
 _HANDLE = re.compile(r"0x(?:[1-9a-f][0-9a-f]{0,12})\Z")
 _MAX_NUMBER = 1 << 52
 # What a value's text takes more as it is kept: quotes and tags around names that begin with $.
@@ -50,6 +53,12 @@ def is_item(name: str) -> bool:
 
 def is_handle(text: object) -> bool:
     return type(text) is str and _HANDLE.match(text) is not None
+
+
+def items_in(context: Mapping[str, T]) -> dict[str, T]:
+    """Those of a context's items that belong to its heap."""
+    reserved = [name for name in context if name[:_COUNTER_CHARS] == COUNTER]  # quick, for most have none
+    return {name: context[name] for name in reserved if is_item(name)}
 
 
 def item_of(handle: str) -> str:
@@ -129,7 +138,11 @@ class Ledger:
 
     def hold(self, key: str, context: Mapping[str, bytes]) -> None:
         """Know the context that the guest is given."""
-        self._keep(key, {name: item for name, item in context.items() if is_item(name)})
+        held = items_in(context)
+        if held:
+            self._kept[key] = held
+        else:
+            self._kept.pop(key, None)
 
     def forget(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -152,7 +165,7 @@ class Ledger:
                 raise ValueError("an operation on the heap that is not allowed")
             said.setdefault(key, {})[op.method, op.handle] = op
         for key, change in changes.items():
-            changed = {name: item for name, item in change.items.items() if is_item(name)}
+            changed = items_in(change.items)
             held = self._kept.get(key)
             if not changed and held is None:
                 continue
@@ -170,12 +183,6 @@ class Ledger:
                     held[name] = item
             if len(held) > OBJECTS + 1:
                 raise ValueError("more objects than a heap may have")
-
-    def _keep(self, key: str, items: dict[str, bytes]) -> None:
-        if items:
-            self._kept[key] = items
-        else:
-            self._kept.pop(key, None)
 
     def _check(
         self, name: str, held: Mapping[str, bytes], item: bytes | None, said: Mapping[tuple[str, str], HeapOp]
