@@ -27,6 +27,7 @@ from processor.audit import CONTROL, GENESIS, AuditEntry, AuditRecord, chained, 
 from processor.capability.authorization import details, undeclared
 from processor.capability.monitor import Governor, Mandate, Monitor
 from processor.capability.registry import HostCalls
+from processor.capability.remarks import DATA_BYTES
 from processor.config import Config, load
 from processor.context.chains import Chain
 from processor.context.history import Author, me
@@ -68,7 +69,6 @@ __all__ = [
 T = TypeVar("T")
 Paths = str | Path | Sequence[str | Path] | None
 
-EVENT_BYTES = 4096  # of the data of one event of a script's own
 _CHAIN = "kernel.0"
 _RECORD_BYTES = 1 << 20
 _UNITS = {
@@ -109,7 +109,8 @@ class _Store(Protocol):
     async def change(self, act: Callable[[Objects], T]) -> T:
         """What `act` makes of the objects; its changes are kept unless it raises."""
 
-    async def note(self, entry: AuditEntry) -> None: ...
+    async def note(self, entry: AuditEntry) -> bool:
+        """Keep an entry; False where there is no audit."""
 
     async def close(self) -> None: ...
 
@@ -132,9 +133,10 @@ class _Memory:
         self._objects.keep()
         return result
 
-    async def note(self, entry: AuditEntry) -> None:
+    async def note(self, entry: AuditEntry) -> bool:
         made, self._head = chained([entry], _CHAIN, self._head, "", _RECORD_BYTES)
         self.records += made
+        return True
 
     async def close(self) -> None:
         pass
@@ -198,9 +200,10 @@ class _App:
         await self._edits.update(self._key, change, Author(me(), "authority kernel"))
         return results[0]
 
-    async def note(self, entry: AuditEntry) -> None:
+    async def note(self, entry: AuditEntry) -> bool:
         if self._is_audited:
             await self._chain.append([entry])
+        return self._is_audited
 
     async def close(self) -> None:
         await self._broker.close()
@@ -335,17 +338,20 @@ class AuthorityKernel(Kernel):
 
     # The audit.
 
-    def audit_log(self, event: str, data: Any = None) -> None:
-        """Add an entry of your own, with at most 4 KB of JSON. Raises BufferOverflowError."""
+    def audit_log(self, event: str, data: Any = None) -> bool:
+        """Add an entry of your own, with at most 4 KiB of JSON; False where an app has no audit.
+
+        Raises BufferOverflowError.
+        """
         try:
             size = len(orjson.dumps(data))
         except TypeError as err:
             raise InvalidArgumentError(f"audit_log E337 the data is not JSON: {err}.") from None
-        if size > EVENT_BYTES:
-            what = f"audit_log E338 the data has {size:,} bytes of JSON; an event takes {EVENT_BYTES:,}."
+        if size > DATA_BYTES:
+            what = f"audit_log E338 the data has {size:,} bytes of JSON; an event takes {DATA_BYTES:,}."
             raise BufferOverflowError(what)
-        entry = AuditEntry("user", operation=str(event), target=str(event), details={"data": data})
-        self._store_entry(entry)
+        entry = AuditEntry("user", operation="note", target=str(event), details={"data": data})
+        return self._store_entry(entry)
 
     def audit_logs(self) -> list[bytes]:
         """Every entry as its line of JSON, oldest first."""
@@ -383,12 +389,12 @@ class AuthorityKernel(Kernel):
             raise AuthorityKernelError(what, operation=operation)
         return self._store.records
 
-    def _store_entry(self, entry: AuditEntry) -> None:
+    def _store_entry(self, entry: AuditEntry) -> bool:
         entry.moment_us = time.time_ns() // 1000
         entry.actor = f"by:{me()}"
         entry.route = self._governor.route
         entry.policy = self._rules.id
-        self._loop.wait_for(self._store.note(entry))
+        return self._loop.wait_for(self._store.note(entry))
 
     def _note(
         self, event: Any, operation: str, target: str, decision: Any, rule: str = "", code: str = ""
@@ -529,7 +535,9 @@ def _raised(err: ProcessorError, operation: str) -> AuthorityKernelError:
 
 def _matches(entry: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     event = asked.get("event", asked.get("event_type"))
-    if event is not None and event not in (entry["e"], entry.get("op"), f"{entry['e']}.{entry.get('op')}"):
+    names = [entry["e"], entry.get("op"), f"{entry['e']}.{entry.get('op')}"]
+    names += [entry.get("on")] if entry["e"] == "user" else []
+    if event is not None and event not in names:
         return False
     for name, key in (("actor", "actor"), ("decision", "d")):
         if name in asked and entry.get(key) != asked[name]:

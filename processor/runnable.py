@@ -277,6 +277,10 @@ class BaseSecureRunnable:
         """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError."""
         raise _outside("set_budget")
 
+    def audit(self, name: str, data: Any = None) -> bool:
+        """Add an entry of your own to the route's audit; False where there is none, as here."""
+        return False
+
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
         raise _outside("get_stock_data")

@@ -164,6 +164,8 @@ class BaseSecureRunnable:
         """What is used and left of a kind in the budget that has least: used, limit, left, window, until."""
     def set_budget(self, kind: str, limit: int) -> None:
         """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError."""
+    def audit(self, name: str, data: Any = None) -> bool:
+        """Add an entry of your own to the route's audit; False where there is none."""
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`."""
     def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:

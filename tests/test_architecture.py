@@ -62,7 +62,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["registry"],
             ["monitor"],
-            ["allowance", "authorization", "files", "heap", "outbound", "services"],
+            ["allowance", "authorization", "files", "heap", "outbound", "remarks", "services"],
             ["row"],
             ["arguments", "connections"],
             ["secrets"],

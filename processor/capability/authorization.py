@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from processor.address import parse_url
+from processor.audit import AuditEntry, Decision
 from processor.capability.arguments import Argument, Text
 from processor.capability.connections import Connections
 from processor.capability.row import Arguments, Capability
@@ -59,7 +60,12 @@ async def _decide(connections: Connections, arguments: Arguments) -> dict[str, A
     def missing(ask: Ask, verdict: Verdict) -> str:
         return undeclared(ask, connections.reach)
 
-    return details(arguments["op"], arguments["target"], connections.verdict, missing)
+    said = details(arguments["op"], arguments["target"], connections.verdict, missing)
+    decision: Decision = "allow" if said["authorized"] else "deny"
+    operation, target, rule = said["operation"], said["target"], said["capability"]
+    entry = AuditEntry("authorize", decision, operation=operation, target=target, rule=rule)
+    connections.remark(entry)
+    return said
 
 
 def undeclared(ask: Ask, reach: Reach) -> str:
@@ -98,7 +104,7 @@ AUTHORIZE = Capability(
     (Argument("op", Text(1, 100)), Argument("target", Text(0, TARGET_CHARS))),
     perform=_decide,
     ask=lambda arguments: None,  # to decide is not to do
-    event=None,
+    event="authorize",
     cost=lambda arguments: {},
     is_outside=False,
     is_request=False,

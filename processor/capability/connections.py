@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 
 from processor.address import Allowed
+from processor.audit import AuditEntry
 from processor.capability.budgets import Budgets, Tab
 from processor.capability.client import Client
 from processor.capability.permit import Permit, allow_all
@@ -22,6 +23,8 @@ class Connections:
         self.reach = reach
         self.permit: Permit = allow_all
         self.verdict: Callable[[Ask], Verdict] = lambda ask: ALLOWED
+        # Notes what a capability has to say in the audit; False where nothing is noted.
+        self.remark: Callable[[AuditEntry], bool] = lambda entry: False
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
         self.tab = Tab(Budgets())

@@ -36,12 +36,14 @@ from processor.context.late import Intent
 from processor.context.ledger import BudgetLedger
 from processor.errors import ERRORS, About, BrokerError, ProcessorError
 from processor.jetstream import ApiError
+from processor.model import HeapOp
 from processor.policy import ALLOWED, NO_POLICY, Ask, Rules, Verdict
 from processor.route import NO_AUDIT, Route, RouteAudit
 from processor.sandbox.offer import HeapOffer, Signature
 
 log = logging.getLogger("processor")
 
+REMARKS = 100  # that a Runnable adds to the audit in one run
 _TOLD_MAX = 1000  # denials that are remembered, so as to be logged once
 
 Decided = Callable[[str, str], None]
@@ -191,6 +193,8 @@ class Monitor:
         self._rules, self._policy = governor.rules, governor.policy
         self._tab = Tab(governor.budgets)
         self._connections = governor.connections.under(self.permit, self.verdict).on(self._tab)
+        self._connections.remark = self.remark
+        self._remarks = 0
         self._scope: RunScope | None = None
         self._run = ""
         self._entries: list[AuditEntry] = []
@@ -200,7 +204,7 @@ class Monitor:
         leaves no entries.
         """
         self._rules, self._policy = self._governor.rules, self._governor.policy
-        self._scope, self._run, self._entries = scope, "", []
+        self._scope, self._run, self._entries, self._remarks = scope, "", [], 0
         self._tab.begin()
 
     @property
@@ -218,6 +222,36 @@ class Monitor:
     def note(self, event: Event, decision: Decision, code: str, details: Mapping[str, Any]) -> None:
         """Note something of the run that nobody was asked for."""
         self._entries.append(self._made(event, decision, code, details))
+
+    def used(self, ops: Sequence[HeapOp]) -> None:
+        """Note what a run did to objects. That it might is then no entry of its own."""
+        self._entries = [each for each in self._entries if (each.event, each.decision) != ("heap", "allow")]
+        rules: dict[tuple[str, str], str] = {}
+        for op in ops:
+            if (op.method, op.type) not in rules:
+                verdict = self.verdict(Ask("heap", op.method, op.type))
+                rules[op.method, op.type] = verdict.rule or ("default" if self._rules.policies else "config")
+            entry = self._made("heap", "allow", details={"name": op.handle})
+            entry.operation, entry.target, entry.rule = op.method, op.type, rules[op.method, op.type]
+            self._entries.append(entry)
+
+    def remark(self, entry: AuditEntry) -> bool:
+        """Note what a capability says itself of what it was asked; False where nothing is noted.
+
+        Raises ProcessorError E338 for more of a Runnable's own than REMARKS in a run.
+        """
+        if not self._is_noted:
+            return False
+        if entry.event == "user":
+            if self._remarks >= REMARKS:
+                raise ProcessorError(
+                    "E338", f"a run adds at most {REMARKS} entries to the audit", place="audit"
+                )
+            self._remarks += 1
+        made = self._made(entry.event, entry.decision, entry.code, entry.details)
+        made.operation, made.target, made.rule = entry.operation, entry.target, entry.rule
+        self._entries.append(made)
+        return True
 
     async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.

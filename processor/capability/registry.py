@@ -3,7 +3,7 @@
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
 capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
 directories, `services` the two servers that it knows by their API, `heap` what it may do to its objects, and
-`authorization` the question what it may do. `client` is the only one that dials, `secrets` puts secrets in
+`authorization` the question what it may do, and `remarks` its own word in the audit. `client` is the only one that dials, `secrets` puts secrets in
 and takes them out, `roots` opens files. Only this package imports httpx and httpcore.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
@@ -26,11 +26,12 @@ from processor.capability.files import FILE
 from processor.capability.heap import HEAP
 from processor.capability.monitor import NO_MANDATE, Decided, Governor, Mandate, Observe
 from processor.capability.outbound import REQUESTS, UNSAFE
+from processor.capability.remarks import AUDIT
 from processor.capability.row import Capability
 from processor.capability.services import STATE_DATA, STOCK
 from processor.reach import Reach
 
-__all__ = ["CAPABILITIES", "UNSAFE", "HostCalls", "Resolve"]
+__all__ = ["ANEW", "CAPABILITIES", "UNSAFE", "HostCalls", "Resolve"]
 
 CAPABILITIES: Sequence[Capability] = (
     REQUESTS,
@@ -41,7 +42,12 @@ CAPABILITIES: Sequence[Capability] = (
     HEAP,
     BUDGET,
     SET_BUDGET,
+    AUDIT,
 )
+
+
+# Are answered from the rules of the moment, or are of one run, and not from what an earlier try was told.
+ANEW = frozenset(row.name for row in (AUTHORIZE, HEAP, BUDGET, SET_BUDGET, AUDIT))
 
 
 class HostCalls:

@@ -19,7 +19,7 @@ from processor.delivery.settle import Settler
 from processor.delivery.store import Store
 from processor.errors import BrokerError
 from processor.jetstream import ApiError
-from processor.model import Failure, Outcome
+from processor.model import Failure, Outcome, Ran
 from processor.route import Route
 
 log = logging.getLogger("processor")
@@ -46,6 +46,8 @@ class Auditor:
         level = self._route.audit.level
         if level == "off" or not batch.groups:
             return []
+        if isinstance(outcome, Ran) and outcome.heap:
+            self._monitor.used(outcome.heap)
         if level == "runs":
             code = effects.code if isinstance(effects, Failure) else ""
             self._monitor.note("run", "error" if code else "allow", code, run_details(outcome, effects))

@@ -10,6 +10,7 @@ they run apart.
 
 What must stay true:
 - An answer is handed out once in a run, and only to messages whose run has made the call.
+- What is decided by the rules of the moment (`ANEW`) is decided anew, and never kept.
 - A call that failed (no answer, 429, 5xx) is never kept; it is made again, with the same idempotency key.
 - Two requests that are not the same call never have the same idempotency key.
 - What is kept has a bound. A run that would go over it is cut: it is run again as smaller batches.
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 import orjson
 
-from processor.capability.registry import UNSAFE
+from processor.capability.registry import ANEW, UNSAFE
 from processor.errors import ERRORS, ProcessorError
 from processor.model import Delivery, Group
 from processor.sandbox.wire import Attached
@@ -193,6 +194,8 @@ class Calls:
         """
         if self.cut is not None:
             raise ProcessorError("E323", "the batch is run again in parts: it has too many bytes of answers")
+        if name in ANEW:
+            return await make(arguments)
         replay, key = self._replay, self._groups[group].key
         if group not in self._sequences:
             self._sequences[group] = _sequences(self._members[group])

@@ -282,6 +282,13 @@ class GuestRunnable:
         """
         self._voice.call("set_budget", {"kind": kind, "limit": limit})
 
+    def audit(self, name: str, data: Any = None) -> bool:
+        """Add an entry of your own to the route's audit, with at most 4 KiB of JSON; 100 in a run.
+
+        False where the route has no audit: then it is kept nowhere. Raises BufferOverflowError beyond a limit.
+        """
+        return bool(self._voice.call("audit", {"name": name, "data": data}))
+
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
         if not isinstance(ticker, str) or not ticker:

@@ -99,6 +99,10 @@ class Kernel:
         self._file("write", path, bytes(data))
         return len(data)
 
+    def audit_log(self, event: str, data: Any = None) -> bool:
+        """Add an entry of your own to the audit; False where there is none."""
+        raise NotImplementedError
+
     def tool_call(self, name: str, arguments: bytes = b"{}") -> bytes:
         """Raises AuthorityKernelError: there are no tools in this release."""
         raise _missing("tool_call", "tools are")
@@ -143,6 +147,9 @@ class GuestKernel(Kernel):
     def authorize_details(self, operation: str, target: str) -> dict[str, Any]:
         said: dict[str, Any] = self._voice.call("authorize", {"op": operation, "target": target})
         return said
+
+    def audit_log(self, event: str, data: Any = None) -> bool:
+        return bool(self._voice.call("audit", {"name": event, "data": data}))
 
     def _use(self, method: str, target: str, act: Callable[[Any], T]) -> T:
         return act(self._voice.heap())

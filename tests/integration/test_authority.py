@@ -60,7 +60,7 @@ AUDIT = [
     "   1: heap alloc 0x1 allow",
     "   2: heap read 0x1 allow",
     "   3: heap delete 0x1 allow",
-    "   4: user custom_event custom_event allow",
+    "   4: user note custom_event allow",
     "✅ Audit query returned 1 entry for alloc",
     "✅ Hash chain verified: True",
     "✅ Budget exceeded - operation denied",
@@ -238,7 +238,7 @@ def test_the_audit_is_read_queried_and_verified(kernel: AuthorityKernel) -> None
     assert [entry["n"] for entry in entries] == [1, 2, 3, 4]
     assert [(entry["e"], entry["op"], entry["d"]) for entry in entries] == [
         ("heap", "alloc", "allow"), ("heap", "read", "allow"),
-        ("authorize", "execute", "deny"), ("user", "approved", "allow"),
+        ("authorize", "execute", "deny"), ("user", "note", "allow"),
     ]  # fmt: skip
     assert entries[3]["data"] == {"case": 7}
     actor, moment_s = entries[0]["actor"], entries[1]["t"] / 1e6
@@ -247,6 +247,7 @@ def test_the_audit_is_read_queried_and_verified(kernel: AuthorityKernel) -> None
         return [json.loads(entry)["n"] for entry in kernel.audit_query(json.dumps(query).encode())]
 
     assert asked(event="heap") == asked(event="heap", actor=actor) == [1, 2]
+    assert asked(event="approved") == [4]
     assert asked(event_type="alloc") == asked(event="heap.alloc") == [1]
     assert asked(actor="by:nobody") == asked(until=1) == asked(since="2999-01-01T00:00:00Z") == []
     assert asked(decision="deny") == [3]

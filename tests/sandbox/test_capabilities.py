@@ -269,6 +269,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "heap": {"method": "write", "type": "counter", "value": [None]},
     "budget": {"kind": "requests"},
     "set_budget": {"kind": "requests", "limit": 1},
+    "audit": {"name": "approved", "data": {"case": 7}},
 }
 ASKED = {
     "requests": (Ask("http", "post", "https://api.example.com/v1/pay"), {"requests": 1, "bytes": 49}),
@@ -279,9 +280,11 @@ ASKED = {
     "budget": (None, {}),
     "set_budget": (None, {}),
     "heap": (Ask("heap", "write", "counter"), {}),
+    "audit": (None, {}),
 }
-UNASKED = {"authorize", "budget", "set_budget"}  # say what would be done, or let less be done
-FREE = {"authorize", "heap"}  # are answered from the rules that the host has in memory
+# Say what would be done or has been, or let less be done.
+UNASKED = {"authorize", "budget", "set_budget", "audit"}
+FREE = {"authorize", "heap", "audit"}  # are answered from what the host has in memory
 BUDGETS = {"requests", "bytes", "file_bytes"}
 
 
@@ -291,7 +294,7 @@ def unready(row: Capability, example: dict[str, Any] | None) -> str:
         return f"{row.name} has no example in this test"
     arguments = row.read(example)
     asked, cost = row.ask(arguments), row.cost(arguments)
-    if row.name in UNASKED and asked is None and cost == {} and row.event is None:
+    if row.name in UNASKED and asked is None and cost == {} and row.event in (None, *get_args(Event)):
         return ""
     if type(asked) is not Ask or not all(type(part) is str and part for part in asked):
         return f"{row.name} has no question for a policy: {asked!r}"

@@ -217,3 +217,22 @@ def test_calls_that_fail_are_kept_within_the_bound_too() -> None:
     server.run("a", [(0, "x")], start=1)
     assert server.repeated == 1
     assert (server.keys[-2], server.keys[-1]) == (server.keys[199], server.keys[0])
+
+
+@pytest.mark.parametrize("name", ["heap", "authorize", "audit"])
+def test_what_the_rules_say_is_asked_anew(name: str) -> None:
+    """A message that runs again hears of the rules as they are then, and not as they were."""
+    server = Server("all")
+    groups, members = batch("a")
+    said: list[dict[str, Any]] = []
+
+    async def make(arguments: dict[str, Any]) -> Any:
+        said.append(arguments)
+        return len(said)
+
+    async def go() -> list[Any]:
+        arguments = {"method": "alloc", "type": "a"}
+        return [await server.replay.calls(groups, members).answer(0, name, arguments, make) for _ in range(2)]
+
+    assert asyncio.run(go()) == [1, 2]
+    assert server.repeated == 0
