@@ -32,6 +32,7 @@ the context of one key | {limits.context_bytes bytes} | the run fails | E310 | {
 objects of `self.heap` in one context | {sandbox.objects.OBJECTS objects} | the call raises | E338 | another key, or several values in one object
 the value of one object | {sandbox.objects.VALUE_BYTES bytes} | the call raises | E338 | several objects
 one patch of an object | {sandbox.heap.PATCH_BYTES bytes} | the call raises | E338 | several patches
+entries of its own in the audit, by `self.audit` | {capability.monitor.REMARKS entries}, {capability.remarks.DATA_BYTES bytes} each | the call raises | E338 | say less
 headers of one emit | {sandbox.wire.EMIT_HEADERS headers}, {sandbox.wire.EMIT_HEADER_BYTES bytes} | the call raises `ValueError` | E304 | put the rest into the document
 delay of an emit | {sandbox.wire.EMIT_DELAY_S days} | the call raises `ValueError` | E304 | emit to a route that emits again
 log | {limits.log_lines lines}, {limits.log_bytes bytes} | dropped and counted; the run goes on | E321 | {limits.log_lines}; {limits.log_bytes}

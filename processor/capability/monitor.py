@@ -244,9 +244,8 @@ class Monitor:
             return False
         if entry.event == "user":
             if self._remarks >= REMARKS:
-                raise ProcessorError(
-                    "E338", f"a run adds at most {REMARKS} entries to the audit", place="audit"
-                )
+                what = f"a run adds at most {REMARKS} entries of its own"
+                raise ProcessorError("E338", what, place="audit")
             self._remarks += 1
         made = self._made(entry.event, entry.decision, entry.code, entry.details)
         made.operation, made.target, made.rule = entry.operation, entry.target, entry.rule

@@ -2,9 +2,10 @@
 
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
 capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
-directories, `services` the two servers that it knows by their API, `heap` what it may do to its objects, and
-`authorization` the question what it may do, and `remarks` its own word in the audit. `client` is the only one that dials, `secrets` puts secrets in
-and takes them out, `roots` opens files. Only this package imports httpx and httpcore.
+directories, `services` the two servers that it knows by their API, `heap` what it may do to its objects,
+`authorization` the question what it may do, and `remarks` its own word in the audit. `client` is the only one
+that dials, `secrets` puts secrets in and takes them out, `roots` opens files. Only this package imports httpx
+and httpcore.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats

@@ -285,7 +285,7 @@ class GuestRunnable:
     def audit(self, name: str, data: Any = None) -> bool:
         """Add an entry of your own to the route's audit, with at most 4 KiB of JSON; 100 in a run.
 
-        False where the route has no audit: then it is kept nowhere. Raises BufferOverflowError beyond a limit.
+        False where the route has no audit, and it is kept nowhere. Raises BufferOverflowError for more.
         """
         return bool(self._voice.call("audit", {"name": name, "data": data}))
 

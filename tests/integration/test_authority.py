@@ -154,6 +154,8 @@ def test_the_examples_as_runnables(tmp_path: Path) -> None:
     done = program("try", config, "heap", sample)
     assert done.returncode == 0
     assert re.findall(r"INFO +heap +(.*)", done.stderr) == HEAP
+    done = program("try", config, "audit", sample)
+    assert re.findall(r"INFO +audit +(.*)", done.stderr) == [HEAP[0], "✅ Logged custom audit event"]
     done = program("try", config, "authorization", sample)
     found = [json.loads(text)["data"] for text in done.stdout.splitlines()]
     assert [each["authorized"] for each in found] == [False, True, False]
