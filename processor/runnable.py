@@ -215,6 +215,10 @@ def _heap(runnable: BaseSecureRunnable) -> Any:
     raise _outside("heap")
 
 
+def _files(runnable: BaseSecureRunnable) -> Any:
+    raise _outside("files")
+
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
@@ -224,7 +228,7 @@ class BaseSecureRunnable:
     heap: Any = _Overridable(_heap)
     logger: Any = logging.getLogger("runnable")
     requests: Any = None
-    files: Any = None
+    files: Any = _Overridable(_files)
     secrets: Mapping[str, Any] = {}
 
     def __init__(self, config: Any = None) -> None:

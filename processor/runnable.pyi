@@ -3,7 +3,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from datetime import datetime
 from logging import Logger
-from typing import Any
+from typing import Any, type_check_only
 
 __all__ = [
     "AuthorityKernelError",
@@ -113,6 +113,7 @@ class OutOfMemoryError(AuthorityKernelError):
 class LibakError(AuthorityKernelError):
     """Never raised: for programs that catch it."""
 
+@type_check_only
 class Files:
     """Files below the directories of the route, each by `root:/path`; not part of a commit."""
 

@@ -35,5 +35,6 @@ AUDIT = Capability(
     event="user",
     cost=lambda arguments: {},
     is_outside=False,
+    is_request=False,
     is_method=False,
 )
