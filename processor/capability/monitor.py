@@ -21,8 +21,8 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -56,6 +56,8 @@ _UNSAFE: Mapping[str, Sequence[str]] = {
     "file": ("write", "delete"),
     "infer": ("chat",),
 }
+# The entry of the call that this task is making.
+_CALL: ContextVar[AuditEntry | None] = ContextVar("call", default=None)
 _NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 _CONFIGURED = ("E325", "E326")  # denials of the configuration, and not of a policy
 
@@ -288,11 +290,17 @@ class Monitor:
 
     def permit(self, ask: Ask, show: Show = str) -> None:
         """Return if it may be done. Raises ProcessorError E330 or E331 with the lines that would allow it."""
+        call = _CALL.get()
         decided = self._decide(ask, show)
-        if decided.decision != "allow" and self._is_noted:
+        # On the way of a call its secrets are named in its entry, and each redirect has its own.
+        is_named = call is not None and ask.kind == "secret"
+        is_new = decided.decision != "allow" or (call is not None and not is_named)
+        if is_new and self._is_noted:
             self._entries.append(self._entry(ask, decided, show))
         if decided.refusal is not None:
             raise decided.refusal
+        if call is not None and is_named and ask.target not in call.secrets:
+            call.secrets = (*call.secrets, ask.target)
 
     async def _noted(self, row: Capability, ask: Ask, arguments: Mapping[str, Any]) -> Any:
         """The answer to a call, of which there is an entry whatever comes of it."""
@@ -306,8 +314,8 @@ class Monitor:
             entry.request_digest = _digest(request)
             await self._tab.reserve(row.cost(arguments), ask)
             await self._announced(row, ask, entry)
-            permit = partial(self._permit_within, entry)
-            answer = await row.perform(self._connections.under(permit, self.verdict), arguments)
+            _CALL.set(entry)
+            answer = await row.perform(self._connections, arguments)
             self._tab.charge(row.answer_cost(answer))
             status, body = row.received(answer)
             entry.status, entry.answer_digest = status, _digest(b"%d\n" % status, body)
@@ -327,18 +335,9 @@ class Monitor:
             entry.decision, entry.code = "error", "E314"
             raise
         finally:
+            _CALL.set(None)
             entry.took_us = (time.perf_counter_ns() - started_ns) // 1000
             self._entries.append(entry)
-
-    def _permit_within(self, call: AuditEntry, ask: Ask, show: Show = str) -> None:
-        """As `permit`, on the way of a call: its entry names its secrets, and each redirect has its own."""
-        decided = self._decide(ask, show)
-        if ask.kind != "secret" or decided.decision != "allow":
-            self._entries.append(self._entry(ask, decided, show))
-        if decided.refusal is not None:
-            raise decided.refusal
-        if ask.kind == "secret" and ask.target not in call.secrets:
-            call.secrets = (*call.secrets, ask.target)
 
     async def _announced(self, row: Capability, ask: Ask, entry: AuditEntry) -> None:
         """Write the call down, where it is one of those that are before they are made."""
@@ -363,7 +362,9 @@ class Monitor:
     def _entry(self, ask: Ask, decided: _Decided, show: Show, event: Event | None = None) -> AuditEntry:
         """The entry about something that was asked for and decided, as far as it is known then."""
         entry = self._made(event or cast(Event, ask.kind), decided.decision, decided.verdict.code)
-        entry.operation, entry.target = ask.method, show(ask.target)
+        target = show(ask.target).encode("utf-8", "surrogateescape")
+        entry.operation = ask.method
+        entry.target = self._governor.unmarked(target).decode("utf-8", "replace")
         entry.rule = decided.verdict.rule or ("default" if self._rules.policies else "config")
         return entry
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 
 from processor.address import Url, parse_url
 from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
@@ -279,10 +279,9 @@ def _cost(arguments: Arguments) -> dict[str, int]:
 
 def _sent(arguments: Arguments) -> bytes:
     """As the head of a request and its body are written; a host's own headers are not among them."""
-    try:
-        url = _url(arguments).with_query(_pairs(arguments["params"]))
-    except ValueError as err:
-        raise _no_url(arguments, err) from None
+    url, params = arguments["url"], arguments["params"]
+    if params:
+        url += ("&" if "?" in url else "?") + urlencode(params)
     headers = _pairs(arguments["headers"])
     if arguments["auth"] is not None:
         headers.append(("auth", ":".join(arguments["auth"])))

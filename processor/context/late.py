@@ -217,7 +217,7 @@ class LateMessage:
         """The entry that it asks for."""
         if self.kind == "entry":
             entry = AuditEntry.of({**self.said, "of": self.id})
-            entry.fate = entry.fate or "fenced"
+            entry.fate = entry.fate if entry.fate == "unknown" else "fenced"
             return entry
         text = {name: value for name, value in self.said.items() if type(value) is str}
         moment = self.said.get("t")

@@ -65,7 +65,14 @@ HOP = (
     "between a hop's commit and its acknowledgements",
     "before a hop's removal of what is processed",
 )
-POINTS = (*STEPS, *(place.format(kind) for kind in KINDS for place in PLACES), *RESET, *HOP)
+# Around a call of a route whose `audit.intent` covers it.
+CALL = (
+    "before an intent is stored",
+    "between an intent and its call",
+    "between a call and its commit",
+    "a commit with entries stored but not answered",
+)
+POINTS = (*STEPS, *(place.format(kind) for kind in KINDS for place in PLACES), *RESET, *HOP, *CALL)
 
 
 class Crash:
@@ -141,11 +148,15 @@ class CrashingBroker(Broker):
         is_ours = message.subject.startswith("p.")
         if not is_ours:
             self.crash.at("before step 1")
+        elif ".late." in message.subject:
+            self.crash.at("before an intent is stored")
         elif ".ctl." in message.subject:
             self.crash.at("before the word of a reset")
         stored = await super().publish_stored(message)
         if not is_ours:
             self.crash.at("between steps 1 and 2")
+        elif ".late." in message.subject:
+            self.crash.at("between an intent and its call")
         return stored
 
     async def commit(self, messages: Sequence[Outgoing], *, batch: str = "") -> int:
@@ -154,6 +165,9 @@ class CrashingBroker(Broker):
             stored = await super().commit(messages, batch=batch)
             self.crash.at("inside a hop's commit, stored but not answered")
             return stored
+        has_entries = any(".audit.r." in message.subject for message in messages)
+        if has_entries:
+            self.crash.at("between a call and its commit")
         kinds = set(self._kinds(messages))
         is_settling = not kinds & {"claim", "release", "redrive", "reset mark"}
         halves = [PLACES[0].format(kind) for kind in kinds]
@@ -168,6 +182,8 @@ class CrashingBroker(Broker):
         stored = await super().commit(messages, batch=batch)
         for point in answers:
             self.crash.at(point)
+        if has_entries:
+            self.crash.at("a commit with entries stored but not answered")
         if is_settling:
             self.crash.is_committed = True
             self.crash.at("between steps 2 and 3")

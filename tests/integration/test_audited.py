@@ -10,8 +10,11 @@ from typing import Any
 import orjson
 
 from processor.audit import GENESIS, AuditRecord, document_of
+from processor.context.history import Author
 from processor.context.position import Position
 from processor.context.subjects import SubjectParts, last_partition
+from processor.operate.control import Control
+from processor.operate.edits import ContextEdits
 from tests.conftest import waited
 from tests.running import Running, Start
 from tests.web import Web, serving, to
@@ -254,3 +257,61 @@ async def test_each_run_has_an_entry_at_level_runs(processor: Start, tmp_path: P
     assert entry["ctx"][0] == 1
     assert entry["cpu_us"] > 0
     assert of(failed, "e", "d", "fate", "code") == ["run", "error", "dropped", "E304"]
+
+
+async def test_edits_resets_and_another_key_keep_the_chain(processor: Start, tmp_path: Path) -> None:
+    """Whoever writes a position carries the head of its chain: numbers go on, and each record follows."""
+    async with serving() as web:
+        routes, top = governed(web, tmp_path)
+        asked = {"urls": [f"{web.url}/x"]}
+        async with processor(routes, top, call=CALL) as running:
+            await running.publish("in.a", asked)
+            await audited(running, 1)
+            author, route = Author("ann", "why"), running.service._config.routes["r"]
+            await ContextEdits(running.broker, route).set("a", "n", 41, author)
+            await running.publish("in.a", asked)
+            await audited(running, 2)
+            await Control(running.broker, "app").reset("r", 1, keep_context=False)
+            await audited(running, 4)  # both are read again
+        async with processor(routes.replace("subject.2", "header.k"), top, call=CALL) as running:
+            await running.publish("in.a", asked, headers={"k": "a"})
+            await audited(running, 5)
+            found = await chains(running)
+    assert sum(map(len, found.values())) == 5
+    for entries in found.values():
+        assert [entry["n"] for entry in entries] == list(range(1, len(entries) + 1))
+
+
+async def test_a_call_that_was_made_before_has_no_second_entry(processor: Start, tmp_path: Path) -> None:
+    """An answer that is kept for a later try is no call: neither an entry nor an intent."""
+    async with serving() as web:
+        routes, top = governed(web, tmp_path)
+        routes = routes.replace("attempts: 1", "attempts: 3, base_ms: 0") + "  calls: {replay: all}\n"
+        async with processor(routes, top, call=CALL) as running:
+            await running.publish("in.a", {"urls": [f"{web.url}/x"], "method": "post", "fail": True})
+            await running.dead_letters("r", 1)
+            [entry] = await audited(running, 1)
+            assert len(await running.stored("p.app.late.r.*")) == 1
+    assert of(entry, "fate", "status") == ["dropped", 200]
+    assert len(web.asked) == 1
+
+
+async def test_an_intent_that_cannot_be_stored_keeps_the_call_from_being_made(
+    processor: Start, tmp_path: Path
+) -> None:
+    """The Runnable is told, and the server is not asked."""
+    async with serving() as web:
+        routes, top = governed(web, tmp_path)
+        async with processor(routes, top, call=CALL) as running:
+            info = await running.broker.stream("P_app")
+            assert info is not None
+            config = {**info["config"], "max_msg_size": 200}
+            await running.broker.api("STREAM.UPDATE.P_app", config)
+            url = f"{web.url}/{'x' * 300}"
+            await running.publish("in.a", {"urls": [url], "method": "post"})
+            await waited(
+                lambda: running.metric("processor_requests_total", route="r", reason="E317"), "the refusal"
+            )
+            await running.broker.api("STREAM.UPDATE.P_app", {**config, "max_msg_size": -1})
+            assert await running.documents("out", 1) == [{"said": ["E317"]}]
+    assert not web.asked

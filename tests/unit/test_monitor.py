@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from processor.capability.monitor import Mandate
+from processor.address import Binding
+from processor.capability.monitor import Mandate, RunScope
 from processor.capability.registry import HostCalls
+from processor.context.late import Intent
 from processor.errors import ProcessorError
 from processor.policy import Ask, Rules, load
-from processor.reach import Reach
+from processor.reach import BoundSecret, Outbound, Reach
+from processor.route import RouteAudit
+from tests.web import call
 
 ASK = Ask("emit", "publish", "a.b")
 
@@ -47,3 +51,22 @@ def test_a_denial_is_logged_once_for_all_lanes(tmp_path: Path, caplog: pytest.Lo
             governor.lane(number).permit(ASK)
     assert decisions == [("emit", "deny")] * 3
     assert caplog.text.count("emit publish a.b is not allowed to route r") == 1
+
+
+async def test_an_entry_names_a_secret_and_never_its_mark(tmp_path: Path) -> None:
+    """A mark is of this process; where a guest puts one into a path it is not for others to read."""
+
+    async def announce(partition: int, intent: Intent) -> None:
+        raise AssertionError("a GET is not written down before")
+
+    secret = BoundSecret("key", "canary-value", (Binding.parse("http://a.example"),))
+    reach = Reach("here", Outbound(allowed_domains=("a.example",)), secrets=(secret,))
+    governor = HostCalls().for_route(reach, Mandate("r", program="p1", audit=RouteAudit("calls")))
+    lane = governor.lane()
+    lane.begin(RunScope(3, (7, 9), announce))
+    with pytest.raises(ProcessorError, match="E326"):
+        await lane.perform("requests", call("GET", f"http://a.example/{governor.secrets['key']}"))
+    [entry] = lane.end()
+    assert (entry.target, entry.decision, entry.code) == ("http://a.example/secret.key", "deny", "E326")
+    assert (lane.home, entry.batch, entry.actor, entry.rule) == (3, (7, 9), "program:p1", "config")
+    assert not lane.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,8 +20,11 @@ from processor.errors import BrokerError
 from processor.jetstream import Again, Outgoing, Unknown
 from processor.model import NO_HEADERS, ContextChange, Delivery, Ran, RunRecord
 from processor.telemetry import Telemetry
+from tests.conftest import waited
 
-ROUTE = cast(Any, SimpleNamespace(mode="batch", partitions=4, batch=SimpleNamespace(max_messages=1000)))
+ROUTE = cast(
+    Any, SimpleNamespace(name="r", mode="batch", partitions=4, batch=SimpleNamespace(max_messages=1000))
+)
 
 
 def delivery(sequence: int, kept: str = "") -> Delivery:
@@ -260,3 +264,50 @@ async def test_runs_are_as_large_as_half_a_commit_holds() -> None:
     async with world.settling() as settler:
         await settler.submit(Effects(deliveries=[delivery(1)], moves={0: Move(1)}))
     assert world.settler.run_limit == int(room / 9.8 / 2)
+
+
+def denial(target: str) -> AuditEntry:
+    return AuditEntry("http", "deny", "dropped", target=target)
+
+
+async def test_what_the_audit_gets_of_a_run_without_effects_is_in_the_next_commit() -> None:
+    """Before what that commit has of its own; its partition moves nowhere by it."""
+    world = World()
+    dropped, made = denial("a"), denial("b")
+    async with world.settling() as settler:
+        settler.keep([(3, dropped)])
+        await settler.submit(replace(full(5), audit=[(0, made)]))
+        await settler.settled()
+        assert world.chained == [({3: [dropped], 0: [made]}, {})]
+        assert "commit s k 3 0 live m" in world.said
+        await settler.drained()  # nothing is left that needs a commit of its own
+        assert len(world.chained) == 1
+        settler.close()
+    assert world.numbers("audit_entries_total") == 2
+
+
+async def test_what_the_audit_gets_is_committed_without_anything_else_to_commit() -> None:
+    """In a moment by itself, and at once where the worker ends; a mark comes with the last of its entries."""
+    world = World()
+    many = [(1, denial(str(number))) for number in range(100 * COMMIT_BUDGET + 50)]
+    async with world.settling() as settler:
+        settler.keep([(2, denial("x"))])
+        await waited(lambda: len(world.chained) == 1, "a commit of its own")
+        settler.keep(many, {4: 70})
+        assert [entry for _, entry in settler.left()] == [entry for _, entry in many]
+        await settler.drained()
+        assert not settler.left()
+        settler.close()
+    _, *parts = world.chained
+    assert len(parts) > 1
+    assert [entry for entries, _ in parts for entry in entries.get(1, ())] == [entry for _, entry in many]
+    assert [marks for _, marks in parts] == [*({} for _ in parts[1:]), {4: 70}]
+
+
+def test_entries_count_as_the_messages_that_hold_them() -> None:
+    """A record for each chain and hundred entries, and the position of a chain that nothing else moves."""
+    plain = Effects(moves={0: Move(5)})
+    entries = [(partition, denial("a")) for partition in (0, 3, 3)]
+    assert replace(plain, audit=entries).size == plain.size + 3
+    assert plain.size_with(Effects(audit=entries * 40, marks={5: 1})) == plain.size + 4
+    assert replace(full(5), audit=entries).weight == full(5).weight
