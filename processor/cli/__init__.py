@@ -513,14 +513,17 @@ def reset(
 
 def policy(
     action: Annotated[
-        Literal["check", "explain", "show", "test", "renew"],
-        typer.Argument(metavar="ACTION", help="What to do: check, explain, show, test or renew."),
+        Literal["check", "explain", "show", "test", "renew", "learn", "diff"],
+        typer.Argument(
+            metavar="ACTION", help="What to do: check, explain, show, test, renew, learn or diff."
+        ),
     ],
     config: ConfigArgument,
     route: Annotated[
         str | None,
         typer.Argument(
-            metavar="ROUTE", help="explain, show: this route; renew: this line, as policy.toml:12."
+            metavar="ROUTE",
+            help="explain, show: this route; renew: this line, as policy.toml:12; diff: this file.",
         ),
     ] = None,
     op: Annotated[
@@ -532,6 +535,10 @@ def policy(
     junit: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="test: write the results as JUnit XML.")
     ] = None,
+    since: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="learn, diff: what was done since then: 30m, 2h, 7d, a time."),
+    ] = "7d",
     format: Annotated[
         Literal["human", "json", "toml", "cedar"] | None,
         typer.Option(
@@ -545,6 +552,8 @@ def policy(
     want to do, and prints the lines that would allow it; its exit code is 1 where it is denied. `show` prints
     the lines and budgets, for one route those for it; short tables as the lines that they stand for. `test`
     tries every `[[test]]`. `renew` lets the time of a line with `expires_minutes` begin again.
+    `learn` prints the lines that allow what the audit has that routes did, and `diff` what of that another
+    policy would decide otherwise; its exit code is 1 where that denies any.
 
     Examples:
     processor policy check market.yaml
@@ -553,10 +562,12 @@ def policy(
     processor policy show market.yaml --format cedar
     processor policy test market.yaml --junit policy.xml
     processor policy renew market.yaml policy.toml:12
+    processor policy learn market.yaml --since 7d
+    processor policy diff market.yaml stricter.toml
     """
     from processor.cli.policies import policy as about_policy
 
-    return about_policy(action, config, route, op, target, format=format, junit=junit)
+    return about_policy(action, config, route, op, target, format=format, junit=junit, since=since)
 
 
 def audit(

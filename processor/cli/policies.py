@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,15 +14,17 @@ from xml.etree import ElementTree
 import typer
 
 from processor.cli.connection import connected_to_app
-from processor.cli.inputs import route_of
+from processor.cli.inputs import moment_s, route_of
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, Screen, complain, say
 from processor.config import Config, load
 from processor.context.sightings import renew
 from processor.errors import ProcessorError
 from processor.jetstream import Again, ApiError, Unknown
+from processor.operate.audits import AuditFilter, Audits
 from processor.operate.budgets import budget_states
 from processor.operate.journal import Journal
 from processor.policy import (
+    KINDS,
     Ask,
     Budget,
     Expectation,
@@ -30,10 +33,14 @@ from processor.policy import (
     Rules,
     Verdict,
     asked,
+    asks_of,
+    changes,
+    lines_for,
     lints,
     near,
     to_cedar,
 )
+from processor.policy import load as load_policy
 from processor.printable import printable
 from processor.route import Route
 from processor.telemetry import configure_logging
@@ -58,6 +65,7 @@ def policy(
     *,
     format: str | None,
     junit: Path | None,
+    since: str,
 ) -> int:
     """Do one action of the verb. Raises Faults, and ProcessorError for a route that is not there."""
     if format in ("toml", "cedar") and action != "show":
@@ -68,6 +76,14 @@ def policy(
         if route is None or op is not None:
             raise typer.BadParameter("renew needs LINE, such as policy.toml:12", param_hint="ROUTE")
         return _renew(load(file, needs_secrets=False), route)
+    if action in ("learn", "diff"):
+        if (route is None) is not (action == "learn") or op is not None:
+            what = (
+                "learn needs nothing but CONFIG" if action == "learn" else "diff needs FILE, the other policy"
+            )
+            raise typer.BadParameter(what, param_hint="ROUTE")
+        recorded = asyncio.run(_recorded(config := load(file, needs_secrets=False), since))
+        return _learn(recorded) if route is None else _diff(Screen(format), config, Path(route), recorded)
     config = load(file, needs_login=False, needs_secrets=False)
     if format == "cedar":
         return _show_cedar(config, route)
@@ -171,6 +187,53 @@ def _renew(config: Config, place: str) -> int:
         return EXIT_OK
 
     return asyncio.run(tell())
+
+
+async def _recorded(config: Config, since: str) -> Counter[tuple[str, Ask]]:
+    """What the routes were allowed, by the audit, and how often. Raises BrokerError where there is none."""
+    configure_logging("human", "warning")
+    which = AuditFilter(events=frozenset(KINDS), since_us=round(moment_s(since) * 1e6))
+    found: Counter[tuple[str, Ask]] = Counter()
+    async with connected_to_app(config, "policy") as broker:
+        async for entry in Audits(broker, config).entries(which):
+            found.update(asks_of(entry))
+    return found
+
+
+def _learn(recorded: Counter[tuple[str, Ask]]) -> int:
+    """Print the lines that allow what was done."""
+    Screen("human").line(lines_for(recorded))
+    say(f"lines for {len(recorded)} things that were done; read them before you use them")
+    return EXIT_OK
+
+
+def _diff(screen: Screen, config: Config, file: Path, recorded: Counter[tuple[str, Ask]]) -> int:
+    """Show what was done and another policy would decide otherwise; EXIT_FAILED where it denies any."""
+    other = load_policy([file])
+    before = {name: route.policy for name, route in config.routes.items()}
+    found = changes(recorded, before, dict.fromkeys(before, other), _now_us())
+    for each in found:
+        if screen.is_json:
+            screen.document(
+                {
+                    "route": each.route,
+                    "kind": each.ask.kind,
+                    "method": each.ask.method,
+                    "target": each.ask.target,
+                    "count": each.times,
+                    "before": _word(each.before),
+                    "after": _word(each.after),
+                    "rule": each.after.rule,
+                }
+            )
+        else:
+            by = f" ({each.after.rule})" if each.after.rule else ""
+            words = f"{_word(each.before)} becomes {_word(each.after)}{by}"
+            often = f"{each.times} time{'s' * (each.times != 1)}"
+            screen.line(f"route {each.route}: {each.ask}, {often}: {words}")
+    if not screen.is_json:
+        screen.line(f"{len(found)} of {len(recorded)} things that were done are decided otherwise")
+    return EXIT_FAILED if any(not each.after.is_allowed for each in found) else EXIT_OK
 
 
 def _word(verdict: Verdict) -> str:

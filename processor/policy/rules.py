@@ -242,11 +242,12 @@ def suggest(route: str, ask: Ask) -> str:
         f"name = {quoted(ask.kind)}\n"
         f"resource = {quoted(KINDS[ask.kind].pattern(ask.target))}\n"
         f"methods = [{quoted(ask.method)}]\n"
-        f"routes = [{quoted(_literal_route(route))}]"
+        f"routes = [{quoted(literal_route(route))}]"
     )
 
 
-def _literal_route(route: str) -> str:
+def literal_route(route: str) -> str:
+    """The pattern that only this route matches."""
     return re.sub(r"([*?\[])", r"[\1]", route)
 
 

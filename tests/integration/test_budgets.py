@@ -406,3 +406,32 @@ async def test_the_audit_has_denials_of_budgets_and_that_most_is_used(
     [told] = [entry for entry in found if entry["e"] == "budget"]
     assert (told["name"], told["window"], told["used"], told["limit"]) == ("b", "life", 9, 10)
     assert told["fate"] == "committed"
+
+
+async def test_a_policy_is_learned_from_what_was_done(
+    processor: Start, tmp_path: Path, wait_until: Any
+) -> None:
+    """In shadow mode all is done and noted; what is learned from it allows the same, and no more."""
+    async with serving() as web:
+        (tmp_path / "policy.toml").write_text('[settings]\nmode = "shadow"\n')
+        async with processor(ROUTE.format(host=web.host), "policy: policy.toml", ask=ASK) as running:
+            await ask(running, {"url": f"{web.url}/a"}, {"url": f"{web.url}/a"}, {"url": f"{web.url}/b"})
+
+            async def learned() -> str:
+                code, out, err = await cli(running, "policy", "learn", running.path, "--since", "1h")
+                assert code == 0, err
+                return out if out.count("[[capability]]") == 2 else ""
+
+            text = await wait_until(learned, "the audit has been copied")
+            assert f'# used 2 times\n[[capability]]\nname = "http"\nresource = "{web.url}/a"' in text
+            (tmp_path / "learned.toml").write_text(text)
+            diff = ["policy", "diff", running.path, tmp_path / "learned.toml", "--format", "human"]
+            code, out, _ = await cli(running, *diff)
+            assert code == 0
+            assert out.endswith(
+                "2 of 2 things that were done are decided otherwise\n"
+            )  # shadow becomes allow
+            (tmp_path / "learned.toml").write_text(text.partition("\n\n")[0])
+            code, out, _ = await cli(running, *diff)
+            assert code == 1
+            assert f"route r: http get {web.url}/b, 1 time: shadow becomes deny" in out
