@@ -18,9 +18,11 @@ from processor.audit import (
     AuditEntry,
     AuditRecord,
     ChainHead,
+    Seal,
     chained,
     document_of,
 )
+from processor.notes import Checkpoint, Frontier
 
 COMMIT = "0123456789abcdef"
 
@@ -268,3 +270,36 @@ def test_a_head_that_cannot_be_read_says_why(document: Any, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         ChainHead.read(document)
     assert ChainHead.read({"n": 140, "head": "0a" * 32, "late": 7}) == ChainHead(140, b"\n" * 32)
+
+
+def seal(heads: dict[str, ChainHead]) -> Seal:
+    tree = Frontier()
+    for entry_line in (b"a", b"b", b"c"):
+        tree.add(entry_line)
+    note = Checkpoint("processor/app", 3, tree.root).note(None)
+    stream = ("AUDIT_app", "2026-01-01T00:00:00Z")
+    return Seal(1764459600123456, (1, 1764459500000000), *stream, 9, tree, heads, note)
+
+
+def test_a_seal_is_these_bytes() -> None:
+    """What every build has to read: the tree, the chains, the note, and which seal was before it."""
+    made = seal({"r.0": ChainHead(3, b"\x0a" * 32)})
+    assert made.encoded(1 << 20) == (
+        b'{"v":1,"t":1764459600123456,"prev":[1,1764459500000000],"of":["AUDIT_app","2026-01-01T00:00:00Z"],'
+        b'"to":9,"size":3,"frontier":["b137985ff484fb600db93107c77b0365c80d78f5b429ded0fd97361d077999eb",'
+        b'"597fcb31282d34654c200d3418fca5705c648ebf326ec73d8ddef11841f876d8"],"heads":{"r.0":[3,"'
+        + b"0a" * 32
+        + b'"]},"note":"processor/app\\n3\\nNmQuc8JUCrEh46a/lUWwokmCzYMOsT080Z3jzmwCHsE=\\n"}'
+    )
+    assert Seal.decode(made.encoded(1 << 20)).encoded(1 << 20) == made.encoded(1 << 20)
+    assert made.checkpoint(None).size == 3
+
+
+def test_a_seal_leaves_out_chains_that_have_no_room() -> None:
+    """It has the first of them, as many as fit into its message, and is a seal all the same."""
+    made = seal({f"route-{number}.63": ChainHead(number, bytes(32)) for number in range(1000)})
+    encoded = made.encoded(20_000)
+    assert 15_000 < len(encoded) <= 20_000
+    kept = Seal.decode(encoded).heads
+    assert 100 < len(kept) < 1000
+    assert kept == dict(list(made.heads.items())[: len(kept)])
