@@ -15,7 +15,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from processor.context.history import Author, me
 from processor.context.subjects import app_stream
 from processor.errors import About, BrokerError, Faults, ProcessorError
 from processor.jetstream import Broker, connect_options
+from processor.operate.audits import AuditFilter, Audits
 from processor.operate.edits import ContextEdits
 from processor.policy import NO_POLICY, Ask, Rules, Verdict, suggest
 from processor.policy import load as load_policy_files
@@ -112,6 +113,12 @@ class _Store(Protocol):
     async def note(self, entry: AuditEntry) -> bool:
         """Keep an entry; False where there is no audit."""
 
+    async def lines(self) -> list[bytes]:
+        """Every entry, oldest first."""
+
+    async def verify(self) -> str:
+        """What is wrong with the audit; empty where nothing is."""
+
     async def close(self) -> None: ...
 
 
@@ -141,8 +148,10 @@ class _Memory:
     async def close(self) -> None:
         pass
 
-    def verify(self) -> str:
-        """What is wrong with the chain; empty where nothing is."""
+    async def lines(self) -> list[bytes]:
+        return [line for record in self.records for line in record.lines]
+
+    async def verify(self) -> str:
         head = GENESIS
         for record in self.records:
             try:
@@ -164,6 +173,7 @@ class _App:
         self._key = key
         self._chain = Chain(broker, config.app, CONTROL, config.audit.copy_ttl)
         self._is_audited = config.audit_level != "off"
+        self._audits = Audits(broker, config)
 
     @classmethod
     async def connect(cls, config: Config, route: Route, key: str) -> _App:
@@ -204,6 +214,13 @@ class _App:
         if self._is_audited:
             await self._chain.append([entry])
         return self._is_audited
+
+    async def lines(self) -> list[bytes]:
+        return [orjson.dumps(entry) async for entry in self._audits.entries(AuditFilter())]
+
+    async def verify(self) -> str:
+        report = await self._audits.verify([])
+        return "; ".join(report.faults[:1])
 
     async def close(self) -> None:
         await self._broker.close()
@@ -354,8 +371,8 @@ class AuthorityKernel(Kernel):
         return self._store_entry(entry)
 
     def audit_logs(self) -> list[bytes]:
-        """Every entry as its line of JSON, oldest first."""
-        return [line for record in self._records("audit_logs") for line in record.lines]
+        """Every entry as JSON, oldest first; those of an app have the name of their `chain`, too."""
+        return self._read(self._store.lines())
 
     def audit_query(self, query: bytes | Mapping[str, Any] = b"{}") -> list[bytes]:
         """The entries that match: `event` (or `event_type`: heap, heap.alloc or alloc), `actor`, `decision`,
@@ -377,17 +394,15 @@ class AuthorityKernel(Kernel):
         """Whether each entry follows the one before it. Raises AuthorityKernelError that names the first that
         does not.
         """
-        self._records("audit_verify")
-        assert isinstance(self._store, _Memory)
-        if fault := self._store.verify():
+        if fault := self._read(self._store.verify()):
             raise AuthorityKernelError(f"audit: {fault}", operation="audit_verify")
         return True
 
-    def _records(self, operation: str) -> Iterable[AuditRecord]:
-        if not isinstance(self._store, _Memory):
-            what = f"{operation}: the audit of an app is read with `processor audit`"
-            raise AuthorityKernelError(what, operation=operation)
-        return self._store.records
+    def _read(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._loop.wait_for(work)
+        except ProcessorError as err:
+            raise _raised(err, "audit") from None
 
     def _store_entry(self, entry: AuditEntry) -> bool:
         entry.moment_us = time.time_ns() // 1000

@@ -103,6 +103,10 @@ class Kernel:
         """Add an entry of your own to the audit; False where there is none."""
         raise NotImplementedError
 
+    def set_budget(self, kind: str, limit: int) -> None:
+        """Allow at most `limit` of a kind from now on; a budget can only be lowered."""
+        raise NotImplementedError
+
     def tool_call(self, name: str, arguments: bytes = b"{}") -> bytes:
         """Raises AuthorityKernelError: there are no tools in this release."""
         raise _missing("tool_call", "tools are")
@@ -150,6 +154,9 @@ class GuestKernel(Kernel):
 
     def audit_log(self, event: str, data: Any = None) -> bool:
         return bool(self._voice.call("audit", {"name": event, "data": data}))
+
+    def set_budget(self, kind: str, limit: int) -> None:
+        self._voice.call("set_budget", {"kind": kind, "limit": limit})
 
     def _use(self, method: str, target: str, act: Callable[[Any], T]) -> T:
         return act(self._voice.heap())

@@ -134,6 +134,9 @@ def test_an_example_runs_in_a_guest(tmp_path: Path) -> None:
          "in a guest the policy and the configuration are those of its route", 1),
         ("from authority_nanos import AuthorityKernel\nAuthorityKernel().tool_call('add', b'{}')",
          "tool_call: tools are not there yet in this release", 1),
+        ("from authority_nanos import AuthorityKernel\nak = AuthorityKernel()\n"
+         "assert ak.audit_log('said') is False\nak.set_budget('requests', 0)\nak.http_get('http://a.example')",
+         "E332", 1),
     ],
 )  # fmt: skip
 def test_a_script_in_a_guest_ends_with_its_own_status(
@@ -347,8 +350,10 @@ async def test_a_kernel_works_on_the_context_of_a_route(
                     kernel.alloc("total", b'{"sum": "x"}')
                 assert kernel.authorize("alloc", "total")
                 assert not kernel.authorize("http.get", "https://a.example/")
-                with pytest.raises(AuthorityKernelError, match="is read with `processor audit`"):
-                    kernel.audit_logs()
+                assert kernel.audit_log("approved", {"case": 7})
+                assert kernel.audit_verify()
+                [mine] = kernel.audit_query({"event": "approved"})
+                assert (json.loads(mine)["chain"], json.loads(mine)["data"]) == ("=ctl.0", {"case": 7})
                 return kernel.alloc("total", b'{"sum": 1}')
 
         assert await asyncio.to_thread(until_read, use) == "0x2"
