@@ -76,6 +76,12 @@ class Runnable:
         return outputs
 """
 
+# A hundred lines about other hosts, and the one that allows.
+POLICY = "".join(
+    f'[[capability]]\nname = "http"\nresource = "{host}"\nmethods = ["get"]\n'
+    for host in (*(f"host-{number}.example.com" for number in range(100)), "127.0.0.1:$http")
+)
+
 Kind = Literal["baseline", "route", "redrive", "idle", "crowd", "endurance"]
 _KEYED = {"key": "subject.2", "output": "$out.{key}"}
 
@@ -89,6 +95,8 @@ class Case:
     kind: Kind = "route"
     source: str = COUNTER
     lines: Mapping[str, Any] = field(default_factory=dict)  # of the route's configuration
+    app_lines: Mapping[str, Any] = field(default_factory=dict)  # of the configuration above its routes
+    policy: str = ""  # the text of its file
     messages: int = 40_000
     size: int = 200
     keys: int = 1
@@ -142,7 +150,15 @@ CASES = {
             messages=20_000,
             lines={"events": "$out-events"},
         ),
+        Case("audited", "counter with an entry of the audit a run", app_lines={"audit": {"level": "runs"}}),
         Case("http", "counter with one HTTP call a message", source=CALLS, messages=1_000),
+        Case(
+            "governed",
+            "the same under a policy of 101 lines, with an entry of the audit a call",
+            source=CALLS,
+            messages=1_000,
+            policy=POLICY,
+        ),
         Case("size_100", "messages of 100 bytes", size=100),
         Case("size_1k", "messages of 1 KB", size=1_000, messages=30_000),
         Case("size_10k", "messages of 10 KB", size=10_000, messages=8_000),
@@ -185,6 +201,8 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("counter / pipelined", "messages_per_s", "at least", 2.0),
     ("counter / faststream", "messages_per_s", "at least", 8.0),
     ("counter / ceiling", "messages_per_s", "at least", 0.5),
+    ("audited / counter", "messages_per_s", "at least", 0.97),
+    ("governed / http", "messages_per_s", "at least", 0.95),
     ("keys_64 / keys_100000", "messages_per_s", "at most", 1.5),
     ("kept_100MB / kept_1KB", "commit_ms", "at most", 1.3),
     ("redrive", "messages_per_s", "at least", 3_000),

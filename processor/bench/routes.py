@@ -27,7 +27,7 @@ import orjson
 from processor.bench.cases import Case
 from processor.bench.load import DocumentSource, give_up, http_server, keep
 from processor.bench.processes import AGAIN, Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
-from processor.context.subjects import app_stream, committed_subject
+from processor.context.subjects import app_stream, audit_stream, committed_subject
 from processor.errors import BrokerError
 from processor.jetstream import NS, ApiError, Broker
 from processor.model import Delivery
@@ -100,7 +100,11 @@ def write_config(case: Case, folder: Path, app: str, http_port: int) -> Path:
         }
         if routes[f"r{number}"].get("key") == "subject.2":
             routes[f"r{number}"]["key"] = "subject.3"
+    if case.policy:
+        (folder / "policy.toml").write_text(case.policy.replace("$http", str(http_port)))
     config = {
+        **case.app_lines,
+        **({"policy": ["policy.toml"]} if case.policy else {}),
         "app": app,
         "nats": {"storage": case.storage, "replicas": replicas},
         "logs": {"level": "warning"},
@@ -434,6 +438,6 @@ async def _clean(broker: Broker, app: str) -> None:
     while page := (await broker.api("STREAM.NAMES", {"offset": len(names)})).get("streams"):
         names += page
     for name in names:
-        if name == app_stream(app) or name.startswith(f"{app}-"):
+        if name in (app_stream(app), audit_stream(app)) or name.startswith(f"{app}-"):
             with contextlib.suppress(ApiError):
                 await broker.api(f"STREAM.DELETE.{name}")

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from processor.address import PORTS, Entry, parse_url
@@ -133,6 +134,7 @@ def _file(pattern: str) -> Callable[[str], bool]:
     return _full(re.compile(made, re.DOTALL))
 
 
+_parsed = lru_cache(16)(parse_url)  # every line of a policy looks at the same one
 _URL = re.compile(r"(https?)://([^/]+)(/.*)?\Z", re.DOTALL)
 
 
@@ -185,7 +187,7 @@ def _http(pattern: str) -> Callable[[str], bool]:
 
     def is_matched(target: str) -> bool:
         try:
-            url = parse_url(target)
+            url = _parsed(target)
         except ValueError:
             return False
         if (scheme and url.scheme != scheme) or not entry.covers(url):

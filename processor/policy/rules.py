@@ -13,13 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from processor.policy.budgets import Budget
 from processor.policy.kinds import KINDS, Ask, quoted, readings
+
+_KNOWN_MAX = 4096  # asks whose lines are remembered
+_KNOWN_CHARS = 500  # of the target of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +116,25 @@ class Policy:
     budgets: tuple[Budget, ...] = ()
     # When lines were first seen, by digest, in microseconds: not what the file says, so not compared.
     seen: Mapping[str, int] = field(default_factory=dict, compare=False)
+    # Lines by what they are about: a route asks the same for message after message.
+    _known: dict[tuple[str, Ask], tuple[Rule, ...]] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
+
+    def about(self, route: str, ask: Ask) -> Sequence[Rule]:
+        """Every line that is about an ask."""
+        found = self._known.get((route, ask))
+        if found is None:
+            found = tuple(rule for rule in self.rules if rule.covers(route, ask))
+            if len(ask.target) <= _KNOWN_CHARS:  # guests choose targets, and how many there are
+                if len(self._known) >= _KNOWN_MAX:
+                    self._known.clear()
+                self._known[route, ask] = found
+        return found
 
     def decide(self, route: str, ask: Ask, now_us: int) -> Verdict:
         """What this file says about an ask."""
-        found = [rule for rule in self.rules if rule.covers(route, ask)]
+        found = self.about(route, ask)
         denies = next((rule for rule in found if rule.is_deny), None)
         if denies is not None:
             what = f'{ask} is denied to route {route} by {denies.place} (effect = "deny")'
@@ -206,7 +224,7 @@ class Rules:
 
     def about(self, route: str, ask: Ask) -> list[Rule]:
         """Every line that is about an ask."""
-        return [rule for policy in self.policies for rule in policy.rules if rule.covers(route, ask)]
+        return [rule for policy in self.policies for rule in policy.about(route, ask)]
 
     def decide(self, route: str, ask: Ask, now_us: int) -> Verdict:
         """What the policy says about an ask. A denial that only watches is one that `is_shadow`."""
