@@ -299,7 +299,16 @@ class Heap:
 def _patched(found: HeapObject, handle: str, steps: Any) -> Any:
     """The value with a patch applied, on a copy."""
     try:
-        return jsonpatch.JsonPatch(steps).apply(documents.loads(found.text), in_place=True)
+        value = documents.loads(found.text)
+        if not any(type(step) is dict and step.get("op") == "copy" for step in steps):
+            return jsonpatch.JsonPatch(steps).apply(value, in_place=True)
+        # Copies of copies double a value with each step: what no object could hold ends on its way.
+        for step in steps:
+            value = jsonpatch.JsonPatch([step]).apply(value, in_place=True)
+            if len(documents.dumps(value)) > PATCH_BYTES:
+                what = f"a step of the patch makes more than {PATCH_BYTES:,} bytes of JSON"
+                raise _too_many("write", handle, what)
+        return value
     except jsonpatch.JsonPatchTestFailed as err:
         what = f"a test of the patch fails: {_bounded(str(err))}"
         raise ConflictError(f"heap.write E336 {what}.", operation="heap.write", target=handle) from None
