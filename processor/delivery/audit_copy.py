@@ -53,8 +53,8 @@ async def prepare_audit(broker: Broker, config: Config) -> None:
     info = await broker.stream(wanted["name"])
     if info is None:
         try:
-            await broker.create_stream(wanted)
-            log.info("created stream %s", wanted["name"])
+            if (await broker.create_stream(wanted)).get("did_create"):  # not by another part of us
+                log.info("created stream %s", wanted["name"])
         except BrokerError as err:
             info = await broker.stream(wanted["name"])  # another processor may have been faster
             if info is None:

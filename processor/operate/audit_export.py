@@ -39,19 +39,8 @@ INSTRUCTIONS = Template("""\
 # How to check this audit
 
 This folder is the audit of the app `$app`, with $entries entries. It was written by `processor audit export`,
-and `processor audit verify DIR --vkey vkey` checks all of it. What follows needs bash, coreutils and openssl
-only. Get the public key (`vkey`, `key.pem`) from where you trust it, not from this folder.
-
-## The signature
-
-`checkpoint` says how many entries the log had, and the root of their Merkle tree (RFC 6962). It is a signed
-note of C2SP: tools for transparency logs read it, too.
-
-```bash
-head -n 3 checkpoint > checkpoint.text
-tail -n 1 checkpoint | cut -d ' ' -f 3 | base64 -d | tail -c 64 > checkpoint.signature
-openssl pkeyutl -verify -pubin -inkey key.pem -rawin -in checkpoint.text -sigfile checkpoint.signature
-```
+and `processor audit verify $verify` checks all of it. What follows needs bash, coreutils and openssl
+only.$key
 
 ## The chains
 
@@ -73,6 +62,36 @@ for file in chains/*.ndjson; do
 done
 ```
 """)
+
+_KEY = " Get the public key (`vkey`, `key.pem`) from where you trust it, not from this folder."
+
+SIGNATURE_INSTRUCTIONS = """
+## The signature
+
+`checkpoint` says how many entries the log had, and the root of their Merkle tree (RFC 6962). It is a signed
+note of C2SP: tools for transparency logs read it, too.
+
+```bash
+head -n 3 checkpoint > checkpoint.text
+tail -n 1 checkpoint | cut -d ' ' -f 3 | base64 -d | tail -c 64 > checkpoint.signature
+openssl pkeyutl -verify -pubin -inkey key.pem -rawin -in checkpoint.text -sigfile checkpoint.signature
+```
+"""
+
+SEAL_INSTRUCTIONS = """
+## The seal
+
+`checkpoint` says how many entries the log had, and the root of their Merkle tree (RFC 6962). There is no key
+to check a signature of it with. Compare its root with what the log of the app said then
+(`audit sealed size=... root=...`).
+"""
+
+NO_SEAL_INSTRUCTIONS = """
+## The seal
+
+There was none yet, so there is no checkpoint and no tree. The chains show what was changed, inserted or
+removed within them, and `heads.json` where each ended when the folder was written.
+"""
 
 TREE_INSTRUCTIONS = """
 ## The tree
@@ -174,8 +193,7 @@ async def _export(audits: Audits, app: str, folder: Path, keys: Sequence[Verifie
     for key in keys[:1]:
         (folder / "vkey").write_text(f"{key}\n")
         (folder / "key.pem").write_bytes(public_pem(key.key))
-    text = INSTRUCTIONS.substitute(app=app, entries=f"{entries:,}")
-    (folder / "VERIFY.md").write_text(text + (TREE_INSTRUCTIONS if is_whole else PART_INSTRUCTIONS))
+    (folder / "VERIFY.md").write_text(_instructions(app, entries, last, bool(keys), is_whole=is_whole))
     heads = {
         "v": VERSION,
         "app": app,
@@ -188,6 +206,20 @@ async def _export(audits: Audits, app: str, folder: Path, keys: Sequence[Verifie
     # Last, so that a folder without it was not written to its end.
     (folder / "heads.json").write_bytes(orjson.dumps(heads, option=orjson.OPT_INDENT_2) + b"\n")
     return Exported(entries, len(chains), size, is_whole)
+
+
+def _instructions(app: str, entries: int, seal: Seal | None, has_key: bool, *, is_whole: bool) -> str:
+    """How to check a folder with what is in it."""
+    text = INSTRUCTIONS.substitute(
+        app=app,
+        entries=f"{entries:,}",
+        verify="DIR --vkey vkey" if has_key else "DIR",
+        key=_KEY if has_key else "",
+    )
+    if seal is None:
+        return text + NO_SEAL_INSTRUCTIONS
+    text += SIGNATURE_INSTRUCTIONS if has_key else SEAL_INSTRUCTIONS
+    return text + (TREE_INSTRUCTIONS if is_whole else PART_INSTRUCTIONS)
 
 
 def _seal(payloads: Sequence[bytes]) -> Seal | None:

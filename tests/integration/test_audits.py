@@ -418,7 +418,7 @@ async def test_what_verify_md_says_is_so(processor: Start, key: Path) -> None:
         return ran.stdout
 
     text = (folder / "VERIFY.md").read_text()
-    signature, chains, tree, entry = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    chains, signature, tree, entry = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     assert output(signature) == "Signature Verified Successfully\n"
     ends = orjson.loads((folder / "heads.json").read_bytes())["ends"]
     assert output(chains).split("\n")[:-1] == [
@@ -426,6 +426,23 @@ async def test_what_verify_md_says_is_so(processor: Start, key: Path) -> None:
     ]
     assert output(tree) == (folder / "checkpoint").read_text().split("\n")[2] + "\n"
     assert re.fullmatch(r"\d+:[0-9a-f]{64}\n", output(entry))
+
+
+async def test_verify_md_speaks_of_what_is_in_its_folder(processor: Start, tmp_path: Path) -> None:
+    """Before the first seal there is no checkpoint to check, and without a key no signature."""
+    config_lines = "audit: {level: runs, seal: {entries: 1000000, seconds: 86400}}"
+    async with processor(ROUTE, config_lines, echo=ECHO) as running:
+        await write(running.broker, 0, 3)
+        config = load(running.path, {})
+        done = await export(Audits(running.broker, config), "app", tmp_path / "early", [])
+    text = (tmp_path / "early" / "VERIFY.md").read_text()
+    assert done.sealed == 0
+    assert "There was none yet" in text
+    assert "expired" not in text
+    for absent in ("checkpoint", "vkey", "key.pem", "tile"):
+        assert not (tmp_path / "early" / absent).exists()
+    assert "vkey" not in text
+    assert "openssl pkeyutl" not in text
 
 
 GO = shutil.which("go")
