@@ -6,7 +6,9 @@ trustworthy (an update of its limits drops what it holds, unasked): `processor a
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,8 @@ from processor.jetstream import NS, ApiError, Broker
 
 log = logging.getLogger("processor")
 
+# Routes that start together, and the notary, would each make it.
+_preparing: weakref.WeakKeyDictionary[Broker, asyncio.Lock] = weakref.WeakKeyDictionary()
 _LIMITS = ("max_msgs", "max_bytes", "max_msgs_per_subject")
 
 
@@ -49,12 +53,16 @@ async def prepare_audit(broker: Broker, config: Config) -> None:
     """
     if not keeps_audit(config):
         return
-    wanted = audit_stream_config(config)
+    async with _preparing.setdefault(broker, asyncio.Lock()):
+        await _prepare(broker, config, audit_stream_config(config))
+
+
+async def _prepare(broker: Broker, config: Config, wanted: Mapping[str, Any]) -> None:
     info = await broker.stream(wanted["name"])
     if info is None:
         try:
-            if (await broker.create_stream(wanted)).get("did_create"):  # not by another part of us
-                log.info("created stream %s", wanted["name"])
+            await broker.create_stream(wanted)
+            log.info("created stream %s", wanted["name"])
         except BrokerError as err:
             info = await broker.stream(wanted["name"])  # another processor may have been faster
             if info is None:
