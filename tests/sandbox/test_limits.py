@@ -773,6 +773,18 @@ BY_NAME: dict[str, tuple[float, list[str], str]] = {
     "cpu_s": (0.2, ["while True: pass"], "E311"),
     "wall_s": (0.2, ["import time", "time.sleep(60)"], "E312"),
     "requests": (0, ["self.get_stock_data('IBM')"], "E322"),
+    "calls": (
+        0,  # no fewer than requests, which are calls, too
+        [
+            "for _ in range(101):",
+            "    try:",
+            "        self.get_stock_data('IBM')",
+            "    except CapabilityError as err:",
+            "        if err.code == 'E322':",
+            "            raise",
+        ],
+        "E322",
+    ),
     "output_bytes": (100, ["return 'x' * 100"], "E307"),
     "outputs": (2, ["return [1, 2, 3]"], "E324"),
     "context_bytes": (100, ["self.context['v'] = 'x' * 100"], "E310"),
@@ -789,7 +801,9 @@ async def test_every_limit_has_its_code(spawned, one, within, name: str) -> None
     """Whatever goes beyond a limit is told by the limit's own code, and nothing of the run has an effect."""
     limit, lines, code = BY_NAME[name]
 
-    async def perform(name: str, arguments: dict[str, Any]) -> Any:
+    async def perform(_: str, arguments: dict[str, Any]) -> Any:
+        if name == "calls":
+            return {}
         raise AssertionError("it was performed")
 
     async with spawned(processing(*lines), perform, **{name: limit}) as guest:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from processor.capability.budgets import Budgets
 from processor.delivery.breaker import Breaker
 from processor.delivery.gate import Gate, GivenBack
 from processor.telemetry import Telemetry
@@ -22,7 +23,7 @@ class Route:
         self.said: list[tuple[str, dict[str, str]]] = []
 
     def gate(self) -> Gate:
-        return Gate("r", self.breaker, self.telemetry.route("r"), self.say)
+        return Gate("r", self.breaker, Budgets("r"), self.telemetry.route("r"), self.say)
 
     async def say(self, what: str, more: Mapping[str, str]) -> None:
         self.said.append((what, dict(more)))

@@ -12,7 +12,7 @@ import yaml
 from processor.address import Binding
 from processor.config import load
 from processor.model import Limits, Program, RetryPolicy
-from processor.reach import BoundSecret, Outbound, Reach, StateApi, Stock
+from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock
 from processor.route import (
     BatchLimits,
     BreakerPolicy,
@@ -25,9 +25,11 @@ from processor.route import (
     RouteSchedule,
     StreamLimits,
 )
+from processor.schema import Schema
 from processor.subject import Template
 
 SECRET = "a value of a secret"
+SCHEMA = Schema(b'{"type": "object"}')
 # Every key of a route but those of other kinds of inputs, each with another value than its default.
 KEYS: dict[str, Any] = {
     "input": {
@@ -67,6 +69,8 @@ KEYS: dict[str, Any] = {
         "redirects": 4,
     },
     "secrets": ["k"],
+    "files": ["data"],
+    "heap": {"counter": "counter.json"},
     "language": "python",
     "packages": ["orjson"],
     "cloudevents": {"type": "t", "source": "/s"},
@@ -118,6 +122,9 @@ ROUTE = Route(
         StateApi("https://states.example"),
         (BOUND,),
         BOUND,
+        (FileRoot("data", "/", True, 5),),
+        ("alerts", "orders.*"),
+        {"counter": SCHEMA},
     ),
 )
 
@@ -126,7 +133,10 @@ def loaded(folder: Path, keys: dict[str, Any]) -> Route:
     """The route of a file with these keys; its program is named after the key and not the file."""
     secrets = {"k": {"env": "KEY", "hosts": ["states.example"]}}
     file = folder / "app.yaml"
-    file.write_text(yaml.safe_dump({"app": "shop", "routes": {"r": keys}, "secrets": secrets}))
+    (folder / "counter.json").write_bytes(SCHEMA.text)
+    roots = {"data": {"path": "/", "write": True, "max_bytes": 5}}
+    app = {"app": "shop", "routes": {"r": keys}, "secrets": secrets, "files": roots}
+    file.write_text(yaml.safe_dump(app))
     route = load(file, {"KEY": SECRET}).routes["r"]
     name = route.program.filename.removeprefix(f"{file}:")
     return replace(route, program=replace(route.program, filename=name))

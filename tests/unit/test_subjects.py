@@ -16,6 +16,7 @@ from processor.context.subjects import (
     SubjectParts,
     app_stream,
     audit_subject,
+    budget_record,
     chain_record,
     committed_subject,
     dead_letter_id,
@@ -92,6 +93,10 @@ BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
     ),
     "chain.<name>.0": (
         lambda: chain_record("shop", CONTROL), "p.shop.chain.=ctl.0", SubjectParts("chain", "=ctl", 0, ()),
+    ),
+    "budget.<account>": (
+        lambda: budget_record("shop", "team-a"), "p.shop.budget.team-a",
+        SubjectParts("budget", "team-a", None, ()),
     ),
     "feed": (lambda: feed_record("shop"), "p.shop.feed", SubjectParts("feed", "", None, ())),
 }  # fmt: skip

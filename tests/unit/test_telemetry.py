@@ -64,6 +64,10 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.guest_restarted("E313")
     route.called("E325", 0.02)
     route.decided("http", "deny")
+    route.budget_used("team-a", 0.95)
+    route.budget_denied("team-a")
+    telemetry.audit_broken()
+    telemetry.sealed(12)
     route.lag(3, 1.5)
     route.guest_memory(1000)
     route.context(200)
@@ -189,7 +193,16 @@ def test_metrics_follow_the_rules_of_their_names() -> None:
     for name, metric in METRICS.items():
         assert name.startswith("processor_")
         assert name.endswith("_total") == (metric.kind == "counter"), name
-        assert set(metric.labels) <= {"route", "reason", "app", "hash", "kind", "stream", "subject"}, name
+        assert set(metric.labels) <= {
+            "route",
+            "reason",
+            "app",
+            "hash",
+            "kind",
+            "stream",
+            "subject",
+            "budget",
+        }, name
         assert bool(metric.bounds) == (metric.kind == "histogram"), name
         assert not name.endswith(("_ms", "_count", "_sum", "_bucket")), name
 
