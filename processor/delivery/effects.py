@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -219,10 +220,14 @@ class Effects:
     @property
     def digest(self) -> str:
         """The SHA-256 of all messages that these store, subjects and payloads, in hex."""
-        digest = hashlib.sha256()
-        for message in (*self.stored, *self.foreign):
-            digest.update(message.subject.encode("utf-8", "surrogateescape") + b"\0" + message.payload)
-        return digest.hexdigest()
+        parts: list[bytes] = []
+        subject, head = "", b"\0"
+        for message in chain(self.stored, self.foreign):
+            if message.subject != subject:  # mostly it is the one before
+                subject = message.subject
+                head = subject.encode("utf-8", "surrogateescape") + b"\0"
+            parts += (head, message.payload)
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     @property
     def size(self) -> int:
@@ -538,7 +543,7 @@ def run_details(outcome: Outcome, effects: Effects | Failure) -> dict[str, Any]:
     changes = outcome.contexts.values()
     return {
         "out": record.outputs,
-        "out_bytes": sum(len(output.body) for output in outcome.outputs),
+        "out_bytes": sum([len(output.body) for output in outcome.outputs]),
         "emits": record.emits,
         "events": record.events,
         "ctx": [len(changes), sum(change.size for change in changes)],
