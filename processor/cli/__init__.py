@@ -176,6 +176,12 @@ def try_(
             help='Lines are {"subject", "headers", "data"}; "text" or "base64" may replace "data".',
         ),
     ] = False,
+    learn: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the policy lines that allow what it asks for to a new FILE."
+        ),
+    ] = None,
     format: FormatOption = None,
 ) -> int:
     """Run a route on the messages of a file, without a NATS server, and show everything that it does.
@@ -185,15 +191,21 @@ def try_(
     committed, and at the end what has changed in each context. Nothing is published or kept; calls to the
     outside are made. Neither tries nor the breaker are waited for. The exit code is 1 if a message failed.
 
+    With --learn no policy denies anything: everything that the Runnable asks for is done, where the
+    configuration declares it, and the file gets a line for it.
+
     Examples:
     processor try configs/quickstart.yaml stats configs/ticks.jsonl
     echo '{"symbol": "IBM", "date": "today", "price": 3}' | processor try configs/quickstart.yaml counter -
     processor try market.yaml stats ticks.jsonl --subject 'ticks.{symbol}' --format json
     processor tail ticks.IBM --last 100 --no-follow --format json | processor try m.yaml stats - --envelope
+    processor try market.yaml stats ticks.jsonl --learn policy.toml
     """
     from processor.cli.trying import try_route
 
-    return try_route(config, route, file, subject=subject, is_raw=raw, is_envelope=envelope, format=format)
+    return try_route(
+        config, route, file, subject=subject, is_raw=raw, is_envelope=envelope, learn=learn, format=format
+    )
 
 
 def pub(

@@ -14,7 +14,8 @@ import binascii
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from processor.audit import document_of
 from processor.capability.monitor import Mandate
 from processor.capability.registry import HostCalls
 from processor.cli.inputs import Line, lines_of, parse_template, read_all, route_of, subject_of
@@ -47,6 +49,7 @@ from processor.delivery.worker import Shared, Worker
 from processor.errors import ConfigError, Faults, LanguageError
 from processor.jetstream import Outgoing, own_headers
 from processor.model import NO_HEADERS, Delivery, RunRecord
+from processor.policy import Policy, Rules, asks_of, lines_for
 from processor.printable import printable
 from processor.route import Route
 from processor.sandbox import documents
@@ -64,11 +67,19 @@ def try_route(
     subject: str | None,
     is_raw: bool,
     is_envelope: bool,
+    learn: Path | None,
     format: str | None,
 ) -> int:
-    """Run the route on the messages of `file`; whether one failed is in the exit code."""
+    """Run the route on the messages of `file`; whether one failed is in the exit code.
+
+    `learn` is a file to be made, with the lines of a policy that allow what the Runnable asks for. Raises
+    ConfigError E107 where it is there, or cannot be made.
+    """
     config = load(path)
     route = route_of(config, name)
+    if learn is not None:
+        _write_new(learn, "")  # before anything runs: what cannot be written is not worth a run
+        route = replace(route, policy=WATCHING, audit=replace(route.audit, level="calls"))
     lines = lines_of(read_all(file), file, keep_empty=is_raw)
     subjects = _Subjects(config, route, subject, is_raw=is_raw)
     read = _from_envelope if is_envelope else _from_line
@@ -82,8 +93,32 @@ def try_route(
             complain(err)
     configure_logging("human", "error")
     logging.getLogger("processor.runnable").setLevel(logging.DEBUG)
-    code = asyncio.run(_run(config, route, deliveries, places, Screen(format)))
+    code, memory = asyncio.run(_run(config, route, deliveries, places, Screen(format)))
+    if learn is not None:
+        used = Counter(pair for entry in _entries(memory, name) for pair in asks_of(entry))
+        learn.write_text(lines_for(used))
+        say(f"lines for {len(used)} things that were asked for are in {learn}; read them before you use them")
     return code if len(deliveries) == len(lines) else code or EXIT_FAILED
+
+
+# Denies nothing, and notes everything.
+WATCHING = Rules((Policy("policy.toml", (), is_shadow=True),))
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x") as made:
+            made.write(text)
+    except OSError as err:
+        what = (
+            "is there already" if isinstance(err, FileExistsError) else f"cannot be written: {err.strerror}"
+        )
+        raise ConfigError("E107", what, place=str(file)) from err
+
+
+def _entries(memory: Memory, route: str) -> Iterator[dict[str, Any]]:
+    for record in memory.audit(route):
+        yield from map(document_of, record.lines)
 
 
 class _Subjects:
@@ -142,8 +177,13 @@ def _payload_of(envelope: Mapping[str, Any]) -> bytes:
 
 
 async def _run(
-    config: Config, route: Route, deliveries: Sequence[Delivery], places: Sequence[str], screen: Screen
-) -> int:
+    config: Config,
+    route: Route,
+    deliveries: Sequence[Delivery],
+    places: Sequence[str],
+    screen: Screen,
+) -> tuple[int, Memory]:
+    """The exit code, and what a server would hold."""
     # Nobody waits here, for another try or for the breaker, and no later start would lift a block.
     then = "dead_letter" if route.retry.then == "block" else route.retry.then
     route = replace(
@@ -222,7 +262,7 @@ async def _run(
             f"{repeated} call{' was' if repeated == 1 else 's were'} made again in a later try of a message;"
             " `calls.replay` says which answers are kept for that"
         )
-    return EXIT_FAILED if shown.counts["dead letter"] or shown.counts["dropped"] else EXIT_OK
+    return EXIT_FAILED if shown.counts["dead letter"] or shown.counts["dropped"] else EXIT_OK, memory
 
 
 _PLURALS = {

@@ -29,7 +29,8 @@ def asks_of(entry: Mapping[str, Any]) -> Iterator[tuple[str, Ask]]:
     route, kind = str(entry.get("route", "")), str(entry.get("e", ""))
     if not route or entry.get("d") == "deny" or entry.get("cut"):
         return
-    wanted = [(f"{kind}.{entry.get('op', '')}", str(entry.get("on", "")))] if kind in KINDS else []
+    is_asked = kind in KINDS and kind != "secret"  # a call names the secrets that went with it
+    wanted = [(f"{kind}.{entry.get('op', '')}", str(entry.get("on", "")))] if is_asked else []
     names = entry.get("secrets")
     wanted += [("secret.use", str(name)) for name in names] if isinstance(names, list) else []
     for op, target in wanted:
