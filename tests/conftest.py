@@ -40,6 +40,11 @@ LEAK_GRACE_S = 3.0
 PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be every program that a test
+# stops with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture
 def nats_server() -> Iterator[EmbeddedServer]:
