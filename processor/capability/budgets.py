@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -409,7 +409,8 @@ class Tab:
     def begin(self) -> None:
         """A run begins: nothing is used, and nothing is lowered."""
         self._used: dict[str, int] = {}
-        self._of_run = list(self._budgets.of_runs)
+        self._lowered: dict[str, Budget] = {}  # by kind: a guest may lower one again and again
+        self._of_run: Sequence[Budget] = self._budgets.of_runs
 
     async def reserve(self, costs: Mapping[str, int], ask: Ask) -> None:
         """Take what a call needs. Raises ProcessorError E332 where less than that is left, and E317 where the
@@ -435,7 +436,8 @@ class Tab:
         if least is not None and limit > least:
             what = f"the run may use {least:,} {BUDGET_KINDS[kind].unit}, and not {limit:,}"
             raise ProcessorError("E337", what, place="set_budget", remedy="A budget can only be lowered.")
-        self._of_run.append(Budget("set_budget", kind, kind, limit, "run"))
+        self._lowered[kind] = Budget("set_budget", kind, kind, limit, "run")
+        self._of_run = [*self._budgets.of_runs, *self._lowered.values()]
 
     async def said(self, kind: str) -> dict[str, Any]:
         """How the budget of a kind stands of which least is left; without one, what the run has used."""

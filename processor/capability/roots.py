@@ -15,7 +15,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from processor.errors import About, ProcessorError
@@ -61,6 +62,7 @@ class Roots:
     def __init__(self, roots: Sequence[FileRoot]) -> None:
         self._roots = {root.name: root for root in roots}
         self._folders: dict[str, int] = {}
+        self._closing = threading.Lock()
 
     def open(self) -> None:
         """Open them. Idempotent. Raises ProcessorError E508 where the kernel cannot, E339 for one that cannot
@@ -84,8 +86,23 @@ class Roots:
 
     def close(self) -> None:
         """Close them. Idempotent."""
-        while self._folders:
-            os.close(self._folders.popitem()[1])
+        with self._closing:
+            while self._folders:
+                os.close(self._folders.popitem()[1])
+
+    @contextlib.contextmanager
+    def _held(self, name: str) -> Iterator[int]:
+        """A root for a thread that works on when the roots are closed: a number that was closed may be that
+        of another directory soon. Raises OSError where they are closed.
+        """
+        with self._closing:
+            if name not in self._folders:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            folder = os.dup(self._folders[name])
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
     async def run(self, op: str, target: str, body: bytes) -> Any:
         """Do one operation on a `target`, beside the event loop.
@@ -101,19 +118,25 @@ class Roots:
             raise _failed(op, target, "E330", f"the configuration gives the route no files {name!r}", remedy)
         root = self._roots[name]
         self.open()
-        folder = self._folders[name]
         if op in ("write", "delete") and not root.is_writable:
             remedy = f"Set files.{name}.write: true, if the Runnable should change them."
             raise _failed(op, target, "E330", "the configuration gives the root to be read", remedy)
         if op == "write" and len(body) > root.max_bytes:
             what = f"{len(body)} bytes are more than {root.max_bytes}"
             raise _failed(op, target, "E338", what, f"Raise files.{name}.max_bytes, or write less.")
-        work: Callable[[], Any] = {
-            "read": lambda: _read(folder, path, root.max_bytes),
-            "list": lambda: _list(folder, path),
-            "write": lambda: _write(folder, path, body),
-            "delete": lambda: _delete(folder, path),
-        }[op]
+
+        def work() -> Any:
+            with self._held(name) as folder:
+                match op:
+                    case "read":
+                        return _read(folder, path, root.max_bytes)
+                    case "list":
+                        return _list(folder, path)
+                    case "write":
+                        return _write(folder, path, body)
+                    case _:
+                        return _delete(folder, path)
+
         try:
             return await asyncio.to_thread(work)
         except OSError as err:

@@ -158,6 +158,35 @@ def test_a_root_is_what_it_was_when_it_was_opened(roots: Roots, root: Path) -> N
     assert do(roots, "read", "data:/in/a.csv") == b"1,2"
 
 
+def test_a_root_is_closed_when_nothing_is_done_below_it(
+    roots: Roots, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that begins late finds the directory that it was to read, and not what got its number."""
+    begun, closed = threading.Event(), threading.Event()
+
+    def late(*of: object) -> bytes:
+        begun.set()
+        assert closed.wait(10)
+        return read(*of)  # type: ignore[arg-type]
+
+    read = roots_module._read
+    monkeypatch.setattr(roots_module, "_read", late)
+
+    async def close_meanwhile() -> object:
+        reading = asyncio.create_task(roots.run("read", "data:/in/a.csv", b""))
+        await asyncio.to_thread(begun.wait, 10)
+        roots.close()
+        others = [os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY) for _ in range(20)]
+        closed.set()
+        try:
+            return await reading
+        finally:
+            for other in others:
+                os.close(other)
+
+    assert asyncio.run(close_meanwhile()) == b"1,2"
+
+
 def test_a_root_that_is_gone_keeps_the_route_from_starting(tmp_path: Path) -> None:
     """It is named, with the key that has its path."""
     with pytest.raises(ProcessorError, match=r"files\.data\.path E339 .*gone: No such file or directory"):
