@@ -39,6 +39,22 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         ],
     ),
     (
+        "graphs/",
+        "graphs of typed nodes: definitions and checks, the state machine of runs, and what drives it",
+        [
+            ["client", "runtime"],
+            ["engine", "local", "triggers"],
+            ["pools"],
+            ["registry", "vault"],
+            ["runs"],
+            ["machine"],
+            ["checks", "pictures"],
+            ["plan"],
+            ["definition"],
+            ["template"],
+        ],
+    ),
+    (
         "delivery/",
         "the life of a message: from its stream through a guest into one commit; `worker.py` is the path",
         [
