@@ -18,6 +18,9 @@ from processor.policy import NO_POLICY, Rules
 from processor.reach import Reach
 from processor.subject import Template
 
+# The route that runs graphs, and what the names of those that run the nodes of a group begin with.
+ENGINE = "graphs"
+POOL = "nodes-"
 _DAY_S = 86_400.0
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from processor.model import key_token
+from processor.model import key_from_token, key_token
 from processor.subject import app_root, schedule_subject
 
 Kind = Literal[
     "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
-    "feed", "policy", "audit", "chain", "late", "budget",
+    "feed", "policy", "audit", "chain", "late", "budget", "graph", "kind", "run", "timer", "gone", "ext",
+    "seen", "sec",
 ]  # fmt: skip
 
 PositionKind = Literal["pos", "hop"]
@@ -49,6 +50,15 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("chain.<name>.0", "where a chain of the audit ends that belongs to no partition"),
     ("budget.<account>", "how much of a budget is used, and who holds leases of it"),
     ("feed", "how far `processor dev` has fed"),
+    ("graph.<name>", "which version of a graph is valid, and what is wrong with the last one"),
+    ("graph.<name>.<version>", "one version of a graph"),
+    ("kind.<namespace>.<node>", "a kind of node: what it takes, gives and needs, and where it runs"),
+    ("run.<graph>.<state>.<run>", "the record of a run; a summary while it is open"),
+    ("timer.graphs.<partition>.<run>.<name>", "what the server sends to a run when it is due"),
+    ("ext.<namespace>.<partition>", "a result of an external worker"),
+    ("gone.<run>", "that a run was cancelled: what is left of it is skipped"),
+    ("seen.<run>.<number>", "what the slices of a fan-out have in common"),
+    ("sec.<graph>.<name>", "a sealed secret of a graph"),
 )
 
 # The item of a context that is one message. Not a token that `key_token` makes: there `=` is always followed
@@ -190,6 +200,91 @@ class RouteSubjects:
     def pause(self) -> str:
         """Whether the route is paused."""
         return f"{app_root(self.app)}.ctl.{self.route}"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSubjects:
+    """The subjects of an app's graphs, their runs and what runs these. Any text is a name; see `names_of`."""
+
+    app: str
+
+    def graph(self, name: str, version: str = "") -> str:
+        """Which version of a graph is valid; with a version, where that is kept."""
+        return self._subject("graph", name, *((version,) if version else ()))
+
+    @property
+    def heads(self) -> str:
+        """The pattern of what says of each graph which version is valid."""
+        return f"{app_root(self.app)}.graph.*"
+
+    def kind(self, namespace: str, node: str) -> str:
+        """What is known of a kind of node."""
+        return self._subject("kind", namespace, node)
+
+    def run(self, graph: str, state: str, run: str) -> str:
+        """The record of a run in that state."""
+        return self._subject("run", graph, state, run)
+
+    def runs(self, graph: str | None = None, state: str | None = None) -> str:
+        """The pattern of the records of runs: of one graph, or in one state, where that is given."""
+        tokens = ("*" if name is None else key_token(name) for name in (graph, state))
+        return f"{app_root(self.app)}.run.{'.'.join(tokens)}.*"
+
+    def record(self, run: str) -> str:
+        """The pattern of the records of one run, whatever its graph and state."""
+        return f"{app_root(self.app)}.run.*.*.{key_token(run)}"
+
+    def timer(self, partition: int, run: str, name: str) -> str:
+        """A timer of a run, by a name of its own in the run."""
+        return f"{app_root(self.app)}.timer.graphs.{partition}.{key_token(run)}.{key_token(name)}"
+
+    def timers(self, partition: int, run: str) -> str:
+        """The pattern of all timers of a run."""
+        return f"{app_root(self.app)}.timer.graphs.{partition}.{key_token(run)}.*"
+
+    def gone(self, run: str) -> str:
+        """Where it is said that a run was cancelled."""
+        return self._subject("gone", run)
+
+    def external(self, namespace: str, partition: int | str = "*") -> str:
+        """The results of the external workers of a namespace."""
+        return f"{app_root(self.app)}.ext.{key_token(namespace)}.{partition}"
+
+    def externals(self, partition: int | str = "*") -> str:
+        """The pattern of the results of all external workers for a partition."""
+        return f"{app_root(self.app)}.ext.*.{partition}"
+
+    def seen(self, run: str, number: int) -> str:
+        """What the slices of a fan-out have in common, by its number in the run."""
+        return self._subject("seen", run, str(number))
+
+    def secret(self, graph: str, name: str) -> str:
+        """A sealed secret of a graph."""
+        return self._subject("sec", graph, name)
+
+    def work(self, namespace: str, node: str) -> str:
+        """The public subject of the executions of an external kind; they are committed as outputs for it."""
+        return f"work.{self.app}.{key_token(namespace)}.{key_token(node)}"
+
+    @property
+    def work_stream(self) -> str:
+        """The name of the stream that external workers take executions from."""
+        return f"{self.app}-work"
+
+    def _subject(self, kind: Kind, *names: str) -> str:
+        return f"{app_root(self.app)}.{kind}.{'.'.join(map(key_token, names))}"
+
+
+def names_of(subject: str) -> tuple[str, ...]:
+    """The names behind the kind of a subject of `GraphSubjects`, as it was asked for; a stranger's tokens."""
+    return tuple(map(_name_of, subject.split(".")[3:]))
+
+
+def _name_of(token: str) -> str:
+    try:
+        return key_from_token(token)
+    except UnicodeDecodeError:
+        return token
 
 
 class SubjectParts(NamedTuple):

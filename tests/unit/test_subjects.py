@@ -11,6 +11,7 @@ from processor.audit import CONTROL
 from processor.context.subjects import (
     TABLE,
     WHOLE,
+    GraphSubjects,
     Kind,
     RouteSubjects,
     SubjectParts,
@@ -24,12 +25,14 @@ from processor.context.subjects import (
     feed_record,
     is_app_stream,
     last_partition,
+    names_of,
     policy_record,
     public_subject,
 )
 from processor.subject import app_patterns, covers, matches
 
 OWN = RouteSubjects("shop", "orders")
+GRAPHS = GraphSubjects("shop")
 
 # Each row of the table, as it was written by the first release and has to stay.
 BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
@@ -99,6 +102,38 @@ BUILT: dict[str, tuple[Callable[[], str], str, SubjectParts]] = {
         SubjectParts("budget", "team-a", None, ()),
     ),
     "feed": (lambda: feed_record("shop"), "p.shop.feed", SubjectParts("feed", "", None, ())),
+    "graph.<name>": (
+        lambda: GRAPHS.graph("refunds"), "p.shop.graph.refunds", SubjectParts("graph", "refunds", None, ()),
+    ),
+    "graph.<name>.<version>": (
+        lambda: GRAPHS.graph("refunds", "0123456789ab"),
+        "p.shop.graph.refunds.0123456789ab",
+        SubjectParts("graph", "refunds", None, ()),
+    ),
+    "kind.<namespace>.<node>": (
+        lambda: GRAPHS.kind("shop", "PayNode"), "p.shop.kind.shop.PayNode",
+        SubjectParts("kind", "shop", None, ()),
+    ),
+    "run.<graph>.<state>.<run>": (
+        lambda: GRAPHS.run("refunds", "success", "r.1"), "p.shop.run.refunds.success.r=2E1",
+        SubjectParts("run", "refunds", None, ("r=2E1",)),
+    ),
+    "timer.graphs.<partition>.<run>.<name>": (
+        lambda: GRAPHS.timer(7, "r1/split.64", "retry.pay"),
+        "p.shop.timer.graphs.7.r1=2Fsplit=2E64.retry=2Epay",
+        SubjectParts("timer", "graphs", 7, ("r1=2Fsplit=2E64", "retry=2Epay")),
+    ),
+    "ext.<namespace>.<partition>": (
+        lambda: GRAPHS.external("shop", 7), "p.shop.ext.shop.7", SubjectParts("ext", "shop", 7, ()),
+    ),
+    "gone.<run>": (lambda: GRAPHS.gone("r1"), "p.shop.gone.r1", SubjectParts("gone", "r1", None, ())),
+    "seen.<run>.<number>": (
+        lambda: GRAPHS.seen("r1", 2), "p.shop.seen.r1.2", SubjectParts("seen", "r1", 2, ()),
+    ),
+    "sec.<graph>.<name>": (
+        lambda: GRAPHS.secret("refunds", "api_key"), "p.shop.sec.refunds.api_key",
+        SubjectParts("sec", "refunds", None, ()),
+    ),
 }  # fmt: skip
 
 
@@ -134,6 +169,16 @@ def test_the_table_has_every_kind() -> None:
         (RouteSubjects("shop", "*").pause, OWN.pause),
         (RouteSubjects("shop", "*").plan, OWN.plan),
         (committed_subject("shop", "invoices.>"), committed_subject("shop", "invoices.eu")),
+        (GRAPHS.heads, GRAPHS.graph("refunds")),
+        (every("shop", "graph"), GRAPHS.graph("refunds", "0123456789ab")),
+        (every("shop", "kind"), GRAPHS.kind("shop", "PayNode")),
+        (GRAPHS.runs(), GRAPHS.run("refunds", "failed", "r.1")),
+        (GRAPHS.runs("refunds"), GRAPHS.run("refunds", "failed", "*")),
+        (GRAPHS.runs(state="failed"), GRAPHS.run("refunds", "failed", "r1")),
+        (GRAPHS.record("r.1"), GRAPHS.run("refunds", "failed", "r.1")),
+        (GRAPHS.timers(3, "r.1"), GRAPHS.timer(3, "r.1", "late.pay")),
+        (GRAPHS.external("shop"), GRAPHS.external("shop", 3)),
+        (GRAPHS.externals(3), GRAPHS.external("shop", 3)),
     ],
 )
 def test_a_pattern_has_what_it_is_asked_for(pattern: str, subject: str) -> None:
@@ -188,3 +233,25 @@ def test_an_app_stream_is_known_by_its_name() -> None:
     assert app_stream("shop") == "P_shop"
     assert is_app_stream("P_shop")
     assert not is_app_stream("shop")
+
+
+@pytest.mark.parametrize("name", ["r1", "a.b", "*", ">", "", "r1/leaf/split.3", "r1~sub", "ü x", "=41"])
+def test_any_text_is_the_name_of_a_run(name: str) -> None:
+    """A run may be called anything: its subjects stay subjects, without wildcards, and name it again."""
+    subject = GRAPHS.run("refunds", "success", name)
+    assert names_of(subject) == ("refunds", "success", name)
+    assert subject.count(".") == 5
+    assert not set(subject) & set("*> ")
+
+
+def test_the_names_of_a_stranger_s_subject_are_its_tokens() -> None:
+    """What nobody here wrote is taken apart as it stands, whatever it holds."""
+    assert names_of("p.shop.gone.=FF") == ("=FF",)
+    assert names_of("p.shop.graph") == ()
+    assert names_of("") == ()
+
+
+def test_the_work_of_external_workers_is_an_output() -> None:
+    """The executions of an external kind have a public subject and a stream of the app."""
+    assert GRAPHS.work("shop", "PayNode") == "work.shop.shop.PayNode"
+    assert GRAPHS.work_stream == "shop-work"
