@@ -59,6 +59,7 @@ _GROUPS = {
     "E4": "The NATS server and its streams",
     "E5": "The jail, and releases",
     "E6": "Requests to a running app",
+    "E7": "Graphs of nodes",
 }
 
 
@@ -92,7 +93,8 @@ def errors(files: Files) -> str:
         meaning = row.meaning[0].upper() + row.meaning[1:]
         lines += [f"### {row.code}", "", f"{meaning}.", "", f"*What to do*: {row.remedy}", ""]
         if row.is_final:
-            lines += ["A message that fails with it is not tried again.", ""]
+            what = "An execution" if row.code.startswith("E7") else "A message"
+            lines += [f"{what} that fails with it is not tried again.", ""]
         found = [
             f"[{text.partition(chr(10))[0].removeprefix('# ')}]({os.path.relpath(path, ERRORS_PAGE.parent)})"
             for path, text in texts.items()

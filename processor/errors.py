@@ -5,7 +5,7 @@ The same code is printed by the CLI, logged by the service, put in dead-letter h
 is checked against it.
 
 Numbers: E1xx configuration, E2xx the language of a Runnable, E3xx a message's run, E4xx the broker,
-E5xx the jail, E6xx a request to a running app.
+E5xx the jail, E6xx a request to a running app, E7xx graphs of nodes.
 """
 
 from __future__ import annotations
@@ -559,6 +559,71 @@ ERRORS: Mapping[str, ErrorCode] = {
             "E606",
             "the answer to a control request does not fit into a message",
             "Ask for a part of it, or raise the server's `max_payload`.",
+        ),
+        ErrorCode(
+            "E701",
+            "a key or a value of a graph's definition is not one that it takes",
+            "Correct the key or the value that is named.",
+        ),
+        ErrorCode(
+            "E702",
+            "the nodes of a graph do not form one that can run",
+            "Correct the identifier, the `next_nodes` or the `unites` that is named.",
+        ),
+        ErrorCode(
+            "E703",
+            "an input of a node refers to something that is not there, or of another type",
+            "Correct the reference: `${{ node.outputs.field }}` of a node before it, or `${{ store.key }}`.",
+            is_final=True,
+        ),
+        ErrorCode(
+            "E704",
+            "no processor and no Runtime has the kind of a node",
+            "Add its file to `nodes`, or start its Runtime; what waits for it goes on by itself.",
+        ),
+        ErrorCode(
+            "E705",
+            "a node needs a secret that it does not get",
+            "Add the name to `secrets` of its group in `nodes`, or to `settings` if it is no secret.",
+        ),
+        ErrorCode(
+            "E706",
+            "a graph has no valid version to run",
+            "Correct the faults that `processor graph show` lists, and apply it again.",
+        ),
+        ErrorCode(
+            "E707",
+            "a run was asked for without what its graph requires",
+            "Give the keys and inputs that are named, or defaults in the graph.",
+        ),
+        ErrorCode(
+            "E708",
+            "a graph or a run is not in a state to do what was asked",
+            "Compare it with what `processor graph run` or `processor graph show` says.",
+        ),
+        ErrorCode(
+            "E709",
+            "the inputs, the outputs or the secrets of a node are not what its model takes",
+            "Correct the field that is named, in the graph or in the node.",
+            is_final=True,
+            ends_run=True,
+        ),
+        ErrorCode(
+            "E710",
+            "a node or a run had no result in time",
+            "Look at what it waits for, or raise its `timeout_s`.",
+        ),
+        ErrorCode(
+            "E711",
+            "a run exceeds a limit of its graph",
+            "Return fewer elements, pass references instead of data, or raise the limit that is named.",
+            is_final=True,
+        ),
+        ErrorCode(
+            "E712",
+            "several workers in a row were lost over one execution",
+            "Look at what ends the process of the Runtime, then retry the run.",
+            is_final=True,
         ),
     )
 }

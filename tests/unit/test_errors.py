@@ -94,10 +94,12 @@ def test_a_refused_call_has_a_code_of_refusals(row: ErrorCode) -> None:
 
 
 def test_a_guest_decides_nothing_that_is_for_the_host() -> None:
-    """A guest gives up no message but by `Reject`, and says nothing of files, servers, jails and requests."""
-    assert {row.code for row in ERRORS.values() if row.is_final and row.ends_run} == {"E305"}
+    """A guest gives up a message by `Reject` alone, and an execution of a node by what the model of the node
+    refuses; it says nothing of files, servers, jails and requests.
+    """
+    assert {row.code for row in ERRORS.values() if row.is_final and row.ends_run} == {"E305", "E709"}
     doors = {row.code for row in ERRORS.values() if row.ends_run or row.faults_source or row.rejects_message}
-    assert {code for code in doors if code[1] not in "23"} == {"E114"}
+    assert {code for code in doors if code[1] not in "23"} == {"E114", "E709"}
     assert not doors & {"E302", "E303", "E314", "E315", "E316", "E321", "E366", "E367"}
 
 
