@@ -61,6 +61,30 @@ def check_schedule(text: str) -> str:
     return text
 
 
+def of_crontab(text: str) -> str:
+    """The schedule that `text` is, where cron may also have the five fields of a crontab, and Sunday as 7.
+
+    ValueError says why it is none.
+    """
+    parts = text.split()
+    if len(parts) == len(_FIELDS) - 1 and not text.lstrip().startswith("@"):
+        parts = ["0", *parts]
+    if len(parts) == len(_FIELDS) and not text.lstrip().startswith("@"):
+        parts[-1] = ",".join(map(_weekdays, parts[-1].split(",")))
+    return check_schedule(" ".join(parts))
+
+
+def _weekdays(span: str) -> str:
+    """A part of the days of the week in which Sunday is 0, never 7: `5-7` is `5,6,0`."""
+    days, _, step = span.partition("/")
+    first, _, last = days.partition("-")
+    if days == "7":
+        return "0"
+    if last != "7" or first not in tuple("01234567") or not (step or "1").isdecimal() or step == "0":
+        return span
+    return ",".join(str(day % 7) for day in range(int(first), 8, int(step or 1)))
+
+
 def check_time_zone(name: str) -> str:
     """Return `name` if it is the name of a time zone; else ValueError."""
     known = available_timezones()
