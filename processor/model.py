@@ -130,7 +130,9 @@ class Program:
     filename: str
     language: str = "restricted"  # or "python"
     packages: tuple[str, ...] = ()  # what plain Python may import beside the standard library
-    mode: str = ""  # of the route that calls it, "batch" or "stream"; empty where either may be called
+    # Of the route that calls it, "batch" or "stream", empty where either may be called; "nodes" where it
+    # defines nodes of graphs in place of a Runnable.
+    mode: str = ""
     class_name: str = "Runnable"
     nan_as_null: bool = False  # in what it hands over; otherwise NaN is an error
     bytes_in: str = ""  # the field of a document in which its codec has bytes, in base64; empty where none
@@ -314,7 +316,9 @@ class HeapOp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run that succeeded, apart from the messages in `rejected` (group, index in group, why)."""
+    """A run that succeeded, apart from the messages in `rejected` (group, index in group, why), and from the
+    groups in `failed`, which were undone alone where that was asked for.
+    """
 
     outputs: Sequence[Output] = ()
     emits: Sequence[Emit] = ()
@@ -327,6 +331,7 @@ class Ran:
     wall_s: float = 0.0  # 0 where no guest was asked
     cpu_s: float = 0.0
     memory_bytes: int = 0
+    failed: Sequence[tuple[int, Failure]] = ()
 
 
 @dataclass(frozen=True, slots=True)

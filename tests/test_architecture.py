@@ -103,7 +103,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
         [
             ["host", "guest"],
-            ["entrypoints", "modules", "requests", "results"],
+            ["entrypoints", "modules", "reasons", "requests", "results"],
             ["capabilities", "plain", "restricted"],
             ["clock"],
             ["calls", "link", "tally"],

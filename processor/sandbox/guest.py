@@ -32,10 +32,9 @@ import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, HeapOp, Limits, Program
-from processor.runnable import AuthorityKernelError, CapabilityError
+from processor.runnable import CapabilityError
 from processor.sandbox import (
     capabilities,
-    dialect,
     documents,
     entrypoints,
     jail,
@@ -52,11 +51,12 @@ from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
 from processor.sandbox.offer import OPEN_HEAP
 from processor.sandbox.plain import PlainPython
+from processor.sandbox.reasons import Reasons, out_of_memory
 from processor.sandbox.restricted import Restricted
 from processor.sandbox.results import GuestLog, Results, Unsuccessful, Writer, failed
 
 EXIT_BROKEN = 70
-BUDGET_WAIT_S = 3600.0  # the longest that a run which used up a budget waits before it is tried again
+BOUNDS_OF_RUN = frozenset(("E307", "E324"))  # of what all its groups bring together
 RESTRICTED = Restricted()
 LANGUAGES: dict[str, Language] = {language.name: language for language in (RESTRICTED, PlainPython())}
 
@@ -430,13 +430,16 @@ class Runner:
         self._log = GuestLog(language.end_lines)
         self._writer: Writer  # from the load of the program on, as are its results
         self._results: Results
-        self._runtime = Runtime(capabilities.GuestRunnable, self._log.write, self._requests, self._describe)
+        self._reasons = Reasons(language, tripwire.disarmed)
+        self._runtime = Runtime(
+            capabilities.GuestRunnable, self._log.write, self._requests, self._reasons.describe
+        )
         # What the program finds around it, where that can be made before there is one.
         self._space = language.namespace(self._runtime) if language.is_preparable else {}
 
     def live(self, channel_fd: int, parent: int, memory: jail.MemoryLimit, *, is_ahead: bool) -> NoReturn:
         """The whole life of a guest, from the fork to its last exit."""
-        self._memory = memory
+        self._memory = self._reasons.memory = memory
         tripwire, channel = self._tripwire, self._channel
         try:
             signal.set_wakeup_fd(-1)
@@ -460,7 +463,7 @@ class Runner:
             while True:
                 self.serve(channel.receive())
         except MemoryError:
-            channel.send(wire.write_failed(channel.nonce, _out_of_memory(memory), []))
+            channel.send(wire.write_failed(channel.nonce, out_of_memory(memory), []))
         except BaseException:  # a wall: user code cannot get here, so this is a fault of ours
             with tripwire.disarmed():
                 channel.send(wire.write_broken(channel.nonce, traceback.format_exc()))
@@ -472,6 +475,7 @@ class Runner:
     def load(self, frame: wire.Frame) -> None:
         """Compile and run the program's module level; say what is wrong with it, or that it is loaded."""
         self._program, self._limits = wire.read_load(frame)
+        self._reasons.program = self._program
         self._memory.allow(self._limits.memory_mb)
         self._memory.for_runtime()
         offer = wire.read_offer(frame)
@@ -519,7 +523,7 @@ class Runner:
     def serve(self, frame: wire.Frame) -> None:
         """Answer one request for a run; whatever user code does, exactly one reply ends it."""
         request = wire.read_run(frame)
-        self._results.begin(len(request.groups))
+        self._results.begin(len(request.groups), isolate=request.isolate)
         self._in_hand.begin(request.messages, request.groups)
         self._failing = None
         for key in request.forget:
@@ -532,14 +536,13 @@ class Runner:
             for number, group in enumerate(request.groups):
                 self._results.group = self._failing = number
                 self._in_hand.enter(number)
-                self._run_group(group, request)
-                if self._results.spoiled is not None:
-                    raise self._results.spoiled
+                if not self._run_one(group, request):
+                    break
             changes = self._changes(request.groups)
             self._failing = None
             reply = self._reply(changes)
         except (Unsuccessful, MemoryError) as err:
-            failure = err.failure if isinstance(err, Unsuccessful) else _out_of_memory(self._memory)
+            failure = err.failure if isinstance(err, Unsuccessful) else out_of_memory(self._memory)
             for group in request.groups:
                 self._held[group.key].undo()
             reply = wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
@@ -549,6 +552,22 @@ class Runner:
         _stop_timers()
         self._results.begin(0)
         self._channel.send(reply)
+
+    def _run_one(self, group: Group, request: wire.RunRequest) -> bool:
+        """Run a group, whose failure is its own where each is undone alone; False where it found no room."""
+        before = self._results.mark()
+        try:
+            self._run_group(group, request)
+            if self._results.spoiled is not None:
+                raise self._results.spoiled
+        except Unsuccessful as err:
+            if not request.isolate or err.failure.code == "E313":
+                raise  # what filled the memory may still be held
+            self._results.back_to(before)
+            if err.failure.code in BOUNDS_OF_RUN and not before.is_empty:
+                return False
+            self._results.undo(err.failure)
+        return True
 
     def _run_group(self, group: Group, request: wire.RunRequest) -> None:
         queries = self._decode(group)
@@ -688,7 +707,7 @@ class Runner:
         except documents.Unwritable as err:
             raise failed("E306", str(err)) from None
         except BaseException as err:  # a wall: the document's class is the user's, and so is its code
-            raise Unsuccessful(self._explain(err)) from None
+            raise Unsuccessful(self._reasons.failure(err)) from None
 
     def _changes(self, groups: Sequence[Group]) -> dict[str, ContextChange]:
         changes = {}
@@ -725,46 +744,9 @@ class Runner:
             raise
         except BaseException as err:  # a wall: nothing that user code raises gets past here
             self._memory.for_runtime()
-            raise Unsuccessful(self._explain(err), self._place(err)) from None
+            raise Unsuccessful(self._reasons.failure(err), self._reasons.place(err)) from None
         finally:
             self._memory.for_runtime()
-
-    def _place(self, err: BaseException) -> tuple[str, int]:
-        """The file and the line of the user's that raised it."""
-        place, trace, files = (self._program.filename, 1), err.__traceback__, self._program.sources
-        with self._tripwire.disarmed():
-            while trace is not None:
-                file = trace.tb_frame.f_code.co_filename
-                place = (file, trace.tb_lineno or 1) if file in files else place
-                trace = trace.tb_next
-        return place
-
-    def _describe(self, err: BaseException) -> tuple[str, str]:
-        return self._language.describe(err, self._program, self._tripwire.disarmed)
-
-    def _explain(self, err: BaseException) -> Failure:
-        if isinstance(err, MemoryError):
-            return _out_of_memory(self._memory)
-        text, trace = self._describe(err)
-        if isinstance(err, dialect.Reject):
-            return Failure("E305", err.why)
-        if isinstance(err, dialect.Retry):
-            return Failure("E304", text, trace, retry_after_s=min(max(float(err.after_s), 0.0), 1e9))
-        if isinstance(err, capabilities.EmitError):
-            return Failure("E327", text.removeprefix("EmitError: "), trace)
-        if isinstance(err, documents.Unwritable):
-            return Failure("E306", text.removeprefix("Unwritable: "), trace)
-        if isinstance(err, Exceeded) and type(err.code) is str and err.code in wire.RUN_CODES:
-            return Failure(err.code, text.removeprefix("Exceeded: "), trace)
-        if isinstance(err, AuthorityKernelError):
-            told = vars(err)
-            code, free_s = told.get("code"), told.get("expires_s")  # anything at all: the user may set them
-            code = code if type(code) is str and code in wire.REFUSAL_CODES else "E317"
-            after_s = None
-            if code == "E332" and isinstance(free_s, (int, float)) and free_s > 0:
-                after_s = min(float(free_s), BUDGET_WAIT_S)
-            return Failure(code, text, trace, retry_after_s=after_s)
-        return Failure("E304", text, trace)
 
     def _call(self, name: str, arguments: dict[str, Any], body: bytes | None = None) -> Any:
         """What the host answers: a value, or with a `body` a value and bytes. Raises AuthorityKernelError."""
@@ -804,11 +786,11 @@ class Runner:
             kind, code, limit_s = ("wall", "E312", self._limits.wall_s)
         err = TimeoutError(f"more than {limit_s:g} s of {kind} time").with_traceback(_trace_of(frame))
         if self._is_loading:
-            fault = Fault(*self._place(err), 1, "E206", f"while it was loaded: {err}")
+            fault = Fault(*self._reasons.place(err), 1, "E206", f"while it was loaded: {err}")
             self._channel.send(wire.write_loaded(self._channel.nonce, [fault], files=self._program.sources))
         else:
             with self._tripwire.disarmed():
-                text, shown = self._describe(err)
+                text, shown = self._reasons.describe(err)
             failure = Failure(code, text, shown)
             self._channel.send(
                 wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
@@ -839,11 +821,6 @@ def _trace_of(frame: FrameType | None) -> TracebackType | None:
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     return trace
-
-
-def _out_of_memory(memory: jail.MemoryLimit) -> Failure:
-    memory.drop_ballast()
-    return Failure("E313", "the Runnable used more memory than its limit")
 
 
 def _tokens(made: Sequence[Any], fields: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ is passed fails the run, whatever user code makes of the exception.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from processor.model import Failure, Limits, LogLine, Program
 from processor.sandbox import capabilities, documents, wire
@@ -100,6 +100,21 @@ class Writer:
             raise failed("E306", f"chunk {number} holds a lone surrogate, which is not text") from None
 
 
+class Mark(NamedTuple):
+    """How much a run had brought when one of its groups began."""
+
+    outputs: int
+    emits: int
+    events: int
+    output_count: int
+    output_bytes: int
+    event_bytes: int
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self)
+
+
 class Results:
     """What one run after the other brings; `brought` is that of the run in hand.
 
@@ -117,12 +132,44 @@ class Results:
         self._in_hand = in_hand
         self.begin(0)
 
-    def begin(self, groups: int) -> None:
-        """Another run, of so many groups."""
-        self.brought = wire.Yield.of(groups)
+    def begin(self, groups: int, *, isolate: bool = False) -> None:
+        """Another run, of so many groups, which are undone alone where it is to `isolate` them."""
+        self.brought = wire.Yield.of(groups, isolate=isolate)
         self.group = 0
         self.spoiled: Unsuccessful | None = None
         self._event_bytes = self._output_bytes = self._output_count = 0
+
+    def mark(self) -> Mark:
+        """What there is so far, to come back to."""
+        brought = self.brought
+        return Mark(
+            len(brought.bodies),
+            len(brought.emits),
+            len(brought.events),
+            self._output_count,
+            self._output_bytes,
+            self._event_bytes,
+        )
+
+    def back_to(self, mark: Mark) -> None:
+        """Drop what the group in hand has brought; the mark is of its begin."""
+        brought = self.brought
+        brought.counts[self.group] = 0
+        for part, length in (
+            (brought.bodies, mark.outputs),
+            (brought.emits, mark.emits),
+            (brought.emit_bodies, mark.emits),
+            (brought.events, mark.events),
+            (brought.event_bodies, mark.events),
+        ):
+            del part[length:]
+        _, _, _, self._output_count, self._output_bytes, self._event_bytes = mark
+        self.spoiled = None
+
+    def undo(self, failure: Failure) -> None:
+        """The group in hand failed, and that undoes it alone."""
+        assert self.brought.failed is not None
+        self.brought.failed.append((self.group, failure))
 
     def add_output(self, body: bytes) -> Unsuccessful | None:
         """Take an output; the failure where it is one, or some bytes, too many."""

@@ -65,6 +65,12 @@ REFUSAL_CODES = frozenset(row.code for row in ERRORS.values() if row.refuses_cal
 MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
+MANIFEST_BYTES = 64 << 10
+KIND_CHARS = 128  # of the name of a class of nodes
+
+# What a program of nodes has, by the name of the class: the JSON Schemas `inputs`, `outputs` and `secrets`,
+# and `doc`, its words on itself.
+Manifest = Mapping[str, Mapping[str, Any]]
 
 _PREFIX = struct.Struct("<IQII")  # bytes that follow the size, nonce, header bytes, number of blobs
 _SIZE = struct.Struct("<I")
@@ -283,6 +289,7 @@ class RunRequest:
     forget: Sequence[str]
     stream: bool
     messages: bytes = b""  # of all groups, in columns
+    isolate: bool = False  # a group that fails is undone alone, and the others count
 
 
 def write_load(
@@ -392,11 +399,13 @@ def write_run(nonce: int, request: RunRequest) -> bytes:
             blobs += group.context.values()
         blobs += group.documents
     blobs.append(request.messages)
-    header = {
+    header: dict[str, Any] = {
         "stream" if request.stream else "run": groups,
         "fields": request.fields,
         "forget": request.forget,
     }
+    if request.isolate:
+        header["isolate"] = True
     return pack(nonce, header, blobs)
 
 
@@ -412,7 +421,7 @@ def read_run(frame: Frame) -> RunRequest:
         groups.append(Group(key, blobs.take(count), context))
     [messages] = blobs.take(1)
     blobs.finish()
-    return RunRequest(groups, header["fields"], header["forget"], stream, messages)
+    return RunRequest(groups, header["fields"], header["forget"], stream, messages, "isolate" in header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,10 +474,11 @@ def write_loaded(
     code: bytes = b"",
     warnings: Sequence[Fault] = (),
     files: Iterable[str] = (),
+    manifest: Manifest | None = None,
 ) -> bytes:
     """The program is loaded, or everything that is wrong with it; `code` is for the next guest that does.
 
-    `files` are those of the program's sources, its own first.
+    `files` are those of the program's sources, its own first. A program of nodes has a `manifest`.
     """
     number = {file: index for index, file in enumerate(files)}
     rows, doubts = (
@@ -478,7 +488,10 @@ def write_loaded(
         ]
         for found in (faults, warnings)
     )
-    return pack(nonce, {"loaded": rows, "warnings": doubts}, [code] if code else [])
+    header: dict[str, Any] = {"loaded": rows, "warnings": doubts}
+    if manifest is not None:
+        header["nodes"] = manifest
+    return pack(nonce, header, [code] if code else [])
 
 
 def write_call(nonce: int, group: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
@@ -493,14 +506,16 @@ def write_chunk(nonce: int, chunk: bytes) -> bytes:
 
 def write_failed(nonce: int, failure: Failure, logs: Sequence[LogLine], group: int | None = None) -> bytes:
     """Why the run failed, and in which group; every context it touched is as it was before."""
-    row = [
+    return pack(nonce, {"failed": [*_failure_row(failure), group], "logs": _log_rows(logs)})
+
+
+def _failure_row(failure: Failure) -> list[Any]:
+    return [
         failure.code,
         _clean(failure.text, TEXT_CHARS),
         _clean(failure.traceback, TRACEBACK_CHARS, keep_end=True),
         failure.retry_after_s,
-        group,
     ]
-    return pack(nonce, {"failed": row, "logs": _log_rows(logs)})
 
 
 def write_broken(nonce: int, traceback: str) -> bytes:
@@ -521,11 +536,14 @@ class Yield:
     event_bodies: list[bytes]
     rejected: list[tuple[int, int, str, str]]  # group, index in group, code, why
     heap: list[HeapOp]
+    failed: (
+        list[tuple[int, Failure]] | None
+    )  # groups that were undone alone; None where a failure is the run's
 
     @classmethod
-    def of(cls, groups: int) -> Yield:
+    def of(cls, groups: int, *, isolate: bool = False) -> Yield:
         """Of a run of so many groups that has not begun."""
-        return cls([0] * groups, [], [], [], [], [], [], [], [])
+        return cls([0] * groups, [], [], [], [], [], [], [], [], [] if isolate else None)
 
 
 def write_ran(
@@ -553,6 +571,8 @@ def write_ran(
         "heap": [list(op) for op in brought.heap],
         "logs": _log_rows(logs),
     }
+    if brought.failed is not None:
+        header["undone"] = [[group, *_failure_row(failure)] for group, failure in brought.failed]
     return pack(nonce, header, blobs)
 
 
@@ -582,8 +602,29 @@ def read_sealed(frame: Frame) -> dict[str, str]:
 
 def read_loaded(frame: Frame, program: Program) -> tuple[list[Fault], list[Fault]]:
     """What is wrong with the program, empty when it is loaded; and what may be. Raises Violation."""
-    faults, warnings = _fields(frame.header, "loaded", "warnings")
+    has_nodes = program.mode == "nodes"
+    faults, warnings, *_ = _fields(frame.header, "loaded", "warnings", *(["nodes"] if has_nodes else []))
     return _faults(faults, program), _faults(warnings, program)
+
+
+def read_manifest(frame: Frame, program: Program) -> Manifest:
+    """The nodes of a program of nodes, by their names; of any other none. Raises Violation."""
+    if program.mode != "nodes":
+        return {}
+    nodes = frame.header["nodes"]
+    try:
+        text = orjson.dumps(nodes)
+    except orjson.JSONEncodeError:  # nested deeper than it writes
+        raise Violation("a manifest that is nested too deeply") from None
+    if type(nodes) is not dict or len(text) > MANIFEST_BYTES or nests_deeper(text, nodes, DEPTH):
+        raise Violation("a manifest that is none, or too large")
+    for name, node in nodes.items():
+        if not name.isidentifier() or len(name) > KIND_CHARS or type(node) is not dict:
+            raise Violation("a node of a manifest without a name")
+        *schemas, words = _fields(node, "inputs", "outputs", "secrets", "doc")
+        if any(type(schema) is not dict for schema in schemas) or type(words) is not str:
+            raise Violation("a node of a manifest without its schemas")
+    return nodes
 
 
 def _faults(rows: object, program: Program) -> list[Fault]:
@@ -650,15 +691,21 @@ def read_broken(frame: Frame) -> str:
 def read_failed(frame: Frame, request: RunRequest, limits: Limits) -> Failed:
     """Why a run failed, and in which group, as the guest tells it. Raises Violation."""
     failed, lines = _fields(frame.header, "failed", "logs")
-    code, text, traceback, after_s, group = _list(failed, 5)
-    if type(code) is not str or code not in RUN_CODES or frame.blobs:
+    *row, group = _list(failed, 5)
+    if frame.blobs:
+        raise Violation("a failure with something beside it")
+    if group is not None:
+        _integer(group, 0, len(request.groups) - 1)
+    return Failed(_failure(row), _logs(lines, limits), group)
+
+
+def _failure(row: list[Any]) -> Failure:
+    code, text, traceback, after_s = row
+    if type(code) is not str or code not in RUN_CODES:
         raise Violation("a failure that a guest cannot report")
     if after_s is not None and (type(after_s) not in (int, float) or not 0 <= after_s <= 1e9):
         raise Violation("not a delay")
-    failure = Failure(code, _text(text, TEXT_CHARS), _text(traceback, TRACEBACK_CHARS), retry_after_s=after_s)
-    if group is not None:
-        _integer(group, 0, len(request.groups) - 1)
-    return Failed(failure, _logs(lines, limits), group)
+    return Failure(code, _text(text, TEXT_CHARS), _text(traceback, TRACEBACK_CHARS), retry_after_s=after_s)
 
 
 def _logs(lines: object, limits: Limits) -> list[LogLine]:
@@ -680,23 +727,44 @@ def read_ran(frame: Frame, request: RunRequest, limits: Limits, emits: Sequence[
 
     `emits` are the subjects, as patterns, that it may emit to.
     """
-    counts, tokens, emitted, events, contexts, rejected, heap, lines = _fields(
-        frame.header, "outputs", "tokens", "emits", "events", "contexts", "rejected", "heap", "logs"
+    names = "outputs", "tokens", "emits", "events", "contexts", "rejected", "heap", "logs"
+    counts, tokens, emitted, events, contexts, rejected, heap, lines, *undone = _fields(
+        frame.header, *names, *(["undone"] if request.isolate else [])
     )
     blobs = _Blobs(frame.blobs)
     groups = len(request.groups)
+    keeping = 0 if request.isolate else groups  # what is undone alone keeps nothing
     outputs = _outputs(_list(counts, groups), tokens, blobs, request, limits)
     ran = Ran(
         outputs=outputs,
         emits=_emits(_list(emitted), blobs, groups, limits, outputs, emits),
         events=_events(_list(events, at_most=limits.outputs), blobs, groups, limits),
-        contexts=_contexts(_list(contexts, at_most=groups), blobs, request, limits),
+        contexts=_contexts(_list(contexts, at_most=keeping), blobs, request, limits),
         rejected=_rejected(_list(rejected), request),
         logs=_logs(lines, limits),
-        heap=_heap(_list(heap, at_most=groups * objects.OBJECTS), groups),
+        heap=_heap(_list(heap, at_most=keeping * objects.OBJECTS), groups),
+        failed=tuple(failure for rows in undone for failure in _undone(_list(rows, at_most=groups), groups)),
     )
     blobs.finish()
+    if ran.failed:
+        _refuse_from_undone(ran)
     return ran
+
+
+def _undone(items: list[Any], groups: int) -> list[tuple[int, Failure]]:
+    failures = []
+    for item in items:
+        group, *row = _list(item, 5)
+        failures.append((_integer(group, 0, groups - 1), _failure(row)))
+    return failures
+
+
+def _refuse_from_undone(ran: Ran) -> None:
+    """Raise Violation where a group that was undone is named twice, or brought anything."""
+    undone = {group for group, _ in ran.failed}
+    brought = {each.group for part in (ran.outputs, ran.emits, ran.events) for each in part}
+    if len(undone) != len(ran.failed) or not undone.isdisjoint(brought):
+        raise Violation("a group that was undone twice, or brought something")
 
 
 def _heap(items: list[Any], groups: int) -> list[HeapOp]:

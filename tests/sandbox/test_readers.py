@@ -71,6 +71,43 @@ def of_faults(good: Any, bad: Any) -> Twins:
     return Twins(read, ({"loaded": good, "warnings": []}, []), ({"loaded": bad, "warnings": []}, []))
 
 
+def of_manifest(good: Any, bad: Any) -> Twins:
+    read = partial(wire.read_manifest, program=Program("", "f", mode="nodes"))
+    return Twins(read, ({"nodes": good}, []), ({"nodes": bad}, []))
+
+
+NODE: dict[str, Any] = {"inputs": {}, "outputs": {}, "secrets": {}, "doc": ""}
+
+
+def large_manifest(size: int) -> dict[str, Any]:
+    """A manifest of that many bytes."""
+    rest = len(b'{"A":{"inputs":{},"outputs":{},"secrets":{},"doc":""}}')
+    return {"A": {**NODE, "doc": "x" * (size - rest)}}
+
+
+def deep_manifest(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels - 3):
+        schema = {"a": schema}
+    return {"A": {**NODE, "inputs": schema}}
+
+
+UNDONE = [0, "E304", "t", "", None]
+
+
+def of_undone(good: Any, bad: Any) -> Twins:
+    """Two results of a run whose groups are undone alone."""
+    request = replace(REQUEST, fields=[], isolate=True)
+
+    def whole(given: Any) -> tuple[dict[str, Any], Sequence[bytes]]:
+        changes, *blobs = given
+        return {**NOTHING, "undone": [], **changes}, blobs
+
+    return Twins(
+        partial(wire.read_ran, request=request, limits=LIMITS, emits=["e.*"]), whole(good), whole(bad)
+    )
+
+
 def of_context(good: Sequence[Any], *blobs: bytes, bad: Sequence[Any], bad_blobs: Any = None) -> Twins:
     return of_run(
         ({"contexts": [["k", *good]]}, *blobs),
@@ -119,6 +156,46 @@ TWINS = {
         lambda frame: wire.read_compiled(frame, 10),
         ({"loaded": []}, [bytes(10)]),
         ({"loaded": []}, [bytes(11)]),
+    ),
+    # The nodes of a program.
+    "bytes of a manifest": of_manifest(
+        large_manifest(wire.MANIFEST_BYTES), large_manifest(wire.MANIFEST_BYTES + 1)
+    ),
+    "depth of a manifest": of_manifest(deep_manifest(DEPTH), deep_manifest(DEPTH + 1)),
+    "the name of a node": of_manifest({"x" * 128: NODE}, {"x" * 129: NODE}),
+    "a name that is no name": of_manifest({"a_b": NODE}, {"a.b": NODE}),
+    "a node that is none": of_manifest({"A": NODE}, {"A": []}),
+    "a field of a node": of_manifest({"A": NODE}, {"A": {**NODE, "where": "inline"}}),
+    "a schema": of_manifest({"A": NODE}, {"A": {**NODE, "outputs": True}}),
+    "words on a node": of_manifest({"A": NODE}, {"A": {**NODE, "doc": None}}),
+    "a manifest that is a list": of_manifest({}, []),
+    # Groups that are undone alone.
+    "a group undone twice": of_undone(
+        ({"undone": [UNDONE, [1, *UNDONE[1:]]]},), ({"undone": [UNDONE, UNDONE]},)
+    ),
+    "the group that is undone": of_undone(
+        ({"undone": [[1, *UNDONE[1:]]]},), ({"undone": [[2, *UNDONE[1:]]]},)
+    ),
+    "why it is undone": of_undone(({"undone": [UNDONE]},), ({"undone": [[0, "E314", "", "", None]]},)),
+    "the width of that": of_undone(({"undone": [UNDONE]},), ({"undone": [UNDONE[1:]]},)),
+    "the text of that": of_undone(
+        ({"undone": [[0, "E304", "x" * 4000, "", None]]},), ({"undone": [[0, "E304", "x" * 4001, "", None]]},)
+    ),
+    "an output of what is undone": of_undone(
+        ({"undone": [UNDONE], "outputs": [0, 1]}, b"1"), ({"undone": [UNDONE], "outputs": [1, 0]}, b"1")
+    ),
+    "an emit of what is undone": of_undone(
+        ({"undone": [UNDONE], "emits": [[1, "e.x", 0, {}]]}, b"1"),
+        ({"undone": [UNDONE], "emits": [EMIT]}, b"1"),
+    ),
+    "an event of what is undone": of_undone(
+        ({"undone": [UNDONE], "events": [[1, "e"]]}, b"1"), ({"undone": [UNDONE], "events": [[0, "e"]]}, b"1")
+    ),
+    "an object of groups that keep nothing": of_undone(
+        ({"heap": []},), ({"heap": [[0, "read", "a", "0x1", 0]]},)
+    ),
+    "a context of groups that keep nothing": of_undone(
+        ({"contexts": []},), ({"contexts": [["k", False, 0, 0, 0]]},)
     ),
     # Calls.
     "bytes of arguments": of_call(({}, arguments(wire.CALL_BYTES)), ({}, arguments(wire.CALL_BYTES + 1))),
@@ -287,6 +364,12 @@ def test_a_reader_takes_the_last_and_refuses_the_first_beyond(rule: str) -> None
     twins.read(frame_of(twins.good))
     with pytest.raises(wire.Violation):
         twins.read(frame_of(twins.bad))
+
+
+def test_a_manifest_that_is_too_deep_to_be_written_is_refused() -> None:
+    """What can be read from JSON is nested deeper than what can be written again."""
+    with pytest.raises(wire.Violation):
+        wire.read_manifest(wire.Frame(1, {"nodes": deep_manifest(500)}, []), Program("", "f", mode="nodes"))
 
 
 def test_the_size_of_a_whole_context_is_measured_and_not_believed() -> None:

@@ -83,8 +83,11 @@ def test_a_frame_arrives_however_it_is_cut(nonce: int, header: Any, blobs: list[
 )
 def test_a_request_is_understood(groups: list[Any], names: list[str], stream: bool, messages: bytes) -> None:
     """A guest reads the very groups, documents, contexts and messages that the host wrote."""
-    request = wire.RunRequest([Group(*group) for group in groups], names, names, stream, messages)
-    assert wire.read_run(arrived(wire.write_run(5, request))) == request
+    for isolate in (False, True):
+        request = wire.RunRequest(
+            [Group(*group) for group in groups], names, names, stream, messages, isolate
+        )
+        assert wire.read_run(arrived(wire.write_run(5, request))) == request
 
 
 def test_a_program_is_understood() -> None:
@@ -104,6 +107,21 @@ def test_code_of_a_guest_is_one_piece_of_a_bounded_size() -> None:
     for blobs in ([b"a", b"b"], [b"x" * (wire.CODE_BYTES + 1)]):
         with pytest.raises(wire.Violation):
             wire.read_compiled(arrived(wire.pack(1, {"loaded": []}, blobs)))
+
+
+MANIFEST = {"Api": {"inputs": {"type": "object"}, "outputs": {}, "secrets": {}, "doc": "Asks."}}
+
+
+def test_a_manifest_is_of_a_program_of_nodes_alone() -> None:
+    """The host reads the nodes that the guest wrote, and takes none from a program that is a Runnable."""
+    nodes, runnable = Program("", "f", mode="nodes"), Program("", "f")
+    with_nodes, without = wire.write_loaded(1, [], manifest=MANIFEST), wire.write_loaded(1, [])
+    assert wire.read_loaded(arrived(with_nodes), nodes) == ([], [])
+    assert wire.read_manifest(arrived(with_nodes), nodes) == MANIFEST
+    assert wire.read_manifest(arrived(without), runnable) == {}
+    for frame, program in ((with_nodes, runnable), (without, nodes)):
+        with pytest.raises(wire.Violation):
+            wire.read_loaded(arrived(frame), program)
 
 
 REQUEST = wire.RunRequest([Group("k", [b"1", b"2"]), Group("l", [b"3"])], ["f"], [], stream=False)
@@ -145,6 +163,31 @@ def test_a_result_is_understood() -> None:
     assert result.contexts == {"k": ContextChange({"a": b"1", "b": None}, False, 2)}
     assert result.rejected == [(0, 1, Failure("E301", "not JSON"))]
     assert result.logs == [LogLine("info", "hello")]
+
+
+def undone(*failed: tuple[int, Failure], **changes: Any) -> bytes:
+    """What a run of two groups brought whose groups are undone alone."""
+    brought = replace(wire.Yield.of(2, isolate=True), failed=list(failed), **changes)
+    return wire.write_ran(7, brought, {}, [])
+
+
+ISOLATED = replace(REQUEST, fields=[], isolate=True)
+
+
+def test_a_group_that_was_undone_alone_is_told_beside_the_others() -> None:
+    """The host reads why each of them failed, and what the others brought."""
+    failure = Failure("E304", "ValueError: no", "Traceback", retry_after_s=2.0)
+    frame = undone((0, failure), counts=[0, 1], bodies=[b"{}"])
+    result = wire.read_ran(arrived(frame), ISOLATED, Limits())
+    assert result.failed == ((0, failure),)
+    assert [(output.group, output.body) for output in result.outputs] == [(1, b"{}")]
+
+
+def test_groups_are_undone_alone_only_where_that_was_asked_for() -> None:
+    """A guest that undoes a group without being asked, or does not say which, breaks the protocol."""
+    for frame, request in ((undone(), replace(ISOLATED, isolate=False)), (ran(tokens=[]), ISOLATED)):
+        with pytest.raises(wire.Violation):
+            wire.read_ran(arrived(frame), request, Limits(), EMITS)
 
 
 def test_texts_are_bounded_and_clean() -> None:
