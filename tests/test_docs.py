@@ -21,7 +21,8 @@ from processor.cli import VERBS
 from processor.cli.terminal import EXITS
 from processor.config import ENVIRONMENT, Config, load
 from processor.config.forms import Settings, alias_of, inner_model
-from processor.config.keys import LimitSettings, RouteSettings
+from processor.config.keys import RouteSettings
+from processor.config.limits import LimitSettings
 from processor.context.subjects import TABLE
 from processor.delivery.codec import codec_for
 from processor.delivery.settle import Settler
