@@ -263,12 +263,14 @@ class ContextChange:
 
     `items` maps a top-level key to its new encoded value, or None where it was deleted. `whole` says that
     `items` is the entire context and not just what changed, as it is for one that is small, or was before the
-    change. `size` is the context's size in bytes after the change.
+    change. `size` is the context's size in bytes after the change. `gone` says that there is no context any
+    more: nothing of it is kept, as if the key had never been seen.
     """
 
     items: Mapping[str, bytes | None]
     whole: bool
     size: int
+    gone: bool = False
 
     @property
     def is_small(self) -> bool:
@@ -348,6 +350,9 @@ class Failed:
     wall_s: float = 0.0  # 0 where no guest was asked
     cpu_s: float = 0.0  # as far as it is known of a guest that has ended
 
+
+# What a run leaves of a context that is not needed any more.
+NO_CONTEXT = ContextChange({}, whole=True, size=0, gone=True)
 
 Outcome = Ran | Failed
 

@@ -87,17 +87,23 @@ class RouteInput:
     """
 
     subjects: tuple[str, ...]
-    codec: Literal["json", "raw", "cloudevents", "ism"] = "json"
+    codec: Literal["json", "raw", "cloudevents", "ism", "run", "node"] = "json"
     start: Literal["all", "new"] = "all"
     create: StreamLimits | None = None  # make a stream of the subjects where there is none
     skips_delete_markers: bool = False
     repartition: bool = False
     schedule: RouteSchedule | None = None
+    is_inner: bool = False  # other routes of the app commit messages for it, and nobody else sends any
 
     @property
     def is_own(self) -> bool:
-        """Whether the route reads the app's own stream, where a schedule or a hop puts its messages."""
-        return self.schedule is not None or self.repartition
+        """Whether it reads the app's own stream, where a schedule, a hop or commits put its messages."""
+        return self.is_all_own or self.repartition
+
+    @property
+    def is_all_own(self) -> bool:
+        """Whether its messages come from no other stream, where a hop would read them."""
+        return self.schedule is not None or self.is_inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,17 @@ class IsmProcessor:
     reports_usage: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RoutePool:
+    """What a route that runs the nodes of a group knows beside them.
+
+    `partitions` are those of the engine, to which results go; `settings` are what its nodes may read.
+    """
+
+    partitions: int = 64
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """All that delivery, operators and the service know of a route.
@@ -236,6 +253,7 @@ class Route:
     output: RouteOutput | None = None
     events: RouteEvents | None = None
     emits: tuple[str, ...] = ()  # patterns that the Runnable may send to
+    inner: tuple[str, ...] = ()  # patterns of the app's own subjects that its commits may add to
     policy: Rules = NO_POLICY  # what its guests may do of all that the other fields declare
     audit: RouteAudit = RouteAudit()
     batch: BatchLimits = BatchLimits()
@@ -250,6 +268,8 @@ class Route:
     edits_keep_s: float = 90 * _DAY_S  # of what people change in contexts
     cloudevents: EventAttributes = EventAttributes()
     ism: IsmProcessor | None = None
+    pool: RoutePool | None = None
+    is_stateless: bool = False  # it keeps no contexts, and a message counts where it was dealt to
     reach: Reach = field(default_factory=lambda: Reach("outbound.allowed_domains"))
 
     @property

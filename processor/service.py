@@ -38,6 +38,7 @@ from processor.context.sightings import first_seen
 from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
 from processor.delivery.audit_copy import prepare_audit
+from processor.delivery.backlog import inboxes
 from processor.delivery.effects import Outlet
 from processor.delivery.key_change import KeyChange
 from processor.delivery.lanes import Lanes
@@ -794,17 +795,19 @@ class Service:
         self._telemetry.route(route.name).audited(store.claimed_entries)
         if not is_own:
             warn_of_gap(source, start, route.name)
-        inboxes = map(RouteSubjects(route.app, route.name).inbox, run.share)
+        # One pattern for a whole route: a consumer with many filters costs the server more.
+        is_whole = route.input.is_inner and len(run.share) == route.partitions
+        parts = ["*"] if is_whole else run.share
         reader = Reader(
             broker,
             name,
-            [*inboxes] if is_own else route.input.subjects,
+            [inbox(part) for inbox in inboxes(route) for part in parts] if is_own else route.input.subjects,
             created=source["created"],
             retention=source["config"].get("retention", "limits"),
             name=f"{app_stream(route.app)}-{route.name}",
             start_sequence=start,
             prefetch=min(2 * route.batch.max_messages * route.concurrency, 2000),
-            read=parked.arrived if is_own else None,
+            read=(parked.sent if route.input.is_inner else parked.arrived) if is_own else None,
         )
         await reader.open()
         spawn = partial(

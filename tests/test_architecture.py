@@ -65,7 +65,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["effects"],
             ["backlog", "hand", "holdings", "key_change", "memory"],
             ["audit_copy", "breaker", "codec", "due", "members", "observe"],
-            ["publisher", "replay", "source", "store", "waiting"],
+            ["publisher", "replay", "runner", "source", "store", "waiting"],
         ],
     ),
     ("library.py release.py", "the jail without a broker; whether a release is what was signed", []),

@@ -221,6 +221,16 @@ def arrived(raw: Delivery) -> Delivery:
     )
 
 
+def sent(raw: Delivery) -> Delivery:
+    """The delivery of a message that another route committed, or an external worker sent, as `arrived` says.
+
+    Of what a worker sent nothing is believed that only we write.
+    """
+    if SubjectParts.of(raw.subject).kind == "in":
+        return arrived(raw)
+    return raw._replace(dealt=last_partition(raw.subject))
+
+
 def bare(delivery: Delivery) -> Delivery:
     """A delivery with the headers that are left of it once it was written down and read back."""
     return delivery._replace(headers=_theirs(delivery.headers)) if delivery.headers else delivery

@@ -129,6 +129,8 @@ class Placement:
 
     def written(self, key: str, change: ContextChange) -> list[Outgoing]:
         """The messages that write a changed context; none where its position, which changes here, has it."""
+        if change.gone:
+            return self.removed(key)
         names = self._outside.get(key)
         if change.whole and names is not None:
             return self._by_item(key, {**dict.fromkeys(names), **change.items})

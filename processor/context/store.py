@@ -377,7 +377,10 @@ class ContextStore:
         batch = [*messages, *(self._records(changes, moves, commit_id) if self._history_s else ())]
         batch += self._chained(entries, marks, commit_id)
         for key, change in changes.items():
-            self._sizes[key] = change.size
+            if change.gone:
+                self._sizes.pop(key, None)
+            else:
+                self._sizes[key] = change.size
             batch += self._placement.written(key, change)
         moved = [self._partitions[number] for number in moves]
         for partition in moved:

@@ -1,4 +1,4 @@
-"""What waits for a route in the app's stream, where a hop or a schedule put it.
+"""What waits for a route in the app's stream, where a hop, a schedule or the commits of others put it.
 
 The one who fills a route's inboxes removes from them, here, what the route is done with; people ask here how
 much is left. What must stay true: a message is removed only when the position of its partition covers it and
@@ -8,21 +8,32 @@ does not have it open.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from processor.context.position import InputStream, Position, by_partition
-from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
+from processor.context.subjects import GraphSubjects, RouteSubjects, SubjectParts, app_stream
 from processor.errors import BrokerError
 from processor.jetstream import Broker, Stored
+from processor.route import Route
+
+InboxOf = Callable[[int | str], str]  # its subject for a partition; with "*" the pattern of all
+
+
+def inboxes(route: Route) -> tuple[InboxOf, ...]:
+    """Where a route's messages are in the app's stream: its own inbox, and for runs what workers send."""
+    own = RouteSubjects(route.app, route.name).inbox
+    return (own, GraphSubjects(route.app).externals) if route.input.codec == "run" else (own,)
 
 
 class Backlog:
-    """The messages of one route that were dealt to its partitions."""
+    """The messages of one route that were dealt to its partitions, or committed for them."""
 
-    def __init__(self, broker: Broker, app: str, route: str) -> None:
+    def __init__(self, broker: Broker, route: Route) -> None:
         self._broker = broker
-        self._route = route
-        self._subjects = RouteSubjects(app, route)
-        self._stream = app_stream(app)
+        self._route = route.name
+        self._subjects = RouteSubjects(route.app, route.name)
+        self._inboxes = inboxes(route)
+        self._stream = app_stream(route.app)
         self._removed: dict[int, int] = {}  # by partition, the sequence below which nothing is left
 
     async def check(self) -> None:
@@ -47,8 +58,9 @@ class Backlog:
         for partition, first in needed.items():
             if partition in counts and first > self._removed.get(partition, 1):
                 self._removed[partition] = first
-                purge = {"filter": self._subjects.inbox(partition), "seq": first}
-                removals.append(self._broker.api(f"STREAM.PURGE.{self._stream}", purge))
+                for inbox in self._inboxes:
+                    purge = {"filter": inbox(partition), "seq": first}
+                    removals.append(self._broker.api(f"STREAM.PURGE.{self._stream}", purge))
         done = await asyncio.gather(*removals)
         return sum(counts.values()) - sum(int(reply["purged"]) for reply in done)
 
@@ -57,17 +69,19 @@ class Backlog:
         counts, needed = await self._look()
         found = 0
         for partition in counts:
-            subject = self._subjects.inbox(partition)
-            found += await self._broker.count(self._stream, [subject], needed.get(partition, 1))
+            subjects = [inbox(partition) for inbox in self._inboxes]
+            found += await self._broker.count(self._stream, subjects, needed.get(partition, 1))
         return found
 
     async def _look(self) -> tuple[dict[int, int], dict[int, int]]:
         """By partition, how many messages there are, and the first sequence that may not be done."""
-        every = self._subjects.inbox()
-        info = await self._broker.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": every})
-        subjects = info["state"].get("subjects") or {}
-        numbered = {SubjectParts.of(subject).partition: int(count) for subject, count in subjects.items()}
-        counts = {number: count for number, count in numbered.items() if number is not None}
+        counts: dict[int, int] = {}
+        for inbox in self._inboxes:
+            info = await self._broker.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": inbox("*")})
+            for subject, count in (info["state"].get("subjects") or {}).items():
+                number = SubjectParts.of(subject).partition
+                if number is not None:
+                    counts[number] = counts.get(number, 0) + int(count)
         if not counts:
             return {}, {}
         counted = InputStream(self._stream, info["created"])

@@ -17,7 +17,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
@@ -25,7 +25,8 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from processor.errors import ProcessorError
+from processor.context.subjects import RouteSubjects, SubjectParts, names_of
+from processor.errors import ERRORS, ProcessorError
 from processor.model import (
     MARKER_REASON,
     NO_HEADERS,
@@ -34,14 +35,25 @@ from processor.model import (
     Failure,
     Output,
     RawHeaders,
+    partition_of,
     subject_text,
 )
-from processor.route import Route
+from processor.route import ENGINE, Route
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
-from processor.subject import Template, matches
+from processor.subject import Template, matches, republished
 
 MAX_KEY_BYTES = 256
+# Of a run: those of slices and of graphs in graphs have the names of all above them in theirs.
+MAX_RUN_BYTES = 1024
+# Of the subjects on which onlookers get the records of runs.
+_RECORDS = "graphs.>"
+# What a guest gets of an execution, and what its result may have: one of the endings among it.
+_EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united")
+_ENDINGS = frozenset({"outputs", "prune", "requeue_ms"})
+_RESULT = _ENDINGS | {"sets", "inputs"}
+_ERROR_CHARS = 2000
+_TRACEBACK_CHARS = 8000
 _SHOWN_CHARS = 80
 # A status event must fit into a message whatever the message or the exception that it reports.
 _STATUS_CHARS = 64 << 10
@@ -84,6 +96,8 @@ class Codec:
 
     # Whether every message is a call of `process` of its own.
     alone = False
+    # Whether every message has one answer, of `outputs` or `failed`, and no dead letter beside it.
+    answers = False
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -93,7 +107,7 @@ class Codec:
         """The patterns of all subjects that are published to, and whether a stream is to keep them."""
         output = self._route.output
         outputs = {output.template.pattern: output.is_durable} if output else {}
-        return {**outputs, **dict.fromkeys(self._route.emits, True)}
+        return {**outputs, **dict.fromkeys((*self._route.inner, *self._route.emits), True)}
 
     def key(self, delivery: Delivery) -> str:
         """The key that the message belongs to, empty where the route has none. Raises Unreadable."""
@@ -161,7 +175,8 @@ class Codec:
 
         It is written as an output is. Raises ProcessorError E306 where it cannot be.
         """
-        pattern = next(pattern for pattern in self._route.emits if matches(pattern, emit.subject))
+        patterns = (*self._route.inner, *self._route.emits)
+        pattern = next(pattern for pattern in patterns if matches(pattern, emit.subject))
         payload, headers = self._written(emit.body, delivery, f"emit-{index}")
         own = {name.lower() for name in emit.headers}
         kept = {name: value for name, value in headers.items() if name not in own}
@@ -484,13 +499,152 @@ class IsmCodec(Codec):
         return Publication(subject, _dumped(event), subject)
 
 
-def codec_for(route: Route) -> Codec:
-    """The codec that the route's `input.codec` names."""
+class RunCodec(Codec):
+    """Messages to the runs of graphs: each has the run that it is for, which is its key.
+
+    What external workers send says results alone, and gets the namespace that it was sent for, as `ns`.
+    """
+
+    @property
+    def topics(self) -> dict[str, bool]:
+        return {**super().topics, republished(self._route.app, _RECORDS): False}
+
+    def key(self, delivery: Delivery) -> str:
+        message = _parsed(delivery.payload or _nothing(delivery))
+        run = message.get("run") if isinstance(message, dict) else None
+        if not isinstance(run, str) or not run:
+            raise Unreadable("E303", f"the message is for run {_show(run)}; a run has a text for its name")
+        try:
+            size = len(run.encode())
+        except UnicodeEncodeError:
+            raise Unreadable("E303", f"the run {_show(run)} is not UTF-8") from None
+        if size > MAX_RUN_BYTES:
+            raise Unreadable("E303", f"the run {_show(run)} is longer than {MAX_RUN_BYTES} bytes")
+        return run
+
+    def read(self, delivery: Delivery) -> bytes:
+        if SubjectParts.of(delivery.subject).kind != "ext":
+            return delivery.payload
+        message = orjson.loads(delivery.payload)  # `key` has seen that it is an object
+        if message.get("t") != "result":
+            raise Unreadable("E302", f"t is {_show(message.get('t'))}; an external worker sends results")
+        return orjson.dumps({**message, "ns": names_of(delivery.subject)[0]})
+
+    def emitted(self, delivery: Delivery, index: int, emit: Emit) -> Publication:
+        if emit.subject.startswith(republished(self._route.app, "")):
+            return Publication(emit.subject, emit.body, republished(self._route.app, _RECORDS))
+        return super().emitted(delivery, index, emit)
+
+
+class NodeCodec(Codec):
+    """Executions of nodes: what a node gave, and why it failed, become results for its run.
+
+    Whose result it is comes from the execution, and never from the guest. Executions of the runs in `gone`
+    are not run.
+    """
+
+    answers = True
+
+    def __init__(self, route: Route, gone: Collection[str] = frozenset()) -> None:
+        super().__init__(route)
+        assert route.pool is not None, "a route with the codec node has its pool"
+        self._pool = route.pool
+        self._gone = gone
+        self._runs = RouteSubjects(route.app, ENGINE)
+
+    def key(self, delivery: Delivery) -> str:
+        return ""
+
+    def read(self, delivery: Delivery) -> bytes:
+        message = self._execution(delivery)
+        document = {name: message[name] for name in _EXECUTION if name in message}
+        document["kind"] = message["kind"].rpartition("/")[2]
+        return orjson.dumps({**document, "settings": self._pool.settings})
+
+    def is_skipped(self, delivery: Delivery) -> bool:
+        if not self._gone:
+            return False
+        try:
+            return self._execution(delivery)["run"] in self._gone
+        except Unreadable:
+            return False
+
+    def outputs(
+        self, deliveries: Sequence[Delivery], key: str, outputs: Sequence[Output]
+    ) -> list[Publication]:
+        made = []
+        for index, delivery in enumerate(deliveries):
+            message = self._execution(delivery)
+            body = outputs[index].body if len(outputs) == len(deliveries) else b""
+            why = _wrong_result(body)
+            if why:
+                made.append(self._failed(message, Failure("E709", why)))
+            else:
+                made.append(self._result(message, b"," + body.strip()[1:]))
+        return made
+
+    def failed(self, delivery: Delivery, failure: Failure) -> list[Publication]:
+        try:
+            return [self._failed(self._execution(delivery), failure)]
+        except Unreadable:
+            return []  # nobody waits for it
+
+    def _failed(self, message: Mapping[str, Any], failure: Failure) -> Publication:
+        row = ERRORS.get(failure.code)
+        error = {
+            "code": failure.code,
+            "text": _encodable(failure.text[:_ERROR_CHARS]),
+            "traceback": _encodable(failure.traceback[-_TRACEBACK_CHARS:]),
+        }
+        body = {"error": error, "final": row is not None and row.is_final}
+        return self._result(message, b"," + orjson.dumps(body)[1:])
+
+    def _result(self, message: Mapping[str, Any], rest: bytes) -> Publication:
+        """`rest` is what follows whose result it is: the other members of the object, and its end."""
+        run = message["run"]
+        whose = {"v": 1, "t": "result", "run": run, "x": message["x"], "a": message["a"]}
+        subject = self._runs.inbox(partition_of(run, self._pool.partitions))
+        return Publication(subject, orjson.dumps(whose)[:-1] + rest, self._runs.inbox())
+
+    def _execution(self, delivery: Delivery) -> dict[str, Any]:
+        message = _parsed(delivery.payload)
+        if not isinstance(message, dict):
+            raise Unreadable("E302", f"the execution is {_kind(message)}, not an object")
+        for name, kind in (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict)):
+            if not isinstance(message.get(name), kind):
+                raise Unreadable("E302", f"{name} of the execution is {_show(message.get(name))}")
+        return message
+
+
+def _wrong_result(body: bytes) -> str:
+    """Why what a guest gave is no result of a node; empty where it is one."""
+    try:
+        result = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        result = None
+    if not isinstance(result, dict):
+        return "the node gave no result"
+    if more := result.keys() - _RESULT:
+        return f"the result of the node has {_show(min(more))}"
+    if len(result.keys() & _ENDINGS) != 1:
+        return f"the result of the node has {len(result.keys() & _ENDINGS)} of {', '.join(sorted(_ENDINGS))}"
+    return ""
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def codec_for(route: Route, gone: Collection[str] = frozenset()) -> Codec:
+    """The codec that the route's `input.codec` names; `gone` are runs that were cancelled."""
+    if route.input.codec == "node":
+        return NodeCodec(route, gone)
     kinds: dict[str, type[Codec]] = {
         "json": Codec,
         "raw": _Raw,
         "cloudevents": _CloudEvents,
         "ism": IsmCodec,
+        "run": RunCodec,
     }
     return kinds[route.input.codec](route)
 

@@ -64,6 +64,8 @@ class Outlet:
     Durable ones are part of the commit, under the app's own subject, and a stream of the public subject
     copies them from there (`live` and `foreign` false). `live` ones go to whoever listens right after the
     commit. `foreign` ones go to a stream that cannot copy from ours, before the commit and deduplicated.
+    `inner` ones are for a subject of the app's own, and part of the commit as they are: with the headers that
+    they have, which may say how long they are kept or when they are sent on.
 
     With `parts` each message goes the way of the pattern there that its subject matches, and one that matches
     none has no stream; `foreign` then says whether that is the way of any.
@@ -71,6 +73,7 @@ class Outlet:
 
     live: bool = False
     foreign: bool = False
+    inner: bool = False
     ttl: Mapping[str, str] = field(default_factory=lambda: {"Nats-TTL": "24h"})
     stream: str = ""
     max_bytes: int | None = None  # the largest message that the stream takes, headers included
@@ -94,16 +97,20 @@ class Outlet:
         headers = more_bytes + sum(
             len(n.encode()) + len(v.encode()) + 4 for n, v in publication.headers.items()
         )
-        if not self.live and not self.foreign:
+        if self.inner:
+            headers += _HEADER_BYTES
+        elif not self.live and not self.foreign:
             headers += self.copy_bytes + len(publication.subject.encode())
         elif headers:
             headers += len("NATS/1.0\r\n\r\n")
         size = len(publication.payload) + headers
         if size > self.max_bytes:
+            takes = "a message takes" if self.inner else f"stream {self.stream} takes"
+            limit = "max_payload" if self.inner else "max_msg_size"
             raise ProcessorError(
                 "E307",
-                f"an output or event for {publication.subject} has {size} bytes with its headers; stream "
-                f"{self.stream} takes {self.max_bytes} (max_msg_size)",
+                f"an output or event for {publication.subject} has {size} bytes with its headers; "
+                f"{takes} {self.max_bytes} ({limit})",
             )
 
 
@@ -319,7 +326,7 @@ class EffectsBuilder:
         effects = Effects(
             deliveries=batch.deliveries,
             stored=[*batch.stored, *(parked.gone(d) for d in batch.deliveries if d.kept)],
-            contexts=dict(outcome.contexts),
+            contexts={} if self._route.is_stateless else dict(outcome.contexts),
             moves=batch.moves,
             live=list(batch.markers),
             markers=batch.markers,
@@ -335,7 +342,10 @@ class EffectsBuilder:
         rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
         for delivery, failure in [*batch.rejected, *rejected]:
             attempt = tries.get(delivery.sequence, 0) + 1
-            self._add_dead_letter(draft, batch, delivery, failure, attempt)
+            if self._codec.answers and self._codec.failed(delivery, failure):
+                self._give_up(draft, "dropped", delivery, failure, attempt)
+            else:
+                self._add_dead_letter(draft, batch, delivery, failure, attempt)
         for delivery, failure in batch.dropped:
             self._give_up(draft, "dropped", delivery, failure, tries.get(delivery.sequence, 0) + 1)
         ran = [delivery for members in batch.members for delivery in members]
@@ -368,7 +378,8 @@ class EffectsBuilder:
         outputs: dict[int, list[Output]] = {}
         for output in outcome.outputs:
             outputs.setdefault(output.group, []).append(output)
-        for index in sorted({*emits, *outputs}):
+        every = range(len(batch.groups)) if self._codec.answers else sorted({*emits, *outputs})
+        for index in every:
             members = batch.members[index]
             for number, emit in enumerate(emits.get(index, ())):  # made before `process` returned
                 self._permit(Ask("emit", "publish", emit.subject))
@@ -407,6 +418,8 @@ class EffectsBuilder:
             effects.live.append(Outgoing(publication.subject, publication.payload, publication.headers))
         elif outlet.foreign:
             effects.foreign.append(Outgoing(publication.subject, publication.payload, publication.headers))
+        elif outlet.inner:
+            effects.stored.append(Outgoing(publication.subject, publication.payload, publication.headers))
         else:
             subject = f"{self._out}{publication.subject}"
             kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl

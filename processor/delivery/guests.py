@@ -17,6 +17,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
+from types import MappingProxyType
 
 from processor.capability.monitor import Monitor, RunScope
 from processor.context.parked import ParkedMessages
@@ -28,6 +29,7 @@ from processor.delivery.gate import Gate
 from processor.delivery.hand import Hand
 from processor.delivery.observe import Observer
 from processor.delivery.replay import Replay
+from processor.delivery.runner import BatchRunner
 from processor.delivery.settle import Settler
 from processor.delivery.store import Store
 from processor.errors import Faults, GuestError
@@ -39,6 +41,7 @@ from processor.sandbox.messages import columns
 log = logging.getLogger("processor")
 
 _RESPAWN_PAUSES_S = (0.02, 0.1, 0.5)
+NOTHING: Mapping[str, bytes] = MappingProxyType({})  # the context of a key that has none
 
 
 class Guests:
@@ -48,7 +51,7 @@ class Guests:
         self,
         route: Route,
         store: Store,
-        spawn: Callable[[], Awaitable[Guest]],
+        spawn: Callable[[], Awaitable[BatchRunner]],
         streaming: Streaming,
         observer: Observer,
         gate: Gate,
@@ -74,7 +77,7 @@ class Guests:
         self._coming_keys = coming_keys
         template = route.output_template
         self._fields = template.fields if template else ()
-        self._guest: Guest | None = None
+        self._guest: BatchRunner | None = None
         self._resident: OrderedDict[str, None] = OrderedDict()  # keys whose contexts the guest holds
         # Contexts of keys that it does not hold and the next batch has; nobody changes them meanwhile.
         self._ahead: dict[str, dict[str, bytes]] = {}
@@ -91,7 +94,7 @@ class Guests:
         guest = await self._living()
         keys = dict.fromkeys(group.key for group in batch.groups)
         missing = [key for key in keys if key not in self._resident]
-        contexts = await self._load(missing)
+        contexts = dict.fromkeys(missing, NOTHING) if self._route.is_stateless else await self._load(missing)
         groups = [g._replace(context=contexts.pop(g.key, None)) for g in batch.groups]
         for number, group in enumerate(groups):
             if group.context is not None and UNREADABLE in group.context.values():
@@ -103,6 +106,7 @@ class Guests:
         self._load_ahead()
         calls = self._replay.calls(batch.groups, batch.members)
         if self._route.mode == "stream":
+            assert isinstance(guest, Guest), "only a guest sends chunks"
             attempt = self._hand.attempt(batch.members[0][0])
             outcome = await self._streaming.run(
                 guest,
@@ -177,7 +181,7 @@ class Guests:
 
     # The guest.
 
-    async def _living(self) -> Guest:
+    async def _living(self) -> BatchRunner:
         if self._guest is not None and self._guest.alive:
             return self._guest
         # Contexts died with the guest: they are what is committed once everything before is.
@@ -202,16 +206,16 @@ class Guests:
 
     # Contexts.
 
-    async def _load(self, keys: Sequence[str]) -> dict[str, dict[str, bytes]]:
+    async def _load(self, keys: Sequence[str]) -> dict[str, Mapping[str, bytes]]:
         if self._loading is not None:
             loading, self._loading = self._loading, None
             await loading
         found = {key: self._ahead.pop(key) for key in keys if key in self._ahead}
-        return found | await self._store.load([key for key in keys if key not in found])
+        return {**found, **await self._store.load([key for key in keys if key not in found])}
 
     def _load_ahead(self) -> None:
         """Read the contexts that the next batch needs while the guest runs this one."""
-        if not self._store.is_spread or self._loading is not None:
+        if self._route.is_stateless or not self._store.is_spread or self._loading is not None:
             return
         next_keys = {key for key in self._coming_keys() if key not in self._resident}
         self._store.forget(self._ahead.keys() - next_keys)

@@ -20,14 +20,14 @@ from functools import partial
 
 from processor.context.parked import ParkedMessage
 from processor.context.store import STALE_POSITIONS, ContextStore
-from processor.delivery.codec import codec_for, key_of
+from processor.delivery.codec import Codec, codec_for, key_of
 from processor.delivery.effects import Outlet
+from processor.delivery.runner import BatchRunner
 from processor.delivery.source import Source
 from processor.delivery.worker import Shared, Worker
 from processor.jetstream import Broker, Reader
 from processor.model import Delivery, Lag
 from processor.route import Route
-from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
 
 # What may wait in memory for a lane, on average: one that is slow gets more when the others are idle.
@@ -47,14 +47,15 @@ class Lanes:
         broker: Broker,
         reader: Reader,
         store: ContextStore,
-        spawn: Callable[..., Awaitable[Guest]],
+        spawn: Callable[..., Awaitable[BatchRunner]],
         outlets: Mapping[str, Outlet],
         telemetry: RouteTelemetry,
         blocked: Callable[[str | None], None],
         shared: Shared,
+        codec: Callable[[Route], Codec] = codec_for,
     ) -> None:
         """`store` has claimed the partitions, and `reader` reads from where they begin. `spawn` makes a guest
-        whose calls `perform` makes.
+        whose calls `perform` makes; `codec` makes the codec of each worker.
         """
         self._route = route
         self._broker = broker
@@ -70,8 +71,8 @@ class Lanes:
         self._dealer: Dealer | None = None
         sources: Sequence[Source] = [reader]
         if count > 1:
-            codec = codec_for(route)
-            self._dealer = Dealer(reader, shares, lambda d: store.place(d, key_of(d, codec)))
+            dealing = codec(route)
+            self._dealer = Dealer(reader, shares, lambda d: store.place(d, key_of(d, dealing)))
             sources = self._dealer.lanes
         self._workers = []
         for number, (source, share) in enumerate(zip(sources, shares, strict=True)):
@@ -80,7 +81,7 @@ class Lanes:
             self._workers.append(
                 Worker(
                     route,
-                    codec_for(route),
+                    codec(route),
                     broker,
                     source,
                     store.part(number, share, refused),

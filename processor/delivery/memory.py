@@ -260,6 +260,10 @@ class MemoryStore:
                 remedy="What this one had in hand is done there; nothing is lost.",
             )
         for key, change in changes.items():
+            if change.gone:
+                contexts.pop(key, None)
+                self._sizes.pop(key, None)
+                continue
             before = {} if change.whole else contexts.get(key, {})
             after = {**before, **change.items}
             contexts[key] = {name: value for name, value in after.items() if value is not None}

@@ -2,7 +2,7 @@
 
 Planning changes no message's fate but what the message itself settles: one that is not ours is left out, one
 that cannot be read is rejected, one behind a key that waits or is blocked is kept there, and one that was
-given to a partition that is not its own goes to that.
+given to a partition that is not its own goes to that. In a stateless route every key is that partition's.
 
 What must stay true:
 - Every delivery of an owned partition is in the batch: run, or settled without a run, or kept; or it is done.
@@ -66,7 +66,9 @@ class Planner:
             if not delivery.kept and self._store.is_done(partition, delivery.sequence):
                 batch.done.append(delivery)
                 continue
-            if partition != self._store.partition(key) or is_held_for_another(delivery, key):
+            if self._route.is_stateless:
+                key = ""
+            elif partition != self._store.partition(key) or is_held_for_another(delivery, key):
                 self._deal_again(batch, key, partition, delivery)
                 continue
             if waiting and self._is_behind(batch, key, partition, delivery):

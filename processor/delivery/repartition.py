@@ -1,6 +1,7 @@
 """What brings a route its messages through the app's own stream: a hop from its input, or a schedule.
 
-Such a route reads its inboxes, each of its processors those of the partitions that it owns. One processor at
+What other routes commit for a route is there already; of that only what is processed is removed here. Such a
+route reads its inboxes, each of its processors those of the partitions that it owns. One processor at
 a time fills them, and removes from them what the route is done with. Beside them are how far the hop has read
 the input with its fence (`hop`), the schedule that the server fires (`sched`), and which one was stored
 (`plan`). `service` tells `Inboxes` which routes there are; it keeps those filled that are this processor's
@@ -256,7 +257,7 @@ class Inbox:
         self._owner = owner
         self._telemetry = telemetry
         self._refused = refused
-        self._backlog = Backlog(broker, route.app, route.name)
+        self._backlog = Backlog(broker, route)
         self._stop = stop
         self._hop: Repartitioner | None = None
 
@@ -275,6 +276,11 @@ class Inbox:
 
         Raises Fenced when another processor does it, and BrokerError for what a person must mend.
         """
+        if self._route.input.is_inner:
+            self._refused(None)
+            while not await _is_set(self._stop, _TIDY_S if await self._backlog.tidy() else _TIDY_IDLE_S):
+                pass
+            return
         if self._route.input.schedule is not None:
             schedules = Schedules(self._broker, self._route.app)
             await schedules.keep(self._route)

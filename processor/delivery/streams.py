@@ -315,6 +315,8 @@ class Streams:
         """How to reach a public subject; creates or extends the stream that keeps it."""
         if not is_durable:
             return Outlet(live=True)
+        if pattern in route.inner:
+            return Outlet(inner=True, max_bytes=self._broker.max_payload)
         found = await self._holdings.of([pattern])
         if not found:
             is_own = route.output is not None and "max_bytes" in route.output.limits.chosen

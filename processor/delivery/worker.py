@@ -45,6 +45,7 @@ from processor.delivery.plan import Planner
 from processor.delivery.publisher import Publisher
 from processor.delivery.replay import Replay
 from processor.delivery.retrying import Retrying
+from processor.delivery.runner import BatchRunner
 from processor.delivery.settle import Settler
 from processor.delivery.source import Source
 from processor.delivery.store import Store
@@ -52,7 +53,6 @@ from processor.errors import Fenced
 from processor.jetstream import Again, ApiError, Outgoing, Unknown
 from processor.model import DeadLetter, Delivery, Drop, Failed, Failure, Outcome, Ran, RunAgain, RunRecord
 from processor.route import Route
-from processor.sandbox.host import Guest
 from processor.telemetry import RouteTelemetry
 
 ReadRecord = Callable[[RunRecord], None]
@@ -92,7 +92,7 @@ class Worker:
         broker: Publisher,
         source: Source,
         store: Store,
-        spawn: Callable[[], Awaitable[Guest]],
+        spawn: Callable[[], Awaitable[BatchRunner]],
         outlets: Mapping[str, Outlet],
         telemetry: RouteTelemetry,
         blocked: Callable[[str | None], None],

@@ -201,7 +201,7 @@ class Control:
             raise BrokerError("E401", f"no stream holds {subject!r}, the input of route {route.name}")
         stream = info["config"]["name"]
         source = InputStream(stream, info["created"])
-        can_read_again = info["config"].get("retention", "limits") == "limits" and not route.input.schedule
+        can_read_again = info["config"].get("retention", "limits") == "limits" and not route.input.is_all_own
         await self._check_target(route, to, source, can_read_again=can_read_again)
         end = info["state"]["last_seq"] + 1
         if isinstance(to, int) and to > end:
@@ -216,7 +216,7 @@ class Control:
         self, route: Route, to: int | datetime, source: InputStream, *, can_read_again: bool
     ) -> None:
         """Raise BrokerError E407 for what would be missed, and E413 for what is gone."""
-        waiting = 0 if route.input.is_own else await Backlog(self._broker, self._app, route.name).waiting()
+        waiting = 0 if route.input.is_own else await Backlog(self._broker, route).waiting()
         if waiting:
             raise BrokerError(
                 "E407",
@@ -233,7 +233,7 @@ class Control:
         was_own = {each.stream for each in counted} == {app_stream(route.app)}
         if to == 1 and counted != {source} and (route.input.is_own or was_own):
             return
-        what = "the app's stream" if route.input.schedule else f"stream {source.stream}"
+        what = "the app's stream" if route.input.is_all_own else f"stream {source.stream}"
         raise BrokerError(
             "E413",
             f"{what} deletes what was processed, so route {route.name} cannot read it again",

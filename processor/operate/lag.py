@@ -139,7 +139,7 @@ class LagWatch:
         if route.input.is_own:
             inboxes = RouteSubjects(route.app, route.name).inbox()
             found.append(await self._stored_s(app_stream(route.app), [inboxes], 1))
-        if info is not None and not route.input.schedule:
+        if info is not None and not route.input.is_all_own:
             kind: PositionKind = "hop" if route.input.is_own else "pos"
             parts = await Control(self._broker, route.app).parts(route.name, kind=kind)
             first = first_unread(info, parts)

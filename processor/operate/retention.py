@@ -86,7 +86,7 @@ class RetentionWatch:
             await asyncio.sleep(_INPUTS_S)
             await self._broker.connected()
             for route in self._routes():
-                if route.input.schedule is None and await self._tried(self._look_at_input, route):
+                if not route.input.is_all_own and await self._tried(self._look_at_input, route):
                     await asyncio.sleep(1 / _LOOKS_PER_S)
 
     async def watch_storage(self) -> None:

@@ -95,10 +95,11 @@ class Survey:
             counted = await control.parts(route.name, kind="hop")
             dealt = max((part.position for part in counted), default=0)
         least, most = await behind(self._broker, route, info, counted)
+        last = int(info["state"]["last_seq"]) if info else 0
         return {
             "route": route.name,
             "input": info["config"]["name"] if info else None,
-            "last_sequence": None if route.input.schedule else int(info["state"]["last_seq"]) if info else 0,
+            "last_sequence": None if route.input.is_all_own else last,
             "dealt": dealt,
             "lowest_position": min(positions, default=0),
             "highest_position": max(positions, default=0),
@@ -207,8 +208,8 @@ async def behind(
     if info is None:
         return 0, 0
     if route.input.is_own:
-        own = await Backlog(broker, route.app, route.name).waiting()
-        if route.input.schedule:
+        own = await Backlog(broker, route).waiting()
+        if route.input.is_all_own:
             return own, own
         if parts is None:
             parts = await Control(broker, route.app).parts(route.name, kind="hop")

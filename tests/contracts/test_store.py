@@ -21,7 +21,7 @@ from processor.delivery.store import Store
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fenced
 from processor.jetstream import Broker
-from processor.model import ContextChange, Delivery, RawHeaders, partition_of
+from processor.model import NO_CONTEXT, ContextChange, Delivery, RawHeaders, partition_of
 from tests.conftest import waited
 from tests.running import connected
 
@@ -39,6 +39,11 @@ class Server:
 
     def store(self, owner: str, owned: Iterable[int] | None = None, of: int = PARTITIONS) -> ContextStore:
         return ContextStore(self._broker, self._app, "r", of, owner, owned)
+
+    async def kept_outside(self) -> list[str]:
+        """The subjects of contexts outside of positions, as far as they are not removed."""
+        stored = await self._broker.last_of(f"P_{self._app}", [f"p.{self._app}.ctx.>"])
+        return [each.subject for each in stored if each.payload]
 
     async def until_due(self, store: Store, count: int) -> list[ParkedMessage]:
         """What is due, as soon as it is so many."""
@@ -221,6 +226,38 @@ async def test_a_context_changes_item_by_item_or_as_a_whole(placed: Any) -> None
             assert store.bytes_held == 0
             assert await store.load(["k"]) == {"k": expected}
             assert store.bytes_held == sum(len(n) + len(v) for n, v in expected.items())
+
+
+async def test_a_context_that_is_gone_leaves_nothing(placed: Any) -> None:
+    """Wherever it was kept, the commit that ends it removes it, and what comes after begins anew."""
+    async with placed as place:
+        store = place.store("me")
+        await store.claim(SOURCE, 0)
+        large = b'"%b"' % (b"x" * 5000)
+        kept = {
+            "in its position": [whole(a=1)],
+            "one message": [whole(a="x" * 4000), whole(a="y" * 4000)],
+            "by item": [ContextChange({"a": large, "b": b"2"}, False, 5005)],
+        }
+        for sequence, (key, changes) in enumerate(kept.items(), 1):
+            number = store.partition(key)
+            await store.load([key])
+            for change in changes:
+                await store.commit([], {key: change}, {number: Move(sequence)})
+            assert store.scattered({key: NO_CONTEXT}) <= 2
+            await store.commit([], {key: NO_CONTEXT}, {number: Move(sequence)})
+            assert store.bytes_held == 0
+            store.forget([key])
+            assert await store.load([key]) == {key: {}}
+            await store.commit([], {key: whole(again=1)}, {number: Move(sequence)})
+            store.forget([key])
+            assert await store.load([key]) == {key: {"again": b"1"}}
+            await store.commit([], {key: NO_CONTEXT}, {number: Move(sequence)})
+        after = place.store("you")
+        await after.claim(SOURCE, 0)
+        assert await after.load(kept) == {key: {} for key in kept}
+        if isinstance(place, Server):
+            assert await place.kept_outside() == []
 
 
 async def test_held_messages_wait_in_order_until_they_are_taken_away(placed: Any) -> None:

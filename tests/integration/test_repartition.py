@@ -200,7 +200,7 @@ async def test_a_hop_is_fenced_paused_and_reset(
 
         await wait_until(is_released, "nobody deals")
         await publish(running, 30, 10)
-        assert await Backlog(running.broker, "app", "r").waiting() == 0
+        assert await Backlog(running.broker, load(running.path, {}).routes["r"]).waiting() == 0
         await control.pause("r", is_paused=False)
         await check(running, 40)
         monkeypatch.setenv("NATS_URL", running.broker.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,9 +36,11 @@ MINE, OTHER = ("a", "b", "c"), "d"  # each of a partition of its own
 class Planning:
     """A planner that owns some partitions, with what it shares with the rest of its worker."""
 
-    def __init__(self, folder: Path, output: str = "out.all", *, is_alone: bool = False) -> None:
+    def __init__(
+        self, folder: Path, output: str = "out.all", *, is_alone: bool = False, is_stateless: bool = False
+    ) -> None:
         (folder / "app.yaml").write_text(ROUTE.replace("OUTPUT", output))
-        route = load(folder / "app.yaml", {}).routes["r"]
+        route = replace(load(folder / "app.yaml", {}).routes["r"], is_stateless=is_stateless)
         owned = {partition_of(key, PARTITIONS) for key in MINE}
         assert partition_of(OTHER, PARTITIONS) not in owned
         self.store = ContextStore(cast(Any, None), "app", "r", PARTITIONS, "me", owned)
@@ -64,6 +67,18 @@ def held(sequence: int, key: str, kept_for: str) -> Delivery:
 @pytest.fixture
 def planning(tmp_path: Path) -> Planning:
     return Planning(tmp_path)
+
+
+def test_a_stateless_route_has_one_group_and_counts_where_it_was_dealt(tmp_path: Path) -> None:
+    """Several keys are one group, whatever partition their keys would have; nothing is dealt again."""
+    planning = Planning(tmp_path, is_stateless=True)
+    mine = sorted(planning.store.owned)
+    other = next(number for number in range(PARTITIONS) if number not in mine)
+    dealt = [(1, "a", mine[0]), (2, OTHER, mine[1]), (3, "c", mine[0]), (4, "a", other)]
+    batch = planning.plan(*(taken(n, key, dealt=number) for n, key, number in dealt))
+    assert groups(batch) == {"": [1, 2, 3]}
+    assert batch.moves == {mine[0]: Move(3), mine[1]: Move(2)}
+    assert batch.stored == []
 
 
 def groups(batch: Batch) -> dict[str, list[int]]:
