@@ -45,6 +45,7 @@ from processor.sandbox import (
     wire,
 )
 from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
+from processor.sandbox.facades import forget_deadlines
 from processor.sandbox.heap import Heap, Objects
 from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
@@ -526,6 +527,7 @@ class Runner:
         self._results.begin(len(request.groups), isolate=request.isolate)
         self._in_hand.begin(request.messages, request.groups)
         self._failing = None
+        forget_deadlines()
         for key in request.forget:
             self._held.pop(key, None)
         for group in request.groups:

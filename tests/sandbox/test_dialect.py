@@ -244,6 +244,39 @@ class TestSeedExamples:
         assert Loaded(self.STOCK).process([{"a": 1}]) == expected
 
 
+class TestAsync:
+    def test_places_are_those_of_the_source(self) -> None:
+        """A traceback through awaits, and through a call that is made later, shows the lines as written."""
+        loaded = Loaded("""
+            import asyncio
+
+            class Runnable:
+                async def process(self, queries):
+                    async with asyncio.timeout(60):
+                        return await asyncio.gather(
+                            self.fetch(),
+                        )
+
+                async def fetch(self):
+                    return await asyncio.sleep("x")
+        """)
+        text, trace = loaded.failure()
+        assert text == "TypeError: a delay is a number of seconds, not str"
+        places = re.findall(r"line (\d+), in (\S+)", trace)
+        assert places == [("7", "process"), ("8", "<lambda>"), ("12", "fetch")]
+
+    def test_process_may_be_async(self) -> None:
+        """As a method, and as a generator."""
+        assert Loaded("class Runnable:\n  async def process(self, q): return [1]").process() == [1]
+        made = Loaded("class Runnable:\n  async def process(self, q):\n    yield 1\n    yield 2").process()
+        assert list(made) == [1, 2]
+
+    def test_names_that_a_source_binds_are_its_own(self) -> None:
+        """`anext` is `next` in an async source, unless the source has one of its own."""
+        source = "async def anext(it): return 7\n"
+        assert Loaded(source + body("return anext(queries)")).process() == 7
+
+
 class TestRefusals:
     def test_all_faults_of_a_source_at_once(self) -> None:
         """A source with several faults is told all of them, in order, each with its line and column."""
@@ -251,7 +284,7 @@ class TestRefusals:
             import os
             from json import codecs
 
-            async def fetch(): ...
+            fetch = eval
 
             class Runnable:
                 def process(self, queries):
@@ -263,7 +296,7 @@ class TestRefusals:
         assert [fault.split(" is ")[0].split(" '")[0] for fault in refusals(source)] == [
             "orders.py:2:1 E203",
             "orders.py:3:1 E203",
-            "orders.py:5:1 E202",
+            "orders.py:5:9 E202",
             "orders.py:9:27 E202",
             "orders.py:10:16 E202 the attribute",
             "orders.py:12:10 E201 duplicate argument",
@@ -599,7 +632,7 @@ class TestInstead:
             ("httpx", "requests.get"),
             ("threading", "partitions"),
             ("multiprocessing", "partitions"),
-            ("asyncio", "without 'async'"),
+            ("trio", "without 'async'"),
             ("pickle", "self.context"),
             ("sqlite3", "self.context"),
             ("numpy", "'packages: [numpy]'"),

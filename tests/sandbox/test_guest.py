@@ -71,6 +71,25 @@ async def test_process_is_called_once_per_group_in_order(spawned, one) -> None:
     assert outcome.memory_bytes > 0
 
 
+async def test_a_deadline_ends_with_its_run(spawned, one) -> None:
+    """What a generator left open in one run bounds nothing in the next."""
+    source = """
+import asyncio
+
+async def bounded():
+    async with asyncio.timeout(0):
+        yield 1
+
+class Runnable:
+    async def process(self, queries):
+        self.open = getattr(self, "open", None) or bounded()
+        return [next(self.open, 2), await asyncio.sleep(0.001, 3)] if queries[0] else next(self.open)
+"""
+    async with spawned(source) as guest:
+        assert bodies(await guest.run([one(0)])) == [b"1"]
+        assert bodies(await guest.run([one(1, context=None)])) == [b"2", b"3"]
+
+
 async def test_a_list_is_several_queries(spawned, one) -> None:
     """A message that is a list of documents counts as those documents."""
     async with spawned(returning("len(queries)")) as guest:

@@ -30,6 +30,7 @@ from processor.errors import Fault, Faults
 from processor.model import Module, Program
 from processor.runnable import Reject, Retry
 from processor.sandbox import facades
+from processor.sandbox.dialect import awaits
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
 from processor.sandbox.dialect.own import Own
@@ -139,6 +140,9 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
     faults.stop_if_any()
     bound = _bound_names(tree)
     has_slices = _knows_extended_slices(tree)
+    if awaits.is_async(tree):
+        _compile(program.source, program, faults)  # once it is plain, nothing finds an await out of place
+        tree = awaits.without_waiting(tree, bound, faults.add)
     if module is None and program.class_name not in bound:
         faults.add(*undefined(tree, program.class_name))
     with _room_for_depth():
@@ -661,8 +665,6 @@ class Transformer(RestrictingNodeTransformer):
                 return node
 
     def guard_iter(self, node: Any) -> ast.AST:
-        if getattr(node, "is_async", 0):
-            self._refuse(node.iter, "'async for'", "Write 'for'.")
         return self._contents(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
@@ -794,6 +796,7 @@ class Transformer(RestrictingNodeTransformer):
         if names and alias.name not in names:
             known = ", ".join(sorted(names))
             text = f"'from {module} import {alias.name}' is not allowed. {module} has here: {known}."
+            text += " The rest of it is for 'language: python'." if module in facades.LIBRARIES else ""
             self._faults.add(node, "E203", text)
 
     # match

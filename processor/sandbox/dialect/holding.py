@@ -95,7 +95,9 @@ def _is_bound_again(function: ast.FunctionDef, name: str) -> bool:
 def bound_by(node: ast.AST) -> str | None:
     """The name that `node` itself binds, other than as a parameter."""
     match node:
-        case ast.Name(id=name, ctx=ast.Store()) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+        case ast.Name(id=name, ctx=ast.Store()) | ast.ClassDef(name=name):
+            return name
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             return name
         case ast.alias(name=name, asname=asname):
             return asname or name.partition(".")[0]

@@ -38,7 +38,6 @@ _INSTEAD_OF_MODULE = {
     "concurrent": _AT_ONCE,
     "sched": "To try again later, raise Retry(after_s=30).",
     "signal": "Limits of time are set in the configuration ('limits').",
-    "asyncio": f"{_WAITS} For work in parallel run several routes or partitions.",
     "trio": _WAITS,
     "anyio": _WAITS,
     "pickle": _KEPT,
@@ -178,9 +177,5 @@ INSTEAD_OF_DEFINING = {
 }
 
 INSTEAD_OF_NODE = {
-    "AsyncFunctionDef": ("'async def'", "Write 'def': calls to the outside wait by themselves."),
-    "Await": ("'await'", "Leave it out: calls to the outside wait by themselves."),
-    "AsyncFor": ("'async for'", "Write 'for'."),
-    "AsyncWith": ("'async with'", "Write 'with'."),
     "TryStar": ("'except*'", "Write 'except': there are no groups of exceptions here."),
 }

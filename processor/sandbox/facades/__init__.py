@@ -72,7 +72,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from processor import runnable
-from processor.sandbox.facades import exact
+from processor.sandbox.facades import asyncio, exact
+from processor.sandbox.facades.asyncio import forget_deadlines
 from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.decimals import Context, getcontext, guard_decimal, localcontext
 from processor.sandbox.facades.exact import deque
@@ -85,6 +86,7 @@ from processor.sandbox.facades.guards import (
     FRESH,
     HOOKS,
     INIT,
+    LATER,
     METHODS,
     OF_DICT,
     OF_METACLASS,
@@ -98,6 +100,8 @@ from processor.sandbox.facades.guards import (
     delete,
     has,
     inherited,
+    insist_on_self,
+    insisting,
     is_dunder,
     is_user_class,
     is_user_function,
@@ -113,7 +117,7 @@ from processor.sandbox.facades.guards import (
     writable,
     write,
 )
-from processor.sandbox.facades.hints import ABSTRACT, ANY, Hint, typing_names
+from processor.sandbox.facades.hints import ABSTRACT, ANY, ASYNC, Hint, typing_names
 from processor.sandbox.facades.logs import Logger, logging_names, plain_text, route_level
 from processor.sandbox.facades.modules import bring_modules
 from processor.sandbox.facades.records import (
@@ -157,11 +161,11 @@ from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES
 
 __all__ = [
-    "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "METHODS",
-    "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE", "WRITTEN_DICT", "Logger", "attribute",
-    "bless", "bring_modules", "deque", "importable", "init_purpose", "is_dunder", "is_user_class",
-    "make_namespace", "mangled", "mix", "names_in", "plain_text", "preload", "put", "read", "route_level",
-    "unmangled", "words", "write",
+    "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "LATER",
+    "LIBRARIES", "METHODS", "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE",
+    "WRITTEN_DICT", "Logger", "attribute", "bless", "bring_modules", "deque", "forget_deadlines",
+    "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
+    "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
 ]  # fmt: skip
 
 
@@ -239,24 +243,6 @@ def _enum(base: type) -> type:
 # Containers of the standard library that are written in Python and call `self.__class__`.
 
 
-def _insist_on_self(cls: type, name: str) -> None:
-    """Make `cls.name` refuse a `self` that is no instance of `cls`.
-
-    Given a class as `self`, `self.__class__(...)` is a call of the metaclass; given a facade or a class of
-    the host's, `self.x = ...` changes it for everyone.
-    """
-    found = cls.__dict__[name]
-    method: Any = found.fget if isinstance(found, property) else found
-
-    @functools.wraps(method)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(self, cls):
-            raise TypeError(f"{cls.__name__}.{name}() is for an instance of {cls.__name__}")
-        return method(self, *args, **kwargs)
-
-    setattr(cls, name, property(checked) if isinstance(found, property) else checked)
-
-
 # These call `self.__class__` or set attributes of `self`, whatever object that is.
 for _cls, _names in (
     (collections.Counter, "copy"),
@@ -266,14 +252,12 @@ for _cls, _names in (
     (hmac.HMAC, "copy"),
 ):
     for _name in words(_names):
-        _insist_on_self(_cls, _name)
+        insist_on_self(_cls, _name)
 for _kind in (
     collections.UserDict, collections.UserList, collections.UserString, graphlib.TopologicalSorter,
     *(kind for kind in vars(ipaddress).values() if isinstance(kind, type) and kind.__module__ == "ipaddress"),
 ):  # fmt: skip
-    for _name, _value in list(vars(_kind).items()):
-        if isinstance(_value, types.FunctionType) and not _name.startswith("_"):
-            _insist_on_self(_kind, _name)
+    insisting(_kind)
 guard_user_string()
 exact.guard_collections()
 exact.guard_json()
@@ -335,7 +319,7 @@ PRELUDE_HINTS = words(
 def _build() -> dict[str, types.ModuleType]:
     for cls in (*_BASE_CLASSES, *ABSTRACT.values()):
         bless(cls)
-    collections_abc = _facade("collections.abc", ABSTRACT)
+    collections_abc = _facade("collections.abc", {**ABSTRACT, **ASYNC})
     urllib_parse = _facade(
         "urllib.parse",
         _pick(
@@ -356,6 +340,7 @@ def _build() -> dict[str, types.ModuleType]:
     modules: dict[str, dict[str, Any]] = {
         "abc": {"ABC": abc.ABC, "ABCMeta": Hint("ABCMeta", abc.ABC), "abstractmethod": _abstractmethod},
         "array": {"array": exact.array, "ArrayType": exact.array, "typecodes": array.typecodes},
+        "asyncio": asyncio.NAMES,
         "base64": _pick(
             base64,
             "b64encode b64decode standard_b64encode standard_b64decode urlsafe_b64encode urlsafe_b64decode "
@@ -381,10 +366,16 @@ def _build() -> dict[str, types.ModuleType]:
             "namedtuple": namedtuple,
             "abc": collections_abc,
         },
-        "contextlib": _pick(
-            contextlib,
-            "suppress nullcontext closing contextmanager ExitStack ContextDecorator AbstractContextManager",
-        ),
+        "contextlib": {
+            **_pick(
+                contextlib,
+                "suppress nullcontext closing contextmanager ExitStack ContextDecorator "
+                "AbstractContextManager",
+            ),
+            "aclosing": contextlib.closing,
+            "asynccontextmanager": contextlib.contextmanager,
+            "AbstractAsyncContextManager": contextlib.AbstractContextManager,
+        },
         "copy": {"copy": copied, "deepcopy": deepcopied, "Error": copy.Error},
         "csv": _pick(
             csv,
@@ -606,6 +597,10 @@ _OF_RUNTIME_MODULES = {
     "processor": ["runnable"],
     "processor.runnable": sorted({*runnable.__all__, *ERROR_CLASSES}),
 }
+
+
+# What has here a part of what programs know of it.
+LIBRARIES = frozenset(("asyncio",))
 
 
 def importable(module: str) -> bool:

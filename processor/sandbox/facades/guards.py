@@ -36,6 +36,9 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
+# What the first parameter is called of a function that stands for a call which is to be made later.
+LATER = PRIVATE + "later"
+
 # What a user's class may define or name of the interpreter's protocols.
 METHODS = frozenset(
     f"__{name}__"
@@ -106,6 +109,32 @@ bases_allowed: set[type] = set()
 def bless(cls: type) -> None:
     """Let users derive from `cls`, a class of ours whose public attributes have been reviewed."""
     bases_allowed.add(cls)
+
+
+def insisting(cls: type) -> type:
+    """`cls`, a class of ours whose methods refuse a `self` that is none of its instances.
+
+    Given a class as `self`, `self.__class__(...)` is a call of the metaclass; given a facade or a class of
+    the host's, `self.x = ...` changes it for everyone.
+    """
+    for name, value in list(vars(cls).items()):
+        if isinstance(value, types.FunctionType) and not name.startswith("_"):
+            insist_on_self(cls, name)
+    return cls
+
+
+def insist_on_self(cls: type, name: str) -> None:
+    """Make `cls.name` refuse a `self` that is no instance of `cls`."""
+    found = cls.__dict__[name]
+    method: Any = found.fget if isinstance(found, property) else found
+
+    @functools.wraps(method)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, cls):
+            raise TypeError(f"{cls.__name__}.{name}() is for an instance of {cls.__name__}")
+        return method(self, *args, **kwargs)
+
+    setattr(cls, name, property(checked) if isinstance(found, property) else checked)
 
 
 def is_user_class(cls: object) -> bool:

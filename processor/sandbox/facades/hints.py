@@ -152,6 +152,14 @@ ABSTRACT: dict[str, type] = {
         "MappingView MutableMapping MutableSequence MutableSet Reversible Sequence Set Sized ValuesView"
     )
 }
+# What waits by itself here, and is the plain one therefore.
+ASYNC = {
+    "AsyncGenerator": Hint("AsyncGenerator", collections.abc.Generator),
+    "AsyncIterable": Hint("AsyncIterable", collections.abc.Iterable),
+    "AsyncIterator": Hint("AsyncIterator", collections.abc.Iterator),
+    "Awaitable": Hint("Awaitable"),
+    "Coroutine": Hint("Coroutine"),
+}
 _CONCRETE: dict[str, type] = {
     "List": list, "Dict": dict, "Set": set, "FrozenSet": frozenset, "Tuple": tuple, "Text": str,
     "DefaultDict": collections.defaultdict, "OrderedDict": exact.OrderedDict,
@@ -159,7 +167,7 @@ _CONCRETE: dict[str, type] = {
     "AbstractSet": collections.abc.Set, "Pattern": re.Pattern, "Match": re.Match,
 }  # fmt: skip
 _INERT = (
-    "Annotated AnyStr Awaitable AsyncIterable AsyncIterator BinaryIO ClassVar Concatenate Coroutine Final "
+    "Annotated AnyStr AsyncContextManager BinaryIO ClassVar Concatenate Final "
     "ForwardRef IO Literal LiteralString Never NoReturn NotRequired Optional ParamSpec ReadOnly Required "
     "Self SupportsAbs SupportsBytes SupportsFloat SupportsIndex SupportsInt SupportsRound TextIO Type "
     "TypeAlias TypeAliasType TypeGuard TypeIs TypeVar TypeVarTuple Union Unpack"
@@ -173,20 +181,24 @@ def typing_names() -> dict[str, Any]:
     names: dict[str, Any] = {name: Hint(name) for name in words(_INERT)}
     names |= {name: Hint(name, kind) for name, kind in (ABSTRACT | _CONCRETE).items()}
     names |= dict.fromkeys(("overload", "final", "override", "no_type_check", "reveal_type"), same)
-    return names | {
-        "Any": ANY,
-        "Generic": Hint("Generic", _Generic),
-        "Protocol": Hint("Protocol", Protocol),
-        "NamedTuple": _Called("NamedTuple", NamedTupleBase, _named_tuple),
-        "TypedDict": _Called("TypedDict", dict, _typed_dict),
-        "NewType": lambda name, kind: lambda value: value,
-        "cast": lambda kind, value: value,
-        "assert_type": lambda value, kind: value,
-        "assert_never": _assert_never,
-        "dataclass_transform": lambda **_: same,
-        "runtime_checkable": _runtime_checkable,
-        "TYPE_CHECKING": False,
-    }
+    return (
+        names
+        | ASYNC
+        | {
+            "Any": ANY,
+            "Generic": Hint("Generic", _Generic),
+            "Protocol": Hint("Protocol", Protocol),
+            "NamedTuple": _Called("NamedTuple", NamedTupleBase, _named_tuple),
+            "TypedDict": _Called("TypedDict", dict, _typed_dict),
+            "NewType": lambda name, kind: lambda value: value,
+            "cast": lambda kind, value: value,
+            "assert_type": lambda value, kind: value,
+            "assert_never": _assert_never,
+            "dataclass_transform": lambda **_: same,
+            "runtime_checkable": _runtime_checkable,
+            "TYPE_CHECKING": False,
+        }
+    )
 
 
 bless(_Generic)

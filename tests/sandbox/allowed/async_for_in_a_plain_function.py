@@ -1,0 +1,4 @@
+class Runnable:
+    def process(self, queries):
+        for query in [1]:
+            return query

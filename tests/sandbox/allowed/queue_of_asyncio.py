@@ -1,0 +1,6 @@
+from queue import Queue
+
+
+class Runnable:
+    def process(self, queries):
+        return Queue().qsize()

@@ -1,0 +1,7 @@
+class Runnable:
+    def process(self, queries):
+        return [*self.made()]
+
+    def made(self):
+        yield 1
+        return
