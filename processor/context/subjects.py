@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from processor.model import key_from_token, key_token
-from processor.subject import app_root, schedule_subject
+from processor.subject import app_root, republished, schedule_subject
 
 Kind = Literal[
     "pos", "ctx", "out", "emit", "dlq", "later", "due", "held", "hist", "in", "hop", "sched", "plan", "ctl",
@@ -233,6 +233,15 @@ class GraphSubjects:
     def record(self, run: str) -> str:
         """The pattern of the records of one run, whatever its graph and state."""
         return f"{app_root(self.app)}.run.*.*.{key_token(run)}"
+
+    def live_record(self, graph: str, run: str) -> str:
+        """The public subject on which onlookers get the record of a run that has ended."""
+        return republished(self.app, f"graphs.{key_token(graph)}.{key_token(run)}")
+
+    @property
+    def live(self) -> str:
+        """The pattern of those."""
+        return republished(self.app, "graphs.>")
 
     def timer(self, partition: int, run: str, name: str) -> str:
         """A timer of a run, by a name of its own in the run."""

@@ -17,15 +17,16 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, unquote
 
 import orjson
 
-from processor.context.subjects import RouteSubjects, SubjectParts, names_of
+from processor.context.subjects import GraphSubjects, RouteSubjects, SubjectParts, names_of
 from processor.errors import ERRORS, ProcessorError
 from processor.model import (
     MARKER_REASON,
@@ -46,12 +47,12 @@ from processor.subject import Template, matches, republished
 MAX_KEY_BYTES = 256
 # Of a run: those of slices and of graphs in graphs have the names of all above them in theirs.
 MAX_RUN_BYTES = 1024
-# Of the subjects on which onlookers get the records of runs.
-_RECORDS = "graphs.>"
 # What a guest gets of an execution, and what its result may have: one of the endings among it.
 _EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united")
+_EXECUTION_TYPES = (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict), ("sent_ms", int))
 _ENDINGS = frozenset({"outputs", "prune", "requeue_ms"})
 _RESULT = _ENDINGS | {"sets", "inputs"}
+NOBODY: Mapping[str, int] = MappingProxyType({})
 _ERROR_CHARS = 2000
 _TRACEBACK_CHARS = 8000
 _SHOWN_CHARS = 80
@@ -507,7 +508,7 @@ class RunCodec(Codec):
 
     @property
     def topics(self) -> dict[str, bool]:
-        return {**super().topics, republished(self._route.app, _RECORDS): False}
+        return {**super().topics, GraphSubjects(self._route.app).live: False}
 
     def key(self, delivery: Delivery) -> str:
         message = _parsed(delivery.payload or _nothing(delivery))
@@ -532,20 +533,20 @@ class RunCodec(Codec):
 
     def emitted(self, delivery: Delivery, index: int, emit: Emit) -> Publication:
         if emit.subject.startswith(republished(self._route.app, "")):
-            return Publication(emit.subject, emit.body, republished(self._route.app, _RECORDS))
+            return Publication(emit.subject, emit.body, GraphSubjects(self._route.app).live)
         return super().emitted(delivery, index, emit)
 
 
 class NodeCodec(Codec):
     """Executions of nodes: what a node gave, and why it failed, become results for its run.
 
-    Whose result it is comes from the execution, and never from the guest. Executions of the runs in `gone`
-    are not run.
+    Whose result it is comes from the execution, and never from the guest. What was sent before its run was
+    `gone`, by when it was, is not run.
     """
 
     answers = True
 
-    def __init__(self, route: Route, gone: Collection[str] = frozenset()) -> None:
+    def __init__(self, route: Route, gone: Mapping[str, int]) -> None:
         super().__init__(route)
         assert route.pool is not None, "a route with the codec node has its pool"
         self._pool = route.pool
@@ -565,9 +566,10 @@ class NodeCodec(Codec):
         if not self._gone:
             return False
         try:
-            return self._execution(delivery)["run"] in self._gone
+            message = self._execution(delivery)
         except Unreadable:
             return False
+        return bool(message["sent_ms"] <= self._gone.get(message["run"], -1))
 
     def outputs(
         self, deliveries: Sequence[Delivery], key: str, outputs: Sequence[Output]
@@ -576,9 +578,10 @@ class NodeCodec(Codec):
         for index, delivery in enumerate(deliveries):
             message = self._execution(delivery)
             body = outputs[index].body if len(outputs) == len(deliveries) else b""
-            why = _wrong_result(body)
-            if why:
-                made.append(self._failed(message, Failure("E709", why)))
+            try:
+                read_result(body)
+            except ValueError as err:
+                made.append(self._failed(message, Failure("E709", str(err))))
             else:
                 made.append(self._result(message, b"," + body.strip()[1:]))
         return made
@@ -590,14 +593,7 @@ class NodeCodec(Codec):
             return []  # nobody waits for it
 
     def _failed(self, message: Mapping[str, Any], failure: Failure) -> Publication:
-        row = ERRORS.get(failure.code)
-        error = {
-            "code": failure.code,
-            "text": _encodable(failure.text[:_ERROR_CHARS]),
-            "traceback": _encodable(failure.traceback[-_TRACEBACK_CHARS:]),
-        }
-        body = {"error": error, "final": row is not None and row.is_final}
-        return self._result(message, b"," + orjson.dumps(body)[1:])
+        return self._result(message, b"," + orjson.dumps(failed_result(failure))[1:])
 
     def _result(self, message: Mapping[str, Any], rest: bytes) -> Publication:
         """`rest` is what follows whose result it is: the other members of the object, and its end."""
@@ -610,33 +606,44 @@ class NodeCodec(Codec):
         message = _parsed(delivery.payload)
         if not isinstance(message, dict):
             raise Unreadable("E302", f"the execution is {_kind(message)}, not an object")
-        for name, kind in (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict)):
+        for name, kind in _EXECUTION_TYPES:
             if not isinstance(message.get(name), kind):
                 raise Unreadable("E302", f"{name} of the execution is {_show(message.get(name))}")
         return message
 
 
-def _wrong_result(body: bytes) -> str:
-    """Why what a guest gave is no result of a node; empty where it is one."""
+def read_result(body: bytes) -> dict[str, Any]:
+    """The result of a node that a guest gave. Raises ValueError where it is none, or names whose it is."""
     try:
         result = orjson.loads(body)
     except orjson.JSONDecodeError:
         result = None
     if not isinstance(result, dict):
-        return "the node gave no result"
+        raise ValueError("the node gave no result")
     if more := result.keys() - _RESULT:
-        return f"the result of the node has {_show(min(more))}"
-    if len(result.keys() & _ENDINGS) != 1:
-        return f"the result of the node has {len(result.keys() & _ENDINGS)} of {', '.join(sorted(_ENDINGS))}"
-    return ""
+        raise ValueError(f"the result of the node has {_show(min(more))}")
+    if (count := len(result.keys() & _ENDINGS)) != 1:
+        raise ValueError(f"the result of the node has {count} of {', '.join(sorted(_ENDINGS))}")
+    return result
+
+
+def failed_result(failure: Failure) -> dict[str, Any]:
+    """The result of a node that failed: why, bounded, and whether another try cannot change it."""
+    row = ERRORS.get(failure.code)
+    error = {
+        "code": failure.code,
+        "text": _encodable(failure.text[:_ERROR_CHARS]),
+        "traceback": _encodable(failure.traceback[-_TRACEBACK_CHARS:]),
+    }
+    return {"error": error, "final": row is not None and row.is_final}
 
 
 def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def codec_for(route: Route, gone: Collection[str] = frozenset()) -> Codec:
-    """The codec that the route's `input.codec` names; `gone` are runs that were cancelled."""
+def codec_for(route: Route, gone: Mapping[str, int] = NOBODY) -> Codec:
+    """The codec that the route's `input.codec` names; `gone` says when runs were cancelled, ms since 1970."""
     if route.input.codec == "node":
         return NodeCodec(route, gone)
     kinds: dict[str, type[Codec]] = {

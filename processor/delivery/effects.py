@@ -179,6 +179,9 @@ class Effects:
     ended: list[Delivery] = field(default_factory=list)  # but for those that are kept to be tried again
     foreign: list[Outgoing] = field(default_factory=list)
     stored: list[Outgoing] = field(default_factory=list)
+    # By subject, those that are the only ones of theirs: of one commit the last counts, for the server takes
+    # one alone.
+    kept: dict[str, Outgoing] = field(default_factory=dict)
     live: list[Outgoing] = field(default_factory=list)
     markers: list[Outgoing] = field(default_factory=list)
     contexts: dict[str, ContextChange] = field(default_factory=dict)
@@ -197,6 +200,7 @@ class Effects:
         self.ended += later.ended
         self.foreign += later.foreign
         self.stored += later.stored
+        self.kept |= later.kept
         self.live += later.live
         self.markers += later.markers
         for key, change in later.contexts.items():
@@ -229,7 +233,7 @@ class Effects:
         """The SHA-256 of all messages that these store, subjects and payloads, in hex."""
         parts: list[bytes] = []
         subject, head = "", b"\0"
-        for message in chain(self.stored, self.foreign):
+        for message in chain(self.stored, self.kept.values(), self.foreign):
             if message.subject != subject:  # mostly it is the one before
                 subject = message.subject
                 head = subject.encode("utf-8", "surrogateescape") + b"\0"
@@ -250,6 +254,7 @@ class Effects:
                 items += len(self.contexts[key].items) + 1
         records = len(both) if self.is_recorded or later.is_recorded else 0
         stored = len(self.stored) + len(later.stored) + self.scattered + later.scattered
+        stored += len(self.kept.keys() | later.kept.keys())
         chains = _records_of(self.audit, later.audit)
         return stored + items + records + chains + len(self._written_with(later))
 
@@ -419,7 +424,11 @@ class EffectsBuilder:
         elif outlet.foreign:
             effects.foreign.append(Outgoing(publication.subject, publication.payload, publication.headers))
         elif outlet.inner:
-            effects.stored.append(Outgoing(publication.subject, publication.payload, publication.headers))
+            message = Outgoing(publication.subject, publication.payload, publication.headers)
+            if "Nats-Rollup" in publication.headers:
+                effects.kept[message.subject] = message
+            else:
+                effects.stored.append(message)
         else:
             subject = f"{self._out}{publication.subject}"
             kept = {**publication.headers, **outlet.ttl} if publication.headers else outlet.ttl

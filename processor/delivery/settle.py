@@ -209,7 +209,7 @@ class Settler:
         started_s = time.perf_counter()
         entries = effects.entries
         size = await self._store.commit(
-            effects.stored,
+            [*effects.stored, *effects.kept.values()],
             effects.contexts,
             {**{number: Move() for number in (*entries, *effects.marks)}, **effects.moves},
             live=effects.markers,

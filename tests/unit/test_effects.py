@@ -19,6 +19,7 @@ changes = st.builds(
 runs = st.builds(
     Effects,
     stored=st.lists(st.just(Outgoing("out", b"1")), max_size=3),
+    kept=st.dictionaries(st.sampled_from("pq"), st.just(Outgoing("p", b"1")), max_size=2),
     contexts=st.dictionaries(st.sampled_from("abc"), changes),
     moves=st.dictionaries(st.integers(0, 3), st.builds(Move, st.integers(0, 9))),
     scattered=st.integers(0, 3),

@@ -15,7 +15,7 @@ from processor.context.subjects import GraphSubjects, RouteSubjects
 from processor.delivery.codec import MAX_RUN_BYTES, Codec, Publication, Unreadable, codec_for
 from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet
 from processor.errors import ProcessorError
-from processor.jetstream import Outgoing
+from processor.jetstream import KEPT, Outgoing
 from processor.model import (
     NO_HEADERS,
     ContextChange,
@@ -152,15 +152,16 @@ def test_what_is_no_execution_is_unreadable_and_nobody_s(message: Any) -> None:
     with pytest.raises(Unreadable):
         codec.read(sent(message))
     assert codec.failed(sent(message), Failure("E302", "x")) == []
-    assert not codec_for(NODES, {"r.1"}).is_skipped(sent(message))
+    assert not codec_for(NODES, {"r.1": 9}).is_skipped(sent(message))
 
 
 def test_executions_of_a_cancelled_run_are_skipped() -> None:
-    """They are settled without a run of the guest; those of other runs are not."""
-    gone = {"r.1"}
+    """They are settled without a run of the guest; those of other runs, and later ones, are not."""
+    gone = {"r.1": 5}
     codec = codec_for(NODES, gone)
     assert codec.is_skipped(sent(EXECUTION))
     assert not codec.is_skipped(sent({**EXECUTION, "run": "r.2"}))
+    assert not codec.is_skipped(sent({**EXECUTION, "sent_ms": 6}))
     gone.clear()
     assert not codec.is_skipped(sent(EXECUTION))
 
@@ -212,7 +213,7 @@ def test_what_is_for_the_app_itself_is_committed_as_it_is() -> None:
         Emit(0, POOL.inbox(5), b"1"),
         Emit(0, "p.shop.run.refunds.success.r1", b"2", headers={"Nats-TTL": "7d"}),
         Emit(0, "p.shop.timer.graphs.3.r1.late", b"3", headers={"Nats-Schedule": "@at 2030-01-01T00:00:00Z"}),
-        Emit(0, "live.shop.graphs.refunds.r1", b"4"),
+        Emit(0, GraphSubjects("shop").live_record("refunds", "r1"), b"4"),
     ]
     effects = effects_of(ENGINE, batch_of(sent({"t": "go", "run": "r1"}), key="r1"), Ran(emits=emits))
     assert effects.stored == [
@@ -222,6 +223,26 @@ def test_what_is_for_the_app_itself_is_committed_as_it_is() -> None:
     ]
     assert effects.live == [Outgoing("live.shop.graphs.refunds.r1", b"4", {})]
     assert effects.size == 3 + 1
+
+
+def test_the_only_message_of_a_subject_is_there_once_in_a_commit() -> None:
+    """The server takes no second one that replaces the first in the same commit: the last one counts."""
+    subject = "p.shop.timer.graphs.3.r1.late"
+    made = [
+        effects_of(
+            ENGINE,
+            batch_of(sent({"t": "go", "run": "r1"})),
+            Ran(emits=[Emit(0, subject, body, headers=KEPT)]),
+        )
+        for body in (b"1", b"", b"2")
+    ]
+    first, *others = made
+    assert first.size == 1 + 1
+    for later in others:
+        assert first.size_with(later) == 1 + 1
+        first.add(later)
+    assert first.stored == []
+    assert [*first.kept.values()] == [Outgoing(subject, b"2", KEPT)]
 
 
 def test_what_no_message_holds_is_refused_before_it_is_committed() -> None:
