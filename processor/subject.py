@@ -79,6 +79,11 @@ def schedule_subject(app: str, route: str) -> str:
     return f"{app_root(app)}.sched.{route}"
 
 
+def api_subject(app: str, verb: str) -> str:
+    """The subject on which requests of that verb are taken."""
+    return f"ctl.{app}.api.{verb}"
+
+
 def republished(app: str, subject: str) -> str:
     """The subject on which onlookers receive what an app commits for a public subject (or pattern)."""
     return f"live.{app}.{subject}"

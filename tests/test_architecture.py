@@ -42,10 +42,11 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "graphs/",
         "graphs of typed nodes: definitions and checks, the state machine of runs, and what drives it",
         [
-            ["client", "runtime"],
+            ["runtime"],
+            ["client"],
             ["engine", "local", "triggers"],
             ["pools"],
-            ["registry", "vault"],
+            ["nodes", "registry", "vault"],
             ["runs"],
             ["machine"],
             ["retrying"],
@@ -168,7 +169,7 @@ OWNERS = {
     "httpx": {"capability.client"},
     "httpcore": {"capability.client"},
     "idna": {"address"},
-    "nacl": {"notes"},
+    "nacl": {"graphs.vault", "notes"},
     "jsonschema_rs": {"schema"},
     "jsonpatch": {"sandbox.heap"},
     "jsonpointer": {"sandbox.heap"},
@@ -176,7 +177,7 @@ OWNERS = {
     "click": {"cli"},
     "rich": {"cli"},
     "ruamel": {"config"},
-    "pydantic": {"config", "graphs.definition"},
+    "pydantic": {"config", "graphs.client", "graphs.definition", "graphs.nodes"},
     "pydantic_core": {"config"},
 }
 SHARED = {"orjson"}
@@ -197,7 +198,7 @@ LINES = 1000
 WALLS = {
     "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
     "delivery.codec", "delivery.effects", "delivery.plan", "delivery.repartition", "delivery.worker",
-    "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
+    "graphs.nodes", "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
 }  # fmt: skip
 
 

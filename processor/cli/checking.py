@@ -78,14 +78,13 @@ from processor.delivery.streams import (
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError, page_of
 from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
 from processor.model import Limits, Program
-from processor.operate.api import api_subject
 from processor.operate.control import Control
 from processor.operate.verbs import VERBS
 from processor.route import Route, StreamLimits
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.values import TOMBSTONE, decode
-from processor.subject import matches
+from processor.subject import api_subject, matches
 from processor.telemetry import configure_logging
 
 _NOTABLE_MAX = 6

@@ -221,6 +221,11 @@ class GraphSubjects:
         """What is known of a kind of node."""
         return self._subject("kind", namespace, node)
 
+    @property
+    def kinds(self) -> str:
+        """The pattern of what is known of each kind of node."""
+        return f"{app_root(self.app)}.kind.*.*"
+
     def run(self, graph: str, state: str, run: str) -> str:
         """The record of a run in that state."""
         return self._subject("run", graph, state, run)
@@ -270,6 +275,10 @@ class GraphSubjects:
     def secret(self, graph: str, name: str) -> str:
         """A sealed secret of a graph."""
         return self._subject("sec", graph, name)
+
+    def secrets(self, graph: str) -> str:
+        """The pattern of the sealed secrets of a graph."""
+        return f"{app_root(self.app)}.sec.{key_token(graph)}.*"
 
     def work(self, namespace: str, node: str) -> str:
         """The public subject of the executions of an external kind; they are committed as outputs for it."""

@@ -19,8 +19,9 @@ from __future__ import annotations
 from processor.jetstream.api import NAME_IN_USE, NO_ROOM
 from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker
 from processor.jetstream.consumers import create_consumer, expected_refusal
+from processor.jetstream.leases import LeasedMessage, WorkQueue
 from processor.jetstream.login import connect_options
-from processor.jetstream.micro import Endpoint, MicroService
+from processor.jetstream.micro import Endpoint, MicroService, ask_service
 from processor.jetstream.protocol import (
     NS,
     Again,
@@ -48,13 +49,16 @@ __all__ = [
     "ApiError",
     "Broker",
     "Endpoint",
+    "LeasedMessage",
     "MicroService",
     "Outgoing",
     "Reader",
     "Stored",
     "Subscription",
     "Unknown",
+    "WorkQueue",
     "WrongLastSequence",
+    "ask_service",
     "check_end",
     "connect_options",
     "create_consumer",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import orjson
 
 from processor.errors import BrokerError
 from processor.jetstream.connection import Connection
-from processor.jetstream.protocol import Again, ApiError, Outgoing, Unknown, encode_parts
+from processor.jetstream.protocol import Again, ApiError, Outgoing, Unknown, asked_subject, encode_parts
 from processor.model import NO_HEADERS
 
 SERVER_MIN = (2, 12)  # atomic batch publish
@@ -160,6 +160,13 @@ class JetStreamApi(Connection):
     async def consumers(self, stream: str) -> list[dict[str, Any]]:
         """What the server says of every consumer of a stream."""
         return await self._pages(f"CONSUMER.LIST.{stream}", "consumers", {})
+
+    async def _exchange(self, parts: tuple[bytes, bytes], before: Sequence[bytes]) -> dict[str, Any]:
+        _, payload = await self.answer(parts, before)
+        result: dict[str, Any] = orjson.loads(payload)
+        if "error" in result:
+            raise ApiError(asked_subject(parts[0]), result["error"])
+        return result
 
     async def _request(self, message: Outgoing) -> dict[str, Any]:
         return await self._exchange(encode_parts(message, {}), ())

@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from typing import Any, Self
 
 import nats.errors
-import orjson
 from nats.aio.client import Client
 
 from processor.errors import BrokerError, ProcessorError
 from processor.jetstream.intake import Intake, Taker
 from processor.jetstream.login import BadLogin
-from processor.jetstream.protocol import Again, ApiError, Unknown, status_of
+from processor.jetstream.protocol import Again, Unknown, asked_subject, status_of
 from processor.jetstream.subscription import FrameTap, Subscription
 from processor.jetstream.ticks import Ticks
 from processor.model import Delivery
@@ -370,7 +369,14 @@ class Connection:
                 log.warning("%s Trying again.", err)
                 await asyncio.sleep(1)
 
-    async def _exchange(self, parts: tuple[bytes, bytes], before: Sequence[bytes]) -> dict[str, Any]:
+    async def answer(
+        self, parts: tuple[bytes, bytes], before: Sequence[bytes] = (), timeout_s: float = _REQUEST_TIMEOUT_S
+    ) -> tuple[bytes, bytes]:
+        """What comes back for a request (as `encode_parts` makes it): headers as they came, and payload.
+
+        The frames in `before` are sent with it. Raises Again where nobody answers to that subject, Unknown
+        where no answer came in time, and BrokerError E403 without permission.
+        """
         # `head` ends where the reply subject belongs: `HPUB <subject> ` + reply + ` <sizes>...`.
         head, rest = parts
         self._requests += 1
@@ -381,19 +387,15 @@ class Connection:
             if not self._answers_at:
                 await self._listen_for_answers()
             await self.send([*before, b"%b%b%b %b" % (head, self._answers_at.encode(), token.encode(), rest)])
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 headers, payload = await answer
         except (TimeoutError, nats.errors.Error, OSError) as err:
             raise Unknown(head.decode(errors="replace").strip()) from err
         finally:
             self._unanswered.pop(token, None)
-        name = head.split(b" ")[1].decode(errors="replace")
         if status_of(headers)[0] == "503":
-            raise Again(f"nobody answers to {name}")
-        result: dict[str, Any] = orjson.loads(payload)
-        if "error" in result:
-            raise ApiError(name, result["error"])
-        return result
+            raise Again(f"nobody answers to {asked_subject(head)}")
+        return headers, payload
 
     async def _listen_for_answers(self) -> None:
         at = self._answers_at = self.client.new_inbox() + "."

@@ -25,7 +25,7 @@ import orjson
 
 from processor.errors import Refusal
 from processor.jetstream.broker import Broker
-from processor.jetstream.protocol import Outgoing, Unknown
+from processor.jetstream.protocol import Outgoing, Unknown, encode_parts, parse_head
 from processor.jetstream.subscription import Subscription
 from processor.model import Delivery
 
@@ -214,3 +214,15 @@ class MicroService:
                 }
             )
         return {**self._identity("stats"), "started": self._started, "endpoints": endpoints}
+
+
+async def ask_service(broker: Broker, subject: str, payload: bytes, timeout_s: float) -> bytes:
+    """The answer of a micro service to a request.
+
+    Raises Refusal with the service's own code and sentence where it refuses, and as `Connection.answer`.
+    """
+    headers, answer = await broker.answer(encode_parts(Outgoing(subject, payload), {}), (), timeout_s)
+    told = parse_head(headers)
+    if code := told.get("Nats-Service-Error-Code"):
+        raise Refusal(code, told.get("Nats-Service-Error", ""))
+    return answer

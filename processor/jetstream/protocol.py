@@ -67,6 +67,12 @@ def parse_ack(reply: str) -> tuple[str, int, int, float, int]:
     return tokens[3], int(tokens[5]), int(tokens[6]), int(tokens[7]) / NS, int(tokens[8])
 
 
+def parse_tries(reply: str) -> int:
+    """How often a consumer delivered the message of a delivery, from its reply subject, as `parse_ack`."""
+    tokens = reply.split(".")
+    return int(tokens[6 if len(tokens) > 9 else 4])
+
+
 def parse_head(head: bytes) -> RawHeaders:
     """The headers of a message as the server sends or stores them, `NATS/1.0` line first."""
     lines = head.partition(b"\r\n")[2]
@@ -132,6 +138,11 @@ def encode_parts(message: Outgoing, extra: Mapping[str, str]) -> tuple[bytes, by
         b"HPUB %b " % subject,
         b"%d %d\r\n%b%b\r\n" % (len(raw), len(raw) + len(payload), raw, payload),
     )
+
+
+def asked_subject(head: bytes) -> str:
+    """The subject of a request, from the first part of what `encode_parts` made."""
+    return head.split(b" ", 2)[1].decode(errors="replace")
 
 
 def _raw(subject: str) -> bytes:

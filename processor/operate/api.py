@@ -14,6 +14,7 @@ from processor.errors import Refusal
 from processor.jetstream import Broker, Endpoint, MicroService
 from processor.operate.forms import read_request, type_text
 from processor.operate.verbs import VERBS, OperatedApp, Verb, perform
+from processor.subject import api_subject
 
 log = logging.getLogger("processor")
 
@@ -67,11 +68,6 @@ class OperateApi:
         wants = ", ".join(f"{each.name}: {type_text(each)}" for each in fields(verb.request))
         summary = f"{verb.summary} {{{wants}}}"
         return Endpoint(verb.name.replace(".", "-"), api_subject(self.config.app, verb.name), summary, answer)
-
-
-def api_subject(app: str, verb: str) -> str:
-    """The subject on which requests of that verb are taken."""
-    return f"ctl.{app}.api.{verb}"
 
 
 def _fault(err: BaseException) -> Refusal:
