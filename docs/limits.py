@@ -40,6 +40,7 @@ one line of the log | {sandbox.wire.LOG_CHARS characters} | cut | | several line
 ## Calls to the outside
 calls for one message that leave the host | {limits.requests calls} | the call raises | E322 | {limits.requests}
 calls of any kind for one message | {limits.calls calls} | the call raises | E322 | {limits.calls}
+calls of one guest at a time | {limits.calls_at_once calls} | the rest wait in the guest | | {limits.calls_at_once}
 arguments of a call, without a body of HTTP | {sandbox.wire.CALL_BYTES bytes} | the call raises | E323 | several calls
 one request | {outbound.request_bytes bytes} | the call raises | E323 | {outbound.request_bytes}
 one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}

@@ -169,6 +169,7 @@ class Limits:
     wall_s: float = 10.0
     requests: int = 50
     calls: int = 1000
+    calls_at_once: int = 16
     output_bytes: int = 8 << 20
     outputs: int = 900
     context_bytes: int = 64 << 20

@@ -110,10 +110,11 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
         [
             ["host", "guest"],
+            ["channel"],
             ["entrypoints", "modules", "reasons", "requests", "results"],
             ["capabilities", "plain", "restricted"],
-            ["clock"],
-            ["calls", "link", "tally"],
+            ["calls", "clock"],
+            ["link", "tally"],
             ["endings"],
             ["dialect", "heap", "jail", "packages", "wire", "launch"],
             ["objects"],
@@ -196,7 +197,7 @@ LINES = 1000
 # Nothing is known about what these catch: code of a user, a lane, a task of the service, a request,
 # what takes messages.
 WALLS = {
-    "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
+    "sandbox.calls", "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
     "delivery.codec", "delivery.effects", "delivery.plan", "delivery.repartition", "delivery.worker",
     "graphs.nodes", "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
 }  # fmt: skip

@@ -297,7 +297,7 @@ class Budgets:
                 try:
                     if not purse.take(amount, _now_us()):
                         await purse.refill(amount, ask)
-                except ProcessorError:
+                except BaseException:
                     for other, given in taken:
                         other.put_back(given)
                     self._show_wait()
@@ -422,8 +422,12 @@ class Tab:
                 self._budgets.hears.budget_denied(budget.name)
                 if budget.then == "deny":
                     raise exhausted(state, need, ask)
-        await self._budgets.reserve(costs, ask)
-        self._count(costs)
+        self._count(costs)  # before anything is waited for: the run may have other calls on their way
+        try:
+            await self._budgets.reserve(costs, ask)
+        except BaseException:
+            self._count({kind: -amount for kind, amount in costs.items()})
+            raise
 
     def charge(self, costs: Mapping[str, int]) -> None:
         """Count what is used already."""

@@ -28,6 +28,13 @@ class GuestLimits(Settings):
         description="Calls of any kind for one message (E322), also those that do not leave the host, such as"
         " of `self.files` and `self.authorize`; never fewer than `requests`.",
     )
+    calls_at_once: int = Field(
+        default=16,
+        ge=1,
+        le=64,
+        description="Calls that a guest may have open at a time: in plain Python, what `asyncio.gather` and"
+        " the like begin together; what is more waits for its turn in the guest.",
+    )
     output_bytes: Size = Field(
         default=8 << 20, ge=1, description="Bytes of all outputs, with what is emitted, of one run (E307)."
     )

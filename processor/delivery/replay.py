@@ -5,7 +5,7 @@ or by making the call. When messages are settled the worker says so, and nothing
 forgets everything.
 
 A call is told by its request: what a message asks again, word for word, is answered in the order in which it
-was answered before. `process` may get several messages of a key at a time; whose call it was then shows when
+was asked before. `process` may get several messages of a key at a time; whose call it was then shows when
 they run apart.
 
 What must stay true:
@@ -50,6 +50,7 @@ class _Call:
     idempotency_key: str
     is_write: bool
     run: int = 0  # the last that it was part of
+    is_open: bool = False  # on its way in that run
     is_made: bool = False
     is_answered: bool = False  # in that run
     answer: Any = None
@@ -141,7 +142,7 @@ class Replay:
         """The call that a run asks for: one of these messages that this run has not had, or a new one."""
         calls = self._calls.setdefault(key, {}).setdefault(digest, [])
         for call in calls:
-            is_free = call.run != run or not call.is_answered
+            is_free = not call.is_open and (call.run != run or not call.is_answered)
             if is_free and not messages.isdisjoint(call.messages):
                 if not call.messages <= messages:
                     call.messages &= messages
@@ -211,7 +212,7 @@ class Calls:
             return call.answer
         if call.is_made and call.run != self._run:
             replay._repeated()
-        call.run, call.is_made, call.is_answered = self._run, True, False
+        call.run, call.is_made, call.is_answered, call.is_open = self._run, True, False, True
         if name == "requests":
             arguments = {**arguments, "idempotency_key": call.idempotency_key}
         try:
@@ -219,6 +220,8 @@ class Calls:
         except ProcessorError as err:
             call.is_made = err.code not in _UNSENT
             raise
+        finally:
+            call.is_open = False
         if _is_final(answer):
             call.is_answered = True
             if not replay._keep(call, answer, self._in_hand):

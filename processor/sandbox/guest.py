@@ -32,7 +32,6 @@ import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, HeapOp, Limits, Program
-from processor.runnable import CapabilityError
 from processor.sandbox import (
     capabilities,
     documents,
@@ -44,7 +43,8 @@ from processor.sandbox import (
     values,
     wire,
 )
-from processor.sandbox.bounds import UNCONFIGURED, Bounds, Exceeded
+from processor.sandbox.bounds import Bounds, Exceeded
+from processor.sandbox.channel import Channel, GuestCalls
 from processor.sandbox.facades import forget_deadlines
 from processor.sandbox.heap import Heap, Objects
 from processor.sandbox.kernel import GuestKernel
@@ -217,39 +217,6 @@ def _drop(_: object) -> None:
     pass
 
 
-class Channel:
-    """The guest's end of the socket to the host; the only descriptor it has."""
-
-    def __init__(self) -> None:
-        self.nonce = 0  # of the request in hand
-        self.is_writing = False
-        self._splitter = wire.Splitter(0xFFFFFFFF)
-        self._frames: list[wire.Frame] = []
-
-    def send(self, frame: bytes) -> None:
-        self.is_writing = True
-        rest = memoryview(frame)
-        while rest:
-            try:
-                rest = rest[os.write(jail.CHANNEL_FD, rest) :]
-            except OSError:  # the host is gone, and nobody is left to answer to
-                os._exit(0)
-        self.is_writing = False
-
-    def receive(self) -> wire.Frame:
-        while not self._frames:
-            try:
-                data = os.read(jail.CHANNEL_FD, 1 << 18)
-            except OSError:
-                data = b""
-            if not data:
-                os._exit(0)
-            self._frames = self._splitter.feed(data)
-        frame = self._frames.pop(0)
-        self.nonce = frame.nonce
-        return frame
-
-
 class Tripwire:
     """Ends the guest at the first thing that only code which broke out of the dialect would do.
 
@@ -416,8 +383,9 @@ class Runner:
         self._program = Program("", "")
         self._cls: type[capabilities.GuestRunnable] = capabilities.GuestRunnable
         self._logger: Any = None
-        self._requests: Any = requests.client(self._call)
-        self._files = capabilities.Files(self._call)
+        self._calls = GuestCalls(channel)
+        self._requests: Any = requests.client(self._calls.call)
+        self._files = capabilities.Files(self._calls.call)
         self._secrets = capabilities.Secrets({})
         self._heap_offer = OPEN_HEAP
         self._kernel_of = GuestKernel.in_hand
@@ -497,6 +465,7 @@ class Runner:
             faults = [Fault(*err.place, 1, "E206", err.failure.text)]
         _stop_timers()
         self._is_loading = False
+        self._calls.allow(self._limits, self._memory, self._writer.bounds, self._results)
         self._channel.send(
             wire.write_loaded(self._channel.nonce, faults, compiled, self._warnings, self._program.sources)
         )
@@ -525,6 +494,7 @@ class Runner:
         """Answer one request for a run; whatever user code does, exactly one reply ends it."""
         request = wire.read_run(frame)
         self._results.begin(len(request.groups), isolate=request.isolate)
+        self._calls.begin_run()
         self._in_hand.begin(request.messages, request.groups)
         self._failing = None
         forget_deadlines()
@@ -540,6 +510,7 @@ class Runner:
                 self._in_hand.enter(number)
                 if not self._run_one(group, request):
                     break
+            self._calls.drain()
             changes = self._changes(request.groups)
             self._failing = None
             reply = self._reply(changes)
@@ -547,6 +518,7 @@ class Runner:
             failure = err.failure if isinstance(err, Unsuccessful) else out_of_memory(self._memory)
             for group in request.groups:
                 self._held[group.key].undo()
+            self._calls.drain()
             reply = wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
         else:
             for key in {group.key for group in request.groups}:
@@ -613,7 +585,7 @@ class Runner:
 
     def _make(self, held: HeldContext, context: values.LiveContext) -> Any:
         voice = capabilities.Voice(
-            self._call,
+            self._calls.call,
             self._results.emit,
             self._results.event,
             self._logger,
@@ -633,7 +605,7 @@ class Runner:
 
     def _open_heap(self, held: Objects) -> Heap:
         begin = self._results.heap_group
-        return Heap(held, self._heap_offer, self._call, self._writer.bounds, begin)
+        return Heap(held, self._heap_offer, self._calls.call, self._writer.bounds, begin)
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
         made = self._user(entrypoints.process, instance, queries)
@@ -749,32 +721,6 @@ class Runner:
             raise Unsuccessful(self._reasons.failure(err), self._reasons.place(err)) from None
         finally:
             self._memory.for_runtime()
-
-    def _call(self, name: str, arguments: dict[str, Any], body: bytes | None = None) -> Any:
-        """What the host answers: a value, or with a `body` a value and bytes. Raises AuthorityKernelError."""
-        if self._is_loading:
-            raise CapabilityError(f"{name}: no calls while the program is loaded; use init()")
-        self._memory.for_runtime()
-        try:
-            # What goes with a body is in a form of our own, and not the user's document.
-            bounds = self._writer.bounds if body is None else UNCONFIGURED
-            text = documents.encode(arguments, "arguments of", name, bounds=bounds)
-            if len(text) > wire.CALL_BYTES or len(text) + len(body or b"") > wire.BODY_BYTES:
-                size, most = len(text) + len(body or b""), wire.BODY_BYTES if body else wire.CALL_BYTES
-                text_of = f"the arguments of {name} are {size} bytes long (limit {most})"
-                raise capabilities.refused(text_of, "E323", operation=name)
-            self._channel.send(wire.write_call(self._channel.nonce, self._results.group, name, text, body))
-            frame = self._channel.receive()
-            if "refused" in frame.header:
-                about = {"operation": name, **frame.header.get("about", {})}
-                raise capabilities.refused(frame.header["refused"], frame.header["code"], **about)
-            if body is not None:
-                head, content = frame.blobs
-                return orjson.loads(head), content
-            [answer] = frame.blobs
-            return documents.decode_answer(answer, self._writer.bounds, f"the answer of {name}")
-        finally:
-            self._memory.for_user()
 
     # Time.
 

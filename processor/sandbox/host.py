@@ -25,15 +25,15 @@ import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import IO, Any
 
 import orjson
 
-from processor.errors import Fault, Faults, GuestError, LanguageError, ProcessorError
+from processor.errors import Fault, Faults, GuestError, LanguageError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
-from processor.sandbox import objects, processes, wire
-from processor.sandbox.calls import Answer, Perform, RunCalls
+from processor.sandbox import processes, wire
+from processor.sandbox.calls import Answer, OpenCalls, Perform, RunCalls
 from processor.sandbox.clock import RunClock
 from processor.sandbox.endings import Ending, OutOfMemoryKills
 from processor.sandbox.jail import LEVELS, JailReport
@@ -49,8 +49,6 @@ WEIGH_EVERY_S = 0.1  # a look at a guest's memory takes a tenth of what a small 
 IDLE_LOOK_S = 5.0  # at what guests use while nothing is asked of them
 START_S = 20.0
 IMPORT_S = 120.0  # for a zygote that imports packages: some take long, and read a lot from a cold disk
-# Calls over limits.requests are answered with a refusal, but not for ever: each one costs the host time.
-REFUSED_CALLS = 1000
 COMPILED_MAX = 2000  # programs, of at most wire.CODE_BYTES each, whose code is kept
 
 
@@ -460,7 +458,7 @@ class Guest:
         self._has_nodes = False
         self._local: Collection[str] = ()  # capabilities whose calls do not leave the host
         self._kills = cell.kills
-        self._performing: asyncio.Task[Any] | None = None
+        self._open: OpenCalls | None = None  # the calls of the run in hand
         self._tally = Tally(limits.context_bytes)
         self._weighed_s = -math.inf
         self._resident_bytes = 0
@@ -595,9 +593,11 @@ class Guest:
         requests = RunCalls(self._limits, request.groups, answer, self._local)
         started_s = time.perf_counter()
         nonce = self._begin()
+        calls = OpenCalls(self._link, nonce, requests, self._limits.calls_at_once, self._perform)
+        self._open = calls
         try:
             self._link.write(wire.write_run(nonce, request))
-            outcome = await self._converse(nonce, request, emit, requests)
+            outcome = await self._converse(request, emit, requests, calls)
             if isinstance(outcome, Failed) and outcome.failure.lethal:
                 await self._link.obituary()
         except wire.Violation as err:
@@ -609,16 +609,20 @@ class Guest:
             self._link.kill(Failure("E314", "the run was cancelled", lethal=True))
             raise
         finally:
-            self._end()
+            self._open = None
+            try:
+                await calls.close()
+            finally:
+                self._end()
         wall_s, cpu_s = time.perf_counter() - started_s, self._clock.cpu_spent_s
         return replace(outcome, calls=requests.made, wall_s=wall_s, cpu_s=cpu_s)
 
     async def _converse(
         self,
-        nonce: int,
         request: wire.RunRequest,
         emit: Callable[[bytes], Awaitable[None]] | None,
         requests: RunCalls,
+        calls: OpenCalls,
     ) -> Outcome:
         room_bytes, room_chunks = self._limits.output_bytes, self._limits.outputs * 100
         while True:
@@ -630,15 +634,17 @@ class Guest:
                     raise wire.Violation("more chunks than the limit")
                 await self._emit(chunk, emit)
             elif "call" in frame.header:
-                await self._answer(nonce, frame, requests)
+                calls.begin(frame)
+            elif "cancel" in frame.header:
+                calls.cancel(frame)
             else:
-                return self._conclude(frame, request, requests)
+                return self._conclude(frame, request, requests, calls)
 
-    def _conclude(self, frame: wire.Frame, request: wire.RunRequest, requests: RunCalls) -> Outcome:
+    def _conclude(
+        self, frame: wire.Frame, request: wire.RunRequest, requests: RunCalls, calls: OpenCalls
+    ) -> Outcome:
         if self._link.has_more:
             raise wire.Violation("bytes after the end of its answer")
-        if self._link.has_unsent:
-            raise wire.Violation("an answer to a request that it has not read")
         self._refuse_broken(frame)
         if "failed" in frame.header:
             failed = wire.read_failed(frame, request, self._limits)
@@ -650,7 +656,9 @@ class Guest:
                 failure = replace(failed.failure, text=text, lethal=True)
                 self._link.kill(failure)
                 return replace(failed, failure=failure)
+            self._require_all_read(calls)
             return failed
+        self._require_all_read(calls)
         ran = wire.read_ran(frame, request, self._limits, self._emits)
         self._tally.check_heap(request.groups, ran, requests.granted)
         return replace(
@@ -658,6 +666,13 @@ class Guest:
             contexts=self._tally.change(ran.contexts),
             memory_bytes=self._memory_lately(),
         )
+
+    def _require_all_read(self, calls: OpenCalls) -> None:
+        """Raise Violation where the guest ends a run before it has all that it asked for, and will go on."""
+        if self._link.unsent:
+            raise wire.Violation("an answer to a request that it has not read")
+        if calls:
+            raise wire.Violation("the end of a run with calls that are open")
 
     def _memory_lately(self) -> int:
         now_s = time.monotonic()
@@ -669,43 +684,6 @@ class Guest:
     async def _emit(self, chunk: bytes, emit: Callable[[bytes], Awaitable[None]]) -> None:
         with self._clock.held_up():
             await emit(chunk)
-
-    async def _answer(self, nonce: int, frame: wire.Frame, requests: RunCalls) -> None:
-        """Answer one capability call, unless the guest dies over it."""
-        group, name, arguments = wire.read_call(frame, len(requests.counts))
-        if self._link.has_unsent or requests.refused > REFUSED_CALLS:
-            raise wire.Violation("calls without an end, or before the last one was answered")
-        make = requests.making(group, name, self._perform)
-        answering = requests.answer(group, name, arguments, make) if requests.answer else make(arguments)
-        if name == objects.HEAP:
-            answering = _granting(answering, arguments, requests)
-        self._link.write(await self._performed(answering, nonce, name, requests))
-
-    async def _performed(
-        self, performing: Awaitable[Any], nonce: int, name: str, requests: RunCalls
-    ) -> bytes:
-        """The frame that answers a call; an empty one for a guest that has ended meanwhile."""
-        task = self._performing = asyncio.ensure_future(_as_coroutine(performing))
-        try:
-            return wire.write_answer(nonce, await task)
-        except ProcessorError as err:
-            requests.refused += 1
-            return wire.write_refusal(nonce, err.code, str(err), _about(err))
-        except asyncio.CancelledError:
-            if self.alive or _is_cancelled():
-                raise
-            return b""  # what it said last is still to be read
-        except Exception:  # a wall: what it was about came from a guest
-            requests.refused += 1
-            log.exception("an unexpected error in a call of %s; please report it", name)
-            why = f"{name}: an error of Processor's own, which its log has; please report it"
-            return wire.write_refusal(nonce, "E365", why)
-        finally:
-            self._performing = None
-            task.cancel()
-            # The task has its exception, that its traceback, and that this frame: with the task in it the
-            # circle would keep the call's arguments until a collection.
-            del task, performing
 
     def _refuse_broken(self, frame: wire.Frame) -> None:
         """End a guest whose own runtime failed, and ask for a report."""
@@ -733,30 +711,8 @@ class Guest:
         self._clock.end()
 
     def _interrupt(self) -> None:
-        if self._performing is not None:
-            self._performing.cancel()
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody wants the task that we run in to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _about(err: ProcessorError) -> dict[str, Any]:
-    """What a guest's exception has as attributes."""
-    return {**(asdict(err.about) if err.about else {}), "remedy": err.remedy}
-
-
-async def _granting(answering: Awaitable[Any], arguments: Mapping[str, Any], requests: RunCalls) -> Any:
-    """The answer about an operation on objects, with a note that it may be done for the rest of the run."""
-    answer = await answering
-    requests.granted.add((str(arguments.get("method")), str(arguments.get("type"))))
-    return answer
-
-
-async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+        if self._open is not None:
+            self._open.interrupt()
 
 
 def _load_fault(program: Program, failure: Failure) -> Fault:

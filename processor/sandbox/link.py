@@ -63,16 +63,16 @@ class Link:
         self._frames: deque[wire.Frame] = deque()
         self._unread_bytes = 0
         self._is_reading = True
-        self._unsent = memoryview(b"")
+        self._unsent: deque[memoryview] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(channel, self._readable)
         self._loop.add_reader(handle, self._ended)
 
     @property
-    def has_unsent(self) -> bool:
-        """Whether a part of what was written is still on its way."""
-        return bool(self._unsent)
+    def unsent(self) -> int:
+        """How many frames of what was written are not, or not wholly, on their way."""
+        return len(self._unsent)
 
     @property
     def has_more(self) -> bool:
@@ -108,6 +108,9 @@ class Link:
     def write(self, data: bytes) -> None:
         if not self.alive:
             return
+        if self._unsent:
+            self._unsent.append(memoryview(data))
+            return
         try:
             sent = self._channel.send(data)
         except BlockingIOError:
@@ -115,7 +118,7 @@ class Link:
         except OSError:  # it is dying, and _ended is about to say so
             return
         if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
+            self._unsent.append(memoryview(data)[sent:])
             self._loop.add_writer(self._channel, self._writable)
 
     async def close(self, verdict: Failure) -> None:
@@ -159,11 +162,16 @@ class Link:
 
     def _writable(self) -> None:
         try:
-            self._unsent = self._unsent[self._channel.send(self._unsent) :]
+            while self._unsent:
+                rest = self._unsent[0][self._channel.send(self._unsent[0]) :]
+                if rest:
+                    self._unsent[0] = rest
+                else:
+                    self._unsent.popleft()
         except BlockingIOError:
             return
         except OSError:
-            self._unsent = memoryview(b"")
+            self._unsent.clear()
         if not self._unsent:
             self._loop.remove_writer(self._channel)
 

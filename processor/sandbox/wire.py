@@ -307,6 +307,7 @@ def write_load(
         limits.context_bytes,
         limits.log_lines,
         limits.log_bytes,
+        limits.calls_at_once,
         limits.max_string_length,
         limits.max_container_length,
         limits.max_depth,
@@ -334,7 +335,8 @@ def write_load(
 
 def read_load(frame: Frame) -> tuple[Program, Limits]:
     *figures, wall_s, cpu_s = frame.header["limits"]
-    memory_mb, outputs, output_bytes, context_bytes, log_lines, log_bytes, string, container, depth = figures
+    memory_mb, outputs, output_bytes, context_bytes, log_lines, log_bytes, *figures = figures
+    calls_at_once, string, container, depth = figures
     infinite = float("inf")
     limits = Limits(
         memory_mb=memory_mb,
@@ -343,6 +345,7 @@ def read_load(frame: Frame) -> tuple[Program, Limits]:
         context_bytes=context_bytes,
         log_lines=log_lines,
         log_bytes=log_bytes,
+        calls_at_once=calls_at_once,
         max_string_length=string,
         max_container_length=container,
         max_depth=depth,
@@ -432,17 +435,20 @@ class Attached:
     body: bytes
 
 
-def write_answer(nonce: int, value: Any) -> bytes:
-    """The result of a capability call, for the guest that waits for it: a JSON value, or Attached."""
+def write_answer(nonce: int, call: int, value: Any) -> bytes:
+    """The result of the capability call with this id: a JSON value, or Attached."""
     if isinstance(value, Attached):
-        return pack(nonce, {"answer": True}, [documents.dumps(value.value), value.body])
-    return pack(nonce, {"answer": True}, [documents.dumps(value)])
+        return pack(nonce, {"answer": call}, [documents.dumps(value.value), value.body])
+    return pack(nonce, {"answer": call}, [documents.dumps(value)])
 
 
-def write_refusal(nonce: int, code: str, text: str, about: Mapping[str, Any] | None = None) -> bytes:
+def write_refusal(
+    nonce: int, call: int, code: str, text: str, about: Mapping[str, Any] | None = None
+) -> bytes:
     """Why a capability call brought nothing; `about` are attributes of the exception: texts and numbers."""
     refused = text[:TEXT_CHARS].encode("utf-8", "replace").decode()
-    header: dict[str, Any] = {"refused": refused, "code": code if code in REFUSAL_CODES else "E317"}
+    code = code if code in REFUSAL_CODES else "E317"
+    header: dict[str, Any] = {"answer": call, "refused": refused, "code": code}
     if about:
         header["about"] = _about(about)
     return pack(nonce, header)
@@ -494,9 +500,20 @@ def write_loaded(
     return pack(nonce, header, [code] if code else [])
 
 
-def write_call(nonce: int, group: int, name: str, arguments: bytes, body: bytes | None = None) -> bytes:
-    """A capability call of a group; `arguments` is a JSON object, and `body` any bytes that go with it."""
-    return pack(nonce, {"call": name, "group": group}, [arguments] if body is None else [arguments, body])
+def write_call(
+    nonce: int, call: int, group: int, name: str, arguments: bytes, body: bytes | None = None
+) -> bytes:
+    """A capability call of a group; `arguments` is a JSON object, and `body` any bytes that go with it.
+
+    `call` is its id: the calls of a run are numbered from 1 on.
+    """
+    header = {"call": name, "id": call, "group": group}
+    return pack(nonce, header, [arguments] if body is None else [arguments, body])
+
+
+def write_cancel(nonce: int, call: int) -> bytes:
+    """Nobody waits for the answer to a call any more; it is answered nonetheless, and soon."""
+    return pack(nonce, {"cancel": call})
 
 
 def write_chunk(nonce: int, chunk: bytes) -> bytes:
@@ -653,12 +670,14 @@ def _fault(item: object, program: Program) -> Fault:
     return Fault(file, _integer(line, 0, top), _integer(column, 0, top), code, _text(text, TEXT_CHARS))
 
 
-def read_call(frame: Frame, groups: int) -> tuple[int, str, dict[str, Any]]:
+def read_call(frame: Frame, call: int, groups: int) -> tuple[int, str, dict[str, Any]]:
     """The group of a run that calls a capability, its name, and its arguments, with bytes as `body`.
 
-    Raises Violation.
+    `call` is the id that the call must have. Raises Violation.
     """
-    name, group = _fields(frame.header, "call", "group")
+    name, number, group = _fields(frame.header, "call", "id", "group")
+    if type(number) is not int or number != call:
+        raise Violation("a call that is not the next one")
     if len(frame.blobs) not in (1, 2) or len(frame.blobs[0]) > CALL_BYTES:
         raise Violation("a call without arguments, or with too many bytes of them")
     if sum(map(len, frame.blobs)) > BODY_BYTES:
@@ -672,6 +691,14 @@ def read_call(frame: Frame, groups: int) -> tuple[int, str, dict[str, Any]]:
     if len(frame.blobs) == 2:
         arguments["body"] = frame.blobs[1]
     return _integer(group, 0, groups - 1), _text(name, 64), arguments
+
+
+def read_cancel(frame: Frame, calls: int) -> int:
+    """The id of a call, of the so many that a run has made, for which nobody waits. Raises Violation."""
+    (call,) = _fields(frame.header, "cancel")
+    if frame.blobs:
+        raise Violation("bytes beside the id of a call")
+    return _integer(call, 1, calls)
 
 
 def read_chunk(frame: Frame) -> bytes:

@@ -89,7 +89,7 @@ DEEP = {
     "an event": f"forge(answer(events=[[0, 'e']]), {nested(1000)})",
     "an event that is not JSON": "forge(answer(events=[[0, 'e']]), b'nan')",
     "filters": """forge(
-        {"call": "state_data", "group": 0}, b'{"filters": [' + b'[' * 900 + b']' * 900 + b']}'
+        {"call": "state_data", "id": 1, "group": 0}, b'{"filters": [' + b'[' * 900 + b']' * 900 + b']}'
     )""",
     "the name of an item": "forge(answer(contexts=[['', False, 9000, 1, 0]]), b'n' * 70000, b'1')",
 }

@@ -113,7 +113,9 @@ async def test_a_refusal_says_what_it_was_about(language: str, spawned: Any, one
 )
 async def test_a_refusal_stays_small_whatever_it_is_about(target: str, spawned: Any, one: Any) -> None:
     """What a guest named comes back to it cut, as text that JSON can carry."""
-    frame = wire.write_refusal(1, "E330", target, {"operation": target, "target": target, "remedy": target})
+    frame = wire.write_refusal(
+        1, 1, "E330", target, {"operation": target, "target": target, "remedy": target}
+    )
     (arrived,) = wire.Splitter(1 << 20).feed(frame)
     assert len(orjson.dumps(arrived.header["about"])) <= wire.ABOUT_BYTES
     assert arrived.header["about"]["target"]

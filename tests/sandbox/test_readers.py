@@ -60,10 +60,16 @@ def of_logs(good: Sequence[Any], bad: Sequence[Any]) -> Twins:
 
 def of_call(good: Any, bad: Any) -> Twins:
     """Two calls of a run with two groups: changes of the header, and blobs."""
-    header = {"call": "stock", "group": 0}
+    header = {"call": "stock", "id": 1, "group": 0}
     (of_good, *good_blobs), (of_bad, *bad_blobs) = good, bad
-    read = partial(wire.read_call, groups=2)
+    read = partial(wire.read_call, call=1, groups=2)
     return Twins(read, ({**header, **of_good}, good_blobs), ({**header, **of_bad}, bad_blobs))
+
+
+def of_cancel(good: Any, bad: Any) -> Twins:
+    """Two cancellations in a run that has made two calls: a header, and blobs."""
+    (of_good, *good_blobs), (of_bad, *bad_blobs) = good, bad
+    return Twins(partial(wire.read_cancel, calls=2), (of_good, good_blobs), (of_bad, bad_blobs))
 
 
 def of_faults(good: Any, bad: Any) -> Twins:
@@ -213,7 +219,13 @@ TWINS = {
     "a group below the first": of_call(({"group": 0}, b"{}"), ({"group": -1}, b"{}")),
     "the name of a call": of_call(({"call": "x" * 64}, b"{}"), ({"call": "x" * 65}, b"{}")),
     "a name that is no text": of_call(({"call": "1"}, b"{}"), ({"call": 1}, b"{}")),
-    "a call's fields": of_call(({}, b"{}"), ({"id": 1}, b"{}")),
+    "a call's fields": of_call(({}, b"{}"), ({"ids": 1}, b"{}")),
+    "the id of a call": of_call(({"id": 1}, b"{}"), ({"id": 2}, b"{}")),
+    "an id that is no number": of_call(({"id": 1}, b"{}"), ({"id": True}, b"{}")),
+    "the id of a cancellation": of_cancel(({"cancel": 2},), ({"cancel": 3},)),
+    "an id below the first": of_cancel(({"cancel": 1},), ({"cancel": 0},)),
+    "a cancellation with a blob": of_cancel(({"cancel": 1},), ({"cancel": 1}, b"")),
+    "a cancellation's fields": of_cancel(({"cancel": 1},), ({"cancel": 1, "id": 1},)),
     # Chunks, and the guest's own end.
     "two chunks": Twins(wire.read_chunk, ({"chunk": True}, [b"a"]), ({"chunk": True}, [b"a", b"b"])),
     "no chunk": Twins(wire.read_chunk, ({"chunk": True}, [b""]), ({"chunk": True}, [])),
@@ -471,17 +483,17 @@ def test_a_request_with_a_blob_too_many_is_not_one() -> None:
 @pytest.mark.parametrize("code", sorted(wire.REFUSAL_CODES))
 def test_a_refusal_has_a_code_that_a_refusal_may_have(code: str) -> None:
     """Any other is E317: a guest is not told what went wrong in the host; and its text is bounded."""
-    header = frame_of_bytes(wire.write_refusal(1, code, "x" * 5000)).header
-    assert header == {"refused": "x" * wire.TEXT_CHARS, "code": code}
+    header = frame_of_bytes(wire.write_refusal(1, 1, code, "x" * 5000)).header
+    assert header == {"answer": 1, "refused": "x" * wire.TEXT_CHARS, "code": code}
     for other in ("E502", "E314", "E401"):
-        refused = frame_of_bytes(wire.write_refusal(1, other, "x")).header
-        assert refused == {"refused": "x", "code": "E317"}
+        refused = frame_of_bytes(wire.write_refusal(1, 1, other, "x")).header
+        assert refused == {"answer": 1, "refused": "x", "code": "E317"}
 
 
 def test_an_empty_body_is_still_a_body() -> None:
     """A call that has bytes beside its arguments waits for an answer that has some, too."""
-    assert len(frame_of_bytes(wire.write_call(1, 0, "requests", b"{}", b"")).blobs) == 2
-    assert len(frame_of_bytes(wire.write_call(1, 0, "stock", b"{}")).blobs) == 1
+    assert len(frame_of_bytes(wire.write_call(1, 1, 0, "requests", b"{}", b"")).blobs) == 2
+    assert len(frame_of_bytes(wire.write_call(1, 1, 0, "stock", b"{}")).blobs) == 1
 
 
 def test_a_failure_of_a_guest_keeps_its_delay_and_group() -> None:

@@ -460,9 +460,9 @@ def arrived(frame: bytes) -> wire.Frame:
 
 def test_bytes_cross_beside_a_call_and_its_answer() -> None:
     """A body is not JSON, and is not written as JSON."""
-    call = wire.read_call(arrived(wire.write_call(1, 4, "requests", b'{"a": 1}', b"\x00\xff")), 5)
+    call = wire.read_call(arrived(wire.write_call(1, 7, 4, "requests", b'{"a": 1}', b"\x00\xff")), 7, 5)
     assert call == (4, "requests", {"a": 1, "body": b"\x00\xff"})
-    answer = arrived(wire.write_answer(1, wire.Attached({"b": 2}, b"\xff")))
+    answer = arrived(wire.write_answer(1, 7, wire.Attached({"b": 2}, b"\xff")))
     assert list(answer.blobs) == [b'{"b":2}', b"\xff"]
 
 
@@ -476,14 +476,16 @@ def test_bytes_cross_beside_a_call_and_its_answer() -> None:
 def test_a_call_with_too_much_beside_it_is_a_violation(blobs: list[bytes]) -> None:
     """What no honest guest sends costs it its life."""
     with pytest.raises(wire.Violation):
-        wire.read_call(arrived(wire.pack(1, {"call": "requests", "group": 0}, blobs)), 1)
+        wire.read_call(arrived(wire.pack(1, {"call": "requests", "id": 1, "group": 0}, blobs)), 1, 1)
 
 
 def test_a_refusal_has_a_code_that_a_guest_may_have() -> None:
     """Any other is told as E317, and a sentence is cut where it is too long."""
     for code in ("E317", "E322", "E323", "E325", "E326"):
-        assert arrived(wire.write_refusal(1, code, "why")).header == {"refused": "why", "code": code}
-    assert arrived(wire.write_refusal(1, "E107", "x" * 9000 + "\ud800")).header == {
+        header = arrived(wire.write_refusal(1, 7, code, "why")).header
+        assert header == {"answer": 7, "refused": "why", "code": code}
+    assert arrived(wire.write_refusal(1, 7, "E107", "x" * 9000 + "\ud800")).header == {
+        "answer": 7,
         "refused": "x" * wire.TEXT_CHARS,
         "code": "E317",
     }

@@ -37,7 +37,8 @@ from processor.model import (
     Program,
     Ran,
 )
-from processor.sandbox import documents, host, wire
+from processor.sandbox import calls as calls_module
+from processor.sandbox import documents, wire
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.link import READ_BYTES, UNREAD_BYTES
 from processor.subject import matches
@@ -245,7 +246,8 @@ READERS: list[Reader] = [
     wire.read_sealed,
     lambda frame: wire.read_loaded(frame, Program("", "f")),
     wire.read_compiled,
-    lambda frame: wire.read_call(frame, 2),
+    lambda frame: wire.read_call(frame, 1, 2),
+    lambda frame: wire.read_cancel(frame, 2),
     wire.read_chunk,
     wire.read_broken,
     lambda frame: wire.read_failed(frame, REQUEST, Limits()),
@@ -269,7 +271,7 @@ ANYTHING = st.recursive(
     max_leaves=15,
 )
 FIELDS = ["outputs", "tokens", "emits", "events", "contexts", "rejected", "heap", "logs", "failed",
-          "sealed", "loaded", "call", "chunk", "broken"]  # fmt: skip
+          "sealed", "loaded", "call", "cancel", "chunk", "broken"]  # fmt: skip
 
 
 @settings(max_examples=300)
@@ -448,7 +450,8 @@ JSON_TROUBLE = [
 GOOD = [
     wire.write_sealed({"seccomp": "on"}),
     wire.write_loaded(1, [Fault("f", 1, 2, "E202", "v")]),
-    wire.write_call(1, 0, "stock", b'{"ticker":"A"}'),
+    wire.write_call(1, 1, 0, "stock", b'{"ticker":"A"}'),
+    wire.write_cancel(1, 1),
     wire.write_chunk(1, b"piece"),
     wire.write_broken(1, "Traceback"),
     wire.write_failed(1, Failure("E304", "t", "trace", retry_after_s=1), [LogLine("info", "hello")]),
@@ -603,9 +606,9 @@ async def test_an_honest_answer_is_taken(spawned, one) -> None:
         lambda nonce: wire.pack(nonce, {"outputs": "lies"}),
         lambda nonce: wire.write_ran(nonce, outputs("a.b"), {}, []),
         lambda nonce: wire.write_chunk(nonce, b"unasked"),
-        lambda nonce: wire.write_call(nonce, 0, "x" * 100, b"{}"),
-        lambda nonce: wire.write_call(nonce, 1, "stock", b"{}"),
-        lambda nonce: wire.write_call(nonce, -1, "stock", b"{}"),
+        lambda nonce: wire.write_call(nonce, 1, 0, "x" * 100, b"{}"),
+        lambda nonce: wire.write_call(nonce, 1, 1, "stock", b"{}"),
+        lambda nonce: wire.write_call(nonce, 1, -1, "stock", b"{}"),
         lambda nonce: wire.write_loaded(nonce, []),
         lambda nonce: struct.pack("<I", 0xFFFFFFFF),
     ],
@@ -681,32 +684,32 @@ async def test_a_call_before_the_last_one_was_answered_ends_the_guest(spawned, o
     async def perform(name: str, arguments: dict[str, Any]) -> Any:
         return "x" * (8 << 20)
 
-    async with spawned(HONEST, perform, wall_s=30.0, requests=5) as guest:
+    async with spawned(HONEST, perform, wall_s=30.0, requests=5, calls_at_once=1) as guest:
         with taken_over(guest) as channel:
             running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
             nonce = arrived(await loop.sock_recv(channel, 1 << 16)).nonce
-            await loop.sock_sendall(channel, wire.write_call(nonce, 0, "stock", b"{}"))
+            await loop.sock_sendall(channel, wire.write_call(nonce, 1, 0, "stock", b"{}"))
             await loop.sock_recv(channel, 1)  # it has begun to answer, and cannot go on
-            await loop.sock_sendall(channel, wire.write_call(nonce, 0, "stock", b"{}"))
+            await loop.sock_sendall(channel, wire.write_call(nonce, 2, 0, "stock", b"{}"))
             outcome = await asyncio.wait_for(running, 10)
     assert isinstance(outcome, Failed)
     assert outcome.failure.code == "E315"
-    assert "before the last one was answered" in outcome.failure.text
+    assert "more calls at once than it may have open" in outcome.failure.text
 
 
-@pytest.mark.parametrize(("calls", "code"), [(4, ""), (5, "E315")])
-async def test_refused_calls_have_an_end(spawned, one, monkeypatch, calls: int, code: str) -> None:
+@pytest.mark.parametrize("code", ["", "E315"])
+async def test_refused_calls_have_an_end(spawned, one, monkeypatch, code: str) -> None:
     """Each costs the host time; a guest that does not stop is ended with the call after the last of them."""
-    monkeypatch.setattr(host, "REFUSED_CALLS", 3)
+    monkeypatch.setattr(calls_module, "REFUSED_CALLS", 3)
     loop = asyncio.get_running_loop()
     async with spawned(HONEST, wall_s=30.0, requests=0) as guest:
         with taken_over(guest) as channel:
             running = asyncio.create_task(guest.run([one({"f": "x"})], fields=["f"]))
             nonce = arrived(await loop.sock_recv(channel, 1 << 16)).nonce
-            for _ in range(min(calls, 4)):
-                await loop.sock_sendall(channel, wire.write_call(nonce, 0, "stock", b"{}"))
+            for number in range(1, 5):
+                await loop.sock_sendall(channel, wire.write_call(nonce, number, 0, "stock", b"{}"))
                 assert arrived(await loop.sock_recv(channel, 1 << 16)).header["code"] == "E322"
-            last = wire.write_call(nonce, 0, "stock", b"{}") if code else good(nonce)
+            last = wire.write_call(nonce, 5, 0, "stock", b"{}") if code else good(nonce)
             await loop.sock_sendall(channel, last)
             outcome = await asyncio.wait_for(running, 10)
     assert (outcome.failure.code if isinstance(outcome, Failed) else "") == code

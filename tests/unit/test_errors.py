@@ -89,8 +89,9 @@ def test_a_guest_says_its_own_codes_only(row: ErrorCode) -> None:
 @EACH
 def test_a_refused_call_has_a_code_of_refusals(row: ErrorCode) -> None:
     """A guest hears of a refusal by its code; any other code becomes E317, for it is the host's business."""
-    header = arrived(wire.write_refusal(1, row.code, "why")).header
-    assert header == {"refused": "why", "code": row.code if row.refuses_call else "E317"}
+    header = arrived(wire.write_refusal(1, 1, row.code, "why")).header
+    code = row.code if row.refuses_call else "E317"
+    assert header == {"answer": 1, "refused": "why", "code": code}
 
 
 def test_a_guest_decides_nothing_that_is_for_the_host() -> None:

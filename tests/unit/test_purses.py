@@ -108,6 +108,43 @@ def test_a_window_that_ends_takes_its_leases_with_it(budgets: Callable[..., Budg
     run_async(main())
 
 
+def test_calls_at_the_same_time_share_what_a_run_may_use(
+    budgets: Callable[..., Budgets], run_async: Any
+) -> None:
+    """What one of them waits for is taken before; one that is refused has used nothing."""
+
+    class Slow(MemoryLedger):
+        is_asked, answers = asyncio.Event(), asyncio.Event()
+
+        async def settle(self, budget: Budget, account: str, claim: Claim, now_us: int) -> Lease:
+            self.is_asked.set()
+            await self.answers.wait()
+            return await super().settle(budget, account, claim, now_us)
+
+    async def main() -> None:
+        ledger = Slow()
+        tab = Tab(
+            budgets(
+                "[budgets]\nrequests = 3\n"
+                + line("requests", 2, "life").replace('name = "requests"', 'name = "all"'),
+                "h",
+                ledger,
+            )
+        )
+        first = asyncio.create_task(tab.reserve({"requests": 2}, ASK))
+        await ledger.is_asked.wait()
+        with pytest.raises(ProcessorError, match="2 of 3 requests used in this run, and this call needs 2"):
+            await tab.reserve({"requests": 2}, ASK)
+        ledger.answers.set()
+        await first
+        with pytest.raises(ProcessorError, match="2 of 2 requests used in all, and this call needs 1"):
+            await tab.reserve({"requests": 1}, ASK)
+        with pytest.raises(ProcessorError, match="2 of 3 requests used in this run, and this call needs 2"):
+            await tab.reserve({"requests": 2}, ASK)
+
+    run_async(main())
+
+
 def test_a_run_counts_for_itself(budgets: Callable[..., Budgets], run_async: Any) -> None:
     """Its budgets begin anew with it, and what it has lowered ends with it."""
 

@@ -88,6 +88,38 @@ def test_the_same_request_is_answered_as_often_as_it_was_made() -> None:
     assert len(set(server.keys)) == 4
 
 
+def test_the_same_request_twice_at_a_time_is_two_calls() -> None:
+    """Each has a key of its own while both are on their way, and when it is made again in the next run."""
+
+    async def main() -> None:
+        server = Server()
+        arrived, leave = asyncio.Semaphore(0), asyncio.Event()
+
+        async def make(arguments: dict[str, Any]) -> Attached:
+            arrived.release()
+            await leave.wait()
+            return await server.make(arguments)
+
+        async def both() -> list[bytes]:
+            calls = server.replay.calls(*batch("a"))
+            arguments = {"method": "POST", "url": "http://a/", "body": b"x", "kind": "raw"}
+            asked = [asyncio.create_task(calls.answer(0, "requests", arguments, make)) for _ in range(2)]
+            for _ in asked:
+                await arrived.acquire()
+            leave.set()
+            return [(await each).body for each in asked]
+
+        assert await both() == [b"1", b"2"]
+        assert len(set(server.keys)) == 2
+        server.replay.failed(*batch("a"))  # the answers are not kept for the next try
+        leave.clear()
+        assert await both() == [b"3", b"4"]
+        assert server.keys[:2] == server.keys[2:]
+        assert server.repeated == 2
+
+    asyncio.run(main())
+
+
 def test_nothing_is_left_of_settled_messages() -> None:
     """A later message with the same request makes its own call."""
     server = Server()
