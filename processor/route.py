@@ -284,3 +284,52 @@ class Route:
     @property
     def events_subject(self) -> str | None:
         return self.events.subject if self.events else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGroup:
+    """A group of nodes as it runs: a file of kinds, and what their guests may use and reach.
+
+    `program` has the mode `nodes`. `settings` are texts that its nodes get by name, beside the secrets of
+    `reach`. Where `is_pool`, it runs as the route `nodes-<name>`, with `partitions` and `concurrency`; else
+    in guests of the engine.
+    """
+
+    app: str
+    name: str
+    program: Program
+    is_pool: bool
+    policy: Rules = NO_POLICY
+    audit: RouteAudit = RouteAudit()
+    limits: Limits = field(default_factory=Limits)
+    reach: Reach
+    settings: Mapping[str, str] = field(default_factory=dict)
+    emits: tuple[str, ...] = ()  # patterns that its nodes may send to
+    concurrency: int = 1
+    partitions: int = 64
+
+    @property
+    def route_name(self) -> str:
+        """The name of the route that a pool is."""
+        return f"nodes-{self.name}"
+
+    @property
+    def values(self) -> frozenset[str]:
+        """The names that a class `Secrets` may have a field for: of secrets, and of settings."""
+        return frozenset(self.settings) | {secret.name for secret in self.reach.secrets}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEngine:
+    """What runs the graphs of an app: the route `graphs`, whose keys are runs.
+
+    Records of runs that ended are kept for so many seconds as their state says. `secrets_key` seals what
+    clients upload; empty where they cannot.
+    """
+
+    partitions: int = 64
+    concurrency: int = 2
+    keep_success_s: float = 7 * _DAY_S
+    keep_failed_s: float = 30 * _DAY_S
+    keep_cancelled_s: float = 7 * _DAY_S
+    secrets_key: str = field(default="", repr=False)

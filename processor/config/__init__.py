@@ -23,6 +23,15 @@ from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
+from processor.config.engine import (
+    GraphSources,
+    engine_faults,
+    graph_faults,
+    read_secrets_key,
+    readable_graphs,
+    runtime_engine,
+    runtime_group,
+)
 from processor.config.forms import Place, show_size, show_time
 from processor.config.keys import Config, Credentials, Dev, Nats, RouteSettings, Tls
 from processor.config.modules import listing, modules_of, read_modules, taken
@@ -57,7 +66,7 @@ from processor.model import Program
 from processor.policy import clashes
 from processor.policy import load as load_policy
 from processor.reach import BoundSecret, FileRoot
-from processor.route import Route
+from processor.route import NodeGroup, Route
 from processor.schema import Schema
 
 _OF_PROGRAMS = ("runnable", "code", "language", "packages", "modules")
@@ -110,13 +119,17 @@ def load(
     """
     source = YamlSource.read(Path(path))
     source.lay_over(env)
+    graph_sources = GraphSources(source)
     data, base = source.data, source.path.parent
-    faults = list(source.faults)
+    faults = [*source.faults, *graph_sources.faults]
     config: Config | None = None
     try:
         config = Config.model_validate(data, context={"base": base})
     except ValidationError as err:
-        faults += [source.explain(error) for error in err.errors(include_url=False)]
+        errors = err.errors(include_url=False)
+        faults += [graph_sources.explain(error) or source.explain(error) for error in errors]
+    graphs = readable_graphs(data)
+    faults += graph_faults(graphs, graph_sources)
     # Routes are examined one by one, so that a fault in one hides none in another.
     routes = config.route_settings if config else dict(_sound_routes(data, base))
     library = _Library(source)
@@ -125,9 +138,14 @@ def load(
         faults += _rule_faults(source, name, route, str(data.get("app", "")))
         files[name], unreadable = _read_files(source, name, route, library)
         faults += unreadable
+    groups, unreadable = _read_groups(source, config, library)
+    faults += unreadable
     secrets: dict[str, BoundSecret] = {}
+    secrets_key = ""
     if config:
-        found = [*app_faults(config), *read_secrets(config, env, secrets)]
+        found = [*app_faults(config), *engine_faults(config), *read_secrets(config, env, secrets)]
+        secrets_key, wrong = read_secrets_key(config, env)
+        found += [wrong] if wrong else []
         spared = {
             key
             for key, needed in (
@@ -135,6 +153,7 @@ def load(
                 ("secrets", needs_secrets),
                 ("audit", needs_secrets),
                 ("files", needs_secrets),
+                ("engine", needs_secrets),
             )
             if not needed
         }
@@ -150,6 +169,10 @@ def load(
         )
     config = _inherit(config, files)
     files = _with_policies(config, files)
+    if config.has_engine:
+        config._engine = runtime_engine(config.engine_keys, secrets_key)
+        config._groups = _runtime_groups(config, groups, secrets)
+        config._graphs, config._graph_files = graphs, graph_sources.files
     roots = {
         name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
     }
@@ -240,7 +263,13 @@ def _with_policies(config: Config, files: Mapping[str, RouteFiles]) -> dict[str,
             found[name] = replace(files[name], policy=load_policy(route.policy))
         except Faults as err:
             faults |= dict.fromkeys(err.faults)
-    faults |= dict.fromkeys(clashes(each.policy for each in found.values()))
+    policies = [each.policy for each in found.values()]
+    for group in config.group_keys.values():
+        try:
+            policies.append(load_policy(group.policy))
+        except Faults as err:
+            faults |= dict.fromkeys(err.faults)
+    faults |= dict.fromkeys(clashes(policies))
     if faults:
         raise Faults(list(faults))
     return found
@@ -283,6 +312,47 @@ def _rule_faults(source: YamlSource, name: str, route: RouteSettings, app: str) 
     ]
 
 
+def _read_groups(
+    source: YamlSource, config: Config | None, library: _Library
+) -> tuple[dict[str, Program], list[Fault]]:
+    """The programs of the groups of nodes, as far as they can be read, and why not."""
+    faults: list[Fault] = []
+    found = {}
+    for name, group in config.group_keys.items() if config else ():
+        here: Place = ("nodes", name)
+        text, fault = _read_text(source, (*here, "file"), group.file)
+        if fault:
+            faults.append(fault)
+            continue
+        program = Program(text, group.file, group.language, group.packages, "nodes")
+        found[name], problems = library.complete(program, group.modules, here)
+        faults += problems
+    return found, faults
+
+
+def _runtime_groups(
+    config: Config, programs: Mapping[str, Program], secrets: Mapping[str, BoundSecret]
+) -> dict[str, NodeGroup]:
+    """The groups of nodes as they run; their policies have no faults."""
+    found = {}
+    for name, keys in config.group_keys.items():
+        rules = load_policy(keys.policy)
+        audit = route_audit(config.audit, rules)
+        found[name] = runtime_group(config.app, name, keys, programs[name], rules, audit, secrets)
+    return found
+
+
+def _read_text(source: YamlSource, place: Place, file: str) -> tuple[str, Fault | None]:
+    """The text of a file of Python that is named at `place`, or why it cannot be read."""
+    what = f"{dotted(place)} is {file}, which"
+    try:
+        return Path(file).read_bytes().decode("utf-8-sig"), None
+    except OSError as err:
+        return "", source.fault(place, "E107", f"{what} cannot be read: {err.strerror}")
+    except UnicodeDecodeError:
+        return "", source.fault(place, "E107", f"{what} is not UTF-8 text")
+
+
 def _read_files(
     source: YamlSource, name: str, route: RouteSettings, library: _Library
 ) -> tuple[RouteFiles, list[Fault]]:
@@ -296,15 +366,11 @@ def _read_files(
         except Faults as err:
             faults += err.faults
     if route.runnable:
-        file = route.runnable_file
-        what = f"{dotted((*here, 'runnable'))} is {file}, which"
-        try:
-            text = Path(file).read_bytes().decode("utf-8-sig")
-            program = _program(route, text, file, route.class_name)
-        except OSError as err:
-            faults.append(source.fault((*here, "runnable"), "E107", f"{what} cannot be read: {err.strerror}"))
-        except UnicodeDecodeError:
-            faults.append(source.fault((*here, "runnable"), "E107", f"{what} is not UTF-8 text"))
+        text, fault = _read_text(source, (*here, "runnable"), route.runnable_file)
+        if fault:
+            faults.append(fault)
+        else:
+            program = _program(route, text, route.runnable_file, route.class_name)
     elif route.code:
         line, literal = source.position((*here, "code"))
         # Blank lines in front make the Runnable's line numbers those of the configuration file.
@@ -342,7 +408,14 @@ def _inherit(config: Config, files: Mapping[str, RouteFiles]) -> Config:
             | {"modules": route.modules or config.modules}
             | {"policy": tuple(dict.fromkeys((*config.policy, *route.policy)))}
         )
-    changes: dict[str, Any] = {"route_settings": routes}
+    groups = {
+        name: group.model_copy(
+            update={"modules": group.modules or config.modules}
+            | {"policy": tuple(dict.fromkeys((*config.policy, *group.policy)))}
+        )
+        for name, group in config.group_keys.items()
+    }
+    changes: dict[str, Any] = {"route_settings": routes, "group_keys": groups}
     server = next((each.routing.input.url for each in files.values() if each.routing), "")
     if server and "url" not in config.nats.model_fields_set:
         given = {key: getattr(config.nats, key) for key in config.nats.model_fields_set}

@@ -183,9 +183,9 @@ def default_text(info: FieldInfo) -> object:
     return [] if info.default == () else info.default
 
 
-def inner_model(annotation: Any) -> type[Settings] | None:
+def inner_model(annotation: Any) -> type[BaseModel] | None:
     """The model that a type is, or holds: optional, listed, or by name."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     arguments = get_args(annotation) if get_origin(annotation) else ()
     return next((model for part in reversed(arguments) if (model := inner_model(part))), None)

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import orjson
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     JsonValue,
@@ -46,6 +47,7 @@ from processor.config.forms import (
     read_secret,
     sequence,
 )
+from processor.config.graphs import GROUP, EngineKeys, GraphEntry, NodeGroupKeys
 from processor.config.ism import Ism
 from processor.config.keeping import (
     CREATED_MAX_BYTES,
@@ -62,7 +64,8 @@ from processor.config.outside import (
     StateApiSettings,
     StockSettings,
 )
-from processor.route import KeySource, Route
+from processor.graphs.definition import GraphDefinition, Name
+from processor.route import GraphEngine, KeySource, NodeGroup, Route
 from processor.schedule import check_schedule, check_time_zone
 from processor.subject import Template, check_subject, check_target
 
@@ -721,7 +724,24 @@ class Config(Settings):
     )
     nats: Nats = Field(default=Nats(), description="The NATS server: a URL, `embedded`, or a mapping.")
     route_settings: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], RouteSettings] = Field(
-        min_length=1, alias="routes", description="The routes by name: letters, digits, - and _, at most 64."
+        default={},
+        min_length=1,
+        alias="routes",
+        description="The routes by name: letters, digits, - and _, at most 64. Required, but for an app that"
+        " runs graphs.",
+    )
+    engine_keys: EngineKeys | None = Field(
+        default=None,
+        alias="engine",
+        description="What runs graphs. It is there with its defaults where there are `nodes` or `graphs`.",
+    )
+    group_keys: dict[Annotated[str, Field(pattern=GROUP)], NodeGroupKeys] = Field(
+        default={},
+        alias="nodes",
+        description="Groups of nodes that graphs are made of, by name: letters, digits, - and _, at most 58.",
+    )
+    graph_keys: dict[Name, GraphEntry] = Field(
+        default={}, alias="graphs", description="Graphs by name: letters, digits, - and _, at most 64."
     )
     modules: File | None = Field(
         default=None,
@@ -783,6 +803,10 @@ class Config(Settings):
         return {**value, "nats": value.get("nats", {})} if isinstance(value, dict) else value
 
     _routes: dict[str, Route] = PrivateAttr(default_factory=dict)
+    _engine: GraphEngine | None = PrivateAttr(default=None)
+    _groups: dict[str, NodeGroup] = PrivateAttr(default_factory=dict)
+    _graphs: dict[str, GraphDefinition] = PrivateAttr(default_factory=dict)
+    _graph_files: tuple[Path, ...] = PrivateAttr(default=())
     _path: Path = PrivateAttr(Path())
     _origins: dict[Place, str] = PrivateAttr(default_factory=dict)
 
@@ -792,11 +816,38 @@ class Config(Settings):
         return self._routes
 
     @property
+    def has_engine(self) -> bool:
+        """Whether the app runs graphs: its own, or those of clients."""
+        return self.engine_keys is not None or bool(self.group_keys or self.graph_keys)
+
+    @property
+    def engine(self) -> GraphEngine | None:
+        """What runs graphs; None where nothing of them is configured."""
+        return self._engine
+
+    @property
+    def groups(self) -> Mapping[str, NodeGroup]:
+        """The groups of nodes by name, as they run."""
+        return self._groups
+
+    @property
+    def graphs(self) -> Mapping[str, GraphDefinition]:
+        """The graphs of the configuration by name, each node with its namespace, free of faults of their own.
+
+        Whether their kinds are there, and fit, only a registry can say.
+        """
+        return self._graphs
+
+    @property
     def audit_level(self) -> AuditLevel:
         """What is recorded of runs: as `audit.level` says, or as a policy makes it."""
         if self.audit.level is not None:
             return self.audit.level
-        is_governed = bool(self.policy) or any(route.policy for route in self.route_settings.values())
+        is_governed = bool(
+            self.policy
+            or any(route.policy for route in self.route_settings.values())
+            or any(group.policy for group in self.group_keys.values())
+        )
         return "calls" if is_governed else "off"
 
     @property
@@ -818,7 +869,9 @@ class Config(Settings):
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders of modules: a file *.py that comes or goes there changes this configuration."""
-        return tuple(dict.fromkeys(Path(r.modules) for r in self.route_settings.values() if r.modules))
+        found = [route.modules for route in self.route_settings.values()]
+        found += [group.modules for group in self.group_keys.values()]
+        return tuple(dict.fromkeys(Path(folder) for folder in found if folder))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -829,16 +882,22 @@ class Config(Settings):
             found += [Path(settings.ism.routing_file)] if settings.ism else []
             found += map(Path, settings.policy)
             found += map(Path, settings.heap.values())
-        for route in self.routes.values():
-            found += [Path(module.filename) for module in route.program.modules]
+        for group in self.group_keys.values():
+            found += map(Path, (group.file, *group.policy))
+        found += self._graph_files
+        programs = [route.program for route in self.routes.values()]
+        programs += [group.program for group in self.groups.values()]
+        found += [Path(module.filename) for program in programs for module in program.modules]
         found += self.folders
         found += [Path(source.file) for source in self.secrets.values() if source.file]
+        key = self.engine_keys.secrets_key if self.engine_keys else None
+        found += [Path(key.file)] if key and key.file else []
         return tuple(dict.fromkeys(found))
 
 
 def field_at(place: Place) -> FieldInfo | None:
     """The field that describes the key at `place`, if there is such a key."""
-    model: type[Settings] | None = Config
+    model: type[BaseModel] | None = Config
     info: FieldInfo | None = None
     named = False
     for step in place:
@@ -854,7 +913,7 @@ def field_at(place: Place) -> FieldInfo | None:
     return info
 
 
-def model_at(place: Place) -> type[Settings] | None:
+def model_at(place: Place) -> type[BaseModel] | None:
     """The model of the mapping at `place`."""
     info = field_at(place)
     return inner_model(info.annotation) if info else Config if not place else None

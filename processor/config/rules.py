@@ -462,10 +462,10 @@ def _topic_faults(config: Config) -> Iterator[Contradiction]:
 def _topics_of_others(config: Config, name: str) -> Iterator[tuple[str, str, bool]]:
     for other, route in config.route_settings.items():
         if other != name:
-            yield from _topics(other, route)
+            yield from topics(other, route)
 
 
-def _topics(name: str, route: RouteSettings) -> Iterator[tuple[str, str, bool]]:
+def topics(name: str, route: RouteSettings) -> Iterator[tuple[str, str, bool]]:
     """The patterns that a route sends to, the key of each, and whether a stream keeps them."""
     if route.output and route.output_template:
         yield route.output_template.pattern, f"routes.{name}.output", route.output.durable
@@ -540,12 +540,12 @@ def _secret_faults(config: Config) -> Iterator[Contradiction]:
     for name, route in config.route_settings.items():
         for used in route.secrets:
             if used not in config.secrets:
-                yield _unknown_secret(("routes", name, "secrets"), used, config)
+                yield unknown_secret(("routes", name, "secrets"), used, config)
         api = filled(config.state_api, route.state_api)
         above: Place = ("routes", name) if "secret" in route.state_api.model_fields_set else ()
         place = (*above, "state_api", "secret")
         if api.secret and api.secret not in config.secrets:
-            yield _unknown_secret(place, api.secret, config)
+            yield unknown_secret(place, api.secret, config)
         elif api.secret:
             url = parse_url(api.base_url)
             if not any(binding.covers(url) for binding in config.secrets[api.secret].bindings):
@@ -568,7 +568,8 @@ def _root_faults(config: Config) -> Iterator[Contradiction]:
                 yield ("routes", name, "files"), "E106", what
 
 
-def _unknown_secret(place: Place, name: str, config: Config) -> Contradiction:
+def unknown_secret(place: Place, name: str, config: Config) -> Contradiction:
+    """What is wrong with a key at `place` that names a secret which there is not."""
     known = ", ".join(config.secrets) or "none"
     return (
         place,

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from processor.config.auditing import AuditSettings
-from processor.config.forms import Place, Settings, alias_of, default_text, inner_model
+from processor.config.forms import Place, alias_of, default_text, inner_model
 from processor.config.keys import Config
 from processor.route import IsmProcessor, Route
 
@@ -45,6 +46,13 @@ def fingerprint(config: Config) -> str:
         del said["routes"][name]["input"]["create"]  # done once, and what `dev` does of every route
         if route.ism:
             said["routes"][name]["ism"]["routing_file"] = asdict(route.ism.routing)
+    if config.engine:
+        said["engine"] = asdict(config.engine) | {"secrets_key": ""}
+        said["graphs"] = {name: graph.version for name, graph in config.graphs.items()}
+        said |= config.model_dump(mode="json", include={"group_keys"}, by_alias=True)
+        for name, group in config.groups.items():
+            del said["nodes"][name]["file"], said["nodes"][name]["modules"]
+            said["nodes"][name] |= {"program": group.program.id, "policy": group.policy.id}
     if config.audit != AuditSettings():
         said["audit"] = config.audit.model_dump(mode="json", include={"level", "intent", "copy_ttl"})
     for source in said["secrets"].values():
@@ -239,11 +247,13 @@ def _ism_guarantee(route: Route, ism: IsmProcessor) -> Iterator[str]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    schema = Config.model_json_schema()
+    anything = [{"required": [key]} for key in ("routes", "engine", "nodes", "graphs")]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "anyOf": anything}
 
 
 # Keys without a default that the full example sets nevertheless, so that it is an example of a whole app.
-_SHOWN = frozenset({"InputSettings.subject"}) | {
+_SHOWN = frozenset({"Config.route_settings", "InputSettings.subject", "TriggerDefinition.subject"}) | {
     f"RouteSettings.{key}" for key in ("runnable", "key", "output", "events")
 }
 
@@ -257,7 +267,7 @@ def full_yaml() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _full_field(model: type[Settings], name: str, info: FieldInfo) -> Iterator[str]:
+def _full_field(model: type[BaseModel], name: str, info: FieldInfo) -> Iterator[str]:
     """The lines of one key; a key without a default is a comment, unless an app cannot do without it."""
     key, inner = alias_of(name, info), inner_model(info.annotation)
     shown = f"{model.__name__}.{name}" in _SHOWN
@@ -283,7 +293,7 @@ def _full_description(info: FieldInfo, shown: bool) -> str:
     text = info.description or ""
     if info.is_required():
         return f"{text} Required."
-    if shown and info.default is not None:
+    if shown and info.default not in (None, {}):
         return f"{text} Default: {_scalar(info.default)}."
     return text
 

@@ -11,12 +11,22 @@ written differently and mean the same have one version, whichever build wrote th
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from processor.model import RetryPolicy
 from processor.schedule import check_time_zone, has_calendar, of_crontab
@@ -52,6 +62,13 @@ Strategy = Literal[
 
 def _sequence(value: object) -> object:
     return () if value is None else tuple(value) if isinstance(value, list) else value
+
+
+def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not `min_length`, which counts only the entries that are right, and so adds a fault of its own.
+    if not value:
+        raise ValueError("it must not be empty")
+    return value
 
 
 def _json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -202,7 +219,7 @@ class NodeDefinition(GraphKeys):
         examples=[{"data": "${{ data_processor.outputs.processed_data }}"}],
     )
     next_nodes: Annotated[tuple[Name, ...], BeforeValidator(_sequence)] = Field(
-        default=(), description="Identifiers of the nodes that run after it.", examples=[["data_validator"]]
+        default=(), description="Identifiers of the nodes that run after it.", examples=[["report"]]
     )
     unites: UnitesDefinition | None = Field(
         default=None, description="Run once for all branches of a node before it, instead of for each."
@@ -319,10 +336,14 @@ class TriggerDefinition(GraphKeys):
         examples=["0 9 * * *"],
     )
     time_zone: Annotated[str, AfterValidator(check_time_zone)] | None = Field(
-        default=None, description="Time zone of a `schedule` with times of day. Without it: UTC."
+        default=None,
+        description="Time zone of a `schedule` with times of day. Without it: UTC.",
+        examples=["Europe/Berlin"],
     )
     type: Literal["CRON"] | None = Field(
-        default=None, description="Another way to write a schedule, with its `value`."
+        default=None,
+        description="Another way to write a schedule, with its `value`.",
+        examples=["CRON"],
     )
     value: CronDefinition | None = Field(default=None, description="The times of `type: CRON`.")
     inputs: Object = Field(
@@ -372,8 +393,12 @@ class GraphLimits(GraphKeys):
 class Graph(GraphKeys):
     """Everything about a graph but its name."""
 
-    nodes: Annotated[tuple[NodeDefinition, ...], BeforeValidator(_sequence)] = Field(
-        min_length=1, description="The nodes; exactly one has nothing before it, and there are no circles."
+    nodes: Annotated[tuple[NodeDefinition, ...], BeforeValidator(_sequence), AfterValidator(_not_empty)] = (
+        Field(
+            max_length=1000,
+            json_schema_extra={"minItems": 1},
+            description="The nodes; exactly one has nothing before it, and there are no circles.",
+        )
     )
     retry_policy: RetryDefinition = Field(
         default=RetryDefinition(), description="What becomes of an execution that failed."
@@ -426,6 +451,20 @@ class GraphDefinition(Graph):
         keys = {key: getattr(graph, key) for key in Graph.model_fields}
         return cls.model_construct(None, **(keys | {"name": name, "nodes": nodes}))
 
+    @classmethod
+    def read(
+        cls, name: str, keys: Mapping[str, Any], app: str
+    ) -> tuple[GraphDefinition | None, list[Mapping[str, Any]]]:
+        """The graph that these keys say; or none, and what is wrong with them, for `checks` to explain."""
+        errors: list[Mapping[str, Any]] = []
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            errors.append({"type": "string_pattern_mismatch", "loc": ("name",), "input": name})
+        try:
+            graph = Graph.model_validate(dict(keys))
+        except ValidationError as err:
+            return None, [*errors, *err.errors(include_url=False)]
+        return (None, errors) if errors else (cls.named(name, graph, app), [])
+
     @cached_property
     def document(self) -> bytes:
         """Its JSON, without the keys that have their default, in one form: what is stored, and hashed."""
@@ -445,7 +484,10 @@ class GraphDefinition(Graph):
     @cached_property
     def by_identifier(self) -> Mapping[str, NodeDefinition]:
         """The nodes by their identifiers; of two that share one, the first."""
-        return {node.identifier: node for node in reversed(self.nodes)}
+        found: dict[str, NodeDefinition] = {}
+        for node in self.nodes:
+            found.setdefault(node.identifier, node)
+        return found
 
     def retry_of(self, node: NodeDefinition) -> RetryPolicy:
         """What becomes of an execution of this node that failed."""
@@ -463,11 +505,28 @@ class GraphDefinition(Graph):
         yield from dict.fromkeys(node.graph for node in self.nodes if node.graph is not None)
 
 
+def keys_at(place: tuple[str | int, ...]) -> list[str]:
+    """The keys of the mapping at a place of a graph, as far as the models know them."""
+    model: type[BaseModel] | None = Graph
+    for step in place:
+        if isinstance(step, str):
+            info = model.model_fields.get(step) if model else None
+            model = _model_in(info.annotation) if info else None
+    return list(model.model_fields) if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
+
+
 class NodeKind(NamedTuple):
     """A kind of node that some processor or worker has: what it takes and gives, and where it runs.
 
-    `inputs` and `outputs` are the JSON Schemas of its models, and `secrets` the names that it needs. `group`
-    is the group of the configuration that has it, empty for one of an external worker.
+    `inputs` and `outputs` are the JSON Schemas of its models, `secrets` the names of the fields of its
+    `Secrets`, and `optional` those of them that have a default. `group` is the group of the configuration
+    that has it, empty for one of an external worker.
     """
 
     namespace: str
@@ -475,9 +534,15 @@ class NodeKind(NamedTuple):
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     secrets: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     where: Literal["inline", "pool", "external"] = "inline"
     group: str = ""
     doc: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names that its `Secrets` cannot do without."""
+        return tuple(name for name in self.secrets if name not in self.optional)
 
     @property
     def id(self) -> str:
