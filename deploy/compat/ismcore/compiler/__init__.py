@@ -1,0 +1,1 @@
+"""Of ismcore.compiler only `secure_runnable`."""
