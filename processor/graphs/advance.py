@@ -71,6 +71,7 @@ _FINAL = frozenset(code for code, row in ERRORS.items() if row.is_final)
 def set_timer(run: GraphRun, each: Progress, todo: Todo, name: str, at_ms: int, what: str = "") -> None:
     """The execution is told at `at_ms`; `name` is retry or late, and `what` its tick's word if another."""
     each.timer = name
+    each.due = at_ms
     message = {"v": 1, "t": "tick", "run": run.id, "x": each.x, "a": each.attempt, "what": what or name}
     todo.set_timer(Timer(f"{name}.{each.x}", at_ms, message))
 
@@ -340,22 +341,16 @@ class Advance:
             run.is_stopping = True
         if fan.left == 0 and before is None:
             for number in sorted(fan.done):
-                self._set_reported(fan.done[number]["sets"])
-            self._release(each, SUCCESS)
+                _set_reported(run, fan.done[number]["sets"])
             for uniter in each.node.uniters:
                 self.decide(each, self.plan.nodes[uniter])
+            self._release(each, SUCCESS)
         elif before is not None:
-            self._set_reported(report["sets"][len(before["sets"]) :])
+            _set_reported(run, report["sets"][len(before["sets"]) :])
         if fan.open == 0:
             each.state = SUCCESS
             each.ended = self.now
             run.open -= 1
-
-    def _set_reported(self, sets: Sequence[Sequence[Any]]) -> None:
-        """What a slice changed in the store; it is too late to fail the execution that did."""
-        if (text := set_store(self.run, sets)) and not self.run.fault:
-            self.run.fault = {"code": "E711", "text": text}
-            self.run.is_stopping = True
 
     def fail(
         self, each: Progress, code: str, text: str, *, is_final: bool = False, traceback: str = ""
@@ -382,6 +377,7 @@ class Advance:
         if each.timer:
             self.todo.call_back(f"{each.timer}.{each.x}")
             each.timer = ""
+            each.due = 0
 
     def close(self, each: Progress, state: str) -> None:
         """It has ended; scopes that it was the last open one of are united."""
@@ -397,11 +393,11 @@ class Advance:
             run.errored += 1
             if self.plan.on_error == "stop" and not _can_absorb(self.plan, _uniters(each.node)):
                 run.is_stopping = True
-        if each.holds:
-            self._release(each, state)
         if state == SUCCESS:
             for uniter in each.node.uniters:
                 self.decide(each, self.plan.nodes[uniter])
+        if each.holds:
+            self._release(each, state)
 
     def _release(self, each: Progress, state: str) -> None:
         run = self.run
@@ -422,10 +418,9 @@ class Advance:
         """What becomes of the node that unites what is below `top`, if that can be said now."""
         run = self.run
         x = uniter.id + top.branch
-        is_done = top.state == SUCCESS or (top.is_open and top.fan is not None and top.fan.left == 0)
         scope = f"{top.x}|{uniter.id}"
         counts = run.units.setdefault(scope, [0, 0, 0, 0])
-        if counts[0] or not is_done or x in run.executions or run.is_stopping:
+        if counts[0] or not top.is_done or x in run.executions or run.is_stopping:
             return
         _, errored, pruned, reached = counts
         assert uniter.unites is not None
@@ -488,8 +483,13 @@ class Advance:
         self.todo.is_finished = True
         if self.plan.timeout_s is not None and run.slice is None:
             self.todo.call_back("late")
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the run above this one how it ended."""
+        run = self.run
         if run.slice is not None:
-            self.todo.sends.append(report_of(self.plan, self.run, is_last=True))
+            self.todo.sends.append(report_of(self.plan, run, is_last=True))
         elif run.up is not None:
             self.todo.sends.append(child_message(run.up, run.state, run.outputs, first_error(run)))
 
@@ -514,6 +514,13 @@ class Advance:
             self.todo.sends.append(order(self.run, "cancel", child_of(self.run, each), f"cancel:{self.now}"))
         elif each.state == QUEUED:
             self.todo.is_gone = True
+
+
+def _set_reported(run: GraphRun, sets: Sequence[Sequence[Any]]) -> None:
+    """Change the store as a slice did; too much of it fails the run, as its execution has ended."""
+    if (text := set_store(run, sets)) and not run.fault:
+        run.fault = {"code": "E711", "text": text}
+        run.is_stopping = True
 
 
 def reach(run: GraphRun, each: Progress, count: int) -> None:

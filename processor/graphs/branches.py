@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from processor.graphs.plan import NodePlan, Plan
-from processor.graphs.progress import SUCCESS, GraphRun, Progress
+from processor.graphs.progress import GraphRun, Progress
 from processor.graphs.template import Reference
 
 Order = tuple[tuple[int, int], ...]
@@ -126,20 +126,20 @@ def _field(outputs: Any, x: str, field: str) -> Any:
 def gather(plan: Plan, run: GraphRun, scope: str | None, reference: Reference) -> Any:
     """The values of a field of all executions of a node in a scope; without one, of the whole run.
 
-    They are a list in the order of branches where a fan-out lies between, or the node runs for each of its
-    parents; else the one value, or None where the execution did not succeed.
+    They are a list in the order of branches where a fan-out lies between that was not united before the node,
+    or the node runs for each of its parents; else the one value, or None where there is none.
     """
     node = plan.nodes[reference.node]
     found: list[tuple[Order, list[Any]]] = []
     is_many = node.runs_for_each
     for each in run.gathered.get(node.id, ()):
-        if each.state == SUCCESS and (scope is None or scope in each.holds):
+        if each.is_done and (scope is None or scope in each.holds):
             is_many = is_many or each.width is not None
             outputs = each.outputs if each.width is not None else [each.outputs]
             found.append((order_of(plan, each.branch), [_field(o, each.x, reference.field) for o in outputs]))
     for fan in run.fans:
         inside = scope is None or scope in fan.holds or scope.partition("|")[0] == fan.x
-        if inside and node.id in plan.below[fan.node.id]:
+        if inside and node.id in plan.spread[fan.node.id]:
             is_many = True
             found += _sliced(plan, fan, reference)
     if not is_many and len(found) < 2:
@@ -156,9 +156,9 @@ def _sliced(plan: Plan, fan: Progress, reference: Reference) -> Iterator[tuple[O
     for first, report in fan.fan.done.items():
         values = []
         for element in report["ok"]:
-            outputs = element.get(reference.node, ())
-            for each in outputs if isinstance(outputs, list) else [outputs] if outputs else ():
-                values.append(_field(each, fan.x, reference.field))
+            outputs = element.get(reference.node, [])
+            for each in outputs if isinstance(outputs, list) else [outputs]:
+                values.append(_field(each, reference.node, reference.field))
         yield (*before, (fan.node.rank, first)), values
 
 
@@ -175,7 +175,7 @@ def reported(plan: Plan, run: GraphRun) -> list[dict[str, Any]]:
     for id, executions in run.gathered.items():
         fields = plan.nodes[id].gathered
         for each in executions:
-            if each.state == SUCCESS:
+            if each.is_done:
                 outputs = each.outputs if each.width is not None else [each.outputs]
                 kept = [{name: o[name] for name in fields if name in o} for o in outputs]
                 place = elements.setdefault(element(each.branch), {}).setdefault(id, [])

@@ -141,6 +141,12 @@ def answer(message: Message, record: Mapping[str, Any] | None) -> list[Message]:
     ]
 
 
+def refused(message: Message, code: str, text: str) -> list[Message]:
+    """What is sent in answer to a `start` that cannot be done, to the execution that asked for it."""
+    up = message.get("up")
+    return [child_message(up, CANCELLED, NOTHING, {"code": code, "text": text})] if up else []
+
+
 def _start_run(step: Advance, message: Message) -> None:
     run, plan = step.run, step.plan
     given, store = message.get("inputs") or {}, message.get("store") or {}
@@ -293,9 +299,11 @@ def _tick(step: Advance, message: Message) -> None:
         return
     if what in ("retry", "requeue") and each.timer == "retry" and each.state == WAITING:
         each.timer = ""
+        each.due = 0
         step.begin(each)
     elif what == "late" and each.timer == "late":
         each.timer = ""
+        each.due = 0
         _late(step, each)
 
 
@@ -401,6 +409,8 @@ def _retry(step: Advance, message: Message) -> None:
     elif step.run.is_ended and not step.run.executions and step.run.state == FAILED:
         step.run.fault = None
         _begin_run(step)
+    elif step.run.is_ended and message.get("up"):
+        step.tell()  # who asks waits for an answer
 
 
 _ACTS: Mapping[str, Callable[[Advance, Message], None]] = {

@@ -79,6 +79,8 @@ class Plan:
     root: str
     order: tuple[str, ...]
     below: Mapping[str, frozenset[str]]  # what comes after each node, at any distance
+    # The nodes that run for each element if a node returns a list: less what is behind a unite of it.
+    spread: Mapping[str, frozenset[str]]
     between: Mapping[tuple[str, str], frozenset[str]]  # the nodes of each scope
     required_keys: tuple[str, ...]
     default_values: Mapping[str, Any]
@@ -147,6 +149,7 @@ def compile_plan(definition: GraphDefinition) -> Plan:
         root=shape.root,
         order=shape.order,
         below=shape.below,
+        spread=shape.spread,
         between=shape.between,
         required_keys=tuple(definition.store_config.required_keys),
         default_values=definition.store_config.default_values,
@@ -179,6 +182,20 @@ class _Shape:
             (ancestor, uniter): frozenset(id for id in self.below[ancestor] if uniter in self.below[id])
             for ancestor, uniter in self.pairs
         }
+        self.spread = {id: self._spread(id, following) for id in following}
+
+    def _spread(self, id: str, following: Mapping[str, Iterable[str]]) -> frozenset[str]:
+        """What is reached from a node by edges that do not lead into a unite of it, or of one above it."""
+        found: set[str] = set()
+        waiting = [id]
+        while waiting:
+            for after in following[waiting.pop()]:
+                top = self.united.get(after)
+                is_closed = top is not None and (top == id or id in self.between[top, after])
+                if after not in found and not is_closed:
+                    found.add(after)
+                    waiting.append(after)
+        return frozenset(found)
 
     def is_seen_united(self, node: str, other: str) -> bool:
         """Whether `node`, or one before it, unites a scope that `other` is at the top of, or inside of."""

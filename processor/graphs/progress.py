@@ -129,9 +129,9 @@ class Progress:
     """
 
     __slots__ = (
-        "absorbed", "attempt", "branch", "created", "ended", "fan", "first", "gives", "holds", "inputs",
-        "node", "outputs", "requeues", "sent", "state", "timer", "tries", "united", "waits", "why", "width",
-        "x",
+        "absorbed", "attempt", "branch", "created", "due", "ended", "fan", "first", "gives", "holds",
+        "inputs", "node", "outputs", "requeues", "sent", "state", "timer", "tries", "united", "waits", "why",
+        "width", "x",
     )  # fmt: skip
 
     def __init__(self, x: str, node: NodePlan, branch: str, created: int, first: int = 1) -> None:
@@ -150,9 +150,15 @@ class Progress:
         self.fan: SlicedFanOut | None = None
         self.why: list[Message] = []  # {"a", "code", "text", "at"}, the last ten
         self.timer = ""
+        self.due = 0  # when it is
         self.united: Mapping[str, int] | None = None
         self.holds: tuple[str, ...] = ()
         self.absorbed = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether what unites its outputs may go on: it succeeded, or all its slices have reported."""
+        return self.state == SUCCESS or (self.fan is not None and self.state == QUEUED and self.fan.left == 0)
 
     @property
     def is_open(self) -> bool:
