@@ -19,7 +19,9 @@ from processor.sandbox import packages
 MAX_FILES = 256
 MAX_BYTES = 1 << 20
 # Beside those of the standard library, which the modules of the restricted language are among.
-_OURS = frozenset(("authority_nanos", "processor", "requests", "runnable"))
+_OURS = frozenset(
+    ("authority_nanos", "exospherehost", "httpx", "processor", "pydantic", "requests", "runnable")
+)
 
 Problem = tuple[str, str]  # a code, and a sentence that begins with the file or the name
 

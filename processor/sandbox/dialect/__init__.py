@@ -31,6 +31,7 @@ from processor.model import Module, Program
 from processor.runnable import Reject, Retry
 from processor.sandbox import facades
 from processor.sandbox.dialect import awaits
+from processor.sandbox.dialect.annotations import Evaluated, below, evaluated, expression_in
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
 from processor.sandbox.dialect.own import Own
@@ -67,7 +68,6 @@ __all__ = [
 
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_DEPTH = 400
-MAX_DEPTH_OF_TEXT = 50  # of an annotation, where the text stands: what FRAMES_PER_LEVEL leaves
 FRAMES_PER_LEVEL = 8  # of a visitor; 6 measured
 MAX_FAULTS = 100
 TEXT_CHARS = 2000
@@ -262,17 +262,9 @@ def _compile(source: str | ast.AST, program: Program, faults: _Collector) -> typ
 
 
 def _check_depth(tree: ast.AST, faults: _Collector) -> None:
-    level = _below(tree, MAX_DEPTH)
+    level = below(tree, MAX_DEPTH)
     if level:
         faults.add(next((node for node in level if hasattr(node, "lineno")), None), "E205", TOO_DEEP)
-
-
-def _below(tree: ast.AST, levels: int) -> list[ast.AST]:
-    """The nodes that many levels below `tree`."""
-    level = [tree]
-    for _ in range(levels):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-    return level
 
 
 def _bound_names(tree: ast.AST) -> set[str]:
@@ -343,6 +335,7 @@ class _Desugar(ast.NodeTransformer):
             for statement in node.body
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
         ]
+        made = evaluated(node, [type_ for *_, type_ in fields])
         written = initializer(node, [(name, kind) for name, kind, _ in fields])
         if written is not None:
             node.body.append(written)
@@ -350,6 +343,8 @@ class _Desugar(ast.NodeTransformer):
         node.body = [self.visit(statement) for statement in node.body]
         if fields:
             node.body.append(_fields_statement(node, fields))
+            if made is not None:
+                node.body.append(made)
         self._classes.pop()
         return node
 
@@ -419,20 +414,11 @@ def _dispatched_on(node: ast.FunctionDef) -> tuple[ast.arg, ast.expr] | None:
             case None:
                 continue
             case ast.Constant(value=str(text)) as annotation:
-                parsed = _annotation(text)
+                parsed = expression_in(text)
                 return None if parsed is None else (parameter, _located_all(parsed, annotation))
             case annotation:
                 return parameter, annotation
     return None
-
-
-def _annotation(text: str) -> ast.expr | None:
-    """What an annotation that is a text says; None where that is nothing, or nested as no name is."""
-    try:
-        parsed = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # as in _parse
-        return None
-    return None if _below(parsed, MAX_DEPTH_OF_TEXT) else parsed
 
 
 def _catches_import_error(handler: ast.ExceptHandler) -> bool:
@@ -671,6 +657,10 @@ class Transformer(RestrictingNodeTransformer):
         return node if isinstance(node, _Fields) else self._contents(node)
 
     visit__Fields = visit_Assign
+
+    def visit_Evaluated(self, node: Evaluated) -> ast.AST:
+        node.value = self.visit(node.value)
+        return node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
         self._contents(node)

@@ -90,7 +90,7 @@ _INSTEAD_OF_MODULE = {
     **{
         name: _PACKAGE.format(name)
         for name in (
-            "numpy", "pandas", "scipy", "polars", "pydantic", "orjson", "requests_toolbelt", "pyarrow",
+            "numpy", "pandas", "scipy", "polars", "orjson", "requests_toolbelt", "pyarrow",
             "torch", "tensorflow", "statsmodels", "networkx", "sympy", "shapely", "lxml", "jinja2", "msgpack",
         )
     },

@@ -254,7 +254,7 @@ class _Verifier:
     def _variable(self, operation: str, name: str) -> None:
         loads = operation.startswith("LOAD_")
         if name.startswith("~"):
-            of_body = name in (FIELDS, facades.INIT) and operation == "STORE_NAME"
+            of_body = name in (FIELDS, facades.HINTS, facades.INIT) and operation == "STORE_NAME"
             if not (name in _GUARDS if loads else of_body):
                 self._complain(f"the name {name!r} is not allowed")
         elif is_dunder(name):

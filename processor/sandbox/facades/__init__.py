@@ -72,7 +72,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from processor import runnable
-from processor.sandbox.facades import asyncio, exact
+from processor.sandbox.facades import asyncio, exact, models
 from processor.sandbox.facades.asyncio import forget_deadlines
 from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.decimals import Context, getcontext, guard_decimal, localcontext
@@ -84,6 +84,7 @@ from processor.sandbox.facades.guards import (
     FIELDS,
     FORBIDDEN,
     FRESH,
+    HINTS,
     HOOKS,
     INIT,
     LATER,
@@ -161,8 +162,8 @@ from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES
 
 __all__ = [
-    "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HOOKS", "INIT", "LATER",
-    "LIBRARIES", "METHODS", "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE",
+    "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HINTS", "HOOKS", "INIT",
+    "LATER", "LIBRARIES", "METHODS", "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE",
     "WRITTEN_DICT", "Logger", "attribute", "bless", "bring_modules", "deque", "forget_deadlines",
     "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
     "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
@@ -481,6 +482,7 @@ def _build() -> dict[str, types.ModuleType]:
         "queue": {
             kind.__name__: kind for kind in (Empty, Full, LifoQueue, PriorityQueue, Queue, SimpleQueue)
         },
+        "pydantic": models.NAMES,
         "random": _pick(
             random,
             "random randint randrange randbytes choice choices sample shuffle uniform gauss normalvariate "
@@ -600,7 +602,7 @@ _OF_RUNTIME_MODULES = {
 
 
 # What has here a part of what programs know of it.
-LIBRARIES = frozenset(("asyncio",))
+LIBRARIES = frozenset(("asyncio", "pydantic"))
 
 
 def importable(module: str) -> bool:

@@ -90,6 +90,8 @@ FORBIDDEN = frozenset(
 
 # Where a class keeps what it annotated, for data classes and named tuples.
 FIELDS = "~fields"
+# Where a class with bases keeps what its annotations evaluate to, as a function, for models.
+HINTS = "~hints"
 # Where a base keeps the function that builds a class from a class statement that names it.
 BUILD = "~build"
 # Where a data class keeps the `__init__` written out for it, and what makes a default of `field()` anew.
@@ -698,7 +700,7 @@ def user_class(name: str, bases: tuple[type, ...], body: Mapping[str, Any], /, *
             members[key] = _HOOKED[key](value) if key in _HOOKED else value
         elif is_enum and key in _ENUM_HOOKS:
             members[key] = value
-        elif is_enum and key == FIELDS:
+        elif is_enum and key in (FIELDS, HINTS):
             continue  # it would be a member
         else:
             members[attribute(key)] = value

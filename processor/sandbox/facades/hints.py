@@ -27,21 +27,27 @@ from processor.sandbox.facades.records import NamedTupleBase, namedtuple
 
 
 class Hint:
-    """A name of typing: subscripted and put together to no effect, it stands for `_bases` in a class."""
+    """A name of typing; it stands for `_bases` in a class, also where it is subscripted."""
 
     __slots__ = ("_bases", "_hint")
+
+    @property
+    def name(self) -> str:
+        """What typing calls it."""
+        return self._hint
 
     def __init__(self, hint: str, *bases: type) -> None:
         self._hint = hint
         self._bases = bases
 
-    def __getitem__(self, _: object) -> Hint:
-        return self
+    def __getitem__(self, arguments: object) -> Hint:
+        return Subscribed(self, arguments if type(arguments) is tuple else (arguments,))
 
-    def __or__(self, _: object) -> Hint:
-        return self
+    def __or__(self, other: object) -> Hint:
+        return Subscribed(Hint("Union"), (self, other))
 
-    __ror__ = __or__
+    def __ror__(self, other: object) -> Hint:
+        return Subscribed(Hint("Union"), (other, self))
 
     def __call__(self, *args: Any, **_: Any) -> Any:
         return self
@@ -62,6 +68,16 @@ class Hint:
 
     def __repr__(self) -> str:
         return f"typing.{self._hint}"
+
+
+class Subscribed(Hint):
+    """A name of typing with what it is subscripted with, which models look at."""
+
+    __slots__ = ("arguments",)
+
+    def __init__(self, hint: Hint, arguments: tuple[Any, ...]) -> None:
+        super().__init__(hint._hint, *hint._bases)
+        self.arguments = arguments
 
 
 ANY = Hint("Any")

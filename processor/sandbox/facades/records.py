@@ -21,6 +21,7 @@ from processor.sandbox.facades.guards import (
     DEPENDENT,
     FIELDS,
     FORBIDDEN,
+    HINTS,
     INIT,
     METHODS,
     attribute,
@@ -140,7 +141,7 @@ def _typed_namedtuple(name: str, body: Mapping[str, Any]) -> type:
         raise TypeError("a field without a default cannot follow a field with one")
     members = {}
     for key, value in body.items():
-        if key in fields or key in ("__orig_bases__", "__slots__", FIELDS):
+        if key in fields or key in ("__orig_bases__", "__slots__", FIELDS, HINTS):
             continue
         if is_dunder(key) and key not in METHODS and key not in CLASS_NAMES:
             raise TypeError(f"{key} cannot be defined in a Runnable")
