@@ -41,9 +41,9 @@ class WallClock:
 
 
 class JumpingClock:
-    """A time of its own, in which waiting takes none."""
+    """A time of its own, in which waiting takes none; it begins after 0, which stands for never."""
 
-    def __init__(self, now_ms: int = 0) -> None:
+    def __init__(self, now_ms: int = 1000) -> None:
         self._now_ms = now_ms
 
     def now_ms(self) -> int:

@@ -85,7 +85,7 @@ def _changed_items(run: GraphRun, *, and_slice: bool) -> dict[str, bytes | None]
 def _run_item(run: GraphRun) -> Message:
     item: Message = {
         "v": 1, "g": run.graph, "ver": run.version, "st": run.state, "by": run.by, "t0": run.created,
-        "t": [run.started and run.started - run.created, run.ended and run.ended - run.created],
+        "t": _since(run.created, run.started, run.ended),
         "in": run.inputs, "sto": run.store, "open": run.open, "err": run.errored, "abs": run.absorbed,
         "n": run.count, "u": run.units,
     }  # fmt: skip
@@ -100,6 +100,15 @@ def _run_item(run: GraphRun) -> Message:
         if value:
             item[name] = value
     return item
+
+
+def _since(t0: int, *times: int) -> list[int | None]:
+    """Times in ms after the run was made; None for what has not happened."""
+    return [time - t0 if time else None for time in times]
+
+
+def _times(run: GraphRun, since: list[int | None]) -> list[int]:
+    return [0 if time is None else time + run.created for time in since]
 
 
 def _slice_item(part: SliceOf) -> Message:
@@ -121,8 +130,7 @@ def _parts_item(run: GraphRun) -> Message:
 
 
 def _execution_item(run: GraphRun, each: Progress) -> Message:
-    t0 = run.created
-    times = [each.created - t0, each.sent and each.sent - t0, each.ended and each.ended - t0]
+    times = _since(run.created, each.created, each.sent, each.ended)
     item: Message = {"s": each.state, "a": each.attempt, "t": times}
     fan = each.fan
     if fan is not None:
@@ -158,7 +166,7 @@ def run_of(plan: Plan, id: str, items: Mapping[str, bytes]) -> GraphRun:
     said = orjson.loads(items["run"])
     run = GraphRun(id, said["g"], said["ver"], said["t0"])
     run.state, run.by, run.inputs, run.store = said["st"], said["by"], said["in"], said["sto"]
-    run.started, run.ended = (time and time + run.created for time in said["t"])
+    run.started, run.ended = _times(run, said["t"])
     run.open, run.errored, run.absorbed, run.count = said["open"], said["err"], said["abs"], said["n"]
     run.units = said["u"]
     run.up, run.depth = said.get("up"), said.get("dep", 0)
@@ -188,9 +196,9 @@ def _read_slice(run: GraphRun, said: Message, items: Mapping[str, bytes]) -> Non
 
 def _read_execution(plan: Plan, run: GraphRun, x: str, item: Message) -> None:
     id = x.partition("/")[0]
-    each = Progress(x, plan.nodes[id], x[len(id) :], item["t"][0] + run.created)
+    each = Progress(x, plan.nodes[id], x[len(id) :], 0)
     each.state, each.attempt, each.first = item["s"], item["a"], item.get("a1", 1)
-    each.sent, each.ended = (time and time + run.created for time in item["t"][1:])
+    each.created, each.sent, each.ended = _times(run, item["t"])
     each.requeues, each.tries, each.waits = item.get("q", 0), item.get("tr", 0), item.get("w", 0)
     each.inputs, each.outputs, each.why = item.get("in"), item.get("o"), item.get("why", [])
     each.timer, each.due, each.gives = item.get("tm", ""), item.get("du", 0), item.get("gi", False)
@@ -270,7 +278,9 @@ def record_of(run: GraphRun) -> Message:
     record["executions"] = executions
     if is_cut or any(fan.fan is not None for fan in run.fans):
         record["large"] = True
-    for name, value in (("up", run.up), ("depth", run.depth), ("ids", run.ids), ("again", run.again)):
+    for name, value in (
+        ("up", run.up), ("depth", run.depth), ("ids", run.ids), ("again", run.again), ("fault", run.fault),
+    ):  # fmt: skip
         if value:
             record[name] = value
     return record
@@ -312,7 +322,7 @@ def revived(plan: Plan, record: Mapping[str, Any]) -> GraphRun:
     run = GraphRun(record["run"], record["graph"], record["version"], record["created"])
     run.state, run.by, run.started, run.ended = (record[name] for name in ("state", "by", "started", "ended"))
     run.inputs, run.store = record["inputs"], record["store"]
-    run.up, run.depth = record.get("up"), record.get("depth", 0)
+    run.up, run.depth, run.fault = record.get("up"), record.get("depth", 0), record.get("fault")
     run.ids, run.again = record.get("ids", []), record.get("again", {})
     for shown in record["executions"]:
         each = Progress(

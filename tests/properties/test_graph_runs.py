@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from processor.graphs import advance, machine, runs, sizes
 from processor.graphs.local import JumpingClock, LocalRuns
+from processor.graphs.outcomes import failures_of
 from processor.graphs.plan import Plan
 from processor.graphs.progress import OPEN, Execution, GraphRun, Message, Todo
 from tests.graphing import plan_of
@@ -43,8 +44,11 @@ SUB = plan_of(
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> dict[str, Any]:
-    """A graph of up to eight nodes: forks, joins, unites, nested graphs, and any reference back."""
+def graphs(draw: st.DrawFn, *, is_wild: bool = False) -> dict[str, Any]:
+    """A graph of up to eight nodes: forks, joins, unites, nested graphs, and any reference back.
+
+    A wild one also has waits and timeouts, and may stop at its first error.
+    """
     count = draw(st.integers(2, 8))
     nodes: list[dict[str, Any]] = [{"identifier": "n0", "inputs": {"v": "initial"}, "next_nodes": []}]
     above: list[set[int]] = [set()]
@@ -62,6 +66,13 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
             node["unites"] = {"identifier": f"n{draw(st.sampled_from(sorted(before)))}", "strategy": strategy}
         if draw(st.integers(0, 5)) == 0:
             node["node_name"] = "graph:sub"
+        if is_wild and draw(st.integers(0, 5)) == 0:
+            node |= {
+                "node_name": "Wait",
+                "inputs": {"signal": "go", "timeout_s": draw(st.sampled_from([0.01, 5]))},
+            }
+        if is_wild and draw(st.integers(0, 3)) == 0:
+            node["timeout_s"] = draw(st.sampled_from([0.005, 0.02]))
         for parent in parents:
             nodes[parent]["next_nodes"].append(node["identifier"])
         nodes.append(node)
@@ -70,7 +81,11 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
     outputs = {
         f"o{at}": f"${{{{ n{at}.outputs.v }}}}" for at in draw(st.sets(st.integers(0, count - 1), max_size=2))
     }
-    return {"nodes": nodes, "retry_policy": retry, "outputs": outputs}
+    graph = {"nodes": nodes, "retry_policy": retry, "outputs": outputs}
+    if is_wild:
+        graph["on_error"] = draw(st.sampled_from(["finish", "stop"]))
+        graph["timeout_s"] = draw(st.sampled_from([None, 0.05]))
+    return graph
 
 
 class Fate:
@@ -118,9 +133,12 @@ class World:
         self.inbox: list[Message] = []
         self.timers: dict[tuple[str, str], tuple[int, Message]] = {}
         self.shared: dict[tuple[str, int], Mapping[str, Any]] = {}
-        self.now_ms = 0
+        self.now_ms = 1000
         self.ended: dict[tuple[str, str], str] = {}
+        self.records: dict[str, bytes] = {}
+        self.last: dict[str, GraphRun] = {}
         self.is_healed = False
+        self.is_steered = False
 
     def run(self, message: Message) -> None:
         self.inbox.append(message)
@@ -141,7 +159,7 @@ class World:
                 if message["run"] not in is_next:
                     free.append(at)
                 is_next.add(message["run"])
-            elif message["run"] in self.items:
+            elif message["run"] in self.last:
                 free.append(at)
         message = self.inbox.pop(self.chance.choice(free))
         if self.chance.random() < 0.2:
@@ -158,6 +176,8 @@ class World:
         id = message["run"]
         message = orjson.loads(orjson.dumps(message))
         total = Todo()
+        if id not in self.items and not self._is_begun(message):
+            return
         if id not in self.items:
             plan = self.plans[message["graph"]]
             self.fate.began(message)
@@ -194,6 +214,21 @@ class World:
             self.shared[id, number] = seen
         self._check(run)
         self._write(run)
+        if run.is_ended:
+            self._end(run)
+
+    def _is_begun(self, message: Message) -> bool:
+        """Whether a message to a run that is not open begins it, or begins it again; else it is answered."""
+        id = message["run"]
+        if message["t"] in ("start", "slice"):
+            return id not in self.last
+        record = orjson.loads(self.records[id]) if id in self.records else None
+        is_retry = message["t"] == "control" and message["what"] == "retry"
+        if is_retry and record and (record["state"] != "SUCCESS" or message.get("after")):
+            self._write(runs.revived(self.plans[self.graphs[id]], record))
+            return True
+        self.inbox += machine.answer(message, record)
+        return False
 
     def _result(self, each: Execution) -> Message:
         outcome = {"outputs": {"v": each.x}} if self.is_healed else self.fate(each)
@@ -204,7 +239,7 @@ class World:
         assert run.is_ended == (run.open == 0)
         assert all(counts[0] >= 0 for counts in run.units.values())
         for x, each in run.executions.items():
-            if not self.is_healed:
+            if not self.is_healed and not self.is_steered:
                 assert self.ended.get((run.id, x), each.state) == each.state
             if each.state not in OPEN:
                 self.ended[run.id, x] = each.state
@@ -220,13 +255,24 @@ class World:
                 else:
                     self.items[run.id][name] = value
         assert change.size == sum(len(name) + len(value) for name, value in self.items[run.id].items())
+        self.last[run.id] = self.read(run.id)
+
+    def _end(self, run: GraphRun) -> None:
+        """Keep of a run that has ended what an engine keeps."""
+        if run.slice is None:
+            record = runs.record_of(run)
+            self.records[run.id] = orjson.dumps(record)
+            if run.state == "SUCCESS" or not record.get("large"):
+                del self.items[run.id]
+        elif run.state == "SUCCESS":
+            del self.items[run.id]
 
     def read(self, id: str) -> GraphRun:
         return runs.run_of(self.plans[self.graphs[id]], id, self.items[id])
 
     @property
     def family(self) -> dict[str, GraphRun]:
-        return {id: self.read(id) for id in self.items}
+        return self.last
 
 
 def executions(fate: Fate, family: Mapping[str, GraphRun]) -> dict[str, Any]:
@@ -264,6 +310,12 @@ def slices_of(count: int) -> Iterator[None]:
         yield
 
 
+def assert_all_ended(world: World) -> None:
+    for run in world.family.values():
+        assert run.is_ended, run.id
+        assert all(each.state not in OPEN for each in run.executions.values())
+
+
 def comparable(found: dict[str, Any]) -> dict[str, Any]:
     """Without what a fan-out itself keeps, which is for its slices where it has some."""
     return {
@@ -281,13 +333,59 @@ def test_every_run_ends_the_same_way(slices: int, graph: dict[str, Any], seed: i
     world = World(plan, fate, random.Random(seed))
     with slices_of(slices):
         world.run(START)
+    assert_all_ended(world)
     family = world.family
-    assert all(run.is_ended for run in family.values())
     for run in family.values():
         for each in list(run.executions.values()):
-            assert each.state not in OPEN
             for uniter in each.node.uniters if each.state == "SUCCESS" else ():
                 assert f"{uniter}{each.branch}" in run.executions
     local = locally(plan, fate)
     assert comparable(executions(fate, family)) == comparable(executions(fate, local))
     assert (family["r"].state, family["r"].outputs) == (local["r"].state, local["r"].outputs)
+
+
+@MANY
+@given(graph=graphs(is_wild=True), seed=st.integers(0, 1 << 30), faults=st.integers(0, 8))
+def test_a_run_that_is_steered_ends(graph: dict[str, Any], seed: int, faults: int) -> None:
+    """Whatever comes between (pause, resume, retry, cancel, timeouts, signals), all of a run ends."""
+    chance = random.Random(seed)
+    world = World(plan_of(**graph), Fate(seed, faults), chance)
+    world.is_steered = True
+    with slices_of(2):
+        world.inbox += [START] + [
+            {"t": "control", "run": "r", "id": f"{at}", "what": what, "x": None, "value": 1}
+            for at, what in enumerate(
+                chance.choices(["pause", "resume", "retry", "signal", "cancel"], [4, 4, 4, 2, 1], k=4)
+            )
+        ]
+        world.run({"t": "control", "run": "r", "id": "last", "what": "resume"})
+        assert_all_ended(world)
+
+
+@MANY
+@given(graph=graphs(), seed=st.integers(0, 1 << 30), faults=st.integers(1, 8))
+def test_a_retry_heals_what_failed(graph: dict[str, Any], seed: int, faults: int) -> None:
+    """Once its nodes succeed, a failed run is tried again to its SUCCESS, also from its record alone."""
+    world = World(plan_of(**graph), Fate(seed, faults), random.Random(seed))
+    with slices_of(2):
+        world.run(START)
+        world.is_healed = True
+        failed = world.family["r"].state == "FAILED"
+        world.run({"t": "control", "run": "r", "id": "again", "what": "retry", "x": None})
+    assert_all_ended(world)
+    run = world.family["r"]
+    lost = run.fault is not None or any(failure["code"] == "E703" for failure in failures_of(run))
+    assert run.state == "SUCCESS" or (failed and lost)
+
+
+@MANY
+@given(graph=graphs(), seed=st.integers(0, 1 << 30), faults=st.integers(0, 8))
+def test_what_came_of_an_execution_is_made_anew(graph: dict[str, Any], seed: int, faults: int) -> None:
+    """A retry of an execution and of what came of it ends like a run in which it had succeeded at once."""
+    world = World(plan_of(**graph), Fate(seed, faults), random.Random(seed))
+    with slices_of(2):
+        world.run(START)
+        x = random.Random(seed).choice(sorted(world.family["r"].executions))
+        world.is_healed = True
+        world.run({"t": "control", "run": "r", "id": "again", "what": "retry", "x": x, "after": True})
+    assert_all_ended(world)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from processor.graphs import machine
+import pytest
+
+from processor.graphs import advance, branches, machine, outcomes, progress, retrying, runs, sizes, slices
+from processor.graphs import plan as plan_module
 from processor.graphs.progress import Execution
 from tests.graphing import answered, chain, fan, plan_of, result, started, states
 
@@ -83,3 +89,197 @@ def test_what_is_known_already_changes_nothing() -> None:
         todo = machine.apply(plan, run, stale, 1000)
         assert [each.x for each in todo.ready] == (["b"] if stale["t"] == "go" else [])
     assert states(run) == before
+
+
+def by_node(**outcomes: dict[str, Any]) -> Callable[[Execution], dict[str, Any]]:
+    """Outcomes by node, or by the last number of a branch (`work_2`); else `v` is 1."""
+
+    def outcome(each: Execution) -> dict[str, Any]:
+        number = each.x.rpartition(".")[2]
+        found = outcomes.get(f"{each.node.id}_{number}") or outcomes.get(each.node.id)
+        return found or {"outputs": {"v": 1}}
+
+    return outcome
+
+
+ERROR = {"error": {"code": "E304", "text": "ValueError: no"}, "final": True}
+THREE = {"outputs": [{"v": 0}, {"v": 1}, {"v": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "work", "state", "united", "run_state"),
+    [
+        ("ALL_SUCCESS", {"work_1": ERROR}, "SKIPPED", None, "FAILED"),
+        ("ALL_DONE", {"work_1": ERROR}, "SUCCESS", {"success": 2, "errored": 1, "pruned": 0}, "SUCCESS"),
+        (
+            "ALL_SUCCESS",
+            {"work_1": {"prune": {}}},
+            "SUCCESS",
+            {"success": 2, "errored": 0, "pruned": 1},
+            "SUCCESS",
+        ),
+        (
+            "ALL_SUCCESS",
+            {"work": {"prune": {}}},
+            "SUCCESS",
+            {"success": 0, "errored": 0, "pruned": 3},
+            "SUCCESS",
+        ),
+        ("ALL_DONE", {"work": ERROR}, "SUCCESS", {"success": 0, "errored": 3, "pruned": 0}, "SUCCESS"),
+    ],
+)
+def test_a_unite_never_hangs(
+    strategy: str, work: dict[str, Any], state: str, united: dict[str, int] | None, run_state: str
+) -> None:
+    """Pruned branches are left out; failed ones skip an ALL_SUCCESS, and are counted by an ALL_DONE."""
+    plan = plan_of(fan(strategy=strategy))
+    run, todo = started(plan)
+    answered(plan, run, todo, by_node(split=THREE, **work))
+    assert (run.executions["sum"].state, run.executions["sum"].united) == (state, united)
+    assert run.state == run_state
+
+
+def test_what_was_absorbed_is_still_told() -> None:
+    """The errors that an ALL_DONE took fail no run, and are listed and counted."""
+    plan = plan_of(fan(strategy="ALL_DONE"))
+    run, todo = started(plan)
+    answered(plan, run, todo, by_node(split=THREE, work_1=ERROR))
+    record = runs.record_of(run)
+    assert record["counts"] == {"SUCCESS": 4, "ERRORED": 1}
+    assert record["errors"] == [{"x": "work/split.1", "code": "E304", "text": "ValueError: no"}]
+
+
+def test_a_fork_that_is_pruned_everywhere_prunes_what_unites_it() -> None:
+    """Where no branch of one output reaches what unites it, that is PRUNED, and the run a success."""
+    nodes = chain("a", "b", "c")
+    nodes[2]["unites"] = {"identifier": "a"}
+    plan = plan_of(nodes)
+    run, todo = started(plan)
+    answered(plan, run, todo, by_node(b={"prune": {"why": "late"}}))
+    assert states(run) == {"a": "SUCCESS", "b": "PRUNED", "c": "PRUNED"}
+    assert run.state == "SUCCESS"
+
+
+def test_an_error_is_absorbed_where_it_is_united_first() -> None:
+    """What an inner ALL_DONE took is no error to an ALL_SUCCESS around it."""
+    nodes = [
+        {"identifier": "a", "next_nodes": ["b"]},
+        {"identifier": "b", "next_nodes": ["c"]},
+        {"identifier": "c", "next_nodes": ["inner"]},
+        {
+            "identifier": "inner",
+            "unites": {"identifier": "b", "strategy": "ALL_DONE"},
+            "next_nodes": ["outer"],
+        },
+        {"identifier": "outer", "unites": {"identifier": "a", "strategy": "ALL_SUCCESS"}},
+    ]
+    plan = plan_of(nodes)
+    run, todo = started(plan)
+    answered(plan, run, todo, by_node(a=THREE, b={"outputs": [{}, {}]}, c_1=ERROR))
+    assert run.executions["outer"].united == {"success": 3, "errored": 0, "pruned": 0}
+    assert run.state == "SUCCESS"
+
+
+def test_side_branches_do_not_hold_a_unite_up() -> None:
+    """What does not lead to a unite may go on for longer than it."""
+    nodes = fan()
+    nodes[0]["next_nodes"] = ["work", "side"]
+    nodes.append({"identifier": "side"})
+    plan = plan_of(nodes)
+    run, todo = started(plan)
+    todo = machine.apply(plan, run, result(todo.ready[0], **THREE), 1000)
+    work = [each for each in todo.ready if each.node.id == "work"]
+    for each in work:
+        todo = machine.apply(plan, run, result(each, outputs={"v": 1}), 1000)
+    assert [each.x for each in todo.ready] == ["sum"]
+    machine.apply(plan, run, result(todo.ready[0], outputs={}), 1000)
+    assert (run.state, run.open) == ("RUNNING", 3)
+
+
+def test_a_value_that_is_missing_fails_the_execution_that_looks_at_it() -> None:
+    """A reference to an output or a key that is not there is E703, at once and for good."""
+    nodes = chain("a", "b")
+    nodes[1]["inputs"] = {"v": "${{ a.outputs.nothing }}"}
+    plan = plan_of(nodes)
+    run, todo = started(plan)
+    answered(plan, run, todo, plus_one)
+    assert run.executions["b"].why[0] | {"at": 0} == {
+        "a": 1, "code": "E703", "text": "inputs of b: a has no output 'nothing'", "at": 0
+    }  # fmt: skip
+    assert run.state == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "limits", "code", "text"),
+    [
+        ([{}] * 13, {"fan_out": 12}, "E711", "'split' returned 13 elements; limits.fan_out is 12"),
+        ([{}] * 13, {"executions": 10}, "E711", "makes 14 executions; limits.executions is 10"),
+        ([{"v": 1}, 2], {}, "E709", "split returned a list of what are no objects"),
+        ([{"v": "x" * 600_000}], {}, "E711", "what is kept of the outputs of split is 600008 bytes"),
+        ("text", {}, "E709", "split returned 'text', which is no object"),
+    ],
+)
+def test_outputs_have_limits(outputs: Any, limits: dict[str, int], code: str, text: str) -> None:
+    """Outputs that are too many, too large or of no shape fail their execution with the limit's name."""
+    plan = plan_of(fan(), limits=limits, retry_policy={"max_retries": 0})
+    run, todo = started(plan)
+    machine.apply(plan, run, result(todo.ready[0], outputs=outputs), 1000)
+    why = run.executions["split"].why[0]
+    assert why["code"] == code
+    assert text in why["text"]
+    assert run.state == "FAILED"
+
+
+def test_what_is_collected_has_a_limit() -> None:
+    """A node that unites more than 512 KiB fails, and the text says to pass references."""
+    plan = plan_of(fan())
+    run, todo = started(plan)
+    answered(plan, run, todo, by_node(split=THREE, work={"outputs": {"v": "x" * 200_000}}))
+    why = run.executions["sum"].why[0]
+    assert (why["code"], why["text"][:50]) == ("E711", "the inputs of sum are 600021 bytes together; 52428")
+
+
+def test_an_error_may_stop_the_run() -> None:
+    """With `on_error: stop` what is open is cancelled at the first ERRORED that no ALL_DONE takes."""
+    for strategy, state in (("ALL_SUCCESS", "FAILED"), ("ALL_DONE", "RUNNING")):
+        plan = plan_of(fan(strategy=strategy), on_error="stop")
+        run, todo = started(plan)
+        todo = machine.apply(plan, run, result(todo.ready[0], **THREE), 1000)
+        machine.dispatched(run, "work/split.0", 1000)
+        todo = machine.apply(plan, run, result(todo.ready[1], **ERROR), 1000)
+        assert (run.state, todo.is_finished, todo.is_gone) == (state, state == "FAILED", state == "FAILED")
+    assert states(run)["work/split.0"] == "QUEUED"
+
+
+def test_texts_only() -> None:
+    """With `strings_only` each input is a text: other values become their JSON."""
+    nodes = chain("a", "b")
+    nodes[1]["inputs"]["more"] = {"x": [1]}
+    plan = plan_of(nodes, strings_only=True)
+    run, todo = started(plan, inputs={"v": 7})
+    assert todo.ready[0].inputs == {"v": "7"}
+    todo = machine.apply(plan, run, result(todo.ready[0], outputs={"v": None}), 1000)
+    assert todo.ready[0].inputs == {"v": "null", "more": '{"x":[1]}'}
+
+
+def test_the_machine_knows_neither_time_nor_luck() -> None:
+    """What decides about a run imports no clock and no chance, so that all who drive it get the same."""
+    for module in (
+        machine,
+        advance,
+        branches,
+        outcomes,
+        retrying,
+        runs,
+        sizes,
+        slices,
+        plan_module,
+        progress,
+    ):
+        imported = {
+            alias.name.partition(".")[0]
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in ([ast.alias(node.module or "")] if isinstance(node, ast.ImportFrom) else node.names)
+        }
+        assert not imported & {"time", "random", "datetime", "secrets", "uuid", "os", "asyncio"}, module
