@@ -466,6 +466,9 @@ class Advance:
             self.finish()
         elif run.slice is not None and not run.slice.is_reported and run.slice.holding == 0:
             run.slice.is_reported = True
+            top = self.plan.nodes[run.slice.x.partition("/")[0]]
+            if not (top.uniters or top.scopes):
+                return  # nobody waits for it before its end
             self.todo.sends.append(report_of(self.plan, self.run, is_last=False))
 
     def finish(self, state: str = "") -> None:

@@ -44,6 +44,7 @@ from processor.graphs.progress import (
     RUNNING,
     SUCCESS,
     WAITING,
+    Execution,
     GraphRun,
     Message,
     Progress,
@@ -89,8 +90,14 @@ def apply(plan: Plan, run: GraphRun, message: Message, now_ms: int, luck: float 
     return step.todo
 
 
+def is_wanted(run: GraphRun, each: Execution) -> bool:
+    """Whether this execution is still to be run: what came meanwhile may have ended it, or its run."""
+    progress = run.executions.get(each.x)
+    return progress is not None and progress.state == CREATED and progress.attempt == each.attempt
+
+
 def dispatched(run: GraphRun, x: str, now_ms: int) -> Todo:
-    """A ready execution was sent to a pool or a worker: it is QUEUED, and late after `timeout_s`."""
+    """An execution that is wanted was sent to a pool or a worker: QUEUED, and late after `timeout_s`."""
     todo = Todo()
     each = run.executions[x]
     each.state = QUEUED
@@ -103,7 +110,7 @@ def dispatched(run: GraphRun, x: str, now_ms: int) -> Todo:
 
 
 def waits(run: GraphRun, x: str, why: str, now_ms: int) -> Todo:
-    """No processor has the kind of a ready execution: it is WAITING (E704), and looks again by itself.
+    """No processor has the kind of an execution that is wanted: it is WAITING (E704), and looks again.
 
     A `go` makes it ready at once, as when the kind was registered.
     """
