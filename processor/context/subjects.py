@@ -217,6 +217,11 @@ class GraphSubjects:
         """The pattern of what says of each graph which version is valid."""
         return f"{app_root(self.app)}.graph.*"
 
+    def versions(self, name: str = "*") -> str:
+        """The pattern of all versions of a graph, or of all graphs."""
+        token = name if name == "*" else key_token(name)
+        return f"{app_root(self.app)}.graph.{token}.*"
+
     def kind(self, namespace: str, node: str) -> str:
         """What is known of a kind of node."""
         return self._subject("kind", namespace, node)

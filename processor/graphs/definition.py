@@ -534,10 +534,10 @@ class NodeKind(NamedTuple):
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     secrets: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
     where: Literal["inline", "pool", "external"] = "inline"
     group: str = ""
     doc: str = ""
+    optional: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class Restricted:
     name = "restricted"
     is_watched = True
     is_preparable = True
-    finish: Callable[[Any], Any] | None = None
+    awaits = "Calls to the outside wait by themselves."
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         dialect.preload()
