@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -31,16 +31,22 @@ ENTRY_POINTS = {"batch": "process", "stream": "process_stream"}
 HOOKS = ("init", *ENTRY_POINTS.values())
 
 _PARAMETERS = {"init": "self", "process": "self, queries", "process_stream": "self, query"}
-_ASYNC = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR
+
+Finish = Callable[[Any], Any]
 
 
-def init(instance: Any) -> None:
-    instance.init()
+def init(instance: Any, finish: Finish | None) -> None:
+    """Call `init`. What it returned, where it may be a coroutine, is for `finish` to run to its end."""
+    made = instance.init()
+    if finish is not None:
+        finish(made)
 
 
-def process(instance: Any, queries: list[Any]) -> Sequence[Any] | Iterator[Any]:
+def process(instance: Any, queries: list[Any], finish: Finish | None) -> Sequence[Any] | Iterator[Any]:
     """The documents that `process` returned, or what it makes them with."""
     result = instance.process(queries)
+    if finish is not None:
+        result = finish(result)
     if result is None or (isinstance(result, (dict, str, int, float)) and not result):
         return ()
     if type(result) is list or type(result) is tuple or isinstance(result, Iterator):
@@ -66,9 +72,11 @@ def draw(iterator: Iterator[Any], flat: list[Any]) -> Any:
     return END
 
 
-def process_stream(instance: Any, argument: Any) -> Iterator[Any]:
+def process_stream(instance: Any, argument: Any, finish: Finish | None) -> Iterator[Any]:
     """The chunks that `process_stream` makes."""
     result = instance.process_stream(argument)
+    if finish is not None:
+        result = finish(result)
     if result is None:
         return iter(())
     if isinstance(result, (dict, str, int, float)):
@@ -100,26 +108,20 @@ def first_parameter(cls: type, name: str) -> str:
 def entry_points(cls: type) -> frozenset[str]:
     """Those of the methods that routes call which the user's class has; its bases count."""
     found = {name: _defined(cls, name) for name in ENTRY_POINTS.values()}
-    return frozenset(name for name, method in found.items() if _is_method(method) and not _is_async(method))
+    return frozenset(name for name, method in found.items() if _is_method(method))
 
 
-def check(cls: type, program: Program, awaits: str) -> None:
+def check(cls: type, program: Program) -> None:
     """Raise Faults E207 unless the class has the method that the program's mode calls.
 
-    A program without a mode may have any of them. `awaits` tells the author of a coroutine what to do.
+    A program without a mode may have any of them.
     """
     modes = [program.mode] if program.mode else list(ENTRY_POINTS)
     wanted = [ENTRY_POINTS[mode] for mode in modes]
     found = entry_points(cls)
-    awaited = [name for name in ("init", *wanted) if _is_async(_defined(cls, name))]
-    if not (awaited or found.isdisjoint(wanted)):
+    if not found.isdisjoint(wanted):
         return
     source = _Source(cls, program)
-    if awaited:
-        text = "`{0}` of {3} is `async def`, which nothing awaits. Write 'def {0}({1}):'. {2}"
-        own = program.class_name
-        faults = [source.fault(name, text.format(name, _PARAMETERS[name], awaits, own)) for name in awaited]
-        raise Faults(faults)
     if not source.assigns(wanted):  # with `self.process = ...` it is there when it is called
         raise Faults([_missing(source, program, wanted, found)])
 
@@ -170,12 +172,6 @@ def _defined(cls: type, name: str) -> Any:
 
 def _is_method(found: Any) -> bool:
     return found is not None and (callable(found) or hasattr(type(found), "__get__"))
-
-
-def _is_async(found: Any) -> bool:
-    # The function itself and not what it wraps: a decorator may have made an ordinary one of it.
-    function = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
-    return type(function) is FunctionType and bool(function.__code__.co_flags & _ASYNC)
 
 
 def _own_methods(cls: type, filename: str) -> Iterator[str]:

@@ -401,7 +401,7 @@ class Runner:
         self._results: Results
         self._reasons = Reasons(language, tripwire.disarmed)
         self._runtime = Runtime(
-            capabilities.GuestRunnable, self._log.write, self._requests, self._reasons.describe
+            capabilities.GuestRunnable, self._log.write, self._requests, self._reasons.describe, self._calls
         )
         # What the program finds around it, where that can be made before there is one.
         self._space = language.namespace(self._runtime) if language.is_preparable else {}
@@ -482,7 +482,7 @@ class Runner:
         self._user(self._tripwire.run_module, codes[0], space)
         with self._tripwire.disarmed():
             self._cls = language.runnable_class(space, program)
-            entrypoints.check(self._cls, program, language.awaits)
+            entrypoints.check(self._cls, program)
             self._entry_points = entrypoints.entry_points(self._cls)
             self._warnings = entrypoints.warnings(self._cls, program)
             self._streams_a_list = entrypoints.first_parameter(self._cls, "process_stream") == "queries"
@@ -598,7 +598,7 @@ class Runner:
         self._in_hand.is_making = True
         try:
             instance = self._user(capabilities.make, self._cls, context, voice)
-            self._user(entrypoints.init, instance)
+            self._user(entrypoints.init, instance, self._language.finish)
         finally:
             self._in_hand.is_making = False
         return instance
@@ -608,7 +608,7 @@ class Runner:
         return Heap(held, self._heap_offer, self._calls.call, self._writer.bounds, begin)
 
     def _process(self, instance: Any, queries: list[Any], fields: Sequence[str]) -> None:
-        made = self._user(entrypoints.process, instance, queries)
+        made = self._user(entrypoints.process, instance, queries, self._language.finish)
         # What goes on after an output may change it: that one is written before the next is asked for.
         is_lazy = isinstance(made, Iterator)
         written = []
@@ -652,7 +652,7 @@ class Runner:
         for index, argument in enumerate([queries] if self._streams_a_list else queries):
             if not self._streams_a_list:
                 self._in_hand.single_out(index)
-            chunks = self._user(entrypoints.process_stream, instance, argument)
+            chunks = self._user(entrypoints.process_stream, instance, argument, self._language.finish)
             for chunk in self._drawn(chunks):
                 if chunk is None:
                     continue

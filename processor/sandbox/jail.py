@@ -70,12 +70,12 @@ class JailReport:
 
 # System call numbers, from the kernel's unistd headers (tests compare them with the installed ones).
 _X86_64 = {
-    "read": 0, "write": 1, "poll": 7, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12,
+    "read": 0, "write": 1, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "select": 23,
     "rt_sigprocmask": 14, "rt_sigreturn": 15, "sched_yield": 24, "mremap": 25, "madvise": 28, "nanosleep": 35,
     "setitimer": 38, "getpid": 39, "exit": 60, "gettimeofday": 96, "getrusage": 98, "times": 100,
     "sigaltstack": 131, "gettid": 186, "time": 201, "futex": 202, "restart_syscall": 219,
     "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231, "tgkill": 234,
-    "ppoll": 271, "prlimit64": 302, "getrandom": 318,
+    "pselect6": 270, "prlimit64": 302, "getrandom": 318,
     "socket": 41, "connect": 42, "sendto": 44, "sendmsg": 46, "bind": 49, "listen": 50, "socketpair": 53,
     "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101, "setuid": 105,
     "setresuid": 117, "capget": 125, "capset": 126, "personality": 135, "pivot_root": 155, "prctl": 157,
@@ -90,9 +90,9 @@ _AARCH64 = {
     "read": 63, "write": 64, "mmap": 222, "mprotect": 226, "munmap": 215, "brk": 214, "rt_sigprocmask": 135,
     "rt_sigreturn": 139, "sched_yield": 124, "mremap": 216, "madvise": 233, "nanosleep": 101,
     "setitimer": 103, "getpid": 172, "exit": 93, "gettimeofday": 169, "getrusage": 165, "times": 153,
-    "sigaltstack": 132, "gettid": 178, "futex": 98, "restart_syscall": 128, "ppoll": 73, "clock_gettime": 113,
-    "clock_getres": 114, "clock_nanosleep": 115, "exit_group": 94, "tgkill": 131, "prlimit64": 261,
-    "getrandom": 278,
+    "sigaltstack": 132, "gettid": 178, "futex": 98, "restart_syscall": 128, "pselect6": 72,
+    "clock_gettime": 113, "clock_getres": 114, "clock_nanosleep": 115, "exit_group": 94,
+    "tgkill": 131, "prlimit64": 261, "getrandom": 278,
     "socket": 198, "connect": 203, "sendto": 206, "sendmsg": 211, "bind": 200, "listen": 201,
     "socketpair": 199, "clone": 220, "execve": 221, "kill": 129, "ptrace": 117, "setuid": 146,
     "setresuid": 147, "capget": 90, "capset": 91, "personality": 92, "pivot_root": 41, "prctl": 167,
@@ -141,7 +141,7 @@ _X32_BIT = 0x40000000
 def guest_filter(machine: str, pid: int) -> bytes:
     """The seccomp program of the guest `pid` (its own view of it), as classic BPF.
 
-    Reads and writes are limited to the channel, waits to one descriptor at a time, resource limits to the
+    Reads and writes are limited to the channel, waits to that, resource limits to the
     guest itself, memory to pages that are not executable, and signals to the abort that a crashing C library
     sends to its own process.
     """
@@ -184,8 +184,8 @@ def _fixed_rules(machine: str) -> tuple[bytes, bytes]:
     for name in _ALLOWED:
         before += _rule(numbers[name], _ALLOW) if name in numbers else []
     after = [*_rule(numbers["mprotect"], *no_code)]
-    for name in ("poll", "ppoll"):  # of one descriptor: there is only the channel to wait for
-        after += _rule(numbers[name], *_where(1, 1), refuse) if name in numbers else []
+    for name in ("select", "pselect6"):  # of descriptors up to the channel: it is the only one there is
+        after += _rule(numbers[name], *_where(0, CHANNEL_FD + 1), refuse) if name in numbers else []
     for name in _FATAL:
         after += _rule(numbers[name], _KILL) if name in numbers else []
     return b"".join(before), b"".join([*after, refuse])

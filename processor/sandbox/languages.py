@@ -35,6 +35,7 @@ class Runtime:
     requests: object | None = None
     # `Language.describe` of the program, for user code that asks
     explain: Callable[[BaseException], tuple[str, str]] | None = None
+    calls: Any = None  # by which a guest reaches its host (`channel.GuestCalls`)
 
     def given(self) -> dict[str, Any]:
         """The classes that are there without an import.
@@ -92,7 +93,9 @@ class Language(Protocol):
     name: str
     is_watched: bool  # the tripwire ends its programs for what only an escape would do
     is_preparable: bool  # its namespace, and the code of its programs, can be made before a guest needs them
-    awaits: str  # what to tell somebody who writes an entry point as a coroutine
+    # What a coroutine comes to that user code has returned, or anything else as it is; None where the
+    # language has no coroutines.
+    finish: Callable[[Any], Any] | None
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         """Import for all guests what they need, in the zygote; what to tell the host. Raises Unusable."""

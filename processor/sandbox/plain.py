@@ -13,6 +13,7 @@ import ast
 import builtins
 import datetime
 import hashlib
+import importlib
 import io
 import json
 import linecache
@@ -35,7 +36,7 @@ from typing import Any
 import processor
 from processor.errors import Fault, Faults
 from processor.model import Module, Program
-from processor.sandbox import dialect
+from processor.sandbox import dialect, httpx
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
 from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Runtime
@@ -184,13 +185,19 @@ class PlainPython:
     name = "python"
     is_watched = False  # imports and compiled code are ordinary here
     is_preparable = False  # a namespace takes over what the process prints and logs
-    awaits = "Calls to the outside wait by themselves; run a coroutine of your own with asyncio.run(...)."
+    finish: Callable[[Any], Any] | None = None  # in a zygote, that of `loop`
+
+    def __init__(self) -> None:
+        self._loop: Any = None  # by name, and late: the guests of the dialect must not have asyncio
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         # Here, because it brings a good part of the standard library, which other guests never need.
         from processor.sandbox.packages import bring
 
+        self._loop = importlib.import_module("processor.sandbox.loop")
+        self.finish = self._loop.finish
         kept, failed = bring(packages)
+        self._loop.prepare()
         return {"kept": kept, "failed": failed[:20]}
 
     def rehearse(self, space: dict[str, object]) -> None:
@@ -215,6 +222,7 @@ class PlainPython:
         module = types.ModuleType(MODULE)
         sys.modules[MODULE] = module  # dataclasses, pydantic and pickle look their classes' module up
         _redirect(runtime.log)
+        self._loop.bring_calls(runtime.calls)
         space = module.__dict__
         ours = runtime.given()
         # Importable under the name that editors know, which is another module outside of a guest.
@@ -243,6 +251,7 @@ class PlainPython:
             module_of_requests = typing.cast(types.ModuleType, runtime.requests)
             sys.modules["requests"] = module_of_requests  # the library could reach nothing in here
             sys.modules["requests.exceptions"] = module_of_requests.exceptions
+            sys.modules["httpx"] = httpx.client(runtime.calls.call, self._loop.call)
         return space
 
     def bring_modules(

@@ -205,7 +205,7 @@ def client(call: Call) -> types.ModuleType:
     """The module `requests` for one guest, whose requests go through `call`."""
 
     def request(method: str, url: str, **options: Any) -> Response:
-        arguments, body = _written(method, url, options)
+        arguments, body = written(method, url, options)
         try:
             head, content = call("requests", arguments, body)
         except AuthorityKernelError as err:
@@ -253,7 +253,7 @@ def _named(send: Callable[..., Response], method: str) -> Callable[..., Response
     return send
 
 
-def _written(method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def written(method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The call in the form that the host reads, and its body. Raises TypeError or ValueError."""
     values = dict(options)
     params, headers = values.pop("params", None), values.pop("headers", None)
@@ -267,13 +267,13 @@ def _written(method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, 
     lines = _headers(headers)
     if content_type and not any(name.lower() == "content-type" for name, _ in lines):
         lines.append(["Content-Type", content_type])
-    url = _text(url, "a URL")
+    url = text_of(url, "a URL")
     if isinstance(params, (str, bytes)):
-        url, params = f"{url}{'&' if '?' in url else '?'}{_text(params, 'params')}", None
+        url, params = f"{url}{'&' if '?' in url else '?'}{text_of(params, 'params')}", None
     arguments: dict[str, Any] = {
-        "method": _text(method, "a method").upper(),
+        "method": text_of(method, "a method").upper(),
         "url": url,
-        "params": _fields(params, "params"),
+        "params": fields_of(params, "params"),
         "headers": lines,
         "kind": kind,
         "redirects": bool(follow),
@@ -283,7 +283,7 @@ def _written(method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, 
     if auth is not None:
         if not isinstance(auth, (tuple, list)) or len(auth) != 2:
             raise TypeError("auth is a pair of user and password")
-        arguments["auth"] = [_text(part, "a part of auth") for part in auth]
+        arguments["auth"] = [text_of(part, "a part of auth") for part in auth]
     return arguments, body
 
 
@@ -302,7 +302,7 @@ def _body(data: Any, document: Any) -> tuple[str, str, bytes]:
         return "raw", "", bytes(data)
     if isinstance(data, (str, Secret)):
         return "raw", "", str(data).encode()
-    fields = urlencode([(name, value) for name, value in _fields(data, "data")])
+    fields = urlencode([(name, value) for name, value in fields_of(data, "data")])
     return "form", "application/x-www-form-urlencoded", fields.encode()
 
 
@@ -312,7 +312,7 @@ def _secret_text(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
-def _fields(value: Any, what: str) -> list[list[str]]:
+def fields_of(value: Any, what: str) -> list[list[str]]:
     """Names and values of a query or a form: a list of a name's values as so many fields, None as none."""
     if value is None:
         return []
@@ -324,8 +324,8 @@ def _fields(value: Any, what: str) -> list[list[str]]:
         name, values = pair
         for each in values if isinstance(values, (list, tuple, set)) else [values]:
             if each is not None:
-                text = _text(each, what) if isinstance(each, (str, bytes)) else str(each)
-                fields.append([_text(name, f"a name in {what}"), text])
+                text = text_of(each, what) if isinstance(each, (str, bytes)) else str(each)
+                fields.append([text_of(name, f"a name in {what}"), text])
     return fields
 
 
@@ -335,12 +335,12 @@ def _headers(value: Any) -> list[list[str]]:
     lines: dict[str, list[str]] = {}
     for name in value:
         if value[name] is not None:
-            text = _text(name, "the name of a header")
-            lines[text.lower()] = [text, _text(value[name], f"the header {text}")]
+            text = text_of(name, "the name of a header")
+            lines[text.lower()] = [text, text_of(value[name], f"the header {text}")]
     return list(lines.values())
 
 
-def _text(value: Any, what: str) -> str:
+def text_of(value: Any, what: str) -> str:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes):

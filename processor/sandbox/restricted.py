@@ -26,7 +26,7 @@ class Restricted:
     name = "restricted"
     is_watched = True
     is_preparable = True
-    awaits = "Calls to the outside wait by themselves."
+    finish: Callable[[Any], Any] | None = None
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         dialect.preload()

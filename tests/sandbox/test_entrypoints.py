@@ -128,18 +128,16 @@ async def test_a_method_may_come_from_anywhere(language: str) -> None:
             assert guest.warnings == [], source
 
 
-async def test_nothing_awaits_an_async_method() -> None:
-    """In plain Python `async def` is refused where Processor calls; elsewhere it is the user's own affair."""
-    head = "class Runnable:\n  def process(self, queries): pass\n  async def"
+@pytest.mark.parametrize("language", ["restricted", "python"])
+async def test_a_method_may_be_asynchronous(language: str) -> None:
+    """`async def` is a method as any other, also one that yields."""
+    head = "class Runnable:\n  async def init(self): pass\n  async def"
     async with started() as load:
-        for name, body in (("process", "return queries"), ("process", "yield queries"), ("init", "pass")):
-            with pytest.raises(Faults) as refused:
-                await load(f"{head} {name}(self, *queries): {body}", "python")
-            [fault] = refused.value.faults
-            assert str(fault).startswith(
-                f"r.py:3:3 E207 `{name}` of Runnable is `async def`, which nothing awaits. Write 'def {name}("
-            )
-        assert (await load(f"{head} helper(self): pass", "python")).alive
+        for name, mode, body in (
+            ("process", "batch", "return queries"), ("process", "batch", "yield queries"),
+            ("process_stream", "stream", "yield queries"),
+        ):  # fmt: skip
+            assert (await load(f"{head} {name}(self, queries): {body}", language, mode)).warnings == []
 
 
 @pytest.mark.parametrize("language", ["restricted", "python"])

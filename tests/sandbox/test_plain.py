@@ -291,10 +291,10 @@ async def test_a_changed_module_is_changed_for_one_guest_only(opened: Open) -> N
 async def test_what_no_package_of_the_route_has_cannot_be_imported(opened: Open) -> None:
     """Only what is named, and what that needs; the rest of what is installed is not there."""
     async with opened() as run:
-        source = returning("try:\n    import httpx\nexcept ImportError as err:\n    result = str(err)")
-        assert output(await run(source)) == "No module named 'httpx'"
-        said = failure(await run(returning("import httpx")))[1]
-        assert said == "ModuleNotFoundError: No module named 'httpx' (packages of this route: none)"
+        source = returning("try:\n    import nats\nexcept ImportError as err:\n    result = str(err)")
+        assert output(await run(source)) == "No module named 'nats'"
+        said = failure(await run(returning("import nats")))[1]
+        assert said == "ModuleNotFoundError: No module named 'nats' (packages of this route: none)"
 
 
 async def test_the_host_makes_the_requests() -> None:
