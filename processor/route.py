@@ -269,6 +269,8 @@ class Route:
     cloudevents: EventAttributes = EventAttributes()
     ism: IsmProcessor | None = None
     pool: RoutePool | None = None
+    engine: GraphEngine | None = None  # it runs graphs, in place of a program
+    groups: Mapping[str, NodeGroup] = field(default_factory=dict)  # of nodes, by name, that its graphs have
     is_stateless: bool = False  # it keeps no contexts, and a message counts where it was dealt to
     reach: Reach = field(default_factory=lambda: Reach("outbound.allowed_domains"))
 

@@ -39,15 +39,19 @@ from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream, every
 from processor.delivery.audit_copy import prepare_audit
 from processor.delivery.backlog import inboxes
+from processor.delivery.codec import codec_for
 from processor.delivery.effects import Outlet
 from processor.delivery.key_change import KeyChange
 from processor.delivery.lanes import Lanes
 from processor.delivery.members import Members, StopReason, Version
 from processor.delivery.repartition import Inboxes
+from processor.delivery.runner import BatchRunner
 from processor.delivery.streams import Streams, durability, warn_of_gap
 from processor.delivery.watch import CopyWatch, StreamWatch
 from processor.delivery.worker import Shared
 from processor.errors import ERRORS, Edited, Faults, Fenced, LanguageError, ProcessorError
+from processor.graphs.keeper import GraphKeeper
+from processor.graphs.pools import graph_routes
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
 from processor.model import Delivery, Limits, Program
 from processor.operate.api import OperateApi
@@ -60,6 +64,7 @@ from processor.route import Route
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
 from processor.sandbox.launch import raise_descriptor_limit
+from processor.sandbox.wire import Manifest
 from processor.telemetry import Readiness, Telemetry
 
 log = logging.getLogger("processor")
@@ -147,7 +152,7 @@ class Service:
     """Everything of one configuration, from `start` to `stop`."""
 
     def __init__(self, config: Config, telemetry: Telemetry) -> None:
-        self._config = config
+        self._config = config = _with_graphs(config)
         self._telemetry = telemetry
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())  # the name is a subject's token, too
         self._owner = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -162,6 +167,8 @@ class Service:
         self._inboxes: Inboxes | None = None
         self._version = Version()
         self._runs: dict[str, _Run] = {}
+        self._graphs: GraphKeeper | None = None
+        self._manifests: dict[Program, Manifest] = {}  # of the programs of nodes that were loaded
         self._silent: set[str] = set()  # routes whose input has not been heard of for too long
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
         self._denied = DeniedActions(config.app, telemetry.readiness)
@@ -209,6 +216,10 @@ class Service:
         await self._members.start(list(self._config.routes))
         self._journal = Journal(self._broker, self._config)
         self._note_policies({})
+        if self._config.engine is not None:
+            is_first = partial(self._members.is_first, "=graphs")
+            self._graphs = GraphKeeper(self._broker, self._zygote, self._config, self._telemetry, is_first)
+            await self._graphs.start(self._manifests)
         self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
             self._start_route(route)
@@ -239,6 +250,7 @@ class Service:
                 copies.run, lambda: {name: run.route for name, run in self._runs.items()}
             ),
             "watch-schedules": partial(self._inboxes.watch_schedules, self._config.app),
+            **(self._graphs.watches if self._graphs is not None else {}),
         }
         self._watching = [
             asyncio.create_task(supervised(name, watch), name=name) for name, watch in watches.items()
@@ -275,7 +287,8 @@ class Service:
         restart, and E359 for a configuration without routes that run now, unless it `may_remove` them; then
         everything runs on as it was.
         """
-        fixed = ("app", "nats", "sandbox", "http", "control", "audit")
+        config = _with_graphs(config)
+        fixed = ("app", "nats", "sandbox", "http", "control", "audit", "engine_keys", "has_engine")
         moved = [name for name in fixed if getattr(config, name) != getattr(self._config, name)]
         if moved:
             raise ProcessorError(
@@ -318,6 +331,8 @@ class Service:
         if self._api is not None:
             self._api.config = config
         await self._say_routes()
+        if self._graphs is not None:
+            await self._graphs.change(config, self._manifests)
         assert self._inboxes is not None
         self._inboxes.forget(gone)
         for name in changed:
@@ -392,9 +407,10 @@ class Service:
         routes = list(routes)
         first: dict[tuple[Program, Limits], Route] = {}
         for route in routes:
-            first.setdefault((route.program, route.limits), route)
+            for loaded in _programs(route):
+                first.setdefault(loaded, route)
         compiling = asyncio.Semaphore(_COMPILED_AT_ONCE)
-        loads = [self._load(route, compiling) for route in first.values()]
+        loads = [self._load(route, *loaded, compiling) for loaded, route in first.items()]
         errors = dict(zip(first, await asyncio.gather(*loads, return_exceptions=True), strict=True))
         faults = [fault for err in errors.values() if isinstance(err, Faults) for fault in err.faults]
         if faults:
@@ -402,22 +418,27 @@ class Service:
         for err in errors.values():
             if err is not None and not isinstance(err, LanguageError):
                 raise err
-        refusals = [(route, errors[route.program, route.limits]) for route in routes]
+        refusals = [(route, errors[loaded]) for route in routes for loaded in _programs(route)]
         return [(route, err) for route, err in refusals if isinstance(err, LanguageError)]
 
-    async def _load(self, route: Route, compiling: asyncio.Semaphore) -> None:
+    async def _load(
+        self, route: Route, program: Program, limits: Limits, compiling: asyncio.Semaphore
+    ) -> None:
         assert self._zygote is not None
         async with compiling:
-            told = await self._zygote.prepare(route.program)
-            if route.program.language == "python":
+            told = await self._zygote.prepare(program)
+            if program.language == "python":
                 log.info("sandbox %s", told, extra={"route": route.name})
-            guest = await self._zygote.spawn(route.program, route.limits, capabilities=self._calls.signatures)
+            guest = await self._zygote.spawn(program, limits, capabilities=self._calls.signatures)
+            self._manifests[program] = guest.manifest
             await guest.close()
 
     async def _retain(self, config: Config) -> None:
         """End the processes for packages that no route of this configuration needs."""
         assert self._zygote is not None
-        await self._zygote.retain(route.program for route in config.routes.values())
+        programs = {program for route in config.routes.values() for program, _ in _programs(route)}
+        self._manifests = {program: told for program, told in self._manifests.items() if program in programs}
+        await self._zygote.retain(programs)
 
     # routes
 
@@ -755,7 +776,8 @@ class Service:
         assert self._broker is not None
         assert self._streams is not None
         assert self._zygote is not None
-        await self._zygote.prepare(route.program)
+        for program, _ in _programs(route):
+            await self._zygote.prepare(program)
         await self._broker.connected()
         await prepare_audit(self._broker, self._config)
         return await self._streams.source(route), await self._streams.outlets(route)
@@ -810,18 +832,35 @@ class Service:
             read=(parked.sent if route.input.is_inner else parked.arrived) if is_own else None,
         )
         await reader.open()
-        spawn = partial(
-            self._zygote.spawn,
-            route.program,
-            route.limits,
-            capabilities=governor.signatures,
-            secrets=governor.secrets,
-            emits=route.emits,
-            heap=governor.heap,
-        )
         telemetry = self._telemetry.route(route.name)
         shared = Shared.of(route, run.survived, governor)
-        return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared)
+        codec = codec_for if self._graphs is None else self._graphs.codec
+        spawn: Callable[..., Awaitable[BatchRunner]]
+        if self._graphs is not None and route.engine is not None:
+            spawn = partial(self._graphs.spawn, route)
+        else:
+            spawn = partial(
+                self._zygote.spawn,
+                route.program,
+                route.limits,
+                capabilities=governor.signatures,
+                secrets=governor.secrets,
+                emits=route.emits,
+                heap=governor.heap,
+            )
+        return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared, codec)
+
+
+def _with_graphs(config: Config) -> Config:
+    """A configuration with the routes that its graphs need."""
+    return config.with_routes({**config.routes, **graph_routes(config)})
+
+
+def _programs(route: Route) -> list[tuple[Program, Limits]]:
+    """What guests of a route are loaded with: one program; those of its nodes for the engine."""
+    if route.engine is None:
+        return [(route.program, route.limits)]
+    return [(group.program, group.limits) for group in route.groups.values() if not group.is_pool]
 
 
 async def supervised(name: str, watch: Callable[[], Awaitable[None]]) -> None:

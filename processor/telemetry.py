@@ -5,10 +5,10 @@
 samples are made when Prometheus asks. Only this module imports prometheus_client. The page of our metrics is
 written here and not by the client, which takes a second of processor time for a thousand busy routes.
 
-Invariants: labels are `route` and `reason`, and of what runs now `app` and `hash`; a reason is a code or
-another word of ours, never data; durations are in seconds, sizes in bytes. A route's series end with
-`remove`. Nothing here sees a payload. Reports come from one thread, the event loop's; a scrape may run in
-another.
+Invariants: labels are `route` and `reason`, of what runs now `app` and `hash`, and of graphs `graph`, `node`,
+`state` and `outcome`; a reason, state or outcome is a code or another word of ours, never data. Durations are
+in seconds, sizes in bytes. A route's series end with `remove`. Nothing here sees a payload. Reports come from
+one thread, the event loop's; a scrape may run in another.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from processor.sandbox.jail import LEVELS
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MESSAGES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 REQUEST_DEADLINE_S = 5.0
+# Names of graphs, and of nodes, that have series of their own: clients may make any number of them.
+GRAPHS_MAX = 200
+NODES_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,28 @@ METRICS: dict[str, Metric] = {
             "counter",
             "Calls that a budget denied, or, where it only warns, would have.",
             ("budget",),
+        ),
+        Metric("processor_runs_total", "counter", "Runs of graphs that ended, by state.", ("graph", "state")),
+        Metric("processor_runs_open", "gauge", "Runs of graphs that have not ended.", ("graph",)),
+        Metric(
+            "processor_run_seconds",
+            "histogram",
+            "From a run of a graph being created to its end.",
+            ("graph",),
+            bounds=SECONDS,
+        ),
+        Metric(
+            "processor_executions_total",
+            "counter",
+            "Executions of nodes: success, pruned, requeued, or error, of which each try counts.",
+            ("graph", "node", "outcome"),
+        ),
+        Metric(
+            "processor_execution_seconds",
+            "histogram",
+            "Time of one try of a node: its wait in a queue included where it is not run by the engine.",
+            ("node",),
+            bounds=SECONDS,
         ),
         Metric("processor_process_seconds", "histogram", "Time of one run of a Runnable.", bounds=SECONDS),
         Metric("processor_commit_seconds", "histogram", "Time of one atomic commit.", bounds=SECONDS),
@@ -349,6 +374,57 @@ class Telemetry:
             both = numbers.get(labels, 0) + more
             numbers[labels] = both if metric.name == _LAG else min(both, 1.0)
         return numbers
+
+
+class GraphTelemetry:
+    """The facts of an app's graphs. Whatever names clients give, only so many series are made: `_bounded`."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._numbers = telemetry.numbers
+        self._distributions = telemetry.distributions
+        self._graphs: set[str] = set()
+        self._nodes: set[str] = set()
+
+    def run_ended(self, graph: str, state: str, seconds: float) -> None:
+        """A run has ended in a state, so long after it was created."""
+        graph = _bounded(self._graphs, graph, GRAPHS_MAX)
+        self._count("processor_runs_total", graph, state)
+        self._observe("processor_run_seconds", graph, seconds)
+
+    def executed(self, graph: str, node: str, outcome: str, seconds: float | None) -> None:
+        """One try of a node has ended; None where nobody knows how long it took."""
+        graph, node = _bounded(self._graphs, graph, GRAPHS_MAX), _bounded(self._nodes, node, NODES_MAX)
+        self._count("processor_executions_total", graph, node, outcome)
+        if seconds is not None:
+            self._observe("processor_execution_seconds", node, seconds)
+
+    def runs_open(self, counts: Mapping[str, int]) -> None:
+        """How many runs of each graph have not ended, as this processor has counted them for the app."""
+        found: dict[tuple[str, ...], float] = {}
+        for graph, count in counts.items():
+            label = (_bounded(self._graphs, graph, GRAPHS_MAX),)
+            found[label] = found.get(label, 0) + count
+        self._numbers["processor_runs_open"] = found
+
+    def _count(self, name: str, *labels: str) -> None:
+        numbers = self._numbers[name]
+        numbers[labels] = numbers.get(labels, 0) + 1
+
+    def _observe(self, name: str, label: str, seconds: float) -> None:
+        distributions = self._distributions[name]
+        if (label,) not in distributions:
+            distributions[label,] = Distribution(METRICS[name].bounds)
+        distributions[label,].observe(seconds)
+
+
+def _bounded(known: set[str], name: str, most: int) -> str:
+    """The name, as long as there are fewer than `most`; then `other` for each new one."""
+    if name in known:
+        return name
+    if len(known) >= most:
+        return "other"
+    known.add(name)
+    return name
 
 
 class RouteTelemetry:

@@ -44,8 +44,10 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["runtime"],
             ["client"],
-            ["engine", "local", "triggers"],
-            ["pools"],
+            ["keeper", "local"],
+            ["engine", "triggers"],
+            ["inline", "pools", "shelf"],
+            ["outbox"],
             ["nodes", "registry", "vault"],
             ["known"],
             ["runs"],
@@ -204,7 +206,8 @@ LINES = 1000
 WALLS = {
     "sandbox.calls", "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
     "delivery.codec", "delivery.effects", "delivery.plan", "delivery.repartition", "delivery.worker",
-    "graphs.nodes", "jetstream.intake", "jetstream.micro", "jetstream.reader", "jetstream.subscription",
+    "graphs.engine", "graphs.nodes", "jetstream.intake", "jetstream.micro", "jetstream.reader",
+    "jetstream.subscription",
 }  # fmt: skip
 
 

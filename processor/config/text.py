@@ -35,7 +35,8 @@ def fingerprint(config: Config) -> str:
     folders and the values of their secrets.
     """
     said = config.model_dump(mode="json", include={"app", "route_settings", "secrets"}, by_alias=True)
-    for name, route in config.routes.items():
+    for name in said["routes"]:  # the routes that graphs run on follow from what is said of these
+        route = config.routes[name]
         del said["routes"][name]["runnable"], said["routes"][name]["code"]
         said["routes"][name]["program"] = route.program.id
         del said["routes"][name]["modules"]

@@ -261,6 +261,21 @@ class GraphSubjects:
         """The pattern of all timers of a run."""
         return f"{app_root(self.app)}.timer.graphs.{partition}.{key_token(run)}.*"
 
+    @property
+    def every_timer(self) -> str:
+        """The pattern of the timers of all runs."""
+        return f"{app_root(self.app)}.timer.graphs.>"
+
+    @property
+    def every_gone(self) -> str:
+        """The pattern of what says which runs were cancelled."""
+        return f"{app_root(self.app)}.gone.*"
+
+    @property
+    def every_seen(self) -> str:
+        """The pattern of what the slices of all runs have in common."""
+        return f"{app_root(self.app)}.seen.>"
+
     def gone(self, run: str) -> str:
         """Where it is said that a run was cancelled."""
         return self._subject("gone", run)

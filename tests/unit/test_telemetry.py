@@ -19,7 +19,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from processor.errors import ProcessorError
-from processor.telemetry import METRICS, Health, LogStream, Telemetry, configure_logging
+from processor.telemetry import (
+    GRAPHS_MAX,
+    METRICS,
+    GraphTelemetry,
+    Health,
+    LogStream,
+    Telemetry,
+    configure_logging,
+)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -66,6 +74,11 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.decided("http", "deny")
     route.budget_used("team-a", 0.95)
     route.budget_denied("team-a")
+    graphs = GraphTelemetry(telemetry)
+    graphs.run_ended("refunds", "success", 0.02)
+    graphs.executed("refunds", "pay", "error", 0.004)
+    graphs.executed("refunds", "pay", "success", None)
+    graphs.runs_open({"refunds": 3})
     telemetry.audit_broken()
     telemetry.sealed(12)
     route.lag(3, 1.5)
@@ -126,8 +139,25 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_ready", (), 1),
         ("processor_jail_level", (), 1),
         ("processor_reloads_total", (("reason", "applied"),), 1),
+        ("processor_runs_total", (("graph", "refunds"), ("state", "success")), 1),
+        ("processor_runs_open", (("graph", "refunds"),), 3),
+        ("processor_run_seconds_sum", (("graph", "refunds"),), 0.02),
+        ("processor_executions_total", (("graph", "refunds"), ("node", "pay"), ("outcome", "error")), 1),
+        ("processor_execution_seconds_sum", (("node", "pay"),), 0.004),
     ):
         assert samples[name, labels] == value, name
+
+
+async def test_names_that_clients_give_make_no_end_of_series() -> None:
+    """Beyond a number, graphs and nodes share a series."""
+    telemetry = Telemetry()
+    graphs = GraphTelemetry(telemetry)
+    for number in range(GRAPHS_MAX + 3):
+        graphs.run_ended(f"g{number}", "failed", 0.1)
+    samples = await scrape(telemetry)
+    runs = {labels: value for (name, labels), value in samples.items() if name == "processor_runs_total"}
+    assert len(runs) == GRAPHS_MAX + 1
+    assert runs[("graph", "other"), ("state", "failed")] == 3
 
 
 async def test_every_metric_of_the_table_is_reported_by_something() -> None:
@@ -202,6 +232,10 @@ def test_metrics_follow_the_rules_of_their_names() -> None:
             "stream",
             "subject",
             "budget",
+            "graph",
+            "node",
+            "state",
+            "outcome",
         }, name
         assert bool(metric.bounds) == (metric.kind == "histogram"), name
         assert not name.endswith(("_ms", "_count", "_sum", "_bucket")), name
