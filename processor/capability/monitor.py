@@ -267,12 +267,13 @@ class Monitor:
             if row is None:
                 raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
             arguments = row.read(args)
+            arguments.update(row.added(self._connections, arguments))
             ask = row.ask(arguments)
             if ask is not None and self._is_noted:
                 answer = await self._noted(row, ask, arguments)
             else:
                 if ask is not None:
-                    self.permit(ask)
+                    self.permit(ask, row.show(arguments))
                     await self._tab.reserve(row.cost(arguments), ask)
                 answer = await row.perform(self._connections, arguments)
                 self._tab.charge(row.answer_cost(answer))
@@ -304,8 +305,9 @@ class Monitor:
 
     async def _noted(self, row: Capability, ask: Ask, arguments: Mapping[str, Any]) -> Any:
         """The answer to a call, of which there is an entry whatever comes of it."""
-        decided = self._decide(ask, str)
-        entry = self._entry(ask, decided, str, row.event)
+        show = row.show(arguments)
+        decided = self._decide(ask, show)
+        entry = self._entry(ask, decided, show, row.event)
         started_ns = time.perf_counter_ns()
         try:
             if decided.refusal is not None:

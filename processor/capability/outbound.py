@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
-from processor.address import Url, parse_url
+from processor.address import Url
 from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
 from processor.capability.client import Answer, Client, Unanswered
 from processor.capability.connections import Connections
-from processor.capability.permit import Permit
+from processor.capability.permit import Permit, Show
 from processor.capability.row import Arguments, Capability
-from processor.capability.secrets import STEP_BYTES, Vault
+from processor.capability.secrets import STEP_BYTES, Located, Vault
 from processor.errors import ProcessorError
 from processor.policy import Ask, url_target
 from processor.reach import Outbound
@@ -56,6 +56,7 @@ class _Hop:
 
     method: str
     url: Url
+    located: Located  # the URL of the call, from which redirects may have led
     headers: Pairs
     auth: tuple[str, str] | None
     kind: str
@@ -103,7 +104,8 @@ class Outside:
             async with asyncio.timeout(deadline_s):
                 answer, url = await self._follow(hop, follow)
         except TimeoutError:
-            return _failed("timeout", f"{hop.url.authority}: no complete answer within {deadline_s:g} s")
+            where = hop.located.hide(hop.url.authority)
+            return _failed("timeout", f"{where}: no complete answer within {deadline_s:g} s")
         except Unanswered as err:
             return _failed(err.kind, err.what)
         scrubber = self._vault.scrubber(url)
@@ -111,7 +113,7 @@ class Outside:
         head = {
             "status": answer.status,
             "reason": text(answer.reason),
-            "url": text(str(url)),
+            "url": text(hop.located.shown(url)),
             "headers": [[text(name), text(value)] for name, value in answer.headers],
             "elapsed_s": time.monotonic() - started,
         }
@@ -121,7 +123,7 @@ class Outside:
 
     async def _follow(self, hop: _Hop, follow: bool) -> tuple[Answer, Url]:
         for number in range(self._settings.redirects + 1):
-            text = self._vault.scrubber(hop.url).text
+            text = self._shown(hop)
             try:
                 answer = await self._send(hop)
                 location = answer.header("location")
@@ -134,11 +136,18 @@ class Outside:
             except ProcessorError as err:
                 about = replace(err.about, target=text(err.about.target)) if err.about else None
                 what, remedy = text(err.what), text(err.remedy)
+                if err.code == "E325" and hop.located.name:  # the line to write would have to name it
+                    remedy = f"Add the server that the secret {hop.located.name!r} names to `outbound`."
                 raise ProcessorError(err.code, what, place=err.place, remedy=remedy, about=about) from None
         raise Unanswered("redirects", f"more than {self._settings.redirects} redirects (outbound.redirects)")
 
+    def _shown(self, hop: _Hop) -> Show:
+        """What takes out of a sentence about a hop what nobody may read."""
+        scrubbed, hide = self._vault.scrubber(hop.url).text, hop.located.hide
+        return lambda text: scrubbed(hide(text))
+
     def _next(self, hop: _Hop, status: int, location: str) -> _Hop:
-        text = self._vault.scrubber(hop.url).text
+        text, scrubbed = self._shown(hop), self._vault.scrubber(hop.url).text
         try:
             # Header bytes came in as Latin-1; a URL that is not ASCII is UTF-8 in practice.
             url = hop.url.joined(location.encode("latin-1").decode("utf-8", "replace"))
@@ -147,7 +156,7 @@ class Outside:
         following = hop.redirected(status, url)
         if url.origin != hop.url.origin:
             following = following.without_credentials(self._vault)
-            if text(str(url)) != str(url):
+            if scrubbed(str(url)) != str(url):
                 raise ProcessorError(
                     "E326", f"a redirect to {url.authority} would take a secret with it", place="requests"
                 )
@@ -158,6 +167,8 @@ class Outside:
         """One exchange, with the secrets that its server may have in place."""
         vault, url, client = self._vault, hop.url, self._client()
         client.check(url)  # before a secret is looked at: what is not allowed is that, whatever it carries
+        if url.origin == hop.located.url.origin:
+            vault.use(hop.located)
         self._check_size(hop)
         query = vault.fill(url.query, url, quote_plus)
         headers = [(name, _header(name, vault.fill(value, url))) for name, value in hop.headers]
@@ -174,7 +185,9 @@ class Outside:
 
         It is measured with the marks of secrets in it: with their values it would tell how long these are.
         """
-        parts = [hop.url.path, hop.url.query, *(hop.auth or ())]
+        url, located = hop.url, hop.located
+        parts = [located.shown(url)] if located.name else [url.path, url.query]
+        parts += hop.auth or ()
         parts += [part for pair in hop.headers for part in pair]
         size, limit = sum(map(len, parts)) + len(hop.body), self._settings.request_bytes
         if size > limit:
@@ -188,11 +201,13 @@ class Outside:
 
     def _read(self, arguments: Arguments) -> tuple[_Hop, float, bool]:
         method, params, auth = arguments["method"], _pairs(arguments["params"]), arguments["auth"]
-        self._vault.refuse_marks(arguments["url"].partition("?")[0], "the host or the path of a URL")
+        located: Located = arguments["located"]
+        if not located.name:
+            self._vault.refuse_marks(arguments["url"].partition("?")[0], "the host or the path of a URL")
         try:
-            url = _url(arguments).with_query(params)
+            url = located.url.with_query(params)
         except ValueError as err:
-            raise _no_url(arguments, err) from None
+            raise _refused(f"the query of the URL: {err}") from None
         headers = _pairs(arguments["headers"])
         for name, value in headers:
             self._vault.refuse_marks(name, "the name of a header")
@@ -211,18 +226,10 @@ class Outside:
             auth = (auth[0], auth[1])
         asked_s, most_s = arguments["timeout"], self._settings.timeout_s
         return (
-            _Hop(method, url, headers, auth, arguments["kind"], arguments["body"]),
+            _Hop(method, url, located, headers, auth, arguments["kind"], arguments["body"]),
             most_s if asked_s is None else min(float(asked_s), most_s),
             arguments["redirects"],
         )
-
-
-def _url(arguments: Arguments) -> Url:
-    return parse_url(arguments["url"])
-
-
-def _no_url(arguments: Arguments, err: ValueError) -> ProcessorError:
-    return _refused(f"the URL {arguments['url'][:200]!r}: {err}")
 
 
 def _pairs(value: list[list[str]]) -> Pairs:
@@ -257,13 +264,22 @@ async def _request(connections: Connections, arguments: Arguments) -> Attached:
     return await Outside(reach.outbound, client, connections.vault, connections.permit).request(arguments)
 
 
+def _locate(connections: Connections, arguments: Arguments) -> Arguments:
+    """Where the call goes. Raises ProcessorError E317 and E326."""
+    try:
+        return {"located": connections.vault.locate(arguments["url"])}
+    except ValueError as err:
+        raise _refused(f"the URL {arguments['url'][:200]!r}: {err}") from None
+
+
 def _ask(arguments: Arguments) -> Ask:
     """Of the first hop; where a redirect leads is asked for when it does."""
-    try:
-        url = _url(arguments)
-    except ValueError as err:
-        raise _no_url(arguments, err) from None
-    return _ask_of(arguments["method"], url)
+    return _ask_of(arguments["method"], arguments["located"].url)
+
+
+def _show(arguments: Arguments) -> Show:
+    hide: Show = arguments["located"].hide
+    return hide
 
 
 def _ask_of(method: str, url: Url) -> Ask:
@@ -333,6 +349,8 @@ REQUESTS = Capability(
     ),
     perform=_request,
     ask=_ask,
+    added=_locate,
+    show=_show,
     event="http",
     cost=_cost,
     sent=_sent,

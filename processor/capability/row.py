@@ -15,6 +15,7 @@ from typing import Any
 from processor.audit import Event
 from processor.capability.arguments import Argument, shown
 from processor.capability.connections import Connections
+from processor.capability.permit import Show
 from processor.errors import ProcessorError
 from processor.policy import Ask
 from processor.runnable import BaseSecureRunnable
@@ -33,6 +34,15 @@ def one_request(arguments: Arguments) -> dict[str, int]:
 def no_more(answer: Any) -> dict[str, int]:
     """What the answer of most calls costs beyond the call."""
     return {}
+
+
+def nothing(connections: Connections, arguments: Arguments) -> Arguments:
+    """What the host adds to the arguments of most calls."""
+    return {}
+
+
+def _as_it_is(arguments: Arguments) -> Show:
+    return str
 
 
 def _served(answer: Any) -> str:
@@ -63,6 +73,10 @@ class Capability:
     answer in the metrics, and `is_request` whether a call counts in `limits.requests`. A Runnable calls it as
     `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
 
+    `added` is what the host knows of the arguments before anything is asked: `ask`, `show` and `perform` get
+    it with them, what is counted and written down does not have it. `show` takes out of a sentence about
+    the call, and out of its target, what nobody may read.
+
     An entry of the audit is of its `event`, None of what does nothing, and has hashes of the bytes that
     `sent` and `received` give: the request, with marks where secrets will stand, and the status of the
     answer, 0 where it has none, with its body. What `is_outside` may be written down before it is made.
@@ -73,6 +87,8 @@ class Capability:
     perform: Callable[[Connections, Arguments], Awaitable[Any]]
     ask: Callable[[Arguments], Ask | None]
     event: Event | None
+    added: Callable[[Connections, Arguments], Arguments] = nothing
+    show: Callable[[Arguments], Show] = _as_it_is
     cost: Callable[[Arguments], Mapping[str, int]] = one_request
     answer_cost: Callable[[Any], Mapping[str, int]] = no_more
     result: Callable[[Any], str] = _served

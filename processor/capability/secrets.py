@@ -11,16 +11,18 @@ to the one server that was named to them.
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from html.entities import codepoint2name
 from typing import Any
 from urllib.parse import quote_plus
 
-from processor.address import Url
+from processor.address import Url, parse_url
 from processor.capability.permit import Permit, allow_all
 from processor.errors import ProcessorError
 from processor.policy import Ask
@@ -31,7 +33,40 @@ from processor.sandbox.values import DEPTH
 
 GONE = b"***"
 STEP_BYTES = 128 << 10
+PATH_CHARS = 8  # of a path that is a secret by itself; as of secrets
+BASE_CHARS = 1024  # of a secret that a URL begins with
 ESCAPED_BYTES = 20  # of one character, in the longest of the forms below
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The URL of a request. Where it begins with a secret, nobody may read it, and `name` is the secret's."""
+
+    url: Url = field(repr=False)
+    name: str = ""
+    mark: str = ""
+    base: Url | None = field(default=None, repr=False)  # what the secret says
+
+    def hide(self, text: str) -> str:
+        """A sentence with the name of the secret in place of what it says."""
+        return self._says.sub(f"secret.{self.name}", text) if self.base is not None else text
+
+    def shown(self, url: Url) -> str:
+        """A URL that the call has led to, as the guest may know it: with the mark, to be used again."""
+        text = str(url)
+        if self.base is None:
+            return text
+        beginning = f"{self.base.scheme}://{self.base.authority}{self.base.path.rstrip('/')}"
+        rest = text.removeprefix(beginning)
+        return self.mark + rest if rest != text and rest[:1] in ("", "/", "?") else self.hide(text)
+
+    @property
+    def _says(self) -> re.Pattern[str]:
+        base, path = self.base, self.base.path.rstrip("/") if self.base is not None else ""
+        assert base is not None
+        server = f"{base.scheme}://{base.authority}"
+        parts = dict.fromkeys(filter(None, (server + path, server, base.authority, base.host, path)))
+        return re.compile("|".join(rf"(?<![\w.-]){re.escape(part)}(?![\w-])" for part in parts))
 
 
 class Vault:
@@ -60,8 +95,39 @@ class Vault:
         ours = [secret for secret in self._bound if _covers(secret, url)]
         names = frozenset(secret.name for secret in ours)
         if names not in self._scrubbers:
-            self._scrubbers[names] = Scrubber([secret.value for secret in ours])
+            values = [secret.value for secret in ours]
+            self._scrubbers[names] = Scrubber([*values, *filter(None, map(_path_of, values))])
         return self._scrubbers[names]
+
+    def locate(self, text: str) -> Located:
+        """What a URL means. It may begin with a secret, whose value is then all that says which server it is.
+
+        Raises ValueError for what is no URL, and ProcessorError E326 for a secret that no URL may begin with,
+        or not this one.
+        """
+        found = self._marks.match(text)
+        if found is None:
+            return Located(parse_url(text))
+        secret, rest = self._by_mark[found[0]], text[found.end() :]
+        base, name = _base_of(secret.value), secret.name
+        if rest[:1] not in ("", "/", "?"):
+            what = f"the URL goes on with {rest[0]!r} behind the secret {name!r}"
+            raise _misplaced(what, "Only '/' or '?' may follow a secret that a URL begins with.")
+        if base is None:
+            what = f"a URL cannot begin with the secret {name!r}"
+            raise _misplaced(what, "Its value has to be http:// or https://, a host, and a path at most.")
+        if not _covers(secret, base):
+            what = f"the secret {name!r} may not be sent to the server that it names"
+            raise _misplaced(what, f"To allow it: add that host to secrets.{name}.hosts.")
+        self.refuse_marks(rest.partition("?")[0], "the path of a URL")
+        # What it complains of says nothing of the secret, not even how long it is.
+        parse_url(f"{base.scheme}://host{'/' * BASE_CHARS}{rest}")
+        return Located(parse_url(secret.value + rest), name, found[0], base)
+
+    def use(self, located: Located) -> None:
+        """Return if the secret that a URL begins with may be used. Raises ProcessorError E330 and E331."""
+        if located.name:
+            self._permit(Ask("secret", "use", located.name))
 
     def holds_mark(self, text: str) -> bool:
         return bool(self._marks.search(text))
@@ -128,6 +194,26 @@ class Vault:
             remedy="To allow it: add the host to "
             f"secrets.{secret.name}.hosts{'' if url.scheme == 'https' else ', with http:// in front'}.",
         )
+
+
+def _misplaced(what: str, remedy: str) -> ProcessorError:
+    return ProcessorError("E326", what, place="requests", remedy=remedy)
+
+
+def _base_of(value: str) -> Url | None:
+    """The URL that a secret is, where others may begin with it."""
+    if "?" in value or "#" in value or len(value) > BASE_CHARS:
+        return None
+    with contextlib.suppress(ValueError):
+        return parse_url(value)
+    return None
+
+
+def _path_of(value: str) -> str:
+    """The path of a secret that is a URL, where that is long enough to be a secret by itself."""
+    base = _base_of(value)
+    path = base.path.rstrip("/") if base is not None else ""
+    return path if len(path) >= PATH_CHARS else ""
 
 
 def _covers(secret: BoundSecret, url: Url) -> bool:
