@@ -97,7 +97,7 @@ ERRORS: Mapping[str, ErrorCode] = {
         ),
         ErrorCode(
             "E204",
-            "the source defines no class Runnable",
+            "the source defines no class Runnable, or no node",
             "Define the class at module level.",
             faults_source=True,
         ),
@@ -115,8 +115,8 @@ ERRORS: Mapping[str, ErrorCode] = {
         ),
         ErrorCode(
             "E207",
-            "the Runnable has no method that its mode calls",
-            "Define `process` for `mode: batch`, or `process_stream` for `mode: stream`.",
+            "the Runnable has no method that its mode calls, or a class is no node that could be executed",
+            "Define `process` for `mode: batch`, `process_stream` for `mode: stream`, `execute` for a node.",
             faults_source=True,
             ends_run=True,
         ),

@@ -113,7 +113,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
         [
             ["host", "guest"],
-            ["loop"],
+            ["loop", "nodes"],
             ["channel"],
             ["entrypoints", "modules", "reasons", "results"],
             ["plain", "restricted"],

@@ -322,7 +322,7 @@ def test_every_code_that_is_named_exists(name: str) -> None:
 
 def test_every_capability_is_documented() -> None:
     """Whatever the base class gives to a Runnable is in the description of it."""
-    given = {name for name in vars(GuestRunnable) if not name.startswith("_")}
+    given = {name for kind in GuestRunnable.__mro__ for name in vars(kind) if not name.startswith("_")}
     given |= {"logger", "requests", "secrets"}
     described = page("reference/runnable")
     assert {name for name in given if name not in described} == set()

@@ -194,48 +194,13 @@ class _InHand:
         return self if instance is None else getattr(instance._voice.in_hand, self._name)()
 
 
-class GuestRunnable:
-    """What a Runnable inherits. It has at least the method that its mode calls; the others may be left out.
-
-    `self.context` is kept between runs and over crashes; every other attribute lives as long as the guest.
-    """
+class Capable:
+    """What user code reaches the outside with, in a Runnable and in a node of a graph."""
 
     logger: Any
     requests: Any  # the calls of the library of that name, made by the host
-    secrets: Mapping[str, Secret]
     files: Files
-    messages: Any = _InHand("messages")  # of the call, one for each of its queries
-    message: Any = _InHand("message")  # the only one; ValueError where there are more
-    key: Any = _InHand("key")
-    heap: Any = _OfVoice()  # the typed objects of the key's context
-    _context: LiveContext
     _voice: Voice
-
-    def __init__(self, config: Any = None) -> None:
-        """Take, for the sake of `super().__init__(config)`, a configuration that has nothing to say."""
-
-    def init(self) -> None:
-        """Set up a new context; called once per context, before its first message."""
-
-    def process(self, queries: list[Any]) -> Any:
-        """The outputs for a batch of documents."""
-        return []
-
-    def process_stream(self, query: Any) -> Any:
-        """The chunks for one document."""
-        return ()
-
-    @property
-    def context(self) -> LiveContext:
-        """The mapping that is kept: what it holds after a run is what the next run finds."""
-        return self._context
-
-    @context.setter
-    def context(self, items: Mapping[str, Any]) -> None:
-        # `self.context = {...}` is what people write in init(); it must fill the kept mapping, not hide it.
-        fresh = {key: items[key] for key in items}
-        self._context.clear()
-        self._context.update(fresh)
 
     def emit(
         self, subject: str, document: Any, delay_s: float = 0, headers: Mapping[str, str] | None = None
@@ -335,21 +300,61 @@ class GuestRunnable:
         return list(pivoted.values())
 
 
+class GuestRunnable(Capable):
+    """What a Runnable inherits. It has at least the method that its mode calls; the others may be left out.
+
+    `self.context` is kept between runs and over crashes; every other attribute lives as long as the guest.
+    """
+
+    secrets: Mapping[str, Secret]
+    messages: Any = _InHand("messages")  # of the call, one for each of its queries
+    message: Any = _InHand("message")  # the only one; ValueError where there are more
+    key: Any = _InHand("key")
+    heap: Any = _OfVoice()  # the typed objects of the key's context
+    _context: LiveContext
+
+    def __init__(self, config: Any = None) -> None:
+        """Take, for the sake of `super().__init__(config)`, a configuration that has nothing to say."""
+
+    def init(self) -> None:
+        """Set up a new context; called once per context, before its first message."""
+
+    def process(self, queries: list[Any]) -> Any:
+        """The outputs for a batch of documents."""
+        return []
+
+    def process_stream(self, query: Any) -> Any:
+        """The chunks for one document."""
+        return ()
+
+    @property
+    def context(self) -> LiveContext:
+        """The mapping that is kept: what it holds after a run is what the next run finds."""
+        return self._context
+
+    @context.setter
+    def context(self, items: Mapping[str, Any]) -> None:
+        # `self.context = {...}` is what people write in init(); it must fill the kept mapping, not hide it.
+        fresh = {key: items[key] for key in items}
+        self._context.clear()
+        self._context.update(fresh)
+
+
 GuestRunnable.__name__ = GuestRunnable.__qualname__ = "BaseSecureRunnable"  # what user code calls it
 
 
 def offer(signatures: Iterable[Signature]) -> None:
-    """Give the base class of this guest a method for each of these capabilities that is called by one.
+    """Give the base classes of this guest a method for each of these capabilities that is called by one.
 
     On the class, so that a method of the user's own by that name is the one that is called.
     """
     for signature in signatures:
         if signature.is_method:
-            setattr(GuestRunnable, signature.name, _calling(signature))
+            setattr(Capable, signature.name, _calling(signature))
 
 
 def _calling(signature: Signature) -> Callable[..., Any]:
-    def method(self: GuestRunnable, *positional: Any, **named: Any) -> Any:
+    def method(self: Capable, *positional: Any, **named: Any) -> Any:
         return self._voice.call(signature.name, signature.bind(positional, named))
 
     method.__name__ = signature.name

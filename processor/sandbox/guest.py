@@ -45,11 +45,12 @@ from processor.sandbox import (
 )
 from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.channel import Channel, GuestCalls
-from processor.sandbox.facades import forget_deadlines
+from processor.sandbox.facades import forget_deadlines, look_within
 from processor.sandbox.heap import Heap, Objects
 from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
+from processor.sandbox.nodes import NodeKit, NodeRunner, missing_models
 from processor.sandbox.offer import OPEN_HEAP
 from processor.sandbox.plain import PlainPython
 from processor.sandbox.reasons import Reasons, out_of_memory
@@ -400,8 +401,17 @@ class Runner:
         self._writer: Writer  # from the load of the program on, as are its results
         self._results: Results
         self._reasons = Reasons(language, tripwire.disarmed)
+        look_within(tripwire.disarmed)
+        models = language.models()
+        self._kit = NodeKit(models) if models else None
+        self._nodes: NodeRunner | None = None  # of a program that defines nodes
         self._runtime = Runtime(
-            capabilities.GuestRunnable, self._log.write, self._requests, self._reasons.describe, self._calls
+            capabilities.GuestRunnable,
+            self._log.write,
+            self._requests,
+            self._reasons.describe,
+            self._calls,
+            self._kit,
         )
         # What the program finds around it, where that can be made before there is one.
         self._space = language.namespace(self._runtime) if language.is_preparable else {}
@@ -462,13 +472,26 @@ class Runner:
         except Faults as err:
             faults = err.faults
         except Unsuccessful as err:
-            faults = [Fault(*err.place, 1, "E206", err.failure.text)]
+            code, text = err.fault
+            faults = [Fault(*err.place, 1, code, text or err.failure.text)]
         _stop_timers()
         self._is_loading = False
         self._calls.allow(self._limits, self._memory, self._writer.bounds, self._results)
         self._channel.send(
-            wire.write_loaded(self._channel.nonce, faults, compiled, self._warnings, self._program.sources)
+            wire.write_loaded(
+                self._channel.nonce,
+                faults,
+                compiled,
+                self._warnings,
+                self._program.sources,
+                self._nodes.manifest if self._nodes and not faults else self._no_manifest,
+            )
         )
+
+    @property
+    def _no_manifest(self) -> wire.Manifest | None:
+        """What stands in place of one where the program is not loaded, or none of nodes."""
+        return {} if self._program.mode == "nodes" else None
 
     def _load(self, given: bytes) -> bytes:
         """Run the module level; what was compiled for that, where it is for other guests, too."""
@@ -480,6 +503,9 @@ class Runner:
             modules.bring(program, codes, language, space, self._tripwire.run_module)
         self._logger = space["logger"]
         self._user(self._tripwire.run_module, codes[0], space)
+        if program.mode == "nodes":
+            self._load_nodes(space)
+            return compiled if len(compiled) <= wire.code_bytes(program) else b""
         with self._tripwire.disarmed():
             self._cls = language.runnable_class(space, program)
             entrypoints.check(self._cls, program)
@@ -487,6 +513,15 @@ class Runner:
             self._warnings = entrypoints.warnings(self._cls, program)
             self._streams_a_list = entrypoints.first_parameter(self._cls, "process_stream") == "queries"
         return compiled if len(compiled) <= wire.code_bytes(program) else b""
+
+    def _load_nodes(self, space: dict[str, Any]) -> None:
+        if self._kit is None:
+            raise Faults([missing_models(self._program)])
+        nodes = self._nodes = NodeRunner(self._kit, self._program, self._reasons, self._language.finish)
+        self._user(nodes.learn, space)
+        with self._tripwire.disarmed():
+            nodes.check()
+        nodes.begin(self._voice(_no_heap), self._secrets, self._writer)
 
     # Running.
 
@@ -498,9 +533,10 @@ class Runner:
         self._in_hand.begin(request.messages, request.groups)
         self._failing = None
         forget_deadlines()
+        keyed = request.groups if self._nodes is None else ()  # nodes keep nothing
         for key in request.forget:
             self._held.pop(key, None)
-        for group in request.groups:
+        for group in keyed:
             if group.context is not None:
                 self._held[group.key] = HeldContext(group.context, self._writer.bounds, self._open_heap)
         _start_timers(self._limits)
@@ -511,17 +547,17 @@ class Runner:
                 if not self._run_one(group, request):
                     break
             self._calls.drain()
-            changes = self._changes(request.groups)
+            changes = self._changes(keyed)
             self._failing = None
             reply = self._reply(changes)
         except (Unsuccessful, MemoryError) as err:
             failure = err.failure if isinstance(err, Unsuccessful) else out_of_memory(self._memory)
-            for group in request.groups:
+            for group in keyed:
                 self._held[group.key].undo()
             self._calls.drain()
             reply = wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
         else:
-            for key in {group.key for group in request.groups}:
+            for key in {group.key for group in keyed}:
                 self._held[key].keep(changes.get(key))
         _stop_timers()
         self._results.begin(0)
@@ -544,14 +580,19 @@ class Runner:
         return True
 
     def _run_group(self, group: Group, request: wire.RunRequest) -> None:
+        if self._nodes is not None:
+            self._execute(self._nodes, group.documents)
+            return
         queries = self._decode(group)
         if not queries:
             return
         entry = entrypoints.ENTRY_POINTS["stream" if request.stream else "batch"]
         if not self._program.mode and self._entry_points and entry not in self._entry_points:
             raise failed("E207", f"{self._program.class_name} has no `{entry}`, which this call is for")
-        instance = self._instance(self._held[group.key])
-        self._kernel_of[0] = instance
+        held = self._held[group.key]
+        if held.instance is None:
+            held.instantiate(self._make)
+        instance = self._kernel_of[0] = held.instance
         if request.stream:
             self._stream(instance, queries)
         else:
@@ -578,13 +619,15 @@ class Runner:
                 queries.append(document)
         return queries
 
-    def _instance(self, held: HeldContext) -> Any:
-        if held.instance is None:
-            held.instantiate(self._make)
-        return held.instance
+    def _execute(self, nodes: NodeRunner, documents: Sequence[bytes]) -> None:
+        for text in documents:
+            result, store = self._user(nodes.execute, nodes.read(text))
+            body = self._encode(nodes.write, result, store)
+            if (excess := self._results.add_output(body)) is not None:
+                raise excess
 
-    def _make(self, held: HeldContext, context: values.LiveContext) -> Any:
-        voice = capabilities.Voice(
+    def _voice(self, heap: Callable[[], Any]) -> capabilities.Voice:
+        return capabilities.Voice(
             self._calls.call,
             self._results.emit,
             self._results.event,
@@ -593,8 +636,11 @@ class Runner:
             self._secrets,
             self._files,
             self._in_hand,
-            held.heap,
+            heap,
         )
+
+    def _make(self, held: HeldContext, context: values.LiveContext) -> Any:
+        voice = self._voice(held.heap)
         self._in_hand.is_making = True
         try:
             instance = self._user(capabilities.make, self._cls, context, voice)
@@ -718,7 +764,10 @@ class Runner:
             raise
         except BaseException as err:  # a wall: nothing that user code raises gets past here
             self._memory.for_runtime()
-            raise Unsuccessful(self._reasons.failure(err), self._reasons.place(err)) from None
+            failure, place = self._reasons.failure(err), self._reasons.place(err)
+            if self._is_loading:
+                raise Unsuccessful(failure, place, self._reasons.fault(err)) from None
+            raise Unsuccessful(failure, place) from None
         finally:
             self._memory.for_runtime()
 
@@ -735,7 +784,10 @@ class Runner:
         err = TimeoutError(f"more than {limit_s:g} s of {kind} time").with_traceback(_trace_of(frame))
         if self._is_loading:
             fault = Fault(*self._reasons.place(err), 1, "E206", f"while it was loaded: {err}")
-            self._channel.send(wire.write_loaded(self._channel.nonce, [fault], files=self._program.sources))
+            loaded = wire.write_loaded(
+                self._channel.nonce, [fault], files=self._program.sources, manifest=self._no_manifest
+            )
+            self._channel.send(loaded)
         else:
             with self._tripwire.disarmed():
                 text, shown = self._reasons.describe(err)
@@ -744,6 +796,10 @@ class Runner:
                 wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
             )
         os._exit(0)
+
+
+def _no_heap() -> NoReturn:
+    raise RuntimeError("a node keeps nothing: what is to last is in self.store, or in its outputs")
 
 
 def _start_timers(limits: Limits) -> None:

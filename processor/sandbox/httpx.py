@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from processor.runnable import AuthorityKernelError
 from processor.sandbox import requests
-from processor.sandbox.facades import bless
+from processor.sandbox.facades import bless, insisting
 
 AwaitedCall = Callable[[str, dict[str, Any], bytes], Awaitable[Any]]
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
@@ -101,9 +101,10 @@ class HttpxResponse(requests.Response):
         """Return this answer, or raise HTTPStatusError for a status that is not one of success."""
         if self.is_success:
             return self
-        what = "Server error" if self.is_server_error else "Client error" if self.is_error else "Redirect"
-        what = "Informational" if self.is_informational else what
-        text = f"{what} response '{self.status_code} {self.reason}' for url '{self.url}'"
+        what = "Server error" if self.is_server_error else "Client error"
+        if not self.is_error:
+            what = "Informational response" if self.is_informational else "Redirect response"
+        text = f"{what} '{self.status_code} {self.reason}' for url '{self.url}'"
         raise _EXCEPTIONS["HTTPStatusError"](text, response=self)
 
     def __bool__(self) -> bool:
@@ -338,6 +339,7 @@ def _clients(
     if awaited is not None:
         return SyncClient, AsyncClient
     SyncClient.aclose = SyncClient.close  # type: ignore[attr-defined]
+    insisting(SyncClient)
     return SyncClient, SyncClient
 
 

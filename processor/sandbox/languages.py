@@ -36,6 +36,7 @@ class Runtime:
     # `Language.describe` of the program, for user code that asks
     explain: Callable[[BaseException], tuple[str, str]] | None = None
     calls: Any = None  # by which a guest reaches its host (`channel.GuestCalls`)
+    nodes: Any = None  # what programs of nodes import (`nodes.NodeKit`), where there are models
 
     def given(self) -> dict[str, Any]:
         """The classes that are there without an import.
@@ -87,6 +88,14 @@ class Unusable(Exception):
         self.nearest = nearest
 
 
+class Models(NamedTuple):
+    """The library of models that nodes say with what they take and give."""
+
+    base: type
+    error: type[Exception]  # of a model that refuses, with `title` and `errors()`
+    dump: Callable[[Any], Any]  # a model as a document
+
+
 class Language(Protocol):
     """How a guest treats the programs in one language. No method but `describe` runs user code."""
 
@@ -96,6 +105,9 @@ class Language(Protocol):
     # What a coroutine comes to that user code has returned, or anything else as it is; None where the
     # language has no coroutines.
     finish: Callable[[Any], Any] | None
+
+    def models(self) -> Models | None:
+        """The models of its programs; None where there are none."""
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         """Import for all guests what they need, in the zygote; what to tell the host. Raises Unusable."""

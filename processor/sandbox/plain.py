@@ -39,7 +39,7 @@ from processor.model import Module, Program
 from processor.sandbox import dialect, httpx
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
 from processor.sandbox.kernel import GuestKernel
-from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Runtime
+from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Models, Runtime
 
 MODULE = "runnable"
 LINE_CHARS = 4000
@@ -190,6 +190,14 @@ class PlainPython:
     def __init__(self) -> None:
         self._loop: Any = None  # by name, and late: the guests of the dialect must not have asyncio
 
+    def models(self) -> Models | None:
+        pydantic: Any = sys.modules.get("pydantic")  # where it is among the packages
+        if pydantic is None:
+            return None
+        return Models(
+            pydantic.BaseModel, pydantic.ValidationError, lambda model: model.model_dump(mode="json")
+        )
+
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         # Here, because it brings a good part of the standard library, which other guests never need.
         from processor.sandbox.packages import bring
@@ -246,6 +254,10 @@ class PlainPython:
             logger=Logger(runtime.log),
             **{name: getattr(typing, name) for name in PRELUDE_HINTS},
         )
+        if runtime.nodes is not None:
+            nodes = types.ModuleType("exospherehost")
+            vars(nodes).update(runtime.nodes.names())
+            sys.modules["exospherehost"] = nodes
         if runtime.requests is not None:
             space["requests"] = runtime.requests
             module_of_requests = typing.cast(types.ModuleType, runtime.requests)

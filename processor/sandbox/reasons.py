@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from processor.model import Failure, Program
 from processor.runnable import AuthorityKernelError
-from processor.sandbox import capabilities, dialect, documents, wire
+from processor.sandbox import capabilities, dialect, documents, facades, wire
 from processor.sandbox.bounds import Exceeded
 from processor.sandbox.jail import MemoryLimit
 from processor.sandbox.languages import Language
@@ -37,6 +37,13 @@ class Reasons:
                 place = (file, trace.tb_lineno or 1) if file in files else place
                 trace = trace.tb_next
         return place
+
+    def fault(self, err: BaseException) -> tuple[str, str]:
+        """The code and the text of the fault that it is of a program that is loaded."""
+        text, _ = self.describe(err)
+        if isinstance(err, facades.UNSUPPORTED):
+            return "E203", text.partition(": ")[2]
+        return "E206", text
 
     def describe(self, err: BaseException) -> tuple[str, str]:
         """The exception as one line, and a traceback of the user's own frames."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from processor.runnable import (
     OperationDeniedError,
 )
 from processor.sandbox.capabilities import Secret
-from processor.sandbox.facades import bless
+from processor.sandbox.facades import bless, remaining_s
 
 Call = Callable[[str, dict[str, Any], bytes], Any]
 
@@ -201,8 +202,25 @@ _NOT_TAKEN = {
 _TAKEN = "params, headers, json, data, timeout, allow_redirects, auth"
 
 
+def within_deadline(call: Call) -> Call:
+    """`call` for requests that an `asyncio.timeout` of the restricted language bounds, too."""
+
+    def make(name: str, arguments: dict[str, Any], body: bytes) -> Any:
+        left_s = remaining_s()
+        is_bounded = left_s is not None and left_s < arguments.get("timeout", math.inf)
+        if is_bounded:
+            arguments = {**arguments, "timeout": left_s}
+        head, content = call(name, arguments, body)
+        if is_bounded and head.get("failed") == "timeout":
+            raise TimeoutError
+        return head, content
+
+    return make
+
+
 def client(call: Call) -> types.ModuleType:
     """The module `requests` for one guest, whose requests go through `call`."""
+    call = within_deadline(call)
 
     def request(method: str, url: str, **options: Any) -> Response:
         arguments, body = written(method, url, options)

@@ -12,9 +12,10 @@ from types import CodeType
 from typing import Any
 
 from processor.model import Module, Program
-from processor.sandbox import dialect, values
-from processor.sandbox.facades import deque
-from processor.sandbox.languages import Codes, Runtime
+from processor.sandbox import dialect, httpx, values
+from processor.sandbox.facades import MODEL, MODEL_ERROR, deque
+from processor.sandbox.languages import Codes, Models, Runtime
+from processor.sandbox.requests import within_deadline
 
 _REHEARSED = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
 _REHEARSAL = marshal.dumps(dialect.compile_program(_REHEARSED))
@@ -27,6 +28,9 @@ class Restricted:
     is_watched = True
     is_preparable = True
     finish: Callable[[Any], Any] | None = None
+
+    def models(self) -> Models | None:
+        return Models(MODEL, MODEL_ERROR, lambda model: model)  # a document as it stands
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         dialect.preload()
@@ -59,7 +63,8 @@ class Restricted:
         return not dialect.verify(code, modules)
 
     def namespace(self, runtime: Runtime) -> dict[str, object]:
-        return dialect.namespace(runtime)
+        call = runtime.calls.call if runtime.calls else None
+        return dialect.namespace(runtime, httpx.client(within_deadline(call)) if call else None)
 
     def bring_modules(
         self,

@@ -20,10 +20,16 @@ from processor.sandbox.messages import InHand
 class Unsuccessful(BaseException):
     """Ends a run with the failure that its reply will carry; `except Exception` does not stop it."""
 
-    def __init__(self, failure: Failure, place: tuple[str, int] = ("", 1)) -> None:
+    def __init__(
+        self, failure: Failure, place: tuple[str, int] = ("", 1), fault: tuple[str, str] = ("E206", "")
+    ) -> None:
+        """`place` is the file and the line, and `fault` the code and the text of it where it ended while the
+        program was loaded.
+        """
         super().__init__(failure.text)
         self.failure = failure
-        self.place = place  # the file and the line of it, for what ended while the program was loaded
+        self.place = place
+        self.fault = fault
 
 
 def failed(code: str, text: str) -> Unsuccessful:

@@ -34,7 +34,7 @@ TARGETS = (
     "builtins", "operators", "array", "base64", "binascii", "bisect", "cmath", "collections", "copy", "csv",
     "datetime", "decimal", "difflib", "fractions", "functools", "hashlib", "heapq", "hmac", "io", "itertools",
     "json", "math", "operator", "random", "re", "statistics", "string", "struct", "textwrap", "time",
-    "unicodedata", "urllib", "uuid", "zlib", "events",
+    "unicodedata", "urllib", "uuid", "zlib", "events", "asyncio", "pydantic", "contextlib", "models", "nodes",
 )  # fmt: skip
 STEPS = 60
 # Memory is wide, so that native code which is refused some is not taken for a crash.

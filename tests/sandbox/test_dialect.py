@@ -629,7 +629,6 @@ class TestInstead:
             ("subprocess", "route"),
             ("socket", "outbound"),
             ("urllib.request", "requests.get"),
-            ("httpx", "requests.get"),
             ("threading", "partitions"),
             ("multiprocessing", "partitions"),
             ("trio", "without 'async'"),

@@ -351,7 +351,7 @@ async def test_the_answers_and_exceptions_of_a_client() -> None:
     assert seen == [
         [{"a": 1}, True, True, True],
         [True, True, {"why": "gone"}, True],
-        [f"Client error response '410 Said' for url '{web.url}/gone'", True, True],
+        [f"Client error '410 Said' for url '{web.url}/gone'", True, True],
         [302, True, '{"a": 1}'],
         "ReadTimeout",
         "RequestError",

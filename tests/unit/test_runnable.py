@@ -85,11 +85,13 @@ def test_a_guest_has_the_same_names(ours: type, guests: type) -> None:
     """What user code may call outside of a guest is there inside with the same parameters, and all of it."""
 
     def surface(kind: type) -> dict[str, list[Any]]:
-        names = {*vars(kind), *inspect.get_annotations(kind)} - {"code"}
-        methods = [name for name in names if callable(vars(kind).get(name))]
+        bases = [base for base in reversed(kind.__mro__) if base.__module__.startswith("processor.")]
+        held = {name: value for base in bases for name, value in vars(base).items()}
+        names = {*held, *(name for base in bases for name in inspect.get_annotations(base))} - {"code"}
+        methods = [name for name in names if callable(held.get(name))]
         found: dict[str, list[Any]] = {name: [] for name in names if not name.startswith("_")}
         for name in methods:
-            parameters = inspect.signature(vars(kind)[name]).parameters.values()
+            parameters = inspect.signature(held[name]).parameters.values()
             found[name] = [(each.name, each.default, each.kind) for each in parameters]
         return found
 

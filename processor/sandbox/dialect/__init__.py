@@ -30,7 +30,7 @@ from processor.errors import Fault, Faults
 from processor.model import Module, Program
 from processor.runnable import Reject, Retry
 from processor.sandbox import facades
-from processor.sandbox.dialect import awaits
+from processor.sandbox.dialect import awaits, mains
 from processor.sandbox.dialect.annotations import Evaluated, below, evaluated, expression_in
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
@@ -41,6 +41,7 @@ from processor.sandbox.dialect.refusals import (
     INSTEAD_OF_NAME,
     INSTEAD_OF_NODE,
     instead_of_module,
+    rest_of_module,
 )
 from processor.sandbox.dialect.verifier import (
     CLASS_BODY_NAMES,
@@ -77,14 +78,16 @@ TRACEBACK_CHARS = 8000
 _UNNAMED = Program("", "runnable")
 
 
-def namespace(runtime: Runtime) -> dict[str, object]:
-    """Fresh globals to run a compiled program in."""
+def namespace(runtime: Runtime, httpx: object | None = None) -> dict[str, object]:
+    """Fresh globals to run a compiled program in; `httpx` is what an import of it gives."""
     bless(runtime.base)
     for cls in ERROR_CLASSES.values():
         bless(cls)
-    extra = runtime.given()
+    for cls in runtime.nodes.bases if runtime.nodes else ():
+        bless(cls)
+    extra, nodes = runtime.given(), runtime.nodes.names() if runtime.nodes else None
     explain = runtime.explain or (lambda exc: describe(exc, Program("", "")))
-    return facades.make_namespace(runtime.log, runtime.requests, extra, explain)
+    return facades.make_namespace(runtime.log, runtime.requests, extra, explain, nodes, httpx)
 
 
 def runnable_class(space: dict[str, object], program: Program = _UNNAMED) -> type:
@@ -143,7 +146,8 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
     if awaits.is_async(tree):
         _compile(program.source, program, faults)  # once it is plain, nothing finds an await out of place
         tree = awaits.without_waiting(tree, bound, faults.add)
-    if module is None and program.class_name not in bound:
+    mains.drop_imports(tree, lambda name, inner: _is_here(name, inner, own))
+    if module is None and program.mode != "nodes" and program.class_name not in bound:
         faults.add(*undefined(tree, program.class_name))
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)
@@ -157,6 +161,14 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
         faults.add_at(line, 1, "E202", f"{text}; the verifier refuses the compiled code.")
     faults.stop_if_any()
     return code
+
+
+def _is_here(module: str, name: str, own: Own) -> bool:
+    """Whether a source may import a module, and the name from it."""
+    if module in own.names:
+        return True
+    names = facades.names_in(module)
+    return facades.importable(module) and (not name or not names or name in names)
 
 
 def undefined(tree: ast.AST, wanted: str) -> tuple[ast.AST | None, str, str]:
@@ -349,14 +361,9 @@ class _Desugar(ast.NodeTransformer):
         return node
 
     def visit_If(self, node: ast.If) -> Any:
-        match node.test:
-            case ast.Compare(
-                left=ast.Name(id="__name__"), ops=[ast.Eq()], comparators=[ast.Constant(value="__main__")]
-            ):
-                # Never true here; what a file does as a program is its author's affair.
-                return [self.visit(child) for child in node.orelse] or ast.copy_location(ast.Pass(), node)
-            case _:
-                return self.generic_visit(node)
+        if mains.is_main(node):
+            return [self.visit(child) for child in node.orelse] or ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
 
     def visit_Try(self, node: ast.Try) -> ast.AST:
         if any(_catches_import_error(handler) for handler in node.handlers):
@@ -786,7 +793,7 @@ class Transformer(RestrictingNodeTransformer):
         if names and alias.name not in names:
             known = ", ".join(sorted(names))
             text = f"'from {module} import {alias.name}' is not allowed. {module} has here: {known}."
-            text += " The rest of it is for 'language: python'." if module in facades.LIBRARIES else ""
+            text += rest_of_module(module)
             self._faults.add(node, "E203", text)
 
     # match

@@ -146,11 +146,11 @@ def _later(argument: ast.expr) -> ast.expr:
 def _made_later(call: ast.expr, names: list[str]) -> ast.expr:
     if not isinstance(call, ast.Call) or any(map(_is_of_scope, ast.walk(call))):
         return call
-    parameters = [LATER, *dict.fromkeys(names)]
-    defaults: list[ast.expr] = [ast.Constant(None), *(ast.Name(name, ast.Load()) for name in parameters[1:])]
+    parameters = list(dict.fromkeys(names))
+    defaults: list[ast.expr] = [ast.Name(name, ast.Load()) for name in parameters]
     arguments = ast.arguments([], [ast.arg(name) for name in parameters], None, [], [], None, defaults)
-    function = ast.copy_location(ast.Lambda(arguments, call), call)
-    return ast.fix_missing_locations(function)
+    marked = ast.Tuple([ast.Constant(LATER), ast.Lambda(arguments, call)], ast.Load())
+    return ast.fix_missing_locations(ast.copy_location(marked, call))
 
 
 def _is_of_scope(node: ast.AST) -> bool:

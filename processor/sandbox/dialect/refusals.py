@@ -5,6 +5,8 @@ Only words are here: what is refused, and where, is decided by `Transformer` and
 
 from __future__ import annotations
 
+from processor.sandbox.facades import LIBRARIES
+
 _PACKAGE = "Set 'language: python' and 'packages: [{0}]' for this route: the same jail, with plain Python."
 _TRAFFIC = "Use requests.get(...) and the like: the host makes the request, to hosts that 'outbound' lists."
 _FILES = "A Runnable has no files: take data from messages and keep it in self.context."
@@ -28,7 +30,6 @@ _INSTEAD_OF_MODULE = {
     "urllib.request": _TRAFFIC,
     "urllib.error": _TRAFFIC,
     "urllib3": _TRAFFIC,
-    "httpx": _TRAFFIC,
     "aiohttp": _TRAFFIC,
     "ftplib": _TRAFFIC,
     "smtplib": "Publish an output for a mail service, or call the HTTP API of one with requests.",
@@ -95,6 +96,13 @@ _INSTEAD_OF_MODULE = {
         )
     },
 }  # fmt: skip
+
+
+def rest_of_module(name: str) -> str:
+    """What to do for what a module has not got here; empty where nothing is known of it."""
+    if name == "exospherehost":
+        return " Graphs are made and triggered from outside of a node."
+    return " The rest of it is for 'language: python'." if name in LIBRARIES else ""
 
 
 def instead_of_module(name: str) -> str:

@@ -73,7 +73,7 @@ from typing import Any, NoReturn
 
 from processor import runnable
 from processor.sandbox.facades import asyncio, exact, models
-from processor.sandbox.facades.asyncio import forget_deadlines
+from processor.sandbox.facades.asyncio import forget_deadlines, remaining_s
 from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.decimals import Context, getcontext, guard_decimal, localcontext
 from processor.sandbox.facades.exact import deque
@@ -106,6 +106,7 @@ from processor.sandbox.facades.guards import (
     is_dunder,
     is_user_class,
     is_user_function,
+    look_within,
     mangled,
     matchable,
     mix,
@@ -163,10 +164,11 @@ from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES
 
 __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HINTS", "HOOKS", "INIT",
-    "LATER", "LIBRARIES", "METHODS", "MODULES", "OF_DICT", "OF_METACLASS", "RUNTIME_MODULES", "TYPE",
-    "WRITTEN_DICT", "Logger", "attribute", "bless", "bring_modules", "deque", "forget_deadlines",
-    "importable", "init_purpose", "is_dunder", "is_user_class", "make_namespace", "mangled", "mix",
-    "names_in", "plain_text", "preload", "put", "read", "route_level", "unmangled", "words", "write",
+    "LATER", "LIBRARIES", "METHODS", "MODEL", "MODEL_ERROR", "MODULES", "OF_DICT", "OF_METACLASS",
+    "RUNTIME_MODULES", "TYPE", "UNSUPPORTED", "WRITTEN_DICT", "Logger", "attribute", "bless",
+    "bring_modules", "deque", "forget_deadlines", "importable", "init_purpose", "insisting", "is_dunder",
+    "is_user_class", "look_within", "make_namespace", "mangled", "mix", "names_in", "plain_text",
+    "preload", "put", "read", "remaining_s", "route_level", "unmangled", "words", "write",
 ]  # fmt: skip
 
 
@@ -591,18 +593,20 @@ datetime.datetime.strptime("2000", "%Y")
 # Modules that `make_namespace` builds for one Runnable, because they write to its log or speak for it.
 RUNTIME_MODULES = frozenset(
     (
-        "logging", "pprint", "processor", "processor.runnable", "requests", "requests.exceptions",
-        "traceback", "warnings",
+        "exospherehost", "httpx", "logging", "pprint", "processor", "processor.runnable", "requests",
+        "requests.exceptions", "traceback", "warnings",
     )
 )  # fmt: skip
 _OF_RUNTIME_MODULES = {
+    "exospherehost": ["BaseNode", "PruneSignal", "ReQueueAfterSignal", "Runtime"],
     "processor": ["runnable"],
     "processor.runnable": sorted({*runnable.__all__, *ERROR_CLASSES}),
 }
 
 
 # What has here a part of what programs know of it.
-LIBRARIES = frozenset(("asyncio", "pydantic"))
+LIBRARIES = frozenset(("asyncio", "httpx", "pydantic"))
+MODEL, MODEL_ERROR, UNSUPPORTED = models.BaseModel, models.ValidationError, models.UnsupportedError
 
 
 def importable(module: str) -> bool:
@@ -680,8 +684,13 @@ def make_namespace(
     requests: object | None,
     extra: Mapping[str, Any],
     explain: Callable[[BaseException], tuple[str, str]],
+    nodes: Mapping[str, Any] | None = None,
+    httpx: object | None = None,
 ) -> dict[str, Any]:
-    """Fresh globals for one Runnable: restricted builtins, what needs no import, and `extra`."""
+    """Fresh globals for one Runnable: restricted builtins, what needs no import, and `extra`.
+
+    `nodes` is what `exospherehost` has.
+    """
     logger = Logger(log)
     modules = dict(MODULES)
     for name, names in (
@@ -693,6 +702,10 @@ def make_namespace(
         modules[name] = _facade(name, names)
     ours = modules["processor.runnable"] = _facade("processor.runnable", {**ERROR_CLASSES, **extra})
     modules["processor"] = _facade("processor", {"runnable": ours})
+    if httpx is not None:
+        modules["httpx"] = httpx  # type: ignore[assignment]
+    if nodes is not None:
+        modules["exospherehost"] = _facade("exospherehost", nodes)
     if requests is not None:
         modules["requests"] = requests  # type: ignore[assignment]
         modules["requests.exceptions"] = vars(requests)["exceptions"]

@@ -35,8 +35,11 @@ def forget_deadlines() -> None:
 
 def _made(value: Any) -> Any:
     """What an argument stands for: the call that was handed over as a function is made now."""
-    is_later = type(value) is types.FunctionType and value.__code__.co_varnames[:1] == (LATER,)
-    return value() if is_later else value
+    match value:
+        case (str(mark), types.FunctionType() as call) if mark == LATER:
+            return call()
+        case _:
+            return value
 
 
 def _seconds(value: Any, what: str) -> float:

@@ -11,6 +11,7 @@ and no attribute is read or set whose name was not a field's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from processor.sandbox.facades.guards import (
     is_dunder,
     is_user_class,
     is_user_function,
+    parameters_of,
     unmangled,
 )
 from processor.sandbox.facades.hints import ANY, Hint, Subscribed
@@ -49,6 +51,12 @@ from processor.sandbox.facades.kinds import (
 PLAN = "~plan"
 GIVEN = "~given"  # where an instance keeps the names of the fields that were given
 _ALL_OF_IT = "`language: python` has all of pydantic"
+
+
+class UnsupportedError(TypeError):
+    """What pydantic has, and not here: a fault of the source (E203) where it is loaded."""
+
+
 _NOTHING: Any = object()
 _NONE = type(None)
 _UNCHANGING = (str, int, float, bool, type(None), datetime, tuple, frozenset)
@@ -107,7 +115,9 @@ def field_info(default: Any = _NOTHING, *, default_factory: Any = None, **option
     for name in options:
         if name not in (*_BOUNDS, *_WORDS):
             known = ", ".join(("default", "default_factory", *_BOUNDS, *_WORDS))
-            raise TypeError(f"Field does not take {name!r} in a Runnable; it takes {known}. {_ALL_OF_IT}")
+            raise UnsupportedError(
+                f"Field does not take {name!r} in a Runnable; it takes {known}. {_ALL_OF_IT}"
+            )
     if default is not _NOTHING and default is not ... and default_factory is not None:
         raise TypeError("cannot specify both default and default_factory")
     bounds = {name: options[name] for name in _BOUNDS if options.get(name) is not None}
@@ -146,7 +156,7 @@ def model_validator(*, mode: str, **options: Any) -> Any:
 
 def _validating(names: tuple[str, ...], mode: str, options: Mapping[str, Any], what: str) -> Any:
     if mode not in ("before", "after") or options:
-        raise TypeError(f"{what} takes mode 'before' or 'after' in a Runnable. {_ALL_OF_IT}")
+        raise UnsupportedError(f"{what} takes mode 'before' or 'after' in a Runnable. {_ALL_OF_IT}")
     return lambda function: _Validator(function, names, mode)
 
 
@@ -268,7 +278,7 @@ def _merged(first: FieldInfo, then: FieldInfo) -> FieldInfo:
 
 def _called(function: types.FunctionType, model: type) -> Validate:
     """A validator of a field as a function of the value and what is told beside it."""
-    if function.__code__.co_argcount > 2:
+    if parameters_of(function) > 2:
         return types.MethodType(function, model)
     return lambda value, _: function(model, value)
 
@@ -318,7 +328,7 @@ def _kind(hint: Any, place: str) -> FieldKind:
         if not arguments:
             return dictionary(ANYTHING, ANYTHING)
         return dictionary(_kind(keys, place), _kind(values, place))
-    raise TypeError(
+    raise UnsupportedError(
         f"{place} is a {_shown(hint)}, which a model cannot have in a Runnable: it has str, int, float, "
         f"bool, list, dict, datetime, Any, Optional, Union, Literal and models. {_ALL_OF_IT}"
     )
@@ -343,20 +353,20 @@ def _shown(hint: Any) -> str:
     return unmangled(str(text))[:80]
 
 
-def _model_kind(model: type) -> FieldKind:
-    def check(value: Any) -> Any:
-        if isinstance(value, model):
-            return value
-        if isinstance(value, Mapping):
-            return made_of(model, value)
-        name = model.__name__
-        raise Refused("model_type", f"Input should be a valid dictionary or instance of {name}")
+def _checked(model: type, value: Any) -> Any:
+    if isinstance(value, model):
+        return value
+    if isinstance(value, Mapping):
+        return made_of(model, value)
+    raise Refused("model_type", f"Input should be a valid dictionary or instance of {model.__name__}")
 
+
+def _model_kind(model: type) -> FieldKind:
     # A model may have itself among its fields: what it holds is asked when it is used.
     return FieldKind(
         model.__name__,
         None,
-        check,
+        functools.partial(_checked, model),
         lambda defs: _reference(model, defs),
         lambda value: isinstance(value, model),
         has_moments=True,
@@ -376,7 +386,7 @@ def config_dict(**options: Any) -> dict[str, Any]:
     for name, value in options.items():
         if name not in _CONFIGURED or value not in _CONFIGURED[name]:
             known = ", ".join(f"{key}: {' '.join(map(repr, each))}" for key, each in _CONFIGURED.items())
-            raise TypeError(
+            raise UnsupportedError(
                 f"model_config does not take {name}={value!r} here; it takes {known}. {_ALL_OF_IT}"
             )
     return options
@@ -480,7 +490,7 @@ class BaseModel:
 
     def __init_subclass__(cls, **options: Any) -> None:
         if options:
-            raise TypeError(f"a model takes no {min(options)!r} in its class statement. {_ALL_OF_IT}")
+            raise UnsupportedError(f"a model takes no {min(options)!r} in its class statement. {_ALL_OF_IT}")
         if cls.__new__ is not object.__new__:
             raise TypeError(f"{cls.__name__} cannot make its own objects: leave __new__ out")
         space = cls.__dict__
@@ -515,9 +525,10 @@ class BaseModel:
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Any:
         """A model of what a mapping holds, or the model itself. Raises ValidationError."""
-        _take_no(options, "model_validate")
+        if options:
+            _take_no(options, "model_validate")
         try:
-            return _model_kind(cls).check(obj)
+            return made_of(cls, obj) if type(obj) is dict else _checked(cls, obj)
         except Refused as err:
             raise ValidationError(cls.__name__, err.faults) from None
 
@@ -608,11 +619,12 @@ class BaseModel:
 
 insisting(BaseModel)
 bless(BaseModel)
+bless(UnsupportedError)
 
 
 def _take_no(options: Mapping[str, Any], what: str) -> None:
     for name in options:
-        raise TypeError(f"{what} does not take {name!r} in a Runnable. {_ALL_OF_IT}")
+        raise UnsupportedError(f"{what} does not take {name!r} in a Runnable. {_ALL_OF_IT}")
 
 
 def _fields_in(model: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-# TypeError: Order.number is a (lambda: 1)(), which a model cannot have in a Runnable
+# UnsupportedError: Order.number is a (lambda: 1)(), which a model cannot have in a Runnable
 from pydantic import BaseModel
 
 

@@ -1,9 +1,34 @@
 # A Runnable that attacks what it is given: it calls the functions of one module, or the methods and operators of
 # built-in types, with objects whose hooks change or free whatever is being worked on. tests/sandbox/fuzz.py drives it.
-import array, base64, binascii, bisect, cmath, collections, contextlib, copy, csv, dataclasses, datetime, decimal
+import array, asyncio, base64, binascii, bisect, cmath, collections, contextlib, copy, csv, dataclasses, datetime, decimal
 import difflib, enum, fractions, functools, graphlib, hashlib, heapq, hmac, html, io, itertools, json, math, operator
-import random, re, secrets, shlex, statistics, string, struct, textwrap, time, types, typing, unicodedata, urllib.parse
+import pydantic, random, re, secrets, shlex, statistics, string, struct, textwrap, time, types, typing, unicodedata, urllib.parse
 import uuid, zlib
+
+try:
+    import exospherehost  # what nodes of graphs import, where there is a guest around it
+except ImportError:
+    exospherehost = None
+
+
+class Shape(pydantic.BaseModel):
+    a: int = 0
+    b: list[typing.Union[int, str, None]] = []
+    c: dict[str, typing.Any] = {}
+    d: typing.Optional[list[list]] = None
+    e: typing.Any = None
+    f: list["Shape"] = []
+
+    @pydantic.field_validator("b", "e", mode="before")
+    @classmethod
+    def met(cls, value):
+        if value == 0:
+            raise ValueError(value)
+        return value
+
+
+shapes = [Shape(a=1)]
+
 
 TARGETS = {
     "builtins": {
@@ -93,6 +118,32 @@ TARGETS = {
         )
     },
     "events": {"event": lambda *args, **named: M.event("e", [args, named])},
+    **{
+        name: {key: getattr(module, key) for key in dir(module) if not key.startswith("_")}
+        for name, module in (("asyncio", asyncio), ("pydantic", pydantic), ("contextlib", contextlib))
+    },
+    "models": {
+        "call": lambda *args, **named: Shape(**named),
+        "validate": lambda *args, **named: Shape.model_validate(*args),
+        "fields": lambda *args, **named: Shape(a=1, b=args, c=named, d=[args], e=named),
+        "nested": lambda *args, **named: Shape(a="2", f=[{"a": 1, "c": named}, *args]),
+        "dump": lambda *args, **named: M.one_of(shapes).model_dump(**named),
+        "text": lambda *args, **named: M.one_of(shapes).model_dump_json(),
+        "copy": lambda *args, **named: M.one_of(shapes).model_copy(update={"c": args, "e": named}, deep=True),
+        "same": lambda *args, **named: M.one_of(shapes) == Shape(a=1, c=named, e=args),
+        "keep": lambda *args, **named: shapes.append(Shape(a=len(args), b=list(args), c=dict(named), e=args)),
+        "forget": lambda *args, **named: shapes.__delitem__(slice(1, None)),
+        "set": lambda *args, **named: setattr(M.one_of(shapes), "e", args),
+        "event": lambda *args, **named: M.event("e", M.one_of(shapes)),
+        "shown": lambda *args, **named: f"{M.one_of(shapes)!r}{M.one_of(shapes)}",
+    },
+    "nodes": {} if exospherehost is None else {
+        "prune": lambda *args, **named: exospherehost.PruneSignal(*args).data,
+        "requeue": lambda *args, **named: exospherehost.ReQueueAfterSignal(*args, **named).inputs,
+        "runtime": lambda *args, **named: exospherehost.Runtime("n", "m", *args).start(),
+        "node": lambda *args, **named: exospherehost.BaseNode.Inputs(**named),
+        "event": lambda *args, **named: M.event("e", exospherehost.BaseNode.Inputs.model_validate(*args)),
+    },
 }
 # What never ends, or takes for ever, where nothing is wrong with it.
 SLOW = {
