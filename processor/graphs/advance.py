@@ -43,9 +43,10 @@ from processor.graphs.progress import (
     Timer,
     Todo,
 )
-from processor.graphs.sizes import COLLECTED_BYTES, SLICE, TooMuch, bound, kept, set_store
+from processor.graphs.sizes import IN_ONE_RUN, SLICE, TooMuch, bound, bound_inputs, kept, set_store
 from processor.graphs.slices import (
     at_work,
+    bundles_of,
     child_message,
     child_of,
     count_report,
@@ -63,6 +64,7 @@ SLICES_AT_ONCE = 200
 SHARED_BYTES = 1024
 MOST_DEEP = 8
 _KEPT_REASONS = 10
+_NONE = (0, 0, 0, 0)
 _TEXT = 500
 _TRACEBACK = 2000
 _FINAL = frozenset(code for code, row in ERRORS.items() if row.is_final)
@@ -78,6 +80,8 @@ def set_timer(run: GraphRun, each: Progress, todo: Todo, name: str, at_ms: int, 
 
 def note(each: Progress, code: str, text: str, now_ms: int, traceback: str = "") -> None:
     """Remember why an execution is not done, or failed; the last ten reasons are kept."""
+    if each.why:
+        each.why[-1].pop("traceback", None)  # the last one is enough
     why: Message = {"a": each.attempt, "code": code, "text": text[:_TEXT], "at": now_ms}
     if traceback:
         why["traceback"] = traceback[-_TRACEBACK:]
@@ -107,9 +111,11 @@ class Advance:
         """A new execution of the node, ready at once; `outputs` are those of its `parent` that led to it."""
         run = self.run
         x = node.id + branch
-        each = Progress(x, node, branch, self.now, run.again.get(x, 0) + 1 if run.again else 1)
+        run.made += 1
+        first = run.again.get(x, 0) + 1 if run.again else 1
+        each = Progress(x, node, branch, self.now, run.made, first)
         run.executions[x] = each
-        run.changed.add(x)
+        run.changed.add(each.number)
         run.open += 1
         run.count += 1
         each.united = united
@@ -152,18 +158,14 @@ class Advance:
             inputs.update(run.inputs)
         if plan.strings_only:
             inputs = {field: as_text(value) for field, value in inputs.items()}
-        if node.collects and (size := len(orjson.dumps(inputs))) > COLLECTED_BYTES:
-            raise TooMuch(
-                f"the inputs of {node.id} are {size} bytes together; {COLLECTED_BYTES} are the most. Pass"
-                " references to data instead of the data"
-            )
+        bound_inputs(node, inputs)
         return inputs
 
     def begin(self, each: Progress) -> None:
         """It is ready: to be run, to begin a run of its own, or to wait for its signal."""
         run, node = self.run, each.node
         each.state = CREATED
-        run.changed.add(each.x)
+        run.changed.add(each.number)
         if run.is_paused or run.is_stopping:
             return
         if node.is_wait:
@@ -260,7 +262,8 @@ class Advance:
             self.fail(each, "E711", f"{text} is {plan.executions}")
             return
         try:
-            if node.next and count > SLICE:
+            is_large = count > SLICE or len(self.run.executions) + count * len(node.next) > IN_ONE_RUN
+            if node.next and count and is_large:
                 self._slice(each, outputs)
                 return
             if node.used or node.is_leaf:
@@ -299,11 +302,12 @@ class Advance:
         each.fan = SlicedFanOut(pending)
         each.state = QUEUED
         run.fans.append(each)
-        run.changed.add(each.x)
-        run.parts.update((each.x, first) for first in pending)
+        run.changed.add(each.number)
         if node.unite_next:
             reach(run, each, each.width)
         self.send_slices(each)
+        each.fan.bundles = bundles_of(each.fan.pending)
+        run.parts.update((each.x, first) for first in each.fan.bundles)
 
     def send_slices(self, each: Progress) -> None:
         """Send what a commit can hold of the slices that were not sent."""
@@ -314,7 +318,7 @@ class Advance:
             self.todo.sends.append(fan.pending.pop(first))
             fan.sent.append(first)
             self.run.parts.add((each.x, first))
-            self.run.changed.add(each.x)
+            self.run.changed.add(each.number)
         self.todo.has_more = self.todo.has_more or bool(fan.pending)
 
     def report(self, each: Progress, report: Message) -> None:
@@ -324,7 +328,7 @@ class Advance:
         before = fan.done.get(first)
         fan.done[first] = report
         run.parts.add((each.x, first))
-        run.changed.add(each.x)
+        run.changed.add(each.number)
         if not each.is_open:  # its run was cancelled meanwhile: a retry finds it
             return
         count_report(run, report)
@@ -346,7 +350,7 @@ class Advance:
                 self.decide(each, self.plan.nodes[uniter])
             self._release(each, SUCCESS)
         elif before is not None:
-            _set_reported(run, report["sets"][len(before["sets"]) :])
+            _set_reported(run, report["sets"])
         if fan.open == 0:
             each.state = SUCCESS
             each.ended = self.now
@@ -369,7 +373,7 @@ class Advance:
         self.call_back(each)
         each.state = WAITING
         each.attempt += 1
-        self.run.changed.add(each.x)
+        self.run.changed.add(each.number)
         set_timer(self.run, each, self.todo, "retry", self.now + wait_ms, what)
 
     def call_back(self, each: Progress) -> None:
@@ -388,7 +392,7 @@ class Advance:
         if state != ERRORED or not each.gives:
             each.inputs = None
         run.open -= 1
-        run.changed.add(each.x)
+        run.changed.add(each.number)
         if state == ERRORED:
             run.errored += 1
             if self.plan.on_error == "stop" and not _can_absorb(self.plan, _uniters(each.node)):
@@ -403,11 +407,11 @@ class Advance:
         run = self.run
         if run.slice is not None and each.holds and is_outer(run, each):
             run.slice.holding -= 1
-        for scope in each.holds:
-            run.units[scope][1] += state == ERRORED
-            run.units[scope][2] += state == PRUNED
-        for scope in each.holds:
-            counts = run.units[scope]
+        units = [(scope, run.units[scope]) for scope in each.holds if scope in run.units]
+        for _, counts in units:
+            counts[1] += state == ERRORED
+            counts[2] += state == PRUNED
+        for scope, counts in units:
             counts[0] -= 1
             if counts[0] == 0:
                 top, _, uniter = scope.partition("|")
@@ -419,9 +423,10 @@ class Advance:
         run = self.run
         x = uniter.id + top.branch
         scope = f"{top.x}|{uniter.id}"
-        counts = run.units.setdefault(scope, [0, 0, 0, 0])
+        counts = run.units.get(scope, _NONE)
         if counts[0] or not top.is_done or x in run.executions or run.is_stopping:
             return
+        run.units.pop(scope, None)
         _, errored, pruned, reached = counts
         assert uniter.unites is not None
         if errored and uniter.unites[1] == "ALL_SUCCESS":
@@ -442,14 +447,14 @@ class Advance:
         for each in run.executions.values():
             if each.state == ERRORED and not each.absorbed and scope in each.holds:
                 each.absorbed = True
-                run.changed.add(each.x)
+                run.changed.add(each.number)
                 count += 1
         for fan in run.fans:
             if fan.fan is not None and (fan is top or scope in fan.holds):
                 errored = sum(report["scopes"].get(scope, (0,))[0] for report in fan.fan.done.values())
                 count += max(errored - fan.fan.absorbed, 0)
                 fan.fan.absorbed = max(errored, fan.fan.absorbed)
-                run.changed.add(fan.x)
+                run.changed.add(fan.number)
         run.absorbed += count
         for outer in branches.holds(self.plan, uniter, top.branch):
             if outer in run.units:
@@ -503,7 +508,7 @@ class Advance:
                 self.abandon(each)
                 each.state = CANCELLED
                 each.ended = self.now
-                self.run.changed.add(each.x)
+                self.run.changed.add(each.number)
         self.run.open = 0
 
     def abandon(self, each: Progress) -> None:
@@ -532,7 +537,7 @@ def reach(run: GraphRun, each: Progress, count: int) -> None:
         if uniter in each.node.uniters:
             run.units.setdefault(f"{each.x}|{uniter}", [0, 0, 0, 0])[3] += count
         for scope in each.holds:
-            if scope.endswith(f"|{uniter}"):
+            if scope.endswith(f"|{uniter}") and scope in run.units:
                 run.units[scope][3] += count
 
 
@@ -554,9 +559,10 @@ def _can_absorb(plan: Plan, uniters: Sequence[str]) -> bool:
 
 def _pass_over(run: GraphRun, node: NodePlan, branch: str, state: str, text: str, now_ms: int) -> None:
     """A unite does not come about."""
-    each = Progress(node.id + branch, node, branch, now_ms, 0)
+    run.made += 1
+    each = Progress(node.id + branch, node, branch, now_ms, run.made, 0)
     each.state = state
     each.ended = now_ms
     note(each, "", text, now_ms)
     run.executions[each.x] = each
-    run.changed.add(each.x)
+    run.changed.add(each.number)

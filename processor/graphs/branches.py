@@ -14,6 +14,7 @@ from typing import Any
 
 from processor.graphs.plan import NodePlan, Plan
 from processor.graphs.progress import GraphRun, Progress
+from processor.graphs.sizes import COLLECTED_BYTES, TooMuch
 from processor.graphs.template import Reference
 
 Order = tuple[tuple[int, int], ...]
@@ -154,6 +155,11 @@ def _sliced(plan: Plan, fan: Progress, reference: Reference) -> Iterator[tuple[O
         return
     before = order_of(plan, fan.branch)
     for first, report in fan.fan.done.items():
+        if report["ok"] is None:
+            raise TooMuch(
+                f"what a slice of {fan.x} has for {reference} and the like is more than {COLLECTED_BYTES}"
+                " bytes. Pass references to data instead of the data"
+            )
         values = []
         for element in report["ok"]:
             outputs = element.get(reference.node, [])
@@ -183,7 +189,7 @@ def reported(plan: Plan, run: GraphRun) -> list[dict[str, Any]]:
     for fan in run.fans:
         for first, report in fan.fan.done.items() if fan.fan else ():
             order = (*order_of(plan, fan.branch), (fan.node.rank, first))
-            for below in report["ok"]:
+            for below in report["ok"] or ():
                 for id, outputs in below.items():
                     place = elements.setdefault(element(fan.branch), {}).setdefault(id, [])
                     place.append((order, outputs if isinstance(outputs, list) else [outputs]))

@@ -32,6 +32,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from processor.graphs.advance import Advance, note, set_timer
 from processor.graphs.plan import Plan
 from processor.graphs.progress import (
@@ -53,7 +55,14 @@ from processor.graphs.progress import (
     Todo,
 )
 from processor.graphs.retrying import retry
-from processor.graphs.sizes import set_store
+from processor.graphs.sizes import (
+    LEAF_BYTES,
+    RUN_BYTES,
+    SIGNALS_BYTES,
+    TooMuch,
+    bound_inputs,
+    set_store,
+)
 from processor.graphs.slices import at_work, child_message, child_of
 
 MOST_REQUEUES = 1000
@@ -103,7 +112,7 @@ def dispatched(run: GraphRun, x: str, now_ms: int) -> Todo:
     each.state = QUEUED
     each.sent = now_ms
     each.waits = 0
-    run.changed.add(x)
+    run.changed.add(each.number)
     if each.node.timeout_s is not None:
         set_timer(run, each, todo, "late", now_ms + round(each.node.timeout_s * 1000))
     return todo
@@ -120,7 +129,7 @@ def waits(run: GraphRun, x: str, why: str, now_ms: int) -> Todo:
     if not each.waits:
         note(each, "E704", why, now_ms)
     each.waits += 1
-    run.changed.add(x)
+    run.changed.add(each.number)
     set_timer(run, each, todo, "retry", now_ms + min(500 << min(each.waits, 16), _LONGEST_LOOK_MS))
     return todo
 
@@ -159,7 +168,14 @@ def _start_run(step: Advance, message: Message) -> None:
     given, store = message.get("inputs") or {}, message.get("store") or {}
     fields = plan.nodes[plan.root].inputs
     run.inputs = {field: value for field, value in given.items() if field in fields}
-    run.store = {**plan.default_values, **store}
+    run.store = dict(plan.default_values)
+    text = set_store(run, list(store.items()))
+    if (size := len(orjson.dumps(run.inputs))) > RUN_BYTES:
+        run.inputs = NOTHING
+        text = f"the inputs of the run are {size} bytes; {RUN_BYTES} are the most"
+    if text:
+        run.state, run.fault = RUNNING, {"code": "E711", "text": text}
+        return
     delay_ms = message.get("delay_ms") or 0
     if delay_ms > 0:
         tick = {"v": 1, "t": "tick", "run": run.id, "x": None, "a": 0, "what": "start"}
@@ -220,7 +236,8 @@ def _result(step: Advance, message: Message) -> None:
     if "error" in message:
         _error(step, each, message)
     elif "prune" in message:
-        each.outputs = message["prune"]
+        data = message["prune"]
+        each.outputs = data if len(orjson.dumps(data)) <= LEAF_BYTES else NOTHING
         step.close(each, PRUNED)
     elif "requeue_ms" in message:
         _requeue(step, each, message)
@@ -265,6 +282,11 @@ def _requeue(step: Advance, each: Progress, message: Message) -> None:
         if inputs:
             each.inputs = {**(each.inputs or {}), **inputs}
             each.gives = True
+            try:
+                bound_inputs(each.node, each.inputs)
+            except TooMuch as err:
+                step.fail(each, "E711", str(err))
+                return
         step.wait_again(each, round(wait_ms), "requeue")
 
 
@@ -399,8 +421,10 @@ def _signal(step: Advance, message: Message) -> None:
     for each in found:
         step.succeed(each, {"value": value})
     _pass_on(step, message)
-    if not found and isinstance(name, str) and len(run.signals) < _KEPT_SIGNALS:
-        run.signals[name] = value
+    if not found and isinstance(name, str):
+        signals = {**run.signals, name: value}
+        if len(signals) <= _KEPT_SIGNALS and len(orjson.dumps(signals)) <= SIGNALS_BYTES:
+            run.signals = signals
 
 
 def _store(step: Advance, message: Message) -> None:

@@ -11,7 +11,7 @@ from processor.graphs import branches
 from processor.graphs.branches import MissingValue
 from processor.graphs.plan import Plan
 from processor.graphs.progress import ERRORED, GraphRun, Message
-from processor.graphs.sizes import COLLECTED_BYTES, TooMuch
+from processor.graphs.sizes import RUN_BYTES, TooMuch
 from processor.graphs.template import Reference
 
 
@@ -59,6 +59,6 @@ def returned(plan: Plan, run: GraphRun) -> Mapping[str, Any]:
         outputs = {name: template.render(find) for name, template in plan.outputs.items()}
     except MissingValue as err:
         raise MissingValue(f"outputs of graph {plan.name}: {err}") from None
-    if outputs and (size := len(orjson.dumps(outputs))) > COLLECTED_BYTES:
-        raise TooMuch(f"the outputs of the run are {size} bytes; {COLLECTED_BYTES} are the most")
+    if outputs and (size := len(orjson.dumps(outputs))) > RUN_BYTES:
+        raise TooMuch(f"the outputs of the run are {size} bytes; {RUN_BYTES} are the most")
     return outputs

@@ -41,7 +41,6 @@ class NodePlan:
     used: frozenset[str]
     gathered: frozenset[str]
     is_leaf: bool
-    collects: bool  # it looks at what is united, which may be much
     retry: RetryPolicy
     timeout_s: float | None
     # What nodes below it look at that is not below it: what a slice of its outputs has to know.
@@ -136,7 +135,6 @@ def compile_plan(definition: GraphDefinition) -> Plan:
             used=frozenset(used.get(id, ())),
             gathered=frozenset(gathered.get(id, ())),
             is_leaf=not each.next_nodes and id not in {ancestor for ancestor, _ in shape.pairs},
-            collects=any(shape.is_seen_united(id, reference.node) for reference in looked_at[id]),
             retry=definition.retry_of(each),
             timeout_s=each.timeout_s,
             outer=tuple(r for r in outer if r.node != id),

@@ -104,15 +104,17 @@ class Todo:
 class SlicedFanOut:
     """A fan-out whose branches run in slices: sub-runs of up to 64 of its outputs.
 
-    `pending` are the messages of slices that were not sent, by their first output; `done` what each slice
-    reported. A slice has reported as soon as nothing in it holds a unite up, and has ended when nothing is
-    open: `left` and `open` count those that have not.
+    `pending` are the messages of slices that were not sent, by their first output, kept in bundles of which
+    `bundles` has the first slice each; `done` is what each slice reported. A slice has reported as soon as
+    nothing in it holds a unite up, and has ended when nothing is open: `left` and `open` count those that
+    have not.
     """
 
-    __slots__ = ("absorbed", "done", "left", "open", "pending", "sent")
+    __slots__ = ("absorbed", "bundles", "done", "left", "open", "pending", "sent")
 
     def __init__(self, pending: dict[int, Message]) -> None:
         self.pending = pending
+        self.bundles: list[int] = []
         self.sent: list[int] = []
         self.left = self.open = len(pending)
         self.done: dict[int, Message] = {}
@@ -125,17 +127,21 @@ class Progress:
     `attempt` is 0 where nothing was ever to run: a unite that did not come about. `first` is its first
     attempt, above 1 where an earlier one of this name was taken back. `tries` failed since it was last begun
     anew. `timer` is what of `retry` and `late` it waits for. `width` is the number of outputs of a fan-out;
-    None: one output. `holds` are the scopes it keeps open, as `units` of its run names them.
+    None: one output. `holds` are the scopes it keeps open, as `units` of its run names them. `number` counts
+    what its run made before it.
     """
 
     __slots__ = (
         "absorbed", "attempt", "branch", "created", "due", "ended", "fan", "first", "gives", "holds",
-        "inputs", "node", "outputs", "requeues", "sent", "state", "timer", "tries", "united", "waits", "why",
-        "width", "x",
+        "inputs", "node", "number", "outputs", "requeues", "sent", "state", "timer", "tries", "united",
+        "waits", "why", "width", "x",
     )  # fmt: skip
 
-    def __init__(self, x: str, node: NodePlan, branch: str, created: int, first: int = 1) -> None:
+    def __init__(
+        self, x: str, node: NodePlan, branch: str, created: int, number: int, first: int = 1
+    ) -> None:
         self.x = x
+        self.number = number
         self.node = node
         self.branch = branch
         self.state = CREATED
@@ -176,7 +182,7 @@ class SliceOf:
         self.first = first
         self.outputs = outputs
         self.seen = seen
-        self.sets: list[list[Any]] = []
+        self.sets: dict[str, Any] = {}  # what was set in the store
         self.holding = 0  # open executions that hold up what is outside
         self.is_reported = False
 
@@ -184,18 +190,18 @@ class SliceOf:
 class GraphRun:
     """The state of one run, or of a slice of one; `id` is the key of its context.
 
-    `units` has, for each scope in work (`<x of A>|<U>`), how many executions are open, ERRORED and PRUNED in
-    it and how many outputs reached U. `errored` counts executions, `absorbed` those of them that an ALL_DONE
-    took. `count` is the number of executions, those of its slices included. `changed` are the names of
-    executions that changed since the run was last written, and `parts` the slices, by fan-out and first
-    output; what else it holds is small and always written.
+    `units` has, for each scope that is not decided (`<x of A>|<U>`), how many executions are open, ERRORED
+    and PRUNED in it and how many outputs reached U. `errored` counts executions, `absorbed` those of them
+    that an ALL_DONE took. `count` is the number of executions, those of its slices included. `changed` are
+    the numbers of executions that changed since the run was last written, and `parts` the slices, by fan-out
+    and first output; what else it holds is always written.
     """
 
     __slots__ = (
         "absorbed", "again", "by", "changed", "count", "created", "depth", "ended", "errored", "executions",
-        "fans", "fault", "gathered", "graph", "id", "ids", "inputs", "is_paused", "is_stopping", "open",
-        "outputs", "parts", "seen", "signals", "sizes", "slice", "started", "state", "store", "units", "up",
-        "version",
+        "fans", "fault", "gathered", "graph", "id", "ids", "inputs", "is_paused", "is_stopping", "made",
+        "open", "outputs", "parts", "seen", "signals", "sizes", "slice", "started", "state", "store", "units",
+        "up", "version",
     )  # fmt: skip
 
     def __init__(self, id: str, graph: str, version: str, created: int) -> None:
@@ -214,6 +220,7 @@ class GraphRun:
         self.units: dict[str, list[int]] = {}
         self.executions: dict[str, Progress] = {}
         self.open = self.errored = self.absorbed = self.count = 0
+        self.made = 0  # numbers given to executions
         self.is_paused = self.is_stopping = False
         self.fault: Message | None = None  # {"code", "text"}: why it failed beside its executions
         self.ids: list[str] = []  # of the last control messages
@@ -221,7 +228,7 @@ class GraphRun:
         self.again: dict[str, int] = {}  # the last attempts of executions that were taken back
         self.seen = 0  # numbers given to shared values
         self.outputs: Mapping[str, Any] = NOTHING  # what it returns, once it is SUCCESS
-        self.changed: set[str] = set()
+        self.changed: set[int] = set()
         self.parts: set[tuple[str, int]] = set()
         self.sizes: dict[str, int] = {}  # of each item as it was last written
         self.gathered: dict[

@@ -74,7 +74,7 @@ def _begin_again(
         each.state = CREATED
         each.attempt += 1
         each.tries = each.requeues = each.waits = each.ended = 0
-        run.changed.add(each.x)
+        run.changed.add(each.number)
     run.state = RUNNING
     run.fault = None
     run.is_stopping = False
@@ -112,7 +112,7 @@ def _ask_slices(step: Advance, each: Progress, in_slice: tuple[int, str, bool] |
     fan.open = len(fan.pending) + sum(
         first not in fan.done or not fan.done[first]["is_last"] for first in fan.sent
     )
-    step.run.changed.add(each.x)
+    step.run.changed.add(each.number)
 
 
 def _begin_in_slice(step: Advance, x: str, *, is_all: bool) -> bool:
@@ -140,7 +140,7 @@ def _arm(step: Advance, each: Progress) -> None:
         x = uniter + top[len(top.partition("/")[0]) :]
         if (united := run.executions.get(x)) is not None and not united.attempt:
             del run.executions[x]
-            run.changed.add(x)
+            run.changed.add(united.number)
 
 
 def _take_back(step: Advance, gone: set[str], scopes: set[str]) -> None:
@@ -163,7 +163,7 @@ def _take_back(step: Advance, gone: set[str], scopes: set[str]) -> None:
         if each.attempt:
             run.again[each.x] = each.attempt
         del run.executions[each.x]
-        run.changed.add(each.x)
+        run.changed.add(each.number)
         if each.fan is not None:
             run.parts.update((each.x, first) for first in [*each.fan.sent, *each.fan.pending])
     run.gathered = {

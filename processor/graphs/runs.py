@@ -1,9 +1,10 @@
 """A run as it is written down: the items of its context while it is open, and its record.
 
-Up to 4 KiB a run is one item, `run`, which is one message or a part of the position. A larger one has an item
-for each execution (`x.<x>`), for each slice of a fan-out that was not sent (`p.<x>.<first>`) or that reported
-(`d.<x>.<first>`), and only those that changed are written. What follows from others (the scopes of an
-execution) is not written.
+Up to 4 KiB a run is one item, `run`, which is one message or a part of the position. A larger one has items
+for sixteen executions each (`x.<n>`), for one that is large (`b.<x>`), for slices of a fan-out that were not
+sent (`u.<x>.<first>`), and for each that reported (`d.<x>.<first>`); only those that changed are written. So
+the largest run is a few dozen messages, and fits a commit beside others. What follows from others (the scopes
+of an execution) is not written.
 
 A record is for people and programs: of a run that has ended, all that is known; of one that has not, the same
 as far as it is known. A failed run can go on from its record, unless it is `large`: then its context is kept.
@@ -30,6 +31,9 @@ OUTPUTS_BYTES = 2 << 10
 _SHOWN_ERRORS = 20
 # More executions than this are not worth a try at one item.
 _FEW = 48
+# Executions in one item, and what one may have there; together they stay far below a message.
+_TOGETHER = 16
+_ALONE_BYTES = 16 << 10
 
 
 def change_of(run: GraphRun) -> ContextChange:
@@ -45,9 +49,9 @@ def change_of(run: GraphRun) -> ContextChange:
             return ContextChange({"run": whole}, True, size)
     is_whole = not run.sizes
     if is_whole:
-        run.changed.update(run.executions)
+        run.changed.update(each.number for each in run.executions.values())
         run.parts.update(
-            (fan.x, first) for fan in run.fans if fan.fan for first in [*fan.fan.pending, *fan.fan.done]
+            (fan.x, first) for fan in run.fans if fan.fan for first in [*fan.fan.bundles, *fan.fan.done]
         )
     items = _changed_items(run, and_slice=is_whole)
     run.changed.clear()
@@ -66,20 +70,48 @@ def _changed_items(run: GraphRun, *, and_slice: bool) -> dict[str, bytes | None]
     items: dict[str, bytes | None] = {"run": orjson.dumps(_run_item(run))}
     if and_slice and run.slice is not None:
         items["slice"] = orjson.dumps(_slice_item(run.slice))
-    for x in run.changed:
-        each = run.executions.get(x)
-        items[f"x.{x}"] = None if each is None else orjson.dumps(_execution_item(run, each))
+    _add_executions(run, items)
     for x, first in run.parts:
         each = run.executions.get(x)
         fan = each.fan if each is not None else None
-        for letter, parts in (("p", fan.pending), ("d", fan.done)) if fan else (("p", {}), ("d", {})):
-            part = parts.get(first)
-            name = f"{letter}.{x}.{first}"
-            if part is not None:
-                items[name] = orjson.dumps(part)
-            elif name in run.sizes:
-                items[name] = None
-    return items
+        done = fan.done.get(first) if fan else None
+        items[f"d.{x}.{first}"] = None if done is None else orjson.dumps(done)
+        bundle = 0 if fan is None else max((each for each in fan.bundles if each <= first), default=first)
+        name = f"u.{x}.{bundle if fan else first}"
+        left = _bundle(fan, bundle) if fan else {}
+        items[name] = orjson.dumps(left) if left else None
+    return {name: value for name, value in items.items() if value is not None or name in run.sizes}
+
+
+def _add_executions(run: GraphRun, items: dict[str, bytes | None]) -> None:
+    """The items of the executions that changed, with those that stand beside them."""
+    together: dict[int, dict[str, Any]] = {number // _TOGETHER: {} for number in run.changed}
+    for x, each in run.executions.items():
+        place = together.get(each.number // _TOGETHER)
+        if place is None:
+            continue
+        encoded = orjson.dumps(_execution_item(run, each))
+        alone = f"b.{x}"
+        if len(encoded) <= _ALONE_BYTES:
+            place[x] = orjson.Fragment(encoded)
+            items[alone] = None
+        elif each.number in run.changed or alone not in run.sizes:
+            items[alone] = orjson.dumps({x: orjson.Fragment(encoded)})
+    for number, found in together.items():
+        items[f"x.{number}"] = orjson.dumps(found) if found else None
+    for name in run.sizes:
+        if name.startswith("b.") and name[2:] not in run.executions:
+            items[name] = None
+
+
+def _bundle(fan: SlicedFanOut, bundle: int) -> dict[str, Message]:
+    """The slices of a bundle that were not sent, by their first output."""
+    after = next((each for each in fan.bundles if each > bundle), None)
+    return {
+        str(first): part
+        for first, part in fan.pending.items()
+        if first >= bundle and (after is None or first < after)
+    }
 
 
 def _run_item(run: GraphRun) -> Message:
@@ -87,7 +119,7 @@ def _run_item(run: GraphRun) -> Message:
         "v": 1, "g": run.graph, "ver": run.version, "st": run.state, "by": run.by, "t0": run.created,
         "t": _since(run.created, run.started, run.ended),
         "in": run.inputs, "sto": run.store, "open": run.open, "err": run.errored, "abs": run.absorbed,
-        "n": run.count, "u": run.units,
+        "n": run.count, "made": run.made, "u": run.units,
     }  # fmt: skip
     if run.slice is not None:
         part = run.slice
@@ -131,7 +163,7 @@ def _parts_item(run: GraphRun) -> Message:
 
 def _execution_item(run: GraphRun, each: Progress) -> Message:
     times = _since(run.created, each.created, each.sent, each.ended)
-    item: Message = {"s": each.state, "a": each.attempt, "t": times}
+    item: Message = {"s": each.state, "a": each.attempt, "i": each.number, "t": times}
     fan = each.fan
     if fan is not None:
         item["f"] = {
@@ -168,6 +200,7 @@ def run_of(plan: Plan, id: str, items: Mapping[str, bytes]) -> GraphRun:
     run.state, run.by, run.inputs, run.store = said["st"], said["by"], said["in"], said["sto"]
     run.started, run.ended = _times(run, said["t"])
     run.open, run.errored, run.absorbed, run.count = said["open"], said["err"], said["abs"], said["n"]
+    run.made = said["made"]
     run.units = said["u"]
     run.up, run.depth = said.get("up"), said.get("dep", 0)
     run.is_stopping, run.is_paused = said.get("stop", False), said.get("pause", False)
@@ -175,13 +208,12 @@ def run_of(plan: Plan, id: str, items: Mapping[str, bytes]) -> GraphRun:
     run.again, run.seen, run.outputs = said.get("again", {}), said.get("seen", 0), said.get("out", {})
     if "slice" in said:
         _read_slice(run, said, items)
-    executions: Mapping[str, Message] = said.get("x") or {
-        name[2:]: orjson.loads(item) for name, item in items.items() if name.startswith("x.")
-    }
-    for x, item in (
-        sorted(executions.items(), key=lambda each: each[1]["t"][0]) if len(items) > 1 else executions.items()
-    ):
-        _read_execution(plan, run, x, item)
+    executions: dict[str, Message] = said.get("x") or {}
+    for name, item in items.items():
+        if name.startswith(("x.", "b.")):
+            executions |= orjson.loads(item)
+    for x, each in sorted(executions.items(), key=lambda each: each[1]["i"]):
+        _read_execution(plan, run, x, each)
     _read_parts(run, said, items)
     if len(items) > 1:
         run.sizes = {name: len(name) + len(item) for name, item in items.items()}
@@ -196,7 +228,7 @@ def _read_slice(run: GraphRun, said: Message, items: Mapping[str, bytes]) -> Non
 
 def _read_execution(plan: Plan, run: GraphRun, x: str, item: Message) -> None:
     id = x.partition("/")[0]
-    each = Progress(x, plan.nodes[id], x[len(id) :], 0)
+    each = Progress(x, plan.nodes[id], x[len(id) :], 0, item["i"])
     each.state, each.attempt, each.first = item["s"], item["a"], item.get("a1", 1)
     each.created, each.sent, each.ended = _times(run, item["t"])
     each.requeues, each.tries, each.waits = item.get("q", 0), item.get("tr", 0), item.get("w", 0)
@@ -233,18 +265,13 @@ def _read_parts(run: GraphRun, said: Message, items: Mapping[str, bytes]) -> Non
         if "parts" in said:
             parts = said["parts"].get(fan.x, {"p": {}, "d": {}})
         else:
-            parts = {
-                letter: {
-                    name[len(start) :]: orjson.loads(item)
-                    for name, item in items.items()
-                    if name.startswith(start) and name[len(start) :].isdecimal()
-                }
-                for letter in "pd"
-                for start in [f"{letter}.{fan.x}."]
-            }
-        fan.fan.pending = {
-            int(first): part for first, part in sorted(parts["p"].items(), key=lambda p: int(p[0]))
-        }
+            parts = {"p": {}, "d": {}}
+            for bundle in fan.fan.bundles:
+                parts["p"] |= orjson.loads(items.get(f"u.{fan.x}.{bundle}", b"{}"))
+            for first in fan.fan.sent:
+                if (report := items.get(f"d.{fan.x}.{first}")) is not None:
+                    parts["d"][first] = orjson.loads(report)
+        fan.fan.pending = {int(first): part for first, part in parts["p"].items()}
         fan.fan.done = {int(first): part for first, part in parts["d"].items()}
 
 
@@ -325,9 +352,9 @@ def revived(plan: Plan, record: Mapping[str, Any]) -> GraphRun:
     run.up, run.depth, run.fault = record.get("up"), record.get("depth", 0), record.get("fault")
     run.ids, run.again = record.get("ids", []), record.get("again", {})
     for shown in record["executions"]:
-        each = Progress(
-            shown["x"], plan.nodes[shown["node"]], shown["x"][len(shown["node"]) :], shown["created"]
-        )
+        run.made += 1
+        node = plan.nodes[shown["node"]]
+        each = Progress(shown["x"], node, shown["x"][len(node.id) :], shown["created"], run.made)
         each.state, each.attempt, each.first = shown["state"], shown["attempt"], shown.get("first", 1)
         each.sent, each.ended, each.outputs = shown["sent"], shown["ended"], shown["outputs"]
         each.inputs, each.gives, each.width = (

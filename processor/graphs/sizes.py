@@ -1,7 +1,9 @@
 """How much a run keeps: of outputs for other nodes and for people, in its store, and in one message.
 
-Invariant: no value that a run keeps, or sends to another run, is larger than what a server takes in one
-message, so that a commit cannot fail for what user code returned.
+Invariant: nothing that a run keeps or sends is larger than what a server takes in one message (1 MB), so that
+a commit cannot fail for what user code returned. What goes together has to fit together: an execution is its
+inputs and the store; a slice its outputs and the store; a record what the run was given and returns, the
+store, and 64 KiB of executions.
 """
 
 from __future__ import annotations
@@ -11,19 +13,24 @@ from typing import Any
 
 import orjson
 
+from processor.graphs.definition import STORE_VALUE_BYTES
 from processor.graphs.plan import NodePlan
 from processor.graphs.progress import NOTHING, GraphRun
 
 # Branches of a fan-out that run in their run; more of them are cut into slices of this many.
 SLICE = 64
-# A slice is one message, and servers take 1 MB.
+# A run that would have more executions begins them in slices, so that its context stays small.
+IN_ONE_RUN = 256
 SLICE_BYTES = 256 << 10
-# What a node may look at together, and what one execution may keep for others.
+# What a node gets as inputs, and what one execution may keep for others.
 COLLECTED_BYTES = 512 << 10
+# What a run is given, and what it returns.
+RUN_BYTES = 256 << 10
 # Outputs that nothing refers to are kept, for people, up to this size.
 LEAF_BYTES = 2048
-STORE_VALUE_BYTES = 64 << 10
-STORE_BYTES = 1 << 20
+STORE_BYTES = 256 << 10
+SIGNALS_BYTES = 64 << 10
+_SHORT = 1024
 
 
 class TooMuch(Exception):
@@ -37,11 +44,32 @@ def kept(node: NodePlan, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     if not node.used:
         return NOTHING
     found = {field: outputs[field] for field in node.used if field in outputs}
-    for value in found.values():
-        if type(value) in (str, list, dict):
-            bound(node, found)
-            break
+    if not is_short(found):
+        bound(node, found)
     return found
+
+
+def is_short(values: Mapping[str, Any]) -> bool:
+    """Whether these are few and plain, so that nobody has to look how large they are."""
+    if len(values) > 64:
+        return False
+    for value in values.values():
+        kind = type(value)
+        if kind is str:
+            if len(value) > _SHORT:
+                return False
+        elif kind is list or kind is dict:
+            return False
+    return True
+
+
+def bound_inputs(node: NodePlan, inputs: Mapping[str, Any]) -> None:
+    """Raise TooMuch if these are more than an execution may get."""
+    if not is_short(inputs) and (size := len(orjson.dumps(inputs))) > COLLECTED_BYTES:
+        raise TooMuch(
+            f"the inputs of {node.id} are {size} bytes together; {COLLECTED_BYTES} are the most. Pass"
+            " references to data instead of the data"
+        )
 
 
 def bound(node: NodePlan, found: Any) -> None:
@@ -82,5 +110,5 @@ def set_store(run: GraphRun, sets: Sequence[Sequence[Any]]) -> str:
         return f"the store is {size} bytes with {sets[-1][0]!r:.80}; {STORE_BYTES} are the most"
     run.store = store
     if run.slice is not None:
-        run.slice.sets += [list(each) for each in sets]
+        run.slice.sets.update((key, value) for key, value in sets)
     return ""

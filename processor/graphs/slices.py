@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from processor.graphs import branches
 from processor.graphs.branches import MissingValue
 from processor.graphs.outcomes import counts_of, failures_of
 from processor.graphs.plan import Plan
 from processor.graphs.progress import RUNNING, GraphRun, Message, Progress
-from processor.graphs.sizes import bound, cut
+from processor.graphs.sizes import COLLECTED_BYTES, bound, cut
 
 _SHOWN_FAILURES = 100
 
@@ -80,6 +82,19 @@ def slices_of(plan: Plan, run: GraphRun, each: Progress, outputs: list[Any]) -> 
     }
 
 
+def bundles_of(pending: Mapping[int, Message]) -> list[int]:
+    """Slices that are kept together, by the first of them: few items, none larger than a message."""
+    bundles: list[int] = []
+    size = 0
+    for first, message in pending.items():
+        more = len(orjson.dumps(message))
+        if not bundles or size + more > COLLECTED_BYTES:
+            bundles.append(first)
+            size = 0
+        size += more
+    return bundles
+
+
 def seen_below(plan: Plan, run: GraphRun, each: Progress) -> Mapping[str, Mapping[str, Any]]:
     """What nodes below a fan-out look at that is before it, by node and field. Raises TooMuch."""
     seen: dict[str, dict[str, Any]] = {}
@@ -108,12 +123,14 @@ def report_of(plan: Plan, run: GraphRun, *, is_last: bool) -> Message:
         for scope, counts in run.units.items()
         if scope.partition("|")[0] not in run.executions
     }
+    ok = branches.reported(plan, run)
+    is_much = bool(ok) and len(orjson.dumps(ok)) > COLLECTED_BYTES
     return {
         "v": 1, "t": "slice_done", "run": up["run"], "x": up["x"], "first": part.first,
         "state": run.state if is_last else RUNNING, "is_last": is_last,
-        "ok": branches.reported(plan, run), "failed": failures_of(run)[:_SHOWN_FAILURES],
+        "ok": None if is_much else ok, "failed": failures_of(run)[:_SHOWN_FAILURES],
         "counts": counts_of(run), "scopes": outer, "errored": run.errored, "absorbed": run.absorbed,
-        "executions": run.count, "sets": part.sets,
+        "executions": run.count, "sets": [[key, value] for key, value in part.sets.items()],
     }  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def _parse_text(text: str, faults: list[str]) -> ValueTemplate:
         parts.append(_reference(mark[0], mark[1], faults))
     literal += text[at:]
     if "${{" in text[at:]:
-        faults.append(_no_reference(text[at:]))
+        faults.append(_no_reference(text[text.index("${{", at) :]))
     if literal:
         parts.append(literal)
     if parts and isinstance(parts[0], Reference) and len(parts) == 1:
