@@ -52,6 +52,26 @@ class Schema:
             return f"{_place(error.instance_path) or 'the value'}: {_line(error.message)}"
         return None
 
+    def broken(self, value: Any) -> list[str]:
+        """The rules that a JSON value breaks, such as `minLength 20`, without the value."""
+        return list(
+            dict.fromkeys(self._rule(error.schema_path) for error in self._validator.iter_errors(value))
+        )
+
+    def _rule(self, path: Iterable[str | int]) -> str:
+        """The keyword at the end of a path into the schema, with what that says of it where it is short."""
+        steps = list(path)
+        says: Any = orjson.loads(self.text)
+        for step in steps:
+            is_there = isinstance(says, dict) and step in says
+            is_there = is_there or (isinstance(says, list) and type(step) is int and step < len(says))
+            if not is_there:
+                return _line(str(steps[-1]))
+            says = says[step]
+        keyword = str(steps[-1]) if steps else "false"
+        is_plain = isinstance(says, (str, int, float)) and not isinstance(says, bool)
+        return _line(f"{keyword} {says}" if is_plain else keyword)
+
 
 def _why(message: str, path: Iterable[str | int]) -> str:
     found = re.match(r"Resource '(.*?)' is not present", message)

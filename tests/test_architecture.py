@@ -90,7 +90,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["row"],
             ["arguments", "connections"],
             ["secrets"],
-            ["budgets", "client", "permit", "roots"],
+            ["budgets", "client", "declared", "permit", "roots"],
         ],
     ),
     ("telemetry.py", "what operators see: metrics, readiness, the log", []),
