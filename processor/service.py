@@ -48,6 +48,7 @@ from processor.delivery.repartition import Inboxes
 from processor.delivery.runner import BatchRunner
 from processor.delivery.streams import Streams, durability, warn_of_gap
 from processor.delivery.watch import CopyWatch, StreamWatch
+from processor.delivery.work_queue import prepare_work_queue
 from processor.delivery.worker import Shared
 from processor.errors import ERRORS, Edited, Faults, Fenced, LanguageError, ProcessorError
 from processor.graphs.keeper import GraphKeeper
@@ -208,6 +209,8 @@ class Service:
         log.info("connected to %s%s", self._broker.server, is_default)
         self._streams = Streams(self._broker, self._config)
         await self._streams.prepare()
+        if self._config.has_engine:
+            await prepare_work_queue(self._broker, self._config)
         self._members = Members(
             self._broker, self._config.app, self._owner, self._reassign, self._blocks, lambda: self._version
         )

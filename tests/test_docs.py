@@ -170,7 +170,8 @@ def test_every_command_in_the_examples_exists() -> None:
         verb, *words = shlex.split(command, comments=True)[1:]
         assert verb in VERBS, command
         options = {word for word in words if word.startswith("--")}
-        source = Path(ROOT / "processor" / "cli" / "__init__.py").read_text()
+        verbs_of = ("__init__.py", "graph_verb.py")
+        source = "".join((ROOT / "processor" / "cli" / name).read_text() for name in verbs_of)
         for option in options:
             name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
             assert f'"{option}"' in source or f"/{option}" in source or re.search(rf"\b{name}: ", source), (

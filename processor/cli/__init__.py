@@ -25,6 +25,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from processor import __version__
+from processor.cli.graph_verb import graph
 from processor.cli.terminal import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -752,6 +753,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "reset": reset,
     "policy": policy,
     "audit": audit,
+    "graph": graph,
     "authority": authority,
     "bench": bench,
     "verify-release": verify_release,

@@ -39,6 +39,13 @@ def route_of(config: Config, name: str) -> Route:
     """The route of that name. Raises ConfigError E110 with the nearest one there is."""
     if name in config.routes:
         return config.routes[name]
+    if config.has_engine and (name == "graphs" or name.startswith("nodes-")):
+        raise ConfigError(
+            "E110",
+            f"route {name!r} runs graphs: nobody but the engine changes what it keeps",
+            place=str(config.path),
+            remedy="`processor graph` shows runs and steers them.",
+        )
     near = difflib.get_close_matches(name, config.routes, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Its routes are {', '.join(config.routes)}."
     raise ConfigError("E110", f"has no route {name!r}", place=str(config.path), remedy=hint)

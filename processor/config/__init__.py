@@ -80,6 +80,7 @@ __all__ = [
     "Dev",
     "Nats",
     "Tls",
+    "YamlSource",
     "brief",
     "effective_yaml",
     "fingerprint",

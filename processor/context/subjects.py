@@ -305,6 +305,11 @@ class GraphSubjects:
         return f"work.{self.app}.{key_token(namespace)}.{key_token(node)}"
 
     @property
+    def work_pattern(self) -> str:
+        """The pattern of the executions of all external kinds."""
+        return f"work.{self.app}.*.*"
+
+    @property
     def work_stream(self) -> str:
         """The name of the stream that external workers take executions from."""
         return f"{self.app}-work"

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from processor.config import Config, show_size, show_time
-from processor.context.subjects import app_stream, audit_stream, committed_subject, public_subject
+from processor.context.subjects import (
+    GraphSubjects,
+    app_stream,
+    audit_stream,
+    committed_subject,
+    public_subject,
+)
 from processor.delivery.codec import codec_for
 from processor.delivery.effects import Outlet
 from processor.delivery.holdings import Holding, Holdings, KnownStream, listed
@@ -135,11 +141,12 @@ class Streams:
 
     async def _copying(self, name: str) -> list[dict[str, Any]]:
         """The configurations of the streams that copy from the app's stream, which is not there: those of
-        outputs, and that of its audit.
+        outputs, of its audit, and of work for others.
         """
         found: dict[str, dict[str, Any]] = {}
-        if (info := await self._broker.stream(audit_stream(self.app))) and info["config"].get("sources"):
-            found[audit_stream(self.app)] = dict(info["config"])
+        for stream in (audit_stream(self.app), GraphSubjects(self.app).work_stream):
+            if (info := await self._broker.stream(stream)) and info["config"].get("sources"):
+                found[stream] = dict(info["config"])
         for route in self._config.routes.values():
             for pattern in topics(route):
                 for holding in await self._holdings.of([pattern]):

@@ -288,13 +288,13 @@ class StateManager:
             if time.monotonic() >= until_s:
                 raise Exception(  # noqa: TRY002 - as programs written for it expect
                     f"Graph validation check timed out after {validation_timeout} seconds: "
-                    f"{'; '.join(head['errors'])}"
+                    f"{'; '.join(sentences(head))}"
                 )
             await asyncio.sleep(min(polling_interval, max(0.0, until_s - time.monotonic())))
             head = await self._ask("get", {"name": graph_name, "version": head["version"]})
         if head["status"] != "VALID":
             raise Exception(  # noqa: TRY002
-                f"Graph validation failed: {head['status']} and errors: {head['errors']}"
+                f"Graph validation failed: {head['status']} and errors: {sentences(head)}"
             )
         return await self.get_graph(graph_name)
 
@@ -311,7 +311,7 @@ class StateManager:
             "store_config": definition.get("store_config"),
             "triggers": definition.get("triggers", []),
             "validation_status": found["status"],
-            "validation_errors": found["errors"],
+            "validation_errors": sentences(found),
             "version": found["version"],
         }
 
@@ -432,3 +432,13 @@ async def ask(
 
 def _document(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude_none=True)
+
+
+def sentences(head: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a graph, by what is said of it: each fault with its code, and its place in front."""
+    return [
+        f"{each['code']} {each['text']}"
+        if not each.get("place") or each["place"] in each["text"]
+        else f"{each['place']}: {each['code']} {each['text']}"
+        for each in head["errors"]
+    ]

@@ -158,6 +158,7 @@ class NodeClass:
             "inputs": self.inputs.model_json_schema(),
             "outputs": self.outputs.model_json_schema(mode="serialization"),
             "secrets": self.secret_names,
+            "optional": [name for name in self.secret_names if name not in self.required_secrets],
             "doc": inspect.getdoc(self.node) if self.node.__doc__ else "",
         }
 

@@ -44,11 +44,12 @@ _AGAIN_S = 0.5
 
 @dataclass(eq=False, slots=True)
 class _Fetched:
-    """An execution that is leased to us."""
+    """An execution that is leased to us; `is_begun` says that its node may have run."""
 
     node_class: NodeClass
     lease: LeasedMessage
     queue: WorkQueue
+    is_begun: bool = False
 
 
 class _Counter:
@@ -63,18 +64,22 @@ class _Counter:
         self._partitions = partitions
         self._batch = batch
         self._held: set[_Fetched] = set()
-        self._queues: list[WorkQueue] = []
-        self._is_open = True
+        self._pumps: list[asyncio.Task[None]] = []
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def serve(self, broker: Broker, take: Callable[[_Fetched], None]) -> None:
-        """Fetch executions for `take` until this is cancelled. Raises BrokerError where that cannot be."""
-        pumps = [asyncio.create_task(self._pump(broker, each, take)) for each in self._classes]
-        try:
-            await asyncio.gather(*pumps)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+        """Fetch executions for `take` until `stop`. Raises BrokerError where that cannot be."""
+        self._pumps = [asyncio.create_task(self._pump(broker, each, take)) for each in self._classes]
+        await asyncio.gather(*self._pumps)
+
+    async def stop(self, broker: Broker) -> None:
+        """Fetch nothing more, and let other workers have at once what has not begun."""
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        for fetched in [fetched for fetched in self._held if not fetched.is_begun]:
+            self._held.discard(fetched)
+            fetched.queue.give_back(fetched.lease)
 
     async def _pump(self, broker: Broker, node_class: NodeClass, take: Callable[[_Fetched], None]) -> None:
         queue = WorkQueue(
@@ -85,21 +90,23 @@ class _Counter:
             ack_wait_s=_LEASE_S,
             batch=self._batch,
         )
-        self._queues.append(queue)
         try:
             while True:
                 fetched = _Fetched(node_class, await queue.next(), queue)
+                if not any(task.get_name() == node_class.name for task in self._keeping):
+                    self._keeping.add(asyncio.create_task(self._keep(queue), name=node_class.name))
                 self._held.add(fetched)
                 take(fetched)
         finally:
             await queue.close()
 
-    async def keep(self) -> None:
-        """Say in time of all that is in hand that somebody is at it, until this is cancelled."""
+    async def _keep(self, queue: WorkQueue) -> None:
+        """Say in time of all that is in hand of a queue that somebody is at it."""
         while True:
-            await asyncio.sleep(min((queue.ack_wait_s for queue in self._queues), default=_LEASE_S) / 3)
+            await asyncio.sleep(queue.ack_wait_s / 3)
             for fetched in self._held:
-                fetched.queue.extend(fetched.lease)
+                if fetched.queue is queue:
+                    queue.extend(fetched.lease)
 
     async def hand_in(self, broker: Broker, fetched: _Fetched, result: Mapping[str, Any]) -> None:
         """Have a result stored, then let go of its execution."""
@@ -135,12 +142,6 @@ class _Counter:
         """Let go of an execution for good."""
         self._held.discard(fetched)
         fetched.queue.finish(fetched.lease)
-
-    async def give_back(self, many: Sequence[_Fetched]) -> None:
-        """Let other workers have these at once."""
-        for fetched in many:
-            self._held.discard(fetched)
-            fetched.queue.give_back(fetched.lease)
 
 
 class NodeRuntime:
@@ -244,11 +245,7 @@ class NodeRuntime:
         def take(one: _Fetched) -> None:
             loop.call_soon_threadsafe(fetched.put_nowait, one)
 
-        async def keep(broker: Broker) -> None:
-            await counter.keep()
-
         serving = asyncio.wrap_future(connection.start(lambda broker: counter.serve(broker, take)))
-        keeping = asyncio.wrap_future(connection.start(keep))
         running: set[asyncio.Task[None]] = set()
         dispatching = asyncio.create_task(self._dispatch(connection, counter, fetched, running))
         try:
@@ -256,21 +253,13 @@ class NodeRuntime:
             for each in done:
                 each.result()  # neither ends but with an error
         finally:
-            for each in (serving, dispatching):
-                each.cancel()
-            await asyncio.gather(serving, dispatching, return_exceptions=True)
+            dispatching.cancel()
+            await asyncio.gather(dispatching, return_exceptions=True)
+            with contextlib.suppress(ProcessorError):  # without a server leases end by themselves
+                await connection.do(counter.stop)
+            await asyncio.gather(serving, return_exceptions=True)
             if running:
                 await asyncio.wait(running)
-            await self._return_rest(connection, counter, fetched)
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-    async def _return_rest(
-        self, connection: AppConnection, counter: _Counter, fetched: asyncio.Queue[_Fetched]
-    ) -> None:
-        rest = [fetched.get_nowait() for _ in range(fetched.qsize())]
-        with contextlib.suppress(ProcessorError):  # then their leases end by themselves
-            await connection.do(lambda broker: counter.give_back(rest))
 
     async def _dispatch(
         self,
@@ -288,7 +277,9 @@ class NodeRuntime:
 
         while True:
             await places.acquire()
-            task = asyncio.create_task(self._perform(connection, counter, await fetched.get()))
+            one = await fetched.get()
+            one.is_begun = True
+            task = asyncio.create_task(self._perform(connection, counter, one))
             running.add(task)
             task.add_done_callback(ended)
 

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from types import NoneType
 from typing import Any, TypeVar
 
 import orjson
@@ -179,6 +180,122 @@ class ValueOrder:
     reason: str = _field("why", "")
 
 
+@dataclass(frozen=True, slots=True)
+class GraphOrder:
+    """What a graph is to be: the keys of a graph in a configuration, and who says so."""
+
+    name: str = _field("the graph")
+    nodes: list[Any] = _field("its nodes, as in a configuration")
+    by: str = _field("who wants it")
+    retry_policy: dict[str, Any] | None = _field("what becomes of executions that failed", None)
+    store_config: dict[str, Any] | None = _field("the store of its runs", None)
+    outputs: dict[str, Any] | None = _field("what a run returns", None)
+    output: object = _field("where a document goes for each run that has ended", None)
+    events: object = _field("where the events of its runs go", None)
+    triggers: list[Any] | None = _field("what starts runs by itself", None)
+    timeout_s: object = _field("seconds that a run may take", None)
+    on_error: object = _field("finish or stop", None)
+    strings_only: object = _field("whether inputs are texts", None)
+    limits: dict[str, Any] | None = _field("how large a run may become", None)
+    secrets: dict[str, Any] | None = _field("values by name, which are kept sealed", None)
+    reason: str = _field("why", "")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQuery:
+    """Which graph is shown."""
+
+    name: str = _field("the graph")
+    version: str = _field("this version of it, and not the last one that was applied", "")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphListQuery:
+    """Which graphs, or kinds, are listed."""
+
+    after: str = _field("go on behind this one, as `next` said", "")
+
+
+@dataclass(frozen=True, slots=True)
+class KindsOrder:
+    """What a Runtime has."""
+
+    runtime: str = _field("the name of the Runtime")
+    namespace: str = _field("the namespace of its kinds")
+    kinds: list[Any] = _field("each with its name, the schemas `inputs` and `outputs`, and names of secrets")
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerOrder:
+    """Which runs are started: one of `name`, or each of `runs`."""
+
+    name: str = _field("the graph", "")
+    inputs: dict[str, Any] | None = _field("inputs of its first node", None)
+    store: dict[str, Any] | None = _field("values of its store", None)
+    delay_ms: int = _field("so long from now", 0, least=0, most=366 * 86_400_000)
+    run_id: str = _field("the id of the run; asked again with it, nothing is started again", "")
+    runs: list[Any] | None = _field("up to 500 of these, each with the fields above", None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunListQuery:
+    """Which runs are listed."""
+
+    graph: str = _field("only of this graph", "")
+    state: str = _field("only in this state: running, success, failed or cancelled", "")
+    since: str = _field("only since this time (with its zone), or of the last 30s, 10m, 2h or 7d", "")
+    limit: int = _field("the newest so many", 100, least=1, most=1000)
+    after: int = _field("go on behind this place, as `next` said", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which run is shown."""
+
+    run: str = _field("the run")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """An order to a run: cancel it, let it pause, or go on."""
+
+    run: str = _field("the run")
+    by: str = _field("who wants it")
+    reason: str = _field("why", "")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryOrder:
+    """What of a run is run again: all that failed, or one execution."""
+
+    run: str = _field("the run")
+    by: str = _field("who wants it")
+    id: str = _field("asked again with it, nothing is done again", "")
+    execution: str = _field("only this execution, as `run` names it", "")
+    after: bool = _field("also what came of it, whatever its state", False)
+    reason: str = _field("why", "")
+
+
+@dataclass(frozen=True, slots=True)
+class SignalOrder:
+    """What a run that waits is told."""
+
+    run: str = _field("the run")
+    by: str = _field("who says so")
+    signal: str = _field("the signal that a Wait names, or its execution; empty: all that wait", "")
+    value: object = _field("what the Wait returns as `value`", None)
+    reason: str = _field("why", "")
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsQuery:
+    """Which execution needs its secrets."""
+
+    run: str = _field("the run, as the execution names it")
+    x: str = _field("the execution")
+    key: str = _field("the public key (X25519, base64) that they are sealed to")
+
+
 def read_request(model: type[T], payload: bytes) -> T:
     """The request that a payload holds; nothing at all is one without fields. Raises Refusal E601."""
     try:
@@ -207,6 +324,9 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "bool": ((bool,), "true or false"),
     "int | str": ((int, str), "text or a whole number"),
+    "list[Any]": ((list,), "a list"),
+    "list[Any] | None": ((list, NoneType), "a list"),
+    "dict[str, Any] | None": ((dict, NoneType), "an object"),
 }
 
 

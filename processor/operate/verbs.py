@@ -42,14 +42,28 @@ from processor.operate.forms import (
     DeadLetterOrder,
     DeadLetterQuery,
     ElementRemoval,
+    GraphListQuery,
+    GraphOrder,
+    GraphQuery,
     HistoryQuery,
+    KindsOrder,
     ResetOrder,
+    RetryOrder,
     RouteOrder,
+    RunListQuery,
+    RunOrder,
+    RunQuery,
+    SecretsQuery,
+    SignalOrder,
     StatusQuery,
+    TriggerOrder,
     ValueOrder,
     listed_briefly,
+    read_request,
 )
+from processor.operate.graphs import Graphs
 from processor.operate.journal import Act, Journal
+from processor.operate.runs import RUNS_MAX, ControlOrder, GraphRuns, StartRequest
 from processor.operate.status import Survey
 from processor.route import Route
 from processor.sandbox.values import TOMBSTONE, decode, encode
@@ -345,6 +359,123 @@ async def _delete_value(app: OperatedApp, request: ContextRemoval) -> dict[str, 
     return (await _edits(app, request.route).delete(request.key, request.path, author)).facts()
 
 
+async def _apply_graph(app: OperatedApp, request: GraphOrder) -> dict[str, Any]:
+    _log_request("graph.apply", f"graph {request.name!r:.80}", request)
+    keys = {
+        each.name: value
+        for each in fields(request)
+        if each.name not in ("name", "by", "secrets", "reason")
+        and (value := getattr(request, each.name)) is not None
+    }
+    graphs = Graphs(app.broker, app.config)
+    return await graphs.apply(request.name, keys, request.secrets or {}, by=request.by)
+
+
+async def _get_graph(app: OperatedApp, request: GraphQuery) -> dict[str, Any]:
+    return await Graphs(app.broker, app.config).show(request.name, request.version)
+
+
+async def _list_graphs(app: OperatedApp, request: GraphListQuery) -> dict[str, Any]:
+    heads = await Graphs(app.broker, app.config).heads()
+    return await _page(app, "graphs", heads, "name", request.after)
+
+
+async def _list_kinds(app: OperatedApp, request: GraphListQuery) -> dict[str, Any]:
+    kinds = await Graphs(app.broker, app.config).kinds()
+    return await _page(app, "kinds", kinds, "kind", request.after)
+
+
+async def _page(
+    app: OperatedApp, what: str, documents: Sequence[dict[str, Any]], name: str, after: str
+) -> dict[str, Any]:
+    """Those behind `after`, by their names, as many as fit."""
+    behind = [document for document in documents if document[name] > after]
+    shown, is_cut = await _within(app.room_bytes // 2, _each(behind))
+    return {what: shown, "next": shown[-1][name] if is_cut else None}
+
+
+async def _register_kinds(app: OperatedApp, request: KindsOrder) -> dict[str, Any]:
+    log.info("request graph.register of runtime %s in %s", request.runtime, request.namespace)
+    graphs = Graphs(app.broker, app.config)
+    return await graphs.register(request.runtime, request.namespace, request.kinds)
+
+
+async def _trigger(app: OperatedApp, request: TriggerOrder) -> dict[str, Any]:
+    runs = GraphRuns(app.broker, app.config)
+    if request.runs is None:
+        if not request.name:
+            raise Refusal("E601", "`name` is missing: the graph; or `runs`, up to 500 of them")
+        [started] = await runs.start([_start_request(request)])
+        if "code" in started:
+            raise Refusal(started["code"], started["text"])
+        return started
+    if len(request.runs) > RUNS_MAX:
+        raise Refusal("E601", f"`runs` has {len(request.runs)} runs; {RUNS_MAX} are the most of a request")
+    asked = []
+    for number, each in enumerate(request.runs):
+        try:
+            asked.append(_start_request(read_request(TriggerOrder, orjson.dumps(each))))
+        except Refusal as err:
+            raise Refusal(err.code, f"`runs[{number}]`: {err.text}") from err
+    return {"runs": await runs.start(asked)}
+
+
+def _start_request(request: TriggerOrder) -> StartRequest:
+    if not request.name or request.runs is not None:
+        raise Refusal("E601", "a run needs `name`, its graph, and has no `runs`")
+    inputs, store = request.inputs or {}, request.store or {}
+    return StartRequest(request.name, inputs, store, request.delay_ms, request.run_id)
+
+
+async def _list_runs(app: OperatedApp, request: RunListQuery) -> dict[str, Any]:
+    found, after = await GraphRuns(app.broker, app.config).newest(
+        graph=request.graph,
+        state=request.state,
+        since_s=_since_s(request.since),
+        limit=request.limit,
+        before=request.after,
+    )
+    shown, is_cut = await _within(app.room_bytes // 2, _each(found))
+    return {"runs": shown, "next": shown[-1]["place"] if is_cut else after}
+
+
+async def _show_run(app: OperatedApp, request: RunQuery) -> dict[str, Any]:
+    return await GraphRuns(app.broker, app.config).show(request.run, room_bytes=app.room_bytes // 2)
+
+
+async def _retry_run(app: OperatedApp, request: RetryOrder) -> dict[str, Any]:
+    order = ControlOrder(
+        "retry", request.by, request.reason, request.id, request.execution, after=request.after
+    )
+    return await _steer(app, request.run, order)
+
+
+async def _cancel_run(app: OperatedApp, request: RunOrder) -> dict[str, Any]:
+    return await _steer(app, request.run, ControlOrder("cancel", request.by, request.reason))
+
+
+async def _pause_run(app: OperatedApp, request: RunOrder) -> dict[str, Any]:
+    return await _steer(app, request.run, ControlOrder("pause", request.by, request.reason))
+
+
+async def _resume_run(app: OperatedApp, request: RunOrder) -> dict[str, Any]:
+    return await _steer(app, request.run, ControlOrder("resume", request.by, request.reason))
+
+
+async def _signal_run(app: OperatedApp, request: SignalOrder) -> dict[str, Any]:
+    order = ControlOrder("signal", request.by, request.reason, x=request.signal, value=request.value)
+    return await _steer(app, request.run, order)
+
+
+async def _steer(app: OperatedApp, run: str, order: ControlOrder) -> dict[str, Any]:
+    _log_request(f"graph.{order.what}", f"run {run!r:.140}", order)
+    return await GraphRuns(app.broker, app.config).steer(run, order)
+
+
+async def _seal_secrets(app: OperatedApp, request: SecretsQuery) -> dict[str, Any]:
+    return await GraphRuns(app.broker, app.config).secrets(request.run, request.x, request.key)
+
+
 def _act(
     app: OperatedApp,
     verb: str,
@@ -484,4 +615,18 @@ VERBS: tuple[Verb, ...] = (
     Verb("context.append", ValueOrder, _append_value, "Append a value to a list in a context."),
     Verb("context.pop", ElementRemoval, _pop_element, "Take an element out of a list in a context."),
     Verb("context.delete", ContextRemoval, _delete_value, "Remove a value from a context, or the context."),
+    Verb("graph.apply", GraphOrder, _apply_graph, "Define a graph; one that is at fault replaces none."),
+    Verb("graph.get", GraphQuery, _get_graph, "Show a graph, and what was found of it."),
+    Verb("graph.ls", GraphListQuery, _list_graphs, "List graphs, by name."),
+    Verb("graph.kinds", GraphListQuery, _list_kinds, "List the kinds that nodes of graphs can be of."),
+    Verb("graph.register", KindsOrder, _register_kinds, "Say which kinds an external worker has."),
+    Verb("graph.trigger", TriggerOrder, _trigger, "Start a run of a graph, or many."),
+    Verb("graph.runs", RunListQuery, _list_runs, "List runs, newest first."),
+    Verb("graph.run", RunQuery, _show_run, "Show a run, and why what is open of it is open."),
+    Verb("graph.retry", RetryOrder, _retry_run, "Run again what failed of a run."),
+    Verb("graph.cancel", RunOrder, _cancel_run, "End a run; what is open of it is given up."),
+    Verb("graph.pause", RunOrder, _pause_run, "Let a run begin nothing more."),
+    Verb("graph.resume", RunOrder, _resume_run, "Let a paused run go on."),
+    Verb("graph.signal", SignalOrder, _signal_run, "Tell a run what it waits for."),
+    Verb("graph.secrets", SecretsQuery, _seal_secrets, "Seal the secrets of an execution to its worker."),
 )
