@@ -16,6 +16,7 @@ from typing import Any
 from processor.audit import CONTROL
 from processor.capability.registry import HostCalls
 from processor.cli.connection import connected
+from processor.cli.graph_files import checked, group_faults
 from processor.cli.terminal import (
     EXIT_BROKER,
     EXIT_CONFIG,
@@ -80,7 +81,7 @@ from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, exp
 from processor.model import Limits, Program
 from processor.operate.control import Control
 from processor.operate.verbs import VERBS
-from processor.route import Route, StreamLimits
+from processor.route import NodeGroup, Route, StreamLimits
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.values import TOMBSTONE, decode
@@ -179,22 +180,32 @@ async def _spawned(
 
 
 async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
-    """The jail's report, after every Runnable was loaded in it, and what may be wrong with them.
+    """The jail's report, after every Runnable and node was loaded in it, and what may be wrong with them.
 
     Raises Faults with those of all of them.
     """
-    report, results = await _spawned((route.program, route.limits) for route in config.routes.values())
+    owners: list[Route | NodeGroup] = [*config.routes.values(), *config.groups.values()]
+    report, results = await _spawned((owner.program, owner.limits) for owner in owners)
     faults: list[Fault] = []
     warnings: list[Fault] = []
-    for route, result in zip(config.routes.values(), results, strict=True):
-        if isinstance(result, Faults):
+    manifests = {}
+    for owner, result in zip(owners, results, strict=True):
+        if isinstance(result, Guest):
+            warnings += result.warnings
+            if isinstance(owner, NodeGroup):
+                manifests[owner.name] = result.manifest
+        elif isinstance(owner, NodeGroup):
+            faults += group_faults(owner, result)
+        elif isinstance(result, Faults):
             faults += result.faults
         elif isinstance(result, LanguageError):
-            faults.append(language_fault(config, route, result))
-        elif isinstance(result, BaseException):
-            raise result
+            faults.append(language_fault(config, owner, result))
         else:
-            warnings += result.warnings
+            raise result
+    if not faults:
+        findings = checked(config, manifests)
+        faults += findings.faults
+        warnings += findings.absent
     if faults:
         # Two routes may share a Runnable.
         raise Faults(list(dict.fromkeys(faults)))
@@ -603,6 +614,9 @@ def _document(
 
 def _print_brief(screen: Screen, config: Config, jail: JailReport, server: _Server | None) -> None:
     count = "1 route" if len(config.routes) == 1 else f"{len(config.routes)} routes"
+    if config.has_engine:
+        graphs = "1 graph" if len(config.graphs) == 1 else f"{len(config.graphs)} graphs"
+        count = f"{count}, {graphs}" if config.routes else graphs
     screen.heading(f"{config.path}: app {config.app}, {count}, no fault")
     screen.line(f"configuration {fingerprint(config)}, sandbox level {jail.level}")
     if server is not None:

@@ -24,9 +24,11 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from processor.config.engine import (
+    GraphFile,
     GraphSources,
     engine_faults,
     graph_faults,
+    placed,
     read_secrets_key,
     readable_graphs,
     runtime_engine,
@@ -78,6 +80,7 @@ __all__ = [
     "Config",
     "Credentials",
     "Dev",
+    "GraphFile",
     "Nats",
     "Tls",
     "YamlSource",
@@ -93,6 +96,7 @@ __all__ = [
     "misspelled_inputs",
     "modules_of",
     "notable",
+    "placed",
     "reachable",
     "read_login",
     "read_modules",

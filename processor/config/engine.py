@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,34 @@ class GraphSources:
         return self.fault(str(name), key_problem(error, tuple(place)))
 
 
+class GraphFile:
+    """A YAML file with the keys of one graph, apart from any configuration."""
+
+    def __init__(self, source: YamlSource) -> None:
+        self._source = source
+        self.keys = dict(source.data)
+        self.name = str(self.keys.pop("name", source.path.stem))
+
+    @classmethod
+    def read(cls, path: Path) -> GraphFile:
+        """What the file holds. Raises Faults where it cannot be read, or is not YAML."""
+        return cls(YamlSource.read(path))
+
+    @property
+    def path(self) -> Path:
+        return self._source.path
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether it is a configuration: its nodes are groups by name, where a graph has a list."""
+        return "app" in self.keys or not isinstance(self.keys.get("nodes"), list)
+
+    def faults(self, problems: Iterable[Problem]) -> list[Fault]:
+        """What is wrong with the file, and these problems of its graph, where each is written."""
+        found = [self._source.fault(each.place, each.code, each.text) for each in problems]
+        return [*self._source.faults, *found]
+
+
 def readable_graphs(data: Mapping[str, Any]) -> dict[str, GraphDefinition]:
     """The graphs of a file, faulty or not, as far as their keys are right."""
     graphs, found = data.get("graphs"), dict[str, GraphDefinition]()
@@ -107,6 +135,15 @@ def graph_faults(graphs: Mapping[str, GraphDefinition], sources: GraphSources) -
             yield sources.fault(name, problem)
     for name, problem in graph_circles(graphs):
         yield sources.fault(name, problem)
+
+
+def placed(config: Config, problems: Mapping[str, Iterable[Problem]]) -> list[Fault]:
+    """Problems of the graphs of a loaded configuration, by name, where each is written."""
+    try:
+        sources = GraphSources(YamlSource.read(config.path))  # for their lines and columns only
+    except Faults:
+        sources = GraphSources(YamlSource(config.path))
+    return [sources.fault(name, problem) for name, found in problems.items() for problem in found]
 
 
 def engine_faults(config: Config) -> Iterator[Contradiction]:

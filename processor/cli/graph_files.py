@@ -1,0 +1,214 @@
+"""`graph check` and `graph show`: graphs as files have them, without a server; `check` asks here, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from processor.cli.terminal import EXIT_CONFIG, EXIT_OK, Screen, complain, name_pages, say, warn
+from processor.config import Config, GraphFile, load, placed
+from processor.errors import Fault, Faults, LanguageError, ProcessorError
+from processor.graphs.checks import Problem, problems_with_kinds, read_graph
+from processor.graphs.definition import GraphDefinition, NodeKind
+from processor.graphs.pictures import States, mermaid, svg
+from processor.graphs.registry import kinds_of_manifest
+from processor.route import NodeGroup
+from processor.sandbox.host import Guest, Zygote
+from processor.telemetry import configure_logging
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFindings:
+    """What the graphs of a configuration are with its own kinds.
+
+    `faults` keep it from running as it is meant. `absent` are kinds that a client or a Runtime may bring
+    (E704): the graphs that need them are PENDING until then.
+    """
+
+    kinds: Mapping[str, NodeKind]
+    faults: list[Fault]
+    absent: list[Fault]
+
+
+def checked(config: Config, manifests: Mapping[str, Mapping[str, Any]]) -> GraphFindings:
+    """All that is wrong with the graphs of a configuration whose groups told of these kinds, by group."""
+    kinds: dict[str, NodeKind] = {}
+    faults: list[Fault] = []
+    for name, manifest in manifests.items():
+        for kind in kinds_of_manifest(config.groups[name], manifest):
+            other = kinds.setdefault(kind.id, kind)
+            if other is not kind:
+                text = f"'{kind.name}' is in the groups {other.group} and {name}. Rename one of them."
+                faults.append(Fault(config.groups[name].program.filename, 1, 1, "E702", text))
+    found: dict[str, list[Problem]] = {
+        name: problems_with_kinds(graph, kinds, config.graphs, lambda kind: config.groups[kind.group].values)
+        for name, graph in config.graphs.items()
+    }
+    absent = {name: [each for each in problems if each.code == "E704"] for name, problems in found.items()}
+    wrong = {name: [each for each in problems if each.code != "E704"] for name, problems in found.items()}
+    return GraphFindings(kinds, [*faults, *placed(config, wrong)], placed(config, absent))
+
+
+def group_faults(group: NodeGroup, error: BaseException) -> list[Fault]:
+    """Why the guest of a group could not be loaded. Raises what is no fault of its file."""
+    if isinstance(error, Faults):
+        return error.faults
+    if isinstance(error, LanguageError):
+        text = f"nodes.{group.name}: {error.what}. {error.remedy}"
+        return [Fault(group.program.filename, 1, 1, error.code, text)]
+    raise error
+
+
+def check_graphs(path: Path, *, format: str | None) -> int:
+    """Check the graphs of a configuration, or the graph in a file of its own, and say what was found."""
+    configure_logging("human", "warning")
+    screen = Screen(format)
+    try:
+        file = GraphFile.read(path)
+        if not file.is_configuration:
+            return _check_file(file, screen)
+        config = load(path, needs_login=False, needs_secrets=False)
+        findings = asyncio.run(_findings(config))
+        if findings.faults:
+            raise Faults(findings.faults)
+    except Faults as err:
+        if screen.is_json:
+            screen.document({"faults": [str(fault) for fault in err.faults]})
+        else:
+            complain(err)
+            name_pages(*map(str, err.faults))
+        return EXIT_CONFIG
+    _print_findings(screen, config, findings)
+    return EXIT_OK
+
+
+def _check_file(file: GraphFile, screen: Screen) -> int:
+    definition, problems = read_graph(file.name, file.keys, "app")
+    if faults := file.faults(problems):
+        raise Faults(faults)
+    assert definition is not None, "without a fault there is a graph"
+    if screen.is_json:
+        screen.document({"faults": [], "graphs": {file.name: {"version": definition.version}}})
+    else:
+        screen.line(f"{file.path}: graph {file.name}, {_counted(len(definition.nodes), 'node')}, no fault")
+        screen.line("Whether its kinds are there, and fit, `graph check CONFIG` and `graph apply` say.")
+        screen.flush()
+    return EXIT_OK
+
+
+def _print_findings(screen: Screen, config: Config, findings: GraphFindings) -> None:
+    if screen.is_json:
+        graphs = {name: {"version": graph.version} for name, graph in config.graphs.items()}
+        absent = [str(fault) for fault in findings.absent]
+        screen.document({"faults": [], "absent": absent, "graphs": graphs, "kinds": list(findings.kinds)})
+        return
+    count = _counted(len(config.graphs), "graph")
+    screen.line(f"{config.path}: {count}, {_counted(len(findings.kinds), 'kind')}, no fault")
+    rows = [
+        (name, graph.version, str(len(graph.nodes)), ", ".join(graph.kinds))
+        for name, graph in config.graphs.items()
+    ]
+    if rows:
+        screen.line("")
+        screen.table(("graph", "version", "nodes", "kinds"), rows, elastic=3)
+    screen.flush()
+    warn(findings.absent)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+async def _findings(config: Config) -> GraphFindings:
+    zygote = await Zygote.start()
+    try:
+        spawns = [zygote.spawn(group.program, group.limits) for group in config.groups.values()]
+        results = await asyncio.gather(*spawns, return_exceptions=True)
+    finally:
+        await zygote.close()
+    manifests: dict[str, Mapping[str, Any]] = {}
+    faults: list[Fault] = []
+    for group, result in zip(config.groups.values(), results, strict=True):
+        if isinstance(result, Guest):
+            manifests[group.name] = result.manifest
+        else:
+            faults += group_faults(group, result)
+    if faults:
+        raise Faults(list(dict.fromkeys(faults)))
+    return checked(config, manifests)
+
+
+def show_graph(path: Path, name: str, *, format: str | None) -> int:
+    """Show a graph of a configuration. Raises Faults, and ProcessorError E706 where there is none."""
+    config = load(path, needs_login=False, needs_secrets=False)
+    graph = config.graphs.get(name)
+    if graph is None:
+        near = get_close_matches(name, config.graphs, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(config.graphs) or 'none'}."
+        raise ProcessorError("E706", f"the configuration has no graph {name!r}", remedy=hint)
+    show(Screen(format), graph, format)
+    return EXIT_OK
+
+
+def show(
+    screen: Screen,
+    graph: GraphDefinition,
+    format: str | None,
+    states: States | None = None,
+    title: str = "",
+) -> None:
+    """Print a graph in one of its formats, with the states of a run where they are given."""
+    match format:
+        case "mermaid":
+            say_all(mermaid(graph, states))
+        case "svg":
+            say_all(svg(graph, states, title))
+        case "json":
+            screen.document({"version": graph.version, **graph.model_dump(mode="json")})
+        case _:
+            _print_text(screen, graph, states, title)
+
+
+def say_all(text: str) -> None:
+    """Print a text of several lines as it stands."""
+    for line in text.splitlines():
+        say(line)
+
+
+def _print_text(screen: Screen, graph: GraphDefinition, states: States | None, title: str) -> None:
+    screen.heading(title or f"graph {graph.name}, version {graph.version}")
+    rows = []
+    for node in graph.nodes:
+        counts = (states or {}).get(node.identifier, {})
+        row = [
+            node.identifier,
+            node.kind,
+            ", ".join(node.next_nodes) or "-",
+            ", ".join(_notes(graph, node.identifier)),
+        ]
+        rows.append(
+            [*row, ", ".join(f"{count} {state}" for state, count in counts.items())] if states else row
+        )
+    head = ["node", "kind", "next", "beside"]
+    screen.table([*head, "states"] if states else head, rows, elastic=3)
+    for trigger in graph.triggers:
+        when = trigger.subject or f"{trigger.when} ({trigger.zone or 'UTC'})"
+        screen.line(f"trigger: {when}")
+    if graph.output:
+        screen.line(f"output: {graph.output.subject}")
+    screen.flush()
+
+
+def _notes(graph: GraphDefinition, identifier: str) -> Iterable[str]:
+    node = graph.by_identifier[identifier]
+    if node.unites:
+        yield f"unites {node.unites.identifier} ({node.unites.strategy})"
+    if node.retry:
+        policy = graph.retry_of(node)
+        yield "1 try" if policy.attempts == 1 else f"{policy.attempts} tries"
+    if node.timeout_s:
+        yield f"{node.timeout_s:g} s a try"
