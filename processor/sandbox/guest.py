@@ -565,13 +565,13 @@ class Runner:
 
     def _run_one(self, group: Group, request: wire.RunRequest) -> bool:
         """Run a group, whose failure is its own where each is undone alone; False where it found no room."""
-        before = self._results.mark()
+        before = self._results.mark() if request.isolate else None
         try:
             self._run_group(group, request)
             if self._results.spoiled is not None:
                 raise self._results.spoiled
         except Unsuccessful as err:
-            if not request.isolate or err.failure.code == "E313":
+            if before is None or err.failure.code == "E313":
                 raise  # what filled the memory may still be held
             self._results.back_to(before)
             if err.failure.code in BOUNDS_OF_RUN and not before.is_empty:

@@ -60,10 +60,6 @@ class GuestRequeue(BaseException):
         self.inputs = None if inputs is None else {name: inputs[name] for name in inputs}
 
 
-for _kind, _name in ((GuestPrune, "PruneSignal"), (GuestRequeue, "ReQueueAfterSignal")):
-    _kind.__name__ = _kind.__qualname__ = _name  # what user code calls it
-
-
 class GuestStore(Mapping[str, Any]):
     """`self.store`: what the nodes of a run share. It is as it was when the node was sent off; what the node
     sets counts from its result on.
@@ -111,6 +107,14 @@ class GuestStore(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<store {', '.join(self._items)}>"
+
+
+for _kind, _name in (
+    (GuestPrune, "PruneSignal"),
+    (GuestRequeue, "ReQueueAfterSignal"),
+    (GuestStore, "Store"),
+):
+    _kind.__name__ = _kind.__qualname__ = _name  # what user code calls it
 
 
 def sets_of(store: GuestStore) -> Sequence[tuple[str, bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -740,3 +740,115 @@ async def test_what_httpx_gives_and_raises() -> None:
             "httpx does not stream in a Runnable: an answer is read whole (outbound.response_bytes)",
             "Client.close() is for an instance of Client",
         ]
+
+
+# What hostile nodes get.
+
+ATTACKS = [
+    ("BaseNode.emit(json, 'a', 1)", "AttributeError: module 'runnable.json' has no attribute '_voice'"),
+    ("self._voice", "AttributeError: 'Api' object has no attribute '_voice'"),
+    ("self.store._items", "AttributeError: 'Store' object has no attribute '_items'"),
+    ("setattr(self.store, 'get', print)", "AttributeError: attributes of 'Store' objects cannot be set"),
+    ("setattr(BaseNode, 'emit', print)", "AttributeError: attributes of 'type' objects cannot be set"),
+    ("setattr(BaseNode.Inputs, 'x', 1)", "AttributeError: attributes of 'type' objects cannot be set"),
+    ("setattr(exospherehost, 'Runtime', 1)", "AttributeError: a module's attributes cannot be set"),
+    ("getattr(Runtime(nodes=[]), '__class__').__init__", "AttributeError: '__init__' is not accessible"),
+    ("BaseNode.__new__(BaseNode)", "TypeError: BaseNode.__new__() is for a class derived from it"),
+    ("getattr(self.execute, '__globals__')", "AttributeError: '__globals__' is not accessible"),
+    ("self.secrets.k.encode().decode('x')", "LookupError: unknown encoding: x"),
+    ("raise Exception(self.secrets.k)", "Exception: MARK"),
+    ("raise Mine('x')", "RuntimeError: no delay for you"),
+    ("raise Odd()", "AttributeError: 'Odd' object has no attribute 'data'"),
+    ("self.heap", "AttributeError: 'Api' object has no attribute 'heap'"),
+    ("self.context['a'] = 1", "AttributeError: 'Api' object has no attribute 'context'"),
+]
+HOSTILE = """
+import json
+import exospherehost
+
+class Mine(ReQueueAfterSignal):
+    def __init__(self, text):
+        self.text = text
+    @property
+    def delay(self):
+        raise RuntimeError("no delay for you")
+
+class Odd(PruneSignal):
+    def __init__(self):
+        pass
+
+class Text(str):
+    def __eq__(self, other):
+        raise RuntimeError("compared")
+    __hash__ = str.__hash__
+
+class Api(BaseNode):
+    class Inputs(BaseModel):
+        what: int
+    class Secrets(BaseModel):
+        k: str = ""
+    class Outputs(BaseModel):
+        a: str = ""
+    def execute(self):
+        attack = {ATTACKS}
+        return attack[self.inputs.what]()
+
+class Late(BaseNode):
+    class Inputs(BaseModel):
+        a: int = 1
+    class Outputs(BaseModel):
+        a: int = 1
+    def execute(self):
+        # What is known of a node was read when it was loaded, and what it gives is read past its code.
+        Late.Inputs = Late.Outputs = Late.Secrets = int
+        Late.execute = lambda self: {"a": 9}
+        made = Kept(a=2)
+        Kept.a = property(lambda self: 1 / 0)
+        self.run_id = self.execution = "forged"
+        self.store.set(Text("k"), Text("v"))
+        return made
+
+Kept = Late.Outputs
+"""
+
+
+async def test_a_hostile_node_gets_nothing() -> None:
+    """Neither what is the host's, nor what another program shares, nor a place beside its own."""
+    bodies = "".join(f"        def f{n}(): {code}\n" for n, (code, _) in enumerate(ATTACKS))
+    table = "[" + ", ".join(f"f{n}" for n in range(len(ATTACKS))) + "]"
+    source = HOSTILE.replace("        attack = {ATTACKS}\n", f"{bodies}        attack = {table}\n")
+    async with started() as nodes:
+        made = await nodes.load(source, secrets={"k": "MARK"})
+        for n, (code, text) in enumerate(ATTACKS):
+            failure = await made.failure("Api", {"what": n})
+            assert failure.code == "E304", (code, failure)
+            assert failure.text.startswith(text), (code, failure)
+        result = {"outputs": {"a": 2}, "sets": [["k", "v"]]}
+        assert await made.result("Late") == result
+        assert (await made.result("Late"))["outputs"] == {"a": 9}
+        assert made.guest.alive
+
+
+async def test_no_value_of_a_secret_is_in_what_a_node_says() -> None:
+    """A node knows a mark; what its host says is without the value, too."""
+    source = """
+        import httpx
+        class Api(BaseNode):
+            class Inputs(BaseModel):
+                url: str
+            class Secrets(BaseModel):
+                k: str
+            async def execute(self):
+                made = await httpx.AsyncClient().get(self.inputs.url, headers={"X-Key": self.secrets.k})
+                print(made.text)
+                raise ValueError(f"{made.text} {self.secrets!r} {self.secrets.k}")
+    """
+    async with serving() as web, started() as nodes, AsyncExitStack() as stack:
+        secrets = {"k": ("S3CRET-value", [web.host])}
+        calls = await stack.enter_async_context(outside(web.host, names={}, secrets=secrets))
+        made = await nodes.load(source, perform=calls.perform, secrets=calls.secrets)
+        ran = await made.run(execution("Api", {"url": web.url}))
+    assert web.asked[0].headers["x-key"] == "S3CRET-value"
+    assert isinstance(ran, Ran)
+    assert "x-key: ***" in ran.failed[0][1].text.lower()
+    assert "S3CRET" not in repr(ran)
