@@ -1,7 +1,7 @@
 """The hostile side of the wall: the zygote that guests are forked from, and what a guest does.
 
-`zygote` is the main loop of a process that the host executes with a clean slate: it imports everything a
-guest will need, closes itself into a cell (jail.py) and then only forks, one guest ahead of the orders. A
+`zygote` is the process that the host executes with a clean slate: it imports everything a guest will need,
+closes itself into a cell (jail.py) and then only forks, one guest ahead of the orders (nursery.py). A
 forked guest seals itself, reads its program from the one descriptor it has, compiles it unless another guest
 of the same source has, loads it, and answers requests until the channel closes. Nobody imports this module
 but that process.
@@ -13,22 +13,15 @@ would mistake for an escape. Nothing here is trusted by the host.
 
 from __future__ import annotations
 
-import array
-import ctypes
-import gc
 import marshal
 import os
-import select
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
-
-import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import SAFE_TOKEN, WHOLE_BYTES, ContextChange, Failure, Group, HeapOp, Limits, Program
@@ -51,6 +44,7 @@ from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
 from processor.sandbox.nodes import NodeKit, NodeRunner, missing_models
+from processor.sandbox.nursery import Nursery, keep_heap, open_control, tell, tend
 from processor.sandbox.offer import OPEN_HEAP
 from processor.sandbox.plain import PlainPython
 from processor.sandbox.reasons import Reasons, out_of_memory
@@ -72,55 +66,20 @@ def zygote(control_fd: int, name: str, packages: Sequence[str]) -> NoReturn:
     The guests run programs in the language of that name, and may import these packages.
     """
     language = LANGUAGES[name]
-    control = socket.socket(fileno=control_fd)
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _keep_heap()
+    control, woken, wake = open_control(control_fd)
+    keep_heap()
     _warm_up()
     try:
         brought = language.prepare(packages)
     except Unusable as err:
-        _tell(control, {"unusable": err.package, "why": err.why, "nearest": err.nearest})
+        tell(control, {"unusable": err.package, "why": err.why, "nearest": err.nearest})
         os._exit(0)
     # Not ru_maxrss: that still holds the size of the process that executed us.
     baseline, resident = jail.memory_in_use()
     layers = jail.enter_cell()
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     guest = Runner(Channel(), Tripwire(), language)
-    gc.collect()
-    gc.freeze()  # what is shared with the guests stays shared: the collector must not write to it
-    gc.set_threshold(5_000, 20, 50)  # instances and contexts live long: looking at them often finds nothing
-    control.send(orjson.dumps({"cell": layers, "resident": resident, **brought}))
-    nursery = Nursery(control, baseline, guest)
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(woken, select.POLLIN)
-    while True:
-        ready = {fd for fd, _ in poll.poll()}
-        if woken in ready:
-            os.read(woken, 4096)
-        nursery.report_ended()  # before an order in any case, or it may get a guest that has died
-        if control.fileno() in ready:
-            nursery.obey()
-        if not poll.poll(0):
-            nursery.look_ahead()
-
-
-def _keep_heap() -> None:
-    """Have the C library keep some freed memory.
-
-    By default it returns the top of the heap to the kernel after every run and faults it in again in the
-    next, which costs more than all the JSON of the run (measured: 1.5 µs per document).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; other libraries do not need it
-    if mallopt is not None:
-        for parameter, value in ((_M_TRIM_THRESHOLD, 8 << 20), (_M_MMAP_THRESHOLD, 1 << 20)):
-            mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+    tend(control, woken, {"cell": layers, "resident": resident, **brought}, Nursery(control, baseline, guest))
 
 
 def _warm_up() -> None:
@@ -129,89 +88,6 @@ def _warm_up() -> None:
     documents.encode(documents.decoder(())(b'[1, 2.5, null, "x", {"a": true}]'), "output")
     values.Keeper().overlay({"warm": values.encode(["up"])})
     jail.prepare()
-
-
-class Nursery:
-    """Hands out guests to order. One is forked and sealed ahead of the order, so that nobody waits for it."""
-
-    def __init__(self, control: socket.socket, baseline: int, guest: Runner) -> None:
-        """`guest` is what every guest is before it has a life of its own."""
-        self._control = control
-        self._baseline = baseline
-        self._guest = guest
-        self._orders: dict[int, int] = {}  # of the guests that were handed out and live, by their pid
-        self._ahead: tuple[int, socket.socket] | None = None
-        self._is_due = False
-
-    def obey(self) -> None:
-        """Do what the host asks: a guest, or the end of one."""
-        try:
-            message = self._control.recv(4096)
-        except OSError:
-            os._exit(0)
-        if not message:
-            os._exit(0)
-        order = orjson.loads(message)
-        if "kill" in order:
-            for pid in [pid for pid, known in self._orders.items() if known == order["kill"]]:
-                os.kill(pid, signal.SIGKILL)
-            return
-        try:
-            pid, channel = self._ahead or self._fork(is_ahead=False)
-        except OSError as err:
-            _tell(self._control, {"refused": order["id"], "why": f"fork: {err.strerror}"})
-            return
-        self._ahead, self._is_due = None, True
-        self._orders[pid] = order["id"]
-        handle = os.pidfd_open(pid)
-        _tell(self._control, {"forked": order["id"]}, [handle, channel.fileno()])
-        os.close(handle)
-        channel.close()
-
-    def look_ahead(self) -> None:
-        """Have a guest ready for the next order, once for every order: one that dies is not replaced."""
-        if self._is_due:
-            self._is_due = False
-            with suppress(OSError):  # the order will be told why
-                self._ahead = self._fork(is_ahead=True)
-
-    def report_ended(self) -> None:
-        while self._orders or self._ahead:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            if os.WIFSTOPPED(status):  # it has made us its tracer, as only a guest without seccomp can
-                os.kill(pid, signal.SIGKILL)
-            elif self._ahead is not None and pid == self._ahead[0]:
-                self._ahead[1].close()
-                self._ahead = None
-            else:
-                ended, resident = self._orders.pop(pid), usage.ru_maxrss << 10
-                report = {"ended": ended, "exit": os.waitstatus_to_exitcode(status), "resident": resident}
-                _tell(self._control, report)
-
-    def _fork(self, *, is_ahead: bool) -> tuple[int, socket.socket]:
-        """A new guest, and our end of its channel. Raises OSError."""
-        ours, theirs = socket.socketpair()
-        parent = os.getpid()
-        with theirs:
-            try:
-                pid = os.fork()
-            except OSError:
-                ours.close()
-                raise
-            if pid == 0:
-                memory = jail.MemoryLimit(self._baseline)
-                self._guest.live(theirs.fileno(), parent, memory, is_ahead=is_ahead)
-        return pid, ours
-
-
-def _tell(control: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    try:
-        control.sendmsg([orjson.dumps(message)], passed)
-    except OSError:  # the host is gone, and every guest goes with us
-        os._exit(0)
 
 
 def _drop(_: object) -> None:

@@ -12,34 +12,26 @@ broker; capability calls are handed to the `perform` that the caller gave.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
-import errno
 import logging
 import math
 import os
-import socket
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import IO, Any
 
-import orjson
-
-from processor.errors import Fault, Faults, GuestError, LanguageError
+from processor.errors import Fault, Faults, LanguageError, ProcessorError
 from processor.model import Failed, Failure, Group, Limits, Outcome, Program
 from processor.sandbox import processes, wire
 from processor.sandbox.calls import Answer, OpenCalls, Perform, RunCalls
+from processor.sandbox.cells import START_S, Cell, Forked, no_guest, unusable
 from processor.sandbox.clock import RunClock
-from processor.sandbox.endings import Ending, OutOfMemoryKills
 from processor.sandbox.jail import LEVELS, JailReport
 from processor.sandbox.languages import Footing
 from processor.sandbox.launch import execute, out_of_descriptors
-from processor.sandbox.link import LAST_WORDS_S, Gone, Link, violated
+from processor.sandbox.link import Gone, Link, violated
 from processor.sandbox.offer import OPEN_HEAP, HeapOffer, Offer, Signature
 from processor.sandbox.tally import Tally
 
@@ -47,7 +39,6 @@ log = logging.getLogger("processor")
 
 WEIGH_EVERY_S = 0.1  # a look at a guest's memory takes a tenth of what a small run takes
 IDLE_LOOK_S = 5.0  # at what guests use while nothing is asked of them
-START_S = 20.0
 IMPORT_S = 120.0  # for a zygote that imports packages: some take long, and read a lot from a cold disk
 COMPILED_MAX = 2000  # programs, of at most wire.CODE_BYTES each, whose code is kept
 
@@ -65,7 +56,7 @@ class Zygote:
     report: JailReport
 
     def __init__(self) -> None:
-        self._cells: dict[Footing, _Cell] = {}
+        self._cells: dict[Footing, Cell] = {}
         self._starting: dict[Footing, asyncio.Lock] = {}
         # More at a time would only queue up in the zygote, with their descriptors in flight.
         self._forking = asyncio.Semaphore(8)
@@ -94,7 +85,8 @@ class Zygote:
         Raises LanguageError E504 where the jail is too weak for plain Python, E505 where a package is not
         installed or cannot be imported, and GuestError E502.
         """
-        return (await self._running_cell(Footing.of(program))).told
+        footing = Footing.of(program)
+        return _told(footing, await self._running_cell(footing))
 
     async def retain(self, programs: Iterable[Program]) -> None:
         """End the processes for packages that none of these programs needs, and the guests of them."""
@@ -129,7 +121,7 @@ class Zygote:
         try:
             sealed = await guest._sealed()
             if sealed != cell.sealed:
-                raise _no_guest(f"its jail has other layers than at the start: {sealed}")
+                raise no_guest(f"its jail has other layers than at the start: {sealed}")
             offer = Offer(capabilities, secrets or {}, emits, heap)
             code = await guest._load(program, offer, self._compiled.get(program, b""))
         except BaseException:
@@ -155,35 +147,82 @@ class Zygote:
             guest.check_idle()
         self._looking = asyncio.get_running_loop().call_later(IDLE_LOOK_S, self._look_at_idle)
 
-    async def _running_cell(self, footing: Footing) -> _Cell:
+    async def _running_cell(self, footing: Footing) -> Cell:
         async with self._starting.setdefault(footing, asyncio.Lock()):
             if self._is_closed:
-                raise _no_guest("the zygote is closed")
+                raise no_guest("the zygote is closed")
             cell = self._cells.get(footing)
             if cell is None or not cell.is_up:
                 if cell is not None:
                     await cell.close()
                 if self._cells:  # `report` is of the first one
                     _require_jail(footing, self.report)
-                self._cells[footing] = cell = await _Cell.launch(footing)
+                self._cells[footing] = cell = await _launched(footing)
                 try:
-                    await cell.probe()
+                    await _probe(cell)
                     _require_jail(footing, cell.report)
                 except BaseException:
                     await cell.close()
                     raise
             return cell
 
-    async def _fork(self, footing: Footing, limits: Limits, perform: Perform | None) -> tuple[_Cell, Guest]:
+    async def _fork(self, footing: Footing, limits: Limits, perform: Perform | None) -> tuple[Cell, Guest]:
         async with self._forking:
             cell = await self._running_cell(footing)
             try:
-                guest = await cell.fork(limits, perform)
+                guest = await _forked(cell, limits, perform)
             except Gone:  # it died since we looked; the next one gets no second chance
                 cell = await self._running_cell(footing)
-                guest = await cell.fork(limits, perform)
+                guest = await _forked(cell, limits, perform)
         self._guests.add(guest)
         return cell, guest
+
+
+async def _launched(footing: Footing) -> Cell:
+    """A zygote's process for programs of this footing. Raises GuestError E502 and LanguageError E505."""
+
+    def unready(why: str) -> ProcessorError:
+        if footing.packages:
+            return unusable(", ".join(footing.packages), f"cannot be imported here: {why}", "")
+        return no_guest(why)
+
+    start_s = IMPORT_S if footing.packages else START_S
+    return await Cell.launch(
+        lambda control_fd, errors: execute(control_fd, footing, errors), start_s, unready
+    )
+
+
+def _told(footing: Footing, cell: Cell) -> str:
+    """A sentence about a zygote's process."""
+    if not footing.needs.has_packages:
+        return footing.needs.words
+    names = f"packages {', '.join(footing.packages)}" if footing.packages else "no packages"
+    failed = cell.brought.get("failed", [])
+    not_loaded = f", not loaded: {', '.join(failed)}" if failed else ""
+    return (
+        f"{footing.needs.words} with {names}: ready in {cell.took_s:.1f} s, {cell.resident_bytes >> 20} MB, "
+        f"{cell.brought.get('kept', 0)} modules kept{not_loaded}"
+    )
+
+
+async def _forked(cell: Cell, limits: Limits, perform: Perform | None) -> Guest:
+    """A guest that is closing its jail. Raises Gone where the zygote has died."""
+    forked = await cell.fork()
+    try:
+        return Guest(cell, forked, limits, perform)
+    except OSError as err:
+        forked.channel.close()
+        os.close(forked.handle)
+        raise no_guest(out_of_descriptors(err)) from err
+
+
+async def _probe(cell: Cell) -> None:
+    """Learn from a guest that is never loaded which layers a guest gets here."""
+    guest = await _forked(cell, Limits(), None)
+    try:
+        cell.sealed = await guest._sealed()
+    finally:
+        await guest.close()
 
 
 def _require_jail(footing: Footing, report: JailReport) -> None:
@@ -197,234 +236,6 @@ def _require_jail(footing: Footing, report: JailReport) -> None:
         )
 
 
-def _no_guest(why: str) -> GuestError:
-    return GuestError(
-        "E502",
-        f"the guest could not be started: {why}",
-        remedy="Guests need Linux 5.4 or newer and a Python that may start processes.",
-    )
-
-
-class _Cell:
-    """One life of the zygote's process: the control socket and what is awaited on it."""
-
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
-        self.is_up = True
-        self.layers: dict[str, str] = {}
-        self.sealed: dict[str, str] = {}  # the layers of its guests
-        self.told = ""
-        self._loop = asyncio.get_running_loop()
-        self._process = process
-        self._control = control
-        self._errors = errors
-        self._errors_text = ""
-        self._resident_bytes = 0
-        self.kills = OutOfMemoryKills.here()
-        self._kept = 0
-        self._failed: list[str] = []
-        self._handle = os.pidfd_open(process.pid)
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._down: asyncio.Future[None] = self._loop.create_future()
-        self._orders = 0
-        self._forked: dict[int, asyncio.Future[list[int]]] = {}  # descriptors: its process, its channel
-        self._endings: dict[int, asyncio.Future[Ending | None]] = {}
-        self._loop.add_reader(control, self._readable)
-        self._loop.add_reader(self._handle, self._ended)
-
-    @classmethod
-    async def launch(cls, footing: Footing) -> _Cell:
-        """A zygote's process that is ready to fork. Raises GuestError."""
-        began_s = time.monotonic()
-        try:
-            os.close(os.pidfd_open(os.getpid()))
-        except (AttributeError, OSError) as err:
-            raise _no_guest(f"{sys.platform} has no process descriptors here ({err})") from err
-        with contextlib.ExitStack() as opened:
-            try:
-                ours, theirs = map(
-                    opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                )
-                errors = opened.enter_context(os.fdopen(os.memfd_create("zygote-errors"), "r+b"))
-            except OSError as err:
-                raise _no_guest(out_of_descriptors(err)) from err
-            ours.setblocking(False)
-            try:
-                process = execute(theirs.fileno(), footing, errors)
-            except OSError as err:
-                raise _no_guest(f"{sys.executable}: {err.strerror}") from err
-            theirs.close()
-            opened.pop_all()  # ours and the errors are the cell's from here on
-        cell = cls(process, ours, errors)
-        try:
-            async with asyncio.timeout(IMPORT_S if footing.packages else START_S):
-                await cell._ready
-        except (TimeoutError, Gone) as err:
-            took_s = time.monotonic() - began_s
-            why = cell._last_words() or f"the zygote was not ready after {took_s:.0f} s"
-            if footing.packages:
-                raise _unusable(", ".join(footing.packages), f"cannot be imported here: {why}", "") from err
-            raise _no_guest(why) from err
-        finally:
-            if not cell.layers:
-                await cell.close()
-        cell.told = footing.needs.words
-        if footing.needs.has_packages:
-            cell.told = cell._describe(footing, time.monotonic() - began_s)
-        return cell
-
-    def _describe(self, footing: Footing, took_s: float) -> str:
-        names = f"packages {', '.join(footing.packages)}" if footing.packages else "no packages"
-        failed = f", not loaded: {', '.join(self._failed)}" if self._failed else ""
-        return (
-            f"{footing.needs.words} with {names}: ready in {took_s:.1f} s, {self._resident_bytes >> 20} MB, "
-            f"{self._kept} modules kept{failed}"
-        )
-
-    @property
-    def report(self) -> JailReport:
-        """What the kernel took from this zygote and from its guests."""
-        return JailReport.of({**self.layers, **self.sealed})
-
-    async def probe(self) -> None:
-        """Learn from a guest that is never loaded which layers a guest gets here."""
-        guest = await self.fork(Limits(), None)
-        try:
-            self.sealed = await guest._sealed()
-        finally:
-            await guest.close()
-
-    async def fork(self, limits: Limits, perform: Perform | None) -> Guest:
-        """A guest that is closing its jail. Raises Gone where the zygote has died."""
-        if not self.is_up:
-            raise Gone
-        self._orders += 1
-        order = self._orders
-        forked = self._forked[order] = self._loop.create_future()
-        ending = self._endings[order] = self._loop.create_future()
-        try:
-            self._send({"id": order})
-            async with asyncio.timeout(START_S):
-                try:
-                    handle, channel_fd = await forked
-                except asyncio.CancelledError:
-                    if forked.done() and not forked.cancelled() and forked.exception() is None:
-                        for descriptor in forked.result():  # without its channel the guest ends
-                            os.close(descriptor)
-                    raise
-        except TimeoutError as err:
-            raise _no_guest(f"the zygote did not fork within {START_S:g} s") from err
-        finally:
-            del self._forked[order]
-        ours = socket.socket(fileno=channel_fd)
-        ours.setblocking(False)
-        try:
-            return Guest(self, order, ours, handle, ending, limits, perform)
-        except OSError as err:
-            ours.close()
-            os.close(handle)
-            raise _no_guest(out_of_descriptors(err)) from err
-
-    def kill(self, order: int) -> None:
-        """Have the zygote kill a guest that we may not signal: root without CAP_KILL, uid dropped."""
-        self._send({"kill": order})
-
-    async def close(self) -> None:
-        if self.is_up:
-            self._control.shutdown(socket.SHUT_RDWR)
-            try:
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await asyncio.shield(self._down)
-            except TimeoutError:
-                self._process.kill()
-                await self._down
-
-    def _send(self, message: dict[str, Any]) -> None:
-        try:
-            self._control.send(orjson.dumps(message))
-        except OSError as err:
-            raise Gone from err
-
-    def _readable(self) -> None:
-        try:
-            message, passed, _, _ = self._control.recvmsg(16384, socket.CMSG_SPACE(8))
-        except BlockingIOError:
-            return
-        except OSError:
-            message, passed = b"", []
-        if not message:
-            self._loop.remove_reader(self._control)
-            return
-        self._handle_message(
-            orjson.loads(message), [fd for item in passed for fd in array.array("i", item[2])]
-        )
-
-    def _handle_message(self, message: dict[str, Any], fds: list[int]) -> None:
-        if "cell" in message:
-            self.layers = message["cell"]
-            self._resident_bytes = message["resident"]
-            self._kept, self._failed = message.get("kept", 0), message.get("failed", [])
-            _settle(self._ready, None)
-        elif "unusable" in message:
-            if not self._ready.done():
-                self._ready.set_exception(_unusable(message["unusable"], message["why"], message["nearest"]))
-        elif "forked" in message:
-            waiting = self._forked.get(message["forked"])
-            if waiting is not None and not waiting.done() and len(fds) == 2:
-                waiting.set_result(fds)
-                return
-            for fd in fds:  # the guest sees its channel close, and ends
-                os.close(fd)
-            if waiting is not None and not waiting.done():  # the kernel drops what we have no number for
-                full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                waiting.set_exception(_no_guest(out_of_descriptors(full)))
-        elif "refused" in message:
-            del self._endings[message["refused"]]
-            waiting = self._forked.get(message["refused"])
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(_no_guest(message["why"]))
-        else:
-            ending = self._endings.pop(message["ended"])
-            _settle(ending, Ending(message["exit"], message["resident"] - self._resident_bytes))
-
-    def _ended(self) -> None:
-        """The zygote's process has ended: reap it and let go of everything that waits for it."""
-        self._readable()  # why it gave up, if it said so
-        self.is_up = False
-        self._loop.remove_reader(self._handle)
-        self._loop.remove_reader(self._control)
-        self._process.wait()
-        os.close(self._handle)
-        self._control.close()
-        waiting: list[asyncio.Future[Any]] = [self._ready, *self._forked.values()]
-        for future in waiting:
-            if not future.done():
-                future.set_exception(Gone())
-        for ending in self._endings.values():
-            _settle(ending, None)
-        with self._errors:
-            self._errors.seek(0)
-            self._errors_text = self._errors.read(1 << 16).decode("utf-8", "replace")
-        _settle(self._down, None)
-
-    def _last_words(self) -> str:
-        """What the zygote's process said before it gave up; empty where it has not."""
-        if self.is_up:
-            return ""
-        lines = self._errors_text.strip().splitlines() or ["it said nothing"]
-        return f"the zygote ended with exit code {self._process.returncode}: {lines[-1][:300]}"
-
-
-def _unusable(package: str, why: str, nearest: str) -> LanguageError:
-    verb = "Install" if "is not installed" in why else "Mend"
-    remedy = f"Did you mean {nearest!r}?" if nearest else f"{verb} it, or remove it from `packages`."
-    return LanguageError("E505", f"the package {package!r} {why}", package=package, remedy=remedy)
-
-
-def _settle(future: asyncio.Future[Any], value: object) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
 class Guest:
     """A jailed process with one program; it does one run at a time and is never used for another route.
 
@@ -435,11 +246,8 @@ class Guest:
 
     def __init__(
         self,
-        cell: _Cell,
-        order: int,
-        channel: socket.socket,
-        handle: int,
-        ending: asyncio.Future[Ending | None],
+        cell: Cell,
+        forked: Forked,
         limits: Limits,
         perform: Perform | None,
     ) -> None:
@@ -448,8 +256,9 @@ class Guest:
 
         def kill_for_us() -> None:
             with contextlib.suppress(Gone):
-                cell.kill(order)
+                cell.kill(forked.order)
 
+        _, channel, handle, ending = forked
         self._link = Link(channel, handle, ending, limits, cell.kills, kill_for_us, self._interrupt)
         self._clock = RunClock(self._link, limits)
         self._limits = limits
@@ -539,11 +348,11 @@ class Guest:
             async with asyncio.timeout(START_S):
                 frame = await self._link.receive()
             if "broken" in frame.header:
-                raise _no_guest(wire.read_broken(frame).strip().rpartition("\n")[2])
+                raise no_guest(wire.read_broken(frame).strip().rpartition("\n")[2])
             layers = wire.read_sealed(frame)
         except (Gone, TimeoutError, wire.Violation) as err:
             failure = await self._link.obituary() if not self.alive else None
-            raise _no_guest(failure.text if failure else f"it did not close its jail ({err!r})") from err
+            raise no_guest(failure.text if failure else f"it did not close its jail ({err!r})") from err
         self._end()
         return layers
 
