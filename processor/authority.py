@@ -2,9 +2,10 @@
 
 The script is trusted, and runs in this process; what it asks of the kernel passes the same monitor as the
 calls of a guest (`processor.capability`). Without a configuration the heap, the audit and the budgets are in
-memory, and the policy alone says what may be done: the hosts that its lines name may be asked. With one, the
-kernel connects to its server: objects are in the context of a route's key, each change is an edit with its
-record (`operate.edits`), and the configuration and the policy of the route must both allow.
+memory, and the policy alone says what may be done: the hosts that its lines name may be asked, and there are
+the tools add, concat and echo. With one, the kernel connects to its server: objects are in the context of a
+route's key, each change is an edit with its record (`operate.edits`), and the configuration and the policy of
+the route must both allow.
 
 What must stay true: an operation is whole or has no effect, and leaves one entry in the audit either way.
 """
@@ -12,10 +13,11 @@ What must stay true: an operation is whole or has no effect, and leaves one entr
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +30,7 @@ from processor.capability.authorization import details, undeclared
 from processor.capability.monitor import Governor, Mandate, Monitor
 from processor.capability.registry import HostCalls
 from processor.capability.remarks import DATA_BYTES
-from processor.config import Config, load
+from processor.config import Config, calling, load
 from processor.context.chains import Chain
 from processor.context.history import Author, me
 from processor.context.subjects import app_stream
@@ -38,7 +40,7 @@ from processor.operate.audits import AuditFilter, Audits
 from processor.operate.edits import ContextEdits
 from processor.policy import NO_POLICY, Ask, Rules, Verdict, suggest
 from processor.policy import load as load_policy_files
-from processor.reach import Outbound, Reach
+from processor.reach import FunctionTool, Outbound, Reach
 from processor.route import Route
 from processor.runnable import (
     AuthorityKernelError,
@@ -349,6 +351,8 @@ class AuthorityKernel(Kernel):
             return undeclared(ask, self._governor.connections.reach)
         if ask.kind == "heap" or (ask.kind == "http" and verdict.rule):
             return ""
+        if ask.kind == "tool":
+            return undeclared(ask, self._governor.connections.reach)
         if ask.kind == "http":
             return f"Give a policy to the kernel, with these lines:\n{suggest(self._governor.route, ask)}"
         return f"Give a configuration and a route to the kernel: without one there is no {ask.kind}."
@@ -489,6 +493,22 @@ class AuthorityKernel(Kernel):
         assert isinstance(answer, Attached)
         return answer.body
 
+    def _tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        is_served = "/" in name
+        if is_served:
+            self._budgets.check("requests", self._budgets.requests, 1)
+            self._budgets.requests += 1
+        self._monitor.begin()
+        try:
+            given = {"name": name, "arguments": arguments}
+            answer = self._loop.wait_for(self._monitor.perform("served_tool" if is_served else "tool", given))
+        except ProcessorError as err:
+            decision = "deny" if err.code in _DENIALS else "error"
+            self._note("tool", "execute", name, decision, err.about.rule if err.about else "", err.code)
+            raise _raised(err, "tool.execute") from None
+        self._note("tool", "execute", name, "allow")
+        return answer
+
     def _request(self, method: str, url: str, **options: Any) -> bytes:
         target = url.partition("?")[0] if isinstance(url, str) else ""
         try:
@@ -538,7 +558,31 @@ def _named_by(rules: Rules) -> Reach:
         for rule in policy.rules
         if rule.kind == "http" and not rule.is_deny
     ]
-    return Reach("policy", Outbound(allowed_domains=tuple(dict.fromkeys(hosts))))
+    outbound = Outbound(allowed_domains=tuple(dict.fromkeys(hosts)))
+    return Reach("policy", outbound, tools=tuple(_built_in()))
+
+
+# The tools of a kernel without a configuration: what examples for that SDK call.
+_BUILT_IN = """
+def add(a, b):
+    return {"result": a + b}
+
+
+def concat(str1, str2):
+    return {"result": str1 + str2}
+
+
+def echo(message):
+    return {"result": message}
+"""
+
+
+def _built_in() -> Iterator[FunctionTool]:
+    source = _BUILT_IN.encode()
+    for name in ("add", "concat", "echo"):
+        yield FunctionTool(
+            name, calling(source.decode(), name, "built-in"), hashlib.sha256(source).hexdigest()
+        )
 
 
 def _raised(err: ProcessorError, operation: str) -> AuthorityKernelError:

@@ -328,6 +328,13 @@ ERRORS: Mapping[str, ErrorCode] = {
             is_unsent=True,
         ),
         ErrorCode(
+            "E333",
+            "a tool has not done what it was called for",
+            "Correct the tool, or call it with what it takes; `processor tool run` calls it by hand.",
+            ends_run=True,
+            refuses_call=True,
+        ),
+        ErrorCode(
             "E335",
             "what is named is not there",
             "Compare the name or the handle with what there is, which the sentence or `list` says.",
@@ -520,6 +527,18 @@ ERRORS: Mapping[str, ErrorCode] = {
             "E505",
             "a package of a route is not installed, or cannot be imported in the jail",
             "Install the package beside Processor.",
+        ),
+        ErrorCode(
+            "E506",
+            "a tool cannot be called: its module or its function is unusable",
+            "Make the tool as its kind asks for; `processor tool check` says whether it can be called.",
+            is_local=True,
+        ),
+        ErrorCode(
+            "E507",
+            "what WebAssembly tools need is not installed",
+            "Install it: pip install 'processor[tools]'.",
+            is_local=True,
         ),
         ErrorCode(
             "E508",

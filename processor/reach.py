@@ -1,4 +1,4 @@
-"""What a route may reach outside of the jail: hosts, the two known servers, secrets, and directories.
+"""What a route may reach outside of the jail: hosts, the two known servers, secrets, directories and tools.
 
 `config` makes a `Reach` when it loads a file, `library` from its own settings; `capability` decides with it.
 Nothing here opens a connection.
@@ -8,10 +8,13 @@ Invariant: no secret's value appears in a repr.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from processor.address import Allowed, Binding
+from processor.model import Program
 from processor.schema import Schema
 
 
@@ -68,6 +71,65 @@ class FileRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class WasmTool:
+    """A WebAssembly module that is called with a JSON object, and what one call of it may take."""
+
+    name: str
+    module: bytes = field(repr=False)
+    input: Schema | None = None  # of its arguments
+    output: Schema | None = None  # of its result
+    timeout_s: float = 1.0
+    fuel: int = 100_000_000
+    memory_mb: int = 64
+    description: str = ""
+    sha256: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", hashlib.sha256(self.module).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """A Python function that is called with the members of a JSON object, in a guest of its own.
+
+    `program` has a Runnable that calls it; `sha256` is of the file of the function.
+    """
+
+    name: str
+    program: Program = field(repr=False)
+    sha256: str
+    input: Schema | None = None
+    output: Schema | None = None
+    timeout_s: float = 1.0
+    memory_mb: int = 128
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServer:
+    """An MCP server over HTTP, whose tools are called `name/tool`.
+
+    A tool is there where a pattern in `names` matches its own name, and one in `granted`, which are the
+    route's.
+    """
+
+    name: str
+    url: str
+    secret: BoundSecret | None = None  # sent as Authorization: Bearer
+    names: tuple[str, ...] = ("*",)
+    granted: tuple[str, ...] = ("*",)
+    timeout_s: float = 5.0
+
+    def grants(self, name: str) -> bool:
+        """Whether the route may call the tool of the server that has this name."""
+        lists = (self.names, self.granted)
+        return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in lists)
+
+
+Tool = WasmTool | FunctionTool | ToolServer
+
+
+@dataclass(frozen=True, slots=True)
 class Reach:
     """All that a route may reach outside. `place` is the key that a denial tells people to change."""
 
@@ -80,3 +142,4 @@ class Reach:
     files: tuple[FileRoot, ...] = ()
     emits: tuple[str, ...] = ()  # the subjects, as patterns, that it may send to
     heap: Mapping[str, Schema] = field(default_factory=dict)  # what values of its objects fit, by type
+    tools: tuple[Tool, ...] = ()

@@ -219,6 +219,10 @@ def _files(runnable: BaseSecureRunnable) -> Any:
     raise _outside("files")
 
 
+def _tools(runnable: BaseSecureRunnable) -> Any:
+    raise _outside("tools")
+
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
@@ -229,6 +233,7 @@ class BaseSecureRunnable:
     logger: Any = logging.getLogger("runnable")
     requests: Any = None
     files: Any = _Overridable(_files)
+    tools: Any = _Overridable(_tools)
     secrets: Mapping[str, Any] = {}
 
     def __init__(self, config: Any = None) -> None:

@@ -128,6 +128,18 @@ class Files:
     def delete(self, path: str) -> None:
         """Remove a file."""
 
+@type_check_only
+class Tools:
+    """The tools of the route, called by name; those of an MCP server by `server/name`."""
+
+    @property
+    def names(self) -> builtins.list[str]:
+        """Those that may be called."""
+    def call(self, name: str, /, **arguments: Any) -> Any:
+        """What the tool returns for these arguments."""
+    def list(self) -> builtins.list[dict[str, Any]]:
+        """Those that may be called: `name`, `description`, and `input`, the schema of the arguments."""
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
@@ -138,6 +150,7 @@ class BaseSecureRunnable:
     logger: Logger
     requests: Any  # the calls of the library of that name, made by the host
     files: Files  # below the directories of the route
+    tools: Tools  # of the route
     secrets: Mapping[str, Any]  # str() of one is a mark, in whose place the host puts the value
     def __init__(self, config: Any = None) -> None: ...
     def init(self) -> None:

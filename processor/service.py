@@ -29,7 +29,7 @@ from typing import Any
 from processor.audit import AuditEntry
 from processor.capability.monitor import Governor, Mandate
 from processor.capability.registry import HostCalls
-from processor.config import Config, fingerprint, language_fault
+from processor.config import Config, fingerprint, language_fault, tool_fault
 from processor.context import parked
 from processor.context.ledger import AppLedger
 from processor.context.parked import timestamp
@@ -61,6 +61,7 @@ from processor.operate.journal import Journal
 from processor.operate.lag import LagWatch
 from processor.operate.notary import Notary
 from processor.operate.retention import RetentionWatch
+from processor.reach import FunctionTool
 from processor.route import Route
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
@@ -416,6 +417,12 @@ class Service:
         loads = [self._load(route, *loaded, compiling) for loaded, route in first.items()]
         errors = dict(zip(first, await asyncio.gather(*loads, return_exceptions=True), strict=True))
         faults = [fault for err in errors.values() if isinstance(err, Faults) for fault in err.faults]
+        assert self._zygote is not None
+        self._calls.toolbox.borrow(self._zygote)
+        tools = [tool for route in routes for tool in route.reach.tools]
+        unusable = await self._calls.toolbox.unusable(tools)
+        # Where wasmtime is missing, the route says so itself: another processor may have it.
+        faults += [tool_fault(self._config, *each) for each in unusable.items() if each[1].code != "E507"]
         if faults:
             raise Faults(list(dict.fromkeys(faults)))
         for err in errors.values():
@@ -441,6 +448,8 @@ class Service:
         assert self._zygote is not None
         programs = {program for route in config.routes.values() for program, _ in _programs(route)}
         self._manifests = {program: told for program, told in self._manifests.items() if program in programs}
+        for route in config.routes.values():
+            programs |= {tool.program for tool in route.reach.tools if isinstance(tool, FunctionTool)}
         await self._zygote.retain(programs)
 
     # routes
@@ -519,6 +528,7 @@ class Service:
                     await run.is_outdated.wait()
                     continue
                 run.governor.connections.files.open()
+                await self._calls.toolbox.prepare(run.route.reach.tools)
                 source, outlets = await self._prepare(run.route)
                 # Only one may read a stream that deletes what was read.
                 run.is_exclusive = source["config"].get("retention", "limits") != "limits"

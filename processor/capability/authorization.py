@@ -17,7 +17,7 @@ from processor.capability.connections import Connections
 from processor.capability.row import Arguments, Capability
 from processor.errors import About, ProcessorError
 from processor.policy import Ask, Verdict, asked
-from processor.reach import Reach
+from processor.reach import Reach, ToolServer
 from processor.subject import matches
 
 TARGET_CHARS = 4000
@@ -83,9 +83,20 @@ def undeclared(ask: Ask, reach: Reach) -> str:
             return "" if is_there else f'Add to emits: ["{ask.target}"]'
         case "file":
             return _undeclared_file(ask, reach)
+        case "tool":
+            return _undeclared_tool(ask, reach)
         case "stock" | "state_data" | "heap":
             return ""
     return f"Nothing of the kind {ask.kind!r} is there for a Runnable."
+
+
+def _undeclared_tool(ask: Ask, reach: Reach) -> str:
+    own, slash, name = ask.target.partition("/")
+    for tool in reach.tools:
+        is_it = tool.grants(name) if isinstance(tool, ToolServer) else not slash
+        if tool.name == own and is_it:
+            return ""
+    return f"Add to the route's tools: [{ask.target}], and to `tools` what it is."
 
 
 def _undeclared_file(ask: Ask, reach: Reach) -> str:

@@ -1,35 +1,45 @@
-"""What the performers of one route's calls have at hand: its settings, secrets, connections and files."""
+"""What the performers of one route's calls have at hand: its settings, secrets, connections, files, tools."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from processor.address import Allowed
+from processor.address import Allowed, parse_url
 from processor.audit import AuditEntry
 from processor.capability.budgets import Budgets, Tab
 from processor.capability.client import Client
+from processor.capability.mcp import ToolSession
 from processor.capability.permit import Permit, allow_all
 from processor.capability.roots import Roots
 from processor.capability.secrets import Vault
+from processor.capability.toolbox import RouteTools, Toolbox
 from processor.policy import ALLOWED, Ask, Verdict
-from processor.reach import Reach
+from processor.reach import Reach, ToolServer
 
 
 class Connections:
     """A client for each list of allowed hosts, made when it is first needed, and kept until `close`."""
 
-    def __init__(self, reach: Reach, connect: Callable[[Allowed, str], Client]) -> None:
+    def __init__(
+        self, reach: Reach, connect: Callable[[Allowed, str], Client], toolbox: Toolbox, route: str = ""
+    ) -> None:
         self.reach = reach
+        self.route = route
         self.permit: Permit = allow_all
         self.verdict: Callable[[Ask], Verdict] = lambda ask: ALLOWED
         # Notes what a capability has to say in the audit; False where nothing is noted.
         self.remark: Callable[[AuditEntry], bool] = lambda entry: False
+        # Adds to the entry of the call that is made what only its performer knows.
+        self.describe: Callable[[Mapping[str, Any]], None] = lambda details: None
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
+        self.tools = RouteTools(reach.tools, toolbox)
         self.tab = Tab(Budgets())
         self._connect = connect
         self._clients: dict[str, Client] = {}
+        self._sessions: dict[str, ToolSession] = {}
 
     def under(self, permit: Permit, verdict: Callable[[Ask], Verdict]) -> Connections:
         """The same connections for calls that ask `permit`, of each redirect and each secret; `verdict` says
@@ -51,9 +61,22 @@ class Connections:
             self._clients[name] = self._connect(allowed, place)
         return self._clients[name]
 
+    def session(self, server: ToolServer) -> ToolSession:
+        """What is known of a server of tools, from the first call of one of them on."""
+        if server.name not in self._sessions:
+            allowed = Allowed.only(parse_url(server.url))
+            client = self.client(f"tools.{server.name}", allowed, f"tools.{server.name}.mcp")
+            max_bytes = self.reach.outbound.response_bytes
+            self._sessions[server.name] = ToolSession(server, client, max_bytes)
+        return self._sessions[server.name]
+
     async def close(self) -> None:
-        """Close the connections and the roots. Idempotent; a later call makes new ones."""
+        """Close the connections and the roots, and end workers of tools. Idempotent; a later call makes new
+        ones.
+        """
         self.files.close()
+        self._sessions.clear()
+        await self.tools.close()
         clients = list(self._clients.values())
         self._clients.clear()  # which those under other permits share
         for client in clients:

@@ -54,6 +54,7 @@ Announce = Callable[[int, Intent], Awaitable[None]]
 _UNSAFE: Mapping[str, Sequence[str]] = {
     "http": ("post", "put", "patch", "delete"),
     "file": ("write", "delete"),
+    "tool": ("execute",),
     "infer": ("chat",),
 }
 # The entry of the call that this task is making.
@@ -196,6 +197,7 @@ class Monitor:
         self._tab = Tab(governor.budgets)
         self._connections = governor.connections.under(self.permit, self.verdict).on(self._tab)
         self._connections.remark = self.remark
+        self._connections.describe = self.describe
         self._remarks = 0
         self._scope: RunScope | None = None
         self._run = ""
@@ -254,10 +256,15 @@ class Monitor:
         self._entries.append(made)
         return True
 
+    def describe(self, details: Mapping[str, Any]) -> None:
+        """Add to the entry of the call that this task is making what only its performer knows."""
+        if (entry := _CALL.get()) is not None:
+            entry.details = {**entry.details, **details}
+
     async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.
 
-        Raises ProcessorError with E317, E323, E325, E326, E330, E331 or E332, whose sentence the guest's code
+        Raises ProcessorError with a code that a call may be refused with, whose sentence the guest's code
         sees as an exception.
         """
         governor = self._governor

@@ -2,10 +2,10 @@
 
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
 capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
-directories, `services` the two servers that it knows by their API, `heap` what it may do to its objects,
-`authorization` the question what it may do, and `remarks` its own word in the audit. `client` is the only one
-that dials, `secrets` puts secrets in and takes them out, `roots` opens files. Only this package imports httpx
-and httpcore.
+directories, `tools` the programs that it may call, `services` the two servers that it knows by their API,
+`heap` what it may do to its objects, `authorization` the question what it may do, and `remarks` its own word
+in the audit. `client` is the only one that dials, `secrets` puts secrets in and takes them out, `roots` opens
+files, `toolbox` starts tools. Only this package imports httpx and httpcore.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats
@@ -30,15 +30,20 @@ from processor.capability.outbound import REQUESTS, UNSAFE
 from processor.capability.remarks import AUDIT
 from processor.capability.row import Capability
 from processor.capability.services import STATE_DATA, STOCK
+from processor.capability.toolbox import Toolbox
+from processor.capability.tools import SERVED_TOOL, TOOL, TOOLS
 from processor.reach import Reach
 
-__all__ = ["ANEW", "CAPABILITIES", "UNSAFE", "HostCalls", "Resolve"]
+__all__ = ["ANEW", "CAPABILITIES", "UNSAFE", "WRITES", "HostCalls", "Resolve"]
 
 CAPABILITIES: Sequence[Capability] = (
     REQUESTS,
     STOCK,
     STATE_DATA,
     FILE,
+    TOOL,
+    SERVED_TOOL,
+    TOOLS,
     AUTHORIZE,
     HEAP,
     BUDGET,
@@ -48,7 +53,11 @@ CAPABILITIES: Sequence[Capability] = (
 
 
 # Are answered from the rules of the moment, or are of one run, and not from what an earlier try was told.
-ANEW = frozenset(row.name for row in (AUTHORIZE, HEAP, BUDGET, SET_BUDGET, AUDIT))
+ANEW = frozenset(row.name for row in (AUTHORIZE, HEAP, BUDGET, SET_BUDGET, AUDIT, TOOLS))
+
+
+# May change something outside whatever they ask for; of `outbound` its method says so.
+WRITES = frozenset((SERVED_TOOL.name,))
 
 
 class HostCalls:
@@ -57,6 +66,7 @@ class HostCalls:
     def __init__(self, resolve: Resolve = resolve, capabilities: Iterable[Capability] = CAPABILITIES) -> None:
         """`capabilities` are those that guests have. Raises ValueError for a name that is not free."""
         self._resolve = resolve
+        self.toolbox = Toolbox()
         self._rows: dict[str, Capability] = {}
         for row in capabilities:
             if row.name in self._rows or not row.is_callable:
@@ -81,7 +91,7 @@ class HostCalls:
         """
         governor = Governor(
             self._rows,
-            Connections(reach, self._client),
+            Connections(reach, self._client, self.toolbox, mandate.route),
             mandate,
             observe or (lambda result, seconds: None),
             decided or (lambda kind, decision: None),
@@ -92,6 +102,7 @@ class HostCalls:
     async def close(self) -> None:
         for governor in list(self._governors):
             await governor.close()
+        await self.toolbox.close()
 
     def _client(self, allowed: Allowed, place: str) -> Client:
         self._roots = self._roots or trusted_roots()

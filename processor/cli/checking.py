@@ -15,6 +15,7 @@ from typing import Any
 
 from processor.audit import CONTROL
 from processor.capability.registry import HostCalls
+from processor.capability.toolbox import Toolbox
 from processor.cli.connection import connected
 from processor.cli.graph_files import checked, group_faults
 from processor.cli.terminal import (
@@ -43,6 +44,7 @@ from processor.config import (
     notable,
     reachable,
     readable_programs,
+    tool_fault,
 )
 from processor.context import reading
 from processor.context.position import InputStream, Position, no_context
@@ -186,7 +188,7 @@ async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
     """
     owners: list[Route | NodeGroup] = [*config.routes.values(), *config.groups.values()]
     report, results = await _spawned((owner.program, owner.limits) for owner in owners)
-    faults: list[Fault] = []
+    faults = await tool_faults(config)
     warnings: list[Fault] = []
     manifests = {}
     for owner, result in zip(owners, results, strict=True):
@@ -210,6 +212,16 @@ async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
         # Two routes may share a Runnable.
         raise Faults(list(dict.fromkeys(faults)))
     return report, [*misspelled_inputs(config), *dict.fromkeys(warnings)]
+
+
+async def tool_faults(config: Config) -> list[Fault]:
+    """Why tools of the routes cannot be called here."""
+    toolbox = Toolbox()
+    try:
+        tools = [tool for route in config.routes.values() for tool in route.reach.tools]
+        return [tool_fault(config, name, err) for name, err in (await toolbox.unusable(tools)).items()]
+    finally:
+        await toolbox.close()
 
 
 @dataclass(slots=True)

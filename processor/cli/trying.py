@@ -38,7 +38,7 @@ from processor.cli.terminal import (
     say,
     warn,
 )
-from processor.config import Config, language_fault, load
+from processor.config import Config, language_fault, load, tool_fault
 from processor.context.parked import REASON_CHARS
 from processor.context.position import InputStream
 from processor.context.subjects import SubjectParts, public_subject
@@ -205,6 +205,9 @@ async def _run(
         governor = calls.for_route(route.reach, Mandate.of(route))
         governor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
         governor.connections.files.open()
+        calls.toolbox.borrow(zygote)
+        if unusable := await calls.toolbox.unusable(route.reach.tools):
+            raise Faults([tool_fault(config, name, err) for name, err in unusable.items()])
         monitor = governor.lane()
         spawn = partial(
             zygote.spawn,

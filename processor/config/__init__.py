@@ -63,11 +63,12 @@ from processor.config.text import (
     notable,
     reachable,
 )
-from processor.errors import Fault, Faults, LanguageError
+from processor.config.tools import ToolSettings, calling, read_tool, tool_server
+from processor.errors import Fault, Faults, LanguageError, ProcessorError
 from processor.model import Program
 from processor.policy import clashes
 from processor.policy import load as load_policy
-from processor.reach import BoundSecret, FileRoot
+from processor.reach import BoundSecret, FileRoot, Tool
 from processor.route import NodeGroup, Route
 from processor.schema import Schema
 
@@ -85,6 +86,7 @@ __all__ = [
     "Tls",
     "YamlSource",
     "brief",
+    "calling",
     "effective_yaml",
     "fingerprint",
     "full_yaml",
@@ -105,6 +107,7 @@ __all__ = [
     "show_size",
     "show_time",
     "taken",
+    "tool_fault",
 ]
 
 
@@ -138,6 +141,8 @@ def load(
     # Routes are examined one by one, so that a fault in one hides none in another.
     routes = config.route_settings if config else dict(_sound_routes(data, base))
     library = _Library(source)
+    tools, unreadable = _read_tools(source, data, base)
+    faults += unreadable
     files: dict[str, RouteFiles] = {}
     for name, route in routes.items():
         faults += _rule_faults(source, name, route, str(data.get("app", "")))
@@ -181,9 +186,12 @@ def load(
     roots = {
         name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
     }
+    tools |= {
+        name: tool_server(name, tool, secrets) for name, tool in config.tools.items() if tool.kind == "mcp"
+    }
     config._routes = {
         name: replace(
-            runtime_route(config.app, name, route, files[name], secrets, roots),
+            runtime_route(config.app, name, route, files[name], secrets, roots, tools),
             audit=route_audit(config.audit, files[name].policy),
         )
         for name, route in config.route_settings.items()
@@ -220,6 +228,16 @@ def language_fault(config: Config, route: Route, error: LanguageError) -> Fault:
     except Faults:
         source = YamlSource(config.path)
     return source.fault(place, error.code, f"{dotted(place)}: {error.what}. {error.remedy}")
+
+
+def tool_fault(config: Config, name: str, error: ProcessorError) -> Fault:
+    """Why the tool of this name cannot be called, at its key."""
+    try:
+        source = YamlSource.read(config.path)  # for its line and column only
+    except Faults:
+        source = YamlSource(config.path)
+    remedy = f" {error.remedy}" if error.remedy else ""
+    return source.fault(("tools", name), error.code, f"tools.{name}: {error.what}.{remedy}")
 
 
 def misspelled_inputs(config: Config) -> list[Fault]:
@@ -306,6 +324,29 @@ class _Library:
 
 def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value != ""
+
+
+def _read_tools(source: YamlSource, data: dict[str, Any], base: Path) -> tuple[dict[str, Tool], list[Fault]]:
+    """The tools of a file that are files themselves, each by itself, and why they cannot be read."""
+    found: dict[str, Tool] = {}
+    faults: list[Fault] = []
+    tools = data.get("tools")
+    for name, raw in tools.items() if isinstance(tools, dict) else ():
+        try:
+            settings = ToolSettings.model_validate(raw, context={"base": base})
+        except ValidationError:
+            continue
+        if next(settings.contradictions(str(name)), None) is not None:
+            continue
+        here: Place = ("tools", name)
+        tool, problems = read_tool(str(name), settings)
+        faults += [
+            source.fault((*here, *place), code, f"{dotted((*here, *place))}: {text}")
+            for place, code, text in problems
+        ]
+        if tool is not None:
+            found[str(name)] = tool
+    return found, faults
 
 
 def _rule_faults(source: YamlSource, name: str, route: RouteSettings, app: str) -> list[Fault]:

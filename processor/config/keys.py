@@ -64,6 +64,7 @@ from processor.config.outside import (
     StateApiSettings,
     StockSettings,
 )
+from processor.config.tools import ToolSettings
 from processor.graphs.definition import GraphDefinition, Name
 from processor.route import GraphEngine, KeySource, NodeGroup, Route
 from processor.schedule import check_schedule, check_time_zone
@@ -592,6 +593,12 @@ class RouteSettings(Settings):
     files: Listed[Text] = Field(
         default=(), description="Names of the directories under `files` that the Runnable may use."
     )
+    tools: Listed[Text] = Field(
+        default=(),
+        description="Names of the tools under `tools` that the Runnable may call; of an MCP server calc:"
+        " calc/add, or a pattern such as calc/*.",
+        examples=[["add"]],
+    )
     language: Literal["restricted", "python"] = Field(
         default="restricted",
         description="restricted: the reviewed subset of Python. python: all of it, in the same jail; needs"
@@ -772,6 +779,11 @@ class Config(Settings):
         " Runnable a path is name:/path.",
         examples=[{"data": {"path": "/srv/data", "write": True}}],
     )
+    tools: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ToolSettings] = Field(
+        default={},
+        description="Tools that Runnables may call with `self.tools.call`, by name: letters, digits, - and _,"
+        " at most 64.",
+    )
     sandbox: Sandbox = Field(default=Sandbox(), description="The jail around Runnables.")
     http: Annotated[
         Http | None,
@@ -882,6 +894,8 @@ class Config(Settings):
             found += [Path(settings.ism.routing_file)] if settings.ism else []
             found += map(Path, settings.policy)
             found += map(Path, settings.heap.values())
+        for tool in self.tools.values():
+            found += tool.files
         for group in self.group_keys.values():
             found += map(Path, (group.file, *group.policy))
         found += self._graph_files

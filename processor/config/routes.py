@@ -6,8 +6,8 @@ leave to each other is settled here: subjects, units, the names of defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 from processor.config.auditing import AuditSettings
 from processor.config.ism import Ism
@@ -15,7 +15,7 @@ from processor.config.keeping import CreatedStream
 from processor.config.keys import InputSettings, OutputSettings, RouteSettings
 from processor.model import Limits, Program, RetryPolicy
 from processor.policy import NO_POLICY, Rules
-from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock
+from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock, Tool, ToolServer
 from processor.route import (
     BatchLimits,
     BreakerPolicy,
@@ -54,6 +54,7 @@ def runtime_route(
     files: RouteFiles,
     secrets: Mapping[str, BoundSecret],
     roots: Mapping[str, FileRoot],
+    tools: Mapping[str, Tool],
 ) -> Route:
     """The route that these keys stand for. They must have what they inherit, and be free of faults."""
     assert files.program is not None, "a route without its program is a fault"
@@ -86,7 +87,7 @@ def runtime_route(
         edits_keep_s=settings.history.edits,
         cloudevents=EventAttributes(own.type or "", own.source or "") if own else EventAttributes(),
         ism=_ism(settings.ism, files.routing) if settings.ism and files.routing else None,
-        reach=_reach(name, settings, files, secrets, roots),
+        reach=_reach(name, settings, files, secrets, roots, tools),
     )
 
 
@@ -143,6 +144,7 @@ def _reach(
     files: RouteFiles,
     secrets: Mapping[str, BoundSecret],
     roots: Mapping[str, FileRoot],
+    tools: Mapping[str, Tool],
 ) -> Reach:
     outbound, api = settings.outbound, settings.state_api
     return Reach(
@@ -161,4 +163,15 @@ def _reach(
         files=tuple(roots[own] for own in settings.files),
         emits=settings.emits,
         heap=files.heap,
+        tools=tuple(_granted(settings.tools, tools)),
     )
+
+
+def _granted(listed: Sequence[str], tools: Mapping[str, Tool]) -> Iterator[Tool]:
+    """The tools that a route lists; of a server those whose names match one of its patterns."""
+    for name in dict.fromkeys(used.partition("/")[0] for used in listed):
+        tool = tools[name]
+        if isinstance(tool, ToolServer):
+            patterns = [used.partition("/")[2] for used in listed if used.startswith(f"{name}/")]
+            tool = replace(tool, granted=tuple(patterns))
+        yield tool

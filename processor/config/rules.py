@@ -272,6 +272,7 @@ def app_faults(config: Config) -> Iterator[Contradiction]:
     yield from _topic_faults(config)
     yield from _secret_faults(config)
     yield from _root_faults(config)
+    yield from _tool_faults(config)
     yield from _audit_faults(config)
 
 
@@ -544,15 +545,8 @@ def _secret_faults(config: Config) -> Iterator[Contradiction]:
         api = filled(config.state_api, route.state_api)
         above: Place = ("routes", name) if "secret" in route.state_api.model_fields_set else ()
         place = (*above, "state_api", "secret")
-        if api.secret and api.secret not in config.secrets:
-            yield unknown_secret(place, api.secret, config)
-        elif api.secret:
-            url = parse_url(api.base_url)
-            if not any(binding.covers(url) for binding in config.secrets[api.secret].bindings):
-                text = (
-                    f"{dotted(place)} is {api.secret}, which is not bound to {url.scheme}://{url.authority}"
-                )
-                yield place, "E106", f"{text}; add the host to secrets.{api.secret}.hosts"
+        if api.secret:
+            yield from _bound_secret_faults(place, api.secret, api.base_url, config)
 
 
 def _root_faults(config: Config) -> Iterator[Contradiction]:
@@ -566,6 +560,37 @@ def _root_faults(config: Config) -> Iterator[Contradiction]:
                 known = ", ".join(config.roots) or "none"
                 what = f"routes.{name}.files names {used!r}, which is no directory of `files`: {known}"
                 yield ("routes", name, "files"), "E106", what
+
+
+def _tool_faults(config: Config) -> Iterator[Contradiction]:
+    for name, tool in config.tools.items():
+        here: Place = ("tools", name)
+        for place, code, text in tool.contradictions(name):
+            yield (*here, *place), code, f"{dotted((*here, *place))}: {text}"
+        if tool.kind == "mcp" and tool.secret is not None:
+            yield from _bound_secret_faults((*here, "secret"), tool.secret, tool.mcp or "", config)
+    for route, settings in config.route_settings.items():
+        place = ("routes", route, "tools")
+        for used in settings.tools:
+            own, slash, _ = used.partition("/")
+            kind = config.tools[own].kind if own in config.tools else None
+            if kind is None:
+                known = ", ".join(config.tools) or "none"
+                yield place, "E106", f"{dotted(place)} names {used!r}, which is no tool of `tools`: {known}"
+            elif kind and (kind == "mcp") != bool(slash):
+                what = f"which is a server: write {own}/*" if kind == "mcp" else "which is no MCP server"
+                yield place, "E106", f"{dotted(place)} names {used!r}, {what}"
+
+
+def _bound_secret_faults(place: Place, name: str, url: str, config: Config) -> Iterator[Contradiction]:
+    """Whether there is a secret of this name, and it may be sent to the host of `url`."""
+    if name not in config.secrets:
+        yield unknown_secret(place, name, config)
+        return
+    server = parse_url(url)
+    if not any(binding.covers(server) for binding in config.secrets[name].bindings):
+        text = f"{dotted(place)} is {name}, which is not bound to {server.scheme}://{server.authority}"
+        yield place, "E106", f"{text}; add the host to secrets.{name}.hosts"
 
 
 def unknown_secret(place: Place, name: str, config: Config) -> Contradiction:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import orjson
 
-from processor.capability.registry import ANEW, UNSAFE
+from processor.capability.registry import ANEW, UNSAFE, WRITES
 from processor.errors import ERRORS, ProcessorError
 from processor.model import Delivery, Group
 from processor.sandbox.wire import Attached
@@ -201,7 +201,7 @@ class Calls:
         if group not in self._sequences:
             self._sequences[group] = _sequences(self._members[group])
         messages, digest = self._sequences[group], replay._digest(name, arguments)
-        is_write = name == "requests" and str(arguments.get("method")) in UNSAFE
+        is_write = name in WRITES or (name == "requests" and str(arguments.get("method")) in UNSAFE)
         before_bytes = replay._bytes
         call = replay._find(self._run, key, messages, digest, is_write=is_write)
         # A call is remembered that fails and has no answer to be kept, too.
@@ -252,7 +252,8 @@ def _is_final(answer: Any) -> bool:
 
 
 def _is_done_write(call: _Call) -> bool:
-    return call.is_write and call.size > 0 and call.answer.value["status"] < 400
+    is_kept = call.is_write and call.size > 0
+    return is_kept and (not isinstance(call.answer, Attached) or call.answer.value["status"] < 400)
 
 
 def _size(answer: Any) -> int:

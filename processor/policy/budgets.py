@@ -33,8 +33,11 @@ class BudgetKind:
 BUDGET_KINDS: Mapping[str, BudgetKind] = {
     kind.name: kind
     for kind in (
-        BudgetKind("requests", "requests", "calls that leave the host: HTTP, stock, state_data", True),
-        BudgetKind("bytes", "bytes", "bytes of HTTP requests and of their answers", True),
+        BudgetKind(
+            "requests", "requests", "calls that leave the host: HTTP, stock, state_data, MCP tools", True
+        ),
+        BudgetKind("tool_calls", "calls of tools", "calls of tools, of whatever kind", True),
+        BudgetKind("bytes", "bytes", "bytes of HTTP and of MCP requests, and of their answers", True),
         BudgetKind("file_bytes", "bytes of files", "bytes of files that are read and written", True),
         BudgetKind("compute", "us of CPU", "microseconds of a guest's CPU time", False),
         BudgetKind("wall_time", "ms of runs", "milliseconds of runs", False),
@@ -44,7 +47,7 @@ BUDGET_KINDS: Mapping[str, BudgetKind] = {
 }
 # What policies of other releases count, and this one cannot.
 UNCOUNTED = (
-    "tool_calls", "infer_calls", "tokens", "tokens_in", "tokens_out", "cost", "heap_objects", "heap_bytes",
+    "infer_calls", "tokens", "tokens_in", "tokens_out", "cost", "heap_objects", "heap_bytes",
     "memory",
 )  # fmt: skip
 

@@ -236,7 +236,7 @@ KINDS: Mapping[str, PolicyKind] = {
         ),
         PolicyKind("stock", ("read",), "a ticker", *_NAMES),
         PolicyKind("state_data", ("read",), "the id of a state", *_NAMES),
-        PolicyKind("tool", ("execute",), "the name of a tool", *_NAMES, is_asked=False),
+        PolicyKind("tool", ("execute",), "the name of a tool", *_NAMES),
         PolicyKind("infer", ("chat",), "the name of a model", *_NAMES, is_asked=False),
         PolicyKind(
             "file",

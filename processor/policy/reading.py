@@ -176,6 +176,10 @@ class _Reader:
 
     def _rule(self, entry: Mapping[str, Any], at: int | None) -> Rule | None:
         name = self._text_of(entry, "name", at)
+        is_of_a_tool = (entry.get("resource"), entry.get("methods")) == ("*", ["execute"])
+        if name and name not in KINDS and is_of_a_tool:
+            # As the Authority Kernel has it: the name is that of a tool.
+            name, entry = "tool", {**entry, "resource": KINDS["tool"].pattern(name)}
         kind = KINDS.get(name)
         if kind is None:
             what = f"there is no kind {name!r}; there are {', '.join(KINDS)}{near(name, KINDS)}"

@@ -158,6 +158,39 @@ class Files:
         return "<files>"
 
 
+class Tools:
+    """`self.tools`: the tools of the route, called by name; those of an MCP server by `server/name`.
+
+    Each method raises AuthorityKernelError: E330 for what the policy does not allow, E333 for a tool that has
+    not done what it was called for, E335 for one that is not there, E337 for arguments that do not fit.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[str, dict[str, Any]], Any]) -> None:
+        self._call = call
+
+    def call(self, name: str, /, **arguments: Any) -> Any:
+        """What the tool returns for these arguments."""
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a tool is text such as 'add', not {type(name).__name__}")
+        row = "served_tool" if "/" in name else "tool"
+        return self._call(row, {"name": str(name), "arguments": arguments})
+
+    def list(self) -> builtins.list[dict[str, Any]]:
+        """The tools that may be called: `name`, `description`, and `input`, the schema of the arguments."""
+        listed: builtins.list[dict[str, Any]] = self._call("tool_list", {})
+        return listed
+
+    @property
+    def names(self) -> builtins.list[str]:
+        """Their names."""
+        return [tool["name"] for tool in self.list()]
+
+    def __repr__(self) -> str:
+        return "<tools>"
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
     """How an instance reaches out of itself: calls, requests, messages, events and the route's log."""
@@ -169,6 +202,7 @@ class Voice:
     requests: Any
     secrets: Secrets
     files: Files
+    tools: Tools
     in_hand: InHand
     heap: Callable[[], Any]  # of the key's context
 
@@ -200,6 +234,7 @@ class Capable:
     logger: Any
     requests: Any  # the calls of the library of that name, made by the host
     files: Files
+    tools: Tools
     _voice: Voice
 
     def emit(
@@ -376,5 +411,6 @@ def make(cls: type, context: LiveContext, voice: Voice) -> Any:
     put("requests", voice.requests)
     put("secrets", voice.secrets)
     put("files", voice.files)
+    put("tools", voice.tools)
     instance.__init__()
     return instance

@@ -263,6 +263,7 @@ class Runner:
         self._calls = GuestCalls(channel)
         self._requests: Any = requests.client(self._calls.call)
         self._files = capabilities.Files(self._calls.call)
+        self._tools = capabilities.Tools(self._calls.call)
         self._secrets = capabilities.Secrets({})
         self._heap_offer = OPEN_HEAP
         self._kernel_of = GuestKernel.in_hand
@@ -511,6 +512,7 @@ class Runner:
             self._requests,
             self._secrets,
             self._files,
+            self._tools,
             self._in_hand,
             heap,
         )

@@ -1,8 +1,8 @@
 """What programs for the Authority Kernel SDK have in their hands: one class, with the calls of that SDK.
 
 `Kernel` turns its calls, which take and give bytes, into what there is here: the heap, questions to the
-policy, requests, files. In a guest it is `AuthorityKernel` of the module `authority_nanos` and works on the
-context of the call in hand; outside, `processor.authority` has the one for scripts.
+policy, requests, files, tools. In a guest it is `AuthorityKernel` of the module `authority_nanos` and works
+on the context of the call in hand; outside, `processor.authority` has the one for scripts.
 """
 
 from __future__ import annotations
@@ -108,8 +108,11 @@ class Kernel:
         raise NotImplementedError
 
     def tool_call(self, name: str, arguments: bytes = b"{}") -> bytes:
-        """Raises AuthorityKernelError: there are no tools in this release."""
-        raise _missing("tool_call", "tools are")
+        """The JSON text of what a tool returns for these arguments, the JSON text of an object."""
+        given = _json(arguments, "tool_call")
+        if not isinstance(given, dict):
+            raise InvalidArgumentError("tool_call E337 the arguments are no object.", operation="tool_call")
+        return documents.dumps(self._tool(name, given))
 
     def inference(self, request: bytes) -> bytes:
         """Raises AuthorityKernelError: there is no inference in this release."""
@@ -125,6 +128,9 @@ class Kernel:
         raise NotImplementedError
 
     def _file(self, op: str, path: str, body: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _tool(self, name: str, arguments: dict[str, Any]) -> Any:
         raise NotImplementedError
 
 
@@ -171,6 +177,9 @@ class GuestKernel(Kernel):
         found: bytes | None = getattr(self._voice.files, op)(path, *([body] if op == "write" else ()))
         return found or b""
 
+    def _tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        return self._voice.tools.call(name, **arguments)
+
 
 GuestKernel.__name__ = GuestKernel.__qualname__ = "AuthorityKernel"  # what user code calls it
 
@@ -184,10 +193,16 @@ def _json(data: Any, method: str) -> Any:
         try:
             return documents.loads(bytes(data))
         except ValueError as err:
-            what = f"heap.{method} E337 the data is not JSON: {err}."
-            raise InvalidArgumentError(what, operation=f"heap.{method}") from None
-    what = f"heap.{method} E337 the data is a {type(data).__name__}, not bytes; encode the text of its JSON."
-    raise InvalidArgumentError(what, operation=f"heap.{method}")
+            operation = _operation(method)
+            what = f"{operation} E337 the data is not JSON: {err}."
+            raise InvalidArgumentError(what, operation=operation) from None
+    operation = _operation(method)
+    what = f"{operation} E337 the data is a {type(data).__name__}, not bytes; encode the text of its JSON."
+    raise InvalidArgumentError(what, operation=operation)
+
+
+def _operation(method: str) -> str:
+    return method if method == "tool_call" else f"heap.{method}"
 
 
 def _value(data: Any, method: str) -> Any:

@@ -7,6 +7,7 @@ import errno
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,16 +20,29 @@ _BOOT = """
 import sys
 sys.path += sys.argv[3:]
 import orjson
-from processor.sandbox.guest import zygote
-zygote(int(sys.argv[1]), *orjson.loads(sys.argv[2]))
+from processor.sandbox.{module} import {function}
+{function}(int(sys.argv[1]), *orjson.loads(sys.argv[2]))
 """
 
 
 def execute(control_fd: int, footing: Footing, errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a zygote's process with nothing of ours but our import path. Raises OSError."""
+    """Start the process that guests of this footing are forked from. Raises OSError."""
+    boot = _BOOT.format(module="guest", function="zygote")
+    return _started(boot, [footing.language, footing.packages], control_fd, errors)
+
+
+def execute_toolbox(control_fd: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the process that workers of tools are forked from. Raises OSError."""
+    return _started(_BOOT.format(module="toolbox", function="toolbox"), [], control_fd, errors)
+
+
+def _started(
+    boot: str, arguments: Sequence[object], control_fd: int, errors: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """A process with nothing of ours but our import path."""
     # -I and -S: no environment, no user's site, no .pth file that runs code.
-    names = orjson.dumps([footing.language, footing.packages]).decode()
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, str(control_fd), names, *_import_path()]
+    given = orjson.dumps(arguments).decode()
+    command = [sys.executable, "-I", "-S", "-c", boot, str(control_fd), given, *_import_path()]
     return subprocess.Popen(
         command,
         env={},

@@ -308,6 +308,7 @@ class NodeRunner:
             "logger": voice.logger,
             "requests": voice.requests,
             "files": voice.files,
+            "tools": voice.tools,
         }
         self._marks = {name: str(secrets[name]) for name in secrets}
         self._writer = writer

@@ -133,7 +133,7 @@ def test_an_example_runs_in_a_guest(tmp_path: Path) -> None:
         ("AuthorityKernel = 1\nfrom authority_nanos import AuthorityKernel\nAuthorityKernel(policy='x')",
          "in a guest the policy and the configuration are those of its route", 1),
         ("from authority_nanos import AuthorityKernel\nAuthorityKernel().tool_call('add', b'{}')",
-         "tool_call: tools are not there yet in this release", 1),
+         "E335 there is no tool 'add'", 1),
         ("from authority_nanos import AuthorityKernel\nak = AuthorityKernel()\n"
          "assert ak.audit_log('said') is False\nak.set_budget('requests', 0)\nak.http_get('http://a.example')",
          "E332", 1),

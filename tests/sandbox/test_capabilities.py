@@ -265,6 +265,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "stock": {"ticker": "BRK-B"},
     "state_data": {"state_id": "s-1", "filters": []},
     "file": {"op": "write", "path": "data://out/a.csv", "body": b"1234"},
+    "tool": {"name": "add", "arguments": {"a": 1}},
+    "served_tool": {"name": "calc/add", "arguments": {"a": 1}},
+    "tool_list": {},
     "authorize": {"op": "http.get", "target": "https://api.example.com/"},
     "heap": {"method": "write", "type": "counter", "value": [None]},
     "budget": {"kind": "requests"},
@@ -276,6 +279,9 @@ ASKED = {
     "stock": (Ask("stock", "read", "BRK-B"), {"requests": 1}),
     "state_data": (Ask("state_data", "read", "s-1"), {"requests": 1}),
     "file": (Ask("file", "write", "data:/out/a.csv"), {"file_bytes": 4}),
+    "tool": (Ask("tool", "execute", "add"), {"tool_calls": 1}),
+    "served_tool": (Ask("tool", "execute", "calc/add"), {"requests": 1, "tool_calls": 1, "bytes": 7}),
+    "tool_list": (None, {}),
     "authorize": (None, {}),
     "budget": (None, {}),
     "set_budget": (None, {}),
@@ -284,9 +290,9 @@ ASKED = {
 }
 NOWHERE = Connections(Reach("here"), lambda allowed, place: pytest.fail("it connects"))
 # Say what would be done or has been, or let less be done.
-UNASKED = {"authorize", "budget", "set_budget", "audit"}
+UNASKED = {"authorize", "tool_list", "budget", "set_budget", "audit"}
 FREE = {"authorize", "heap", "audit"}  # are answered from what the host has in memory
-BUDGETS = {"requests", "bytes", "file_bytes"}
+BUDGETS = {"requests", "bytes", "tool_calls", "file_bytes"}
 
 
 def complete(row: Capability, example: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,15 @@ def test_a_deny_wins_wherever_it_stands(policy: Made, is_first: bool) -> None:
     assert rules.decide("r", get("https://a.example/open"), NOW_US).is_allowed
 
 
+def test_a_line_can_have_the_name_of_a_tool(policy: Made) -> None:
+    """As policies for the Authority Kernel have it; another resource, or method, is of a kind that is not."""
+    rules = policy(line("example_*", "*", '["execute"]', "expires_minutes = 60"))
+    found = [rules.decide("r", asked("tool", name), NOW_US).is_allowed for name in ("example_*", "example_a")]
+    assert found == [True, False]
+    with pytest.raises(Faults, match=r"E111 there is no kind 'example_tool'"):
+        policy(line("example_tool", "x", '["execute"]'))
+
+
 def test_every_file_must_allow(policy: Made) -> None:
     """What the organisation's file leaves out, a team's cannot give; and the other way round."""
     rules = policy(line("stock", "*"), line("stock", "IBM"))
@@ -448,8 +457,8 @@ def budget(**said: object) -> str:
     "text, place, says",
     [
         (budget(kind="request"), "3:1",
-         "there is no kind 'request' of budgets; there are requests, bytes, file_bytes, compute, wall_time, "
-         "outputs, output_bytes. Did you mean 'requests'?"),
+         "there is no kind 'request' of budgets; there are requests, tool_calls, bytes, file_bytes, compute, "
+         "wall_time, outputs, output_bytes. Did you mean 'requests'?"),
         (budget(kind="tokens"), "3:1", "nothing counts tokens in this release; what can be counted: "),
         (budget(kind="memory"), "3:1", "nothing counts memory in this release"),
         (budget(window="week"), "5:1",
@@ -517,7 +526,7 @@ def test_what_is_odd_about_a_line_is_told(policy: Made) -> None:
         + line("emit", "orders.*", "['publish']", "routes = ['enrch']")  # 26
         + line("emit", "orders.*", "['publish']", "expires_at = 2020-01-01T00:00:00Z")  # 31
         + line("heap", "*", "['read']")  # 36
-        + line("tool", "add", "['execute']")  # 41
+        + line("infer", "tiny", "['chat']")  # 41
         + line("state_data", "x", "['read']")  # 46
         + line("state_data", "x", "['read']")  # 51: the same again
         + budget(routes=["enrch"])  # 56
@@ -529,7 +538,7 @@ def test_what_is_odd_about_a_line_is_told(policy: Made) -> None:
         ("21", "there is no secret 'pay_kye'. Did you mean 'pay_key'?"),
         ("31", "it has expired, so it allows nothing"),
         ("36", "resource: '*' allows every one; name those that are needed"),
-        ("41", "nothing in this release asks for tool, so the line has no effect yet"),
+        ("41", "nothing in this release asks for infer, so the line has no effect yet"),
         ("1", "it can never matter: policy.toml:11 allows all of it"),
         ("6", "it can never matter: policy.toml:16 denies all of it"),
         ("51", "it can never matter: policy.toml:46 allows all of it"),
