@@ -1,8 +1,8 @@
 """The JSON text of documents: how messages are read, and how what user code made is written.
 
 Reading keeps every digit of an integer. Writing takes JSON's own types and what one of them stands for:
-moments, decimals, identifiers, members of an Enum, data classes, scalars and arrays of numpy and pandas. What
-would lose something on the way, or be written like something else, is refused with its path.
+moments, decimals, identifiers, members of an Enum, data classes, models, scalars and arrays of numpy and
+pandas. What would lose something on the way, or be written like something else, is refused with its path.
 
 Both sides of the wall read with it; only guests write, because writing an object runs the code of its class.
 """
@@ -258,8 +258,10 @@ def _duration(value: timedelta) -> str:
 
 
 def _from_packages(value: Any) -> Any:
-    """A scalar or an array of numpy's, and what pandas has for a value that is missing."""
-    numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
+    """A model of pydantic's, a scalar or array of numpy's, and what pandas has for what is missing."""
+    numpy, pandas, pydantic = (sys.modules.get(name) for name in ("numpy", "pandas", "pydantic"))
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
     if pandas is not None and value is pandas.NA:
         return None
     if numpy is None or not isinstance(value, (numpy.generic, numpy.ndarray)):

@@ -161,7 +161,7 @@ class NodeKit:
             __slots__ = ()
 
             def __init__(self, namespace: str = "", name: str = "", nodes: Any = (), **_: Any) -> None:
-                noted.extend(nodes)
+                noted.extend(list(nodes))
 
             def start(self) -> None:
                 """The guest executes nodes already."""
@@ -230,7 +230,7 @@ class NodeRunner:
         found = list(self._kit.noted) or [
             value for value in space.values() if _derives(value, base) and value.execute is not base.execute
         ]
-        for cls in dict.fromkeys(found):
+        for cls in {id(each): each for each in found}.values():
             why = self._why_no_node(cls)
             if why:
                 self._wrong.append((_named(cls), why))

@@ -107,6 +107,8 @@ def _of_subclass(value: Any) -> str:
             return f"{kind.__name__}(value)"
     if isinstance(value, tuple):
         return "list(value)"
+    if hasattr(type(value), "model_dump"):
+        return "value.model_dump()"
     is_data = hasattr(type(value), "__dataclass_fields__") or hasattr(type(value), "~document")
     return "dataclasses.asdict(value)" if is_data else ""
 

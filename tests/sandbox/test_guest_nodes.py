@@ -476,6 +476,46 @@ async def test_inputs_are_checked_by_the_model_of_the_node() -> None:
         assert failure == Failure("E709", "secrets of Api: key: Field required. Not tried again.")
 
 
+@pytest.mark.parametrize("language", ["restricted", "python"])
+async def test_a_model_is_handed_over_as_it_stands(language: str) -> None:
+    """A Runnable returns models, emits them and says them; a context keeps what they dump."""
+    source = """
+from datetime import datetime, timezone
+from pydantic import BaseModel
+
+class Inner(BaseModel):
+    x: int
+
+class Order(BaseModel):
+    n: int
+    at: datetime
+    inner: list[Inner] = []
+
+class Runnable:
+    def process(self, queries):
+        if queries[0] == 2:
+            self.context["a"] = Inner(x=1)
+        made = Order(n="1", at=datetime(2024, 1, 2, tzinfo=timezone.utc), inner=[{"x": 3}])
+        self.event("made", made)
+        return [made, [made.inner[0]], made.inner]
+"""
+    packages = ("pydantic",) if language == "python" else ()
+    zygote = await Zygote.start()
+    try:
+        guest = await zygote.spawn(Program(source, "runnable.py", language, packages), Limits())
+        ran = await guest.run([Group("", [b"1"], {})])
+        assert isinstance(ran, Ran), ran
+        order = b'{"n":1,"at":"2024-01-02T00:00:00Z","inner":[{"x":3}]}'
+        assert [output.body for output in ran.outputs] == [order, b'[{"x":3}]', b'[{"x":3}]']
+        assert [event.body for event in ran.events] == [order]
+        failed = await guest.run([Group("", [b"2"], None)])
+        assert isinstance(failed, Failed)
+        assert failed.failure.code == "E309"
+        assert "write value.model_dump()" in failed.failure.text
+    finally:
+        await zygote.close()
+
+
 # One of many.
 
 

@@ -110,6 +110,8 @@ class _Plain(ast.NodeTransformer):
                 is_maker = False
         if is_maker:
             node.args = [_later(argument) for argument in node.args]
+            for keyword in node.keywords:
+                keyword.value = _made_later(keyword.value, []) if keyword.arg == "fut" else keyword.value
         return node
 
 

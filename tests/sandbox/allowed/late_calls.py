@@ -30,7 +30,7 @@ async def main():
     except ValueError as err:
         found.append(str(err))
     try:
-        await asyncio.wait_for(slow(30), timeout=0.01)
+        await asyncio.wait_for(fut=slow(30), timeout=0.01)
     except asyncio.TimeoutError:
         found.append("late")
     try:
