@@ -37,6 +37,19 @@ headers of one emit | {sandbox.wire.EMIT_HEADERS headers}, {sandbox.wire.EMIT_HE
 delay of an emit | {sandbox.wire.EMIT_DELAY_S days} | the call raises `ValueError` | E304 | emit to a route that emits again
 log | {limits.log_lines lines}, {limits.log_bytes bytes} | dropped and counted; the run goes on | E321 | {limits.log_lines}; {limits.log_bytes}
 one line of the log | {sandbox.wire.LOG_CHARS characters} | cut | | several lines
+## One run of a graph
+elements of the list that a node returns | `limits.fan_out` of its graph, 10,000 by default | the execution fails, for good | E711 | `limits.fan_out`; a nested graph for each part
+executions | `limits.executions` of its graph, 100,000 by default | the same | E711 | `limits.executions`; several runs
+inputs of one execution; what others refer to of its outputs | {graphs.sizes.COLLECTED_BYTES bytes} each | the same | E711 | pass references, such as keys of a bucket, instead of data
+the same of all executions in one slice, together | {graphs.sizes.COLLECTED_BYTES bytes} | what looks at it fails, for good | E711 | the same
+outputs that nothing refers to | {graphs.sizes.LEAF_BYTES bytes} | they are not kept for people | | refer to them, in `outputs` of the graph
+inputs that a run is given; what it returns | {graphs.sizes.RUN_BYTES bytes} each | the run is FAILED | E711 | pass references
+a value in the store; all of them | {graphs.definition.STORE_VALUE_BYTES bytes}; {graphs.sizes.STORE_BYTES bytes} | the execution that set it fails, for good | E711 | pass references
+outputs of a fan-out that run in one sub-run | {graphs.sizes.SLICE outputs} | more are cut into several | | nothing; what unites them gets all
+graphs in graphs | {graphs.advance.MOST_DEEP levels} | the execution fails, for good | E711 | `next_nodes`
+requeues of one execution | {graphs.machine.MOST_REQUEUES requeues} | the same | E711 | a trigger by a schedule
+signals that came before their `Wait` | {graphs.sizes.SIGNALS_BYTES bytes} together | more of them are not kept | | send it once the run waits
+executions in a record | {graphs.runs.EXECUTIONS_BYTES bytes} together, outputs of each {graphs.runs.OUTPUTS_BYTES bytes} | they are left out, cut | | `outputs` of the graph, for what matters
 ## Calls to the outside
 calls for one message that leave the host | {limits.requests calls} | the call raises | E322 | {limits.requests}
 calls of any kind for one message | {limits.calls calls} | the call raises | E322 | {limits.calls}
