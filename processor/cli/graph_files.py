@@ -144,14 +144,19 @@ async def _findings(config: Config) -> GraphFindings:
 
 def show_graph(path: Path, name: str, *, format: str | None) -> int:
     """Show a graph of a configuration. Raises Faults, and ProcessorError E706 where there is none."""
-    config = load(path, needs_login=False, needs_secrets=False)
+    graph = graph_of(load(path, needs_login=False, needs_secrets=False), name)
+    show(Screen(format), graph, format)
+    return EXIT_OK
+
+
+def graph_of(config: Config, name: str) -> GraphDefinition:
+    """The graph of this name. Raises ProcessorError E706 where the configuration has none."""
     graph = config.graphs.get(name)
     if graph is None:
         near = get_close_matches(name, config.graphs, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(config.graphs) or 'none'}."
         raise ProcessorError("E706", f"the configuration has no graph {name!r}", remedy=hint)
-    show(Screen(format), graph, format)
-    return EXIT_OK
+    return graph
 
 
 def show(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 Action = Literal[
-    "apply", "ls", "kinds", "trigger", "runs", "run", "retry", "cancel", "pause", "resume", "signal"
+    "apply", "ls", "kinds", "trigger", "runs", "run", "retry", "cancel", "pause", "resume", "signal", "try"
 ]
 Format = Literal["human", "json"]
 
@@ -19,7 +19,7 @@ Format = Literal["human", "json"]
 WORK: Mapping[str, str] = dict.fromkeys(
     ("apply", "ls", "kinds", "trigger", "runs", "run", "retry", "cancel", "pause", "resume", "signal"),
     "processor.cli.graphs",
-)
+) | {"try": "processor.cli.graph_trying"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def graph(
         Action,
         typer.Argument(
             metavar="ACTION",
-            help="What to do: apply, ls, kinds, trigger, runs, run, retry, cancel, pause, resume or signal.",
+            help="apply, ls, kinds, trigger, runs, run, retry, cancel, pause, resume, signal or try.",
         ),
     ],
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")],
@@ -63,20 +63,23 @@ def graph(
         list[str] | None,
         typer.Argument(
             metavar="NAME...",
-            help="apply: a graph's file; trigger, runs: a graph; signal: a run and its signal; else runs.",
+            help="apply: a graph's file; trigger, runs, try: a graph; signal: a run, its signal; else runs.",
         ),
     ] = None,
     input: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", metavar="K=V", help="trigger: an input, as JSON or else a text."),
+        typer.Option("--input", "-i", metavar="K=V", help="trigger, try: an input, as JSON or else a text."),
     ] = None,
     inputs: Annotated[
         str | None,
-        typer.Option(metavar="JSON|@FILE|-", help="trigger: all inputs; several lines are as many runs."),
+        typer.Option(
+            metavar="JSON|@FILE|-",
+            help="trigger, try: all inputs; for trigger, several lines are as many runs.",
+        ),
     ] = None,
     store: Annotated[
         list[str] | None,
-        typer.Option("--store", metavar="K=V", help="trigger: a value of the run's store."),
+        typer.Option("--store", metavar="K=V", help="trigger, try: a value of the run's store."),
     ] = None,
     delay: Annotated[
         str | None, typer.Option(metavar="SPAN", help="trigger: begin so long from now, as 3s or 2h.")
@@ -87,7 +90,9 @@ def graph(
     ] = None,
     wait: Annotated[
         str | None,
-        typer.Option(metavar="SPAN", help="trigger, apply: wait so long for the end, or for it to be valid."),
+        typer.Option(
+            metavar="SPAN", help="trigger, try, apply: wait so long for the end, or for it to be valid."
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="run: show it again until it has ended.")] = False,
     state: Annotated[
@@ -103,7 +108,8 @@ def graph(
         str | None, typer.Option("--graph", metavar="GRAPH", help="retry: all runs of this graph.")
     ] = None,
     execution: Annotated[
-        str | None, typer.Option(metavar="X", help="retry: only this execution, as `run` names it.")
+        str | None,
+        typer.Option(metavar="X", help="retry: only this execution, as `run` names it; try: only this node."),
     ] = None,
     and_after: Annotated[
         bool, typer.Option("--and-after", help="retry: also what came of it, whatever its state.")
@@ -130,7 +136,8 @@ def graph(
     `trigger` starts a run and prints its id; with --wait also what it returns. `runs` lists runs, newest
     first; `run` shows one, and why each open execution is open. `retry` runs again what failed of a run, or
     of all that --graph, --state and --since name. `cancel` ends runs, `pause` and `resume` hold and release
-    them, `signal` tells a run what it waits for.
+    them, `signal` tells a run what it waits for. `try` runs a graph here, without a server: with its real
+    nodes, which ask others what they ask, but its waits take no time, unless there is --wait.
 
     The exit code is 1 where a run FAILED or was CANCELLED or is not there, and where it has not ended in
     time; 2 where a graph is INVALID.
@@ -141,6 +148,7 @@ def graph(
     processor graph runs market.yaml my-workflow --state failed --since 1h
     processor graph run market.yaml 0192f0c1-7a51-7b3c-9d0e-1f2a3b4c5d6e --watch
     processor graph retry market.yaml --graph my-workflow --state failed --since 1h --rate 10
+    processor graph try market.yaml my-workflow -i source=web
     processor graph signal market.yaml order-17 approval --value '{"approved": true}'
     """
     request = GraphRequest(

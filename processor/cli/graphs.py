@@ -62,7 +62,7 @@ async def _connected(config: Config, request: GraphRequest, act: _Action) -> int
 
 
 async def _apply(broker: Broker, config: Config, request: GraphRequest, screen: Screen) -> int:
-    file = Path(_one(request, "FILE, in which the graph is written"))
+    file = Path(one(request, "FILE, in which the graph is written"))
     source = YamlSource.read(file)
     if source.faults:
         raise Faults(source.faults)
@@ -70,7 +70,7 @@ async def _apply(broker: Broker, config: Config, request: GraphRequest, screen: 
     name = str(keys.pop("name", file.stem))
     graphs = Graphs(broker, config)
     head = await graphs.apply(name, keys, {}, by=me())
-    until_s = time.monotonic() + _span_ms(request.wait or "0s", "--wait") / 1000
+    until_s = time.monotonic() + span_ms(request.wait or "0s", "--wait") / 1000
     while head["status"] == "PENDING" and time.monotonic() < until_s:
         await asyncio.sleep(_LOOK_S)
         head = await graphs.head(name)
@@ -146,13 +146,13 @@ def _fields(schema: Mapping[str, Any]) -> str:
 
 
 async def _trigger(broker: Broker, config: Config, request: GraphRequest, screen: Screen) -> int:
-    graph = _one(request, "GRAPH")
-    many = _inputs(request)
+    graph = one(request, "GRAPH")
+    many = inputs_of(request)
     if len(many) > 1 and (request.run_id or request.wait):
         raise typer.BadParameter("several runs have no --run-id and no --wait", param_hint="--inputs")
-    given, store = _pairs(request.input, "--input"), _pairs(request.store, "--store")
-    delay_ms = _span_ms(request.delay, "--delay") if request.delay else 0
-    wait_ms = _span_ms(request.wait, "--wait") if request.wait else None
+    given, store = pairs_of(request.input, "--input"), pairs_of(request.store, "--store")
+    delay_ms = span_ms(request.delay, "--delay") if request.delay else 0
+    wait_ms = span_ms(request.wait, "--wait") if request.wait else None
     runs = GraphRuns(broker, config)
     asked = [StartRequest(graph, each | given, store, delay_ms, request.run_id or "") for each in many]
     code = EXIT_OK
@@ -229,16 +229,16 @@ async def _found(runs: GraphRuns, request: GraphRequest, graph: str) -> AsyncGen
 
 
 async def _show_run(broker: Broker, config: Config, request: GraphRequest, screen: Screen) -> int:
-    run = _one(request, "RUN")
+    run = one(request, "RUN")
     runs = GraphRuns(broker, config)
     shown = await runs.show(run)
-    _show(screen, shown)
+    show_run(screen, shown)
     while request.watch and shown["state"] not in _ENDED:
         screen.flush()
         await asyncio.sleep(_LOOK_S)
         before, shown = shown, await runs.show(run)
         if _changed(before, shown):
-            _show(screen, shown)
+            show_run(screen, shown)
     return EXIT_FAILED if shown["state"] in ("FAILED", "CANCELLED") else EXIT_OK
 
 
@@ -256,7 +256,8 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return states[0] != states[1]
 
 
-def _show(screen: Screen, run: Mapping[str, Any]) -> None:
+def show_run(screen: Screen, run: Mapping[str, Any]) -> None:
+    """Show all that is known of a run."""
     if screen.is_json:
         screen.document(run)
         return
@@ -265,17 +266,18 @@ def _show(screen: Screen, run: Mapping[str, Any]) -> None:
         screen.problem("  it is paused")
     if "created" in run:
         screen.line(f"  created {_time(run['created'])} by {run['by']}, took {_took(run)}")
-    states = Counter(str(each["state"]) for each in run.get("executions", ()))
+    states = run.get("counts") or Counter(str(each["state"]) for each in run.get("executions", ()))
     if states:
         screen.line(f"  executions: {', '.join(f'{count} {state}' for state, count in states.items())}")
     for each in run.get("executions", ()):
         if each["state"] in ("ERRORED", "SKIPPED"):
             for why in each.get("why", [])[-1:]:
-                screen.problem(f"  {each['x']} {each['state']}: {why['code']} {why['text']}")
+                screen.problem(f"  {each['x']} {each['state']}: {_error_line(why)}")
     for each in run["open"]:
         screen.line(printable(f"  {each['x']} {each['state']} since {_time(each['since'])}: {each['why']}"))
+    shown = {each["x"] for each in run.get("executions", ())}
     for error in run.get("errors", ()):
-        if not error.get("x"):
+        if error.get("x") not in shown:
             screen.problem(f"  {_error_line(error)}")
     if run.get("outputs"):
         screen.items(run["outputs"])
@@ -391,7 +393,8 @@ _ACTIONS: Mapping[str, _Action] = {
 # what was written
 
 
-def _one(request: GraphRequest, what: str) -> str:
+def one(request: GraphRequest, what: str) -> str:
+    """The one name that the action needs. Raises BadParameter."""
     if len(request.names) != 1:
         raise typer.BadParameter(f"{request.action} needs {what}", param_hint="GRAPH")
     return request.names[0]
@@ -402,7 +405,7 @@ def _none(request: GraphRequest) -> None:
         raise typer.BadParameter(f"{request.action} needs nothing but CONFIG", param_hint="GRAPH")
 
 
-def _inputs(request: GraphRequest) -> list[dict[str, Any]]:
+def inputs_of(request: GraphRequest) -> list[dict[str, Any]]:
     """The inputs of each run that is to be started."""
     given = request.inputs
     if given is None:
@@ -433,7 +436,8 @@ def _json(text: str | bytes, option: str) -> Any:
         raise typer.BadParameter(f"it is not JSON: {err}", param_hint=option) from None
 
 
-def _pairs(given: Sequence[str], option: str) -> dict[str, Any]:
+def pairs_of(given: Sequence[str], option: str) -> dict[str, Any]:
+    """Values by name, as JSON or else as texts, of NAME=VALUE. Raises BadParameter."""
     found = {}
     for pair in given:
         name, equals, text = pair.partition("=")
@@ -446,7 +450,8 @@ def _pairs(given: Sequence[str], option: str) -> dict[str, Any]:
     return found
 
 
-def _span_ms(text: str, option: str) -> int:
+def span_ms(text: str, option: str) -> int:
+    """A span such as 30s in milliseconds. Raises BadParameter."""
     span = _SPAN.fullmatch(text)
     if span is None:
         raise typer.BadParameter(f"{text!r} is not a span such as 500ms, 30s or 2h", param_hint=option)
