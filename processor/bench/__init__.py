@@ -64,7 +64,7 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
         version = asyncio.run(_version(next(iter(servers.values())))) if servers else ""
         for number in range(1, rounds + 1):
             for index, case in enumerate(chosen):
-                if case.kind == "endurance" and number > 1:
+                if case.is_long and number > 1:
                     continue
                 app = f"b{number}x{index}"
                 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,13 +76,73 @@ class Runnable:
         return outputs
 """
 
+# One of the five routes that are what a graph of five nodes would be without graphs.
+STEP = """
+class Runnable:
+    def process(self, queries):
+        self.context["v"] = queries[-1]["v"]
+        self.context["seen"] = self.context.get("seen", 0) + len(queries)
+        return [{**query, "v": query["v"] + 1} for query in queries]
+"""
+NODES = """
+from exospherehost import BaseNode
+from pydantic import BaseModel
+
+
+class Step(BaseNode):
+    class Inputs(BaseModel):
+        v: int
+
+    class Outputs(BaseModel):
+        v: int
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(v=self.inputs.v + 1)
+
+
+class Split(BaseNode):
+    class Inputs(BaseModel):
+        v: int
+        count: int
+
+    class Outputs(BaseModel):
+        v: int
+
+    async def execute(self):
+        return [self.Outputs(v=number) for number in range(self.inputs.count)]
+
+
+class Join(BaseNode):
+    class Inputs(BaseModel):
+        b: int
+        c: int
+        d: int
+
+    class Outputs(BaseModel):
+        v: int
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(v=self.inputs.b + self.inputs.c + self.inputs.d)
+
+
+class Sum(BaseNode):
+    class Inputs(BaseModel):
+        values: list
+
+    class Outputs(BaseModel):
+        v: int
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(v=sum(self.inputs.values))
+"""
+
 # A hundred lines about other hosts, and the one that allows.
 POLICY = "".join(
     f'[[capability]]\nname = "http"\nresource = "{host}"\nmethods = ["get"]\n'
     for host in (*(f"host-{number}.example.com" for number in range(100)), "127.0.0.1:$http")
 )
 
-Kind = Literal["baseline", "route", "redrive", "idle", "crowd", "endurance"]
+Kind = Literal["baseline", "route", "redrive", "idle", "crowd", "endurance", "graph", "waiting"]
 _KEYED = {"key": "subject.2", "output": "$out.{key}"}
 
 
@@ -106,7 +166,26 @@ class Case:
     storage: Literal["file", "memory"] = "file"
     servers: int = 1
     has_latency: bool = True
-    seconds: float = 0.0  # of `endurance`, which is measured in the first round only
+    seconds: float = 0.0  # of `endurance`
+    graph: Sequence[Mapping[str, Any]] = ()  # its nodes; a message is then what starts a run of it
+    is_outbound: bool = False  # its nodes may call outside, which makes them run in a pool
+    is_chain: bool = False  # each route reads what the one before it sends
+    single: int = 0  # messages that come one at a time, each once the one before it is done
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is measured in the first round only."""
+        return self.kind in ("endurance", "waiting")
+
+    @property
+    def done_metric(self) -> str:
+        """The metric that counts what is done."""
+        return "processor_runs_total" if self.kind == "graph" else "processor_committed_messages_total"
+
+    @property
+    def commits_per_message(self) -> int:
+        """How often that metric counts one message."""
+        return self.routes if self.is_chain else 1
 
 
 def _kept(name: str, size: int, messages: int) -> Case:
@@ -121,6 +200,37 @@ def _kept(name: str, size: int, messages: int) -> Case:
         },
         has_latency=False,
     )
+
+
+def _node(
+    name: str, identifier: str, inputs: Mapping[str, Any], *after: str, unites: str = ""
+) -> Mapping[str, Any]:
+    united = {"unites": {"identifier": unites}} if unites else {}
+    return {"node_name": name, "identifier": identifier, "inputs": inputs, "next_nodes": after, **united}
+
+
+def _step(identifier: str, before: str, *after: str) -> Mapping[str, Any]:
+    source = f"${{{{ {before}.outputs.v }}}}" if before else 0
+    return _node("Step", identifier, {"v": source}, *after)
+
+
+_FIVE = [
+    _step("a", "", "b"),
+    _step("b", "a", "c"),
+    _step("c", "b", "d"),
+    _step("d", "c", "e"),
+    _step("e", "d"),
+]
+_UNITE = [
+    _step("a", "", "b", "c", "d"),
+    *(_step(each, "a", "e") for each in "bcd"),
+    _node("Join", "e", {each: f"${{{{ {each}.outputs.v }}}}" for each in "bcd"}, unites="a"),
+]
+_FAN = [
+    _node("Split", "split", {"v": 0, "count": 10_000}, "work"),
+    _step("work", "split", "sum"),
+    _node("Sum", "sum", {"values": "${{ work.outputs.v }}"}, unites="split"),
+]
 
 
 CASES = {
@@ -186,6 +296,75 @@ CASES = {
         Case("routes_100", "100 routes in one processor", "crowd", routes=100, has_latency=False),
         Case("routes_1000", "1,000 routes in one processor", "crowd", routes=1_000, has_latency=False),
         Case(
+            "graph_routes",
+            "a chain of five routes, each with a context for each run",
+            source=STEP,
+            messages=6_000,
+            keys=6_000,
+            routes=5,
+            lines={"key": "json./run"},
+            is_chain=True,
+            has_latency=False,
+        ),
+        Case(
+            "graph_chain",
+            "a graph of five pure nodes, one behind another",
+            "graph",
+            graph=_FIVE,
+            messages=20_000,
+            single=200,
+        ),
+        Case(
+            "graph_unite",
+            "the same, three of them side by side",
+            "graph",
+            graph=_UNITE,
+            messages=20_000,
+            single=200,
+        ),
+        Case(
+            "graph_pooled",
+            "a chain of five nodes that may call outside",
+            "graph",
+            graph=_FIVE,
+            is_outbound=True,
+            messages=3_000,
+            single=100,
+        ),
+        Case(
+            "graph_pooled_2",
+            "the same, two processors",
+            "graph",
+            graph=_FIVE,
+            is_outbound=True,
+            messages=3_000,
+            processes=2,
+        ),
+        Case(
+            "graph_fan",
+            "10,000 pure executions from one, and one from them",
+            "graph",
+            graph=_FAN,
+            messages=0,
+            single=5,
+        ),
+        Case(
+            "graph_fan_pooled",
+            "the same of nodes that may call outside",
+            "graph",
+            graph=_FAN,
+            is_outbound=True,
+            messages=0,
+            single=3,
+        ),
+        Case(
+            "graph_waiting",
+            "a processor starts where 1,000,000 runs wait for a signal",
+            "waiting",
+            graph=[_node("Wait", "wait", {"signal": "go"})],
+            messages=1_000_000,
+        ),
+        Case(
             "endurance",
             "64 keys, ten minutes with as much input as the route takes; outputs are kept for a minute",
             "endurance",
@@ -213,5 +392,17 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("routes_1000", "start_s", "at most", 15.0),
     ("routes_1000", "idle_cpu_percent", "at most", 1.0),
     ("routes_1000", "mb_per_route", "at most", 4.0),
+    ("graph_chain", "messages_per_s", "at least", 2_500),
+    ("graph_unite", "messages_per_s", "at least", 2_500),
+    ("graph_chain / graph_routes", "messages_per_s", "at least", 2.0),
+    ("graph_unite", "p50_ms", "at most", 9.0),
+    ("graph_unite", "p99_ms", "at most", 25.0),
+    ("graph_pooled", "messages_per_s", "at least", 600),
+    ("graph_pooled", "p50_ms", "at most", 60.0),
+    ("graph_pooled_2 / graph_pooled", "messages_per_s", "at least", 1.6),
+    ("graph_fan", "p50_ms", "at most", 800),
+    ("graph_fan_pooled", "p50_ms", "at most", 3_000),
+    ("graph_waiting", "start_s", "at most", 15.0),
+    ("graph_waiting", "host_mb_over_empty", "at most", 300),
     ("endurance", "memory_growth", "at most", 1.1),
 )

@@ -12,9 +12,11 @@ import orjson
 from processor.bench.cases import Case
 from processor.bench.processes import now_s
 from processor.context.parked import ParkedMessages
+from processor.context.subjects import RouteSubjects
 from processor.jetstream import Broker, Outgoing
 from processor.model import NO_HEADERS, Delivery, Failure, partition_of
 
+GRAPH_PARTITIONS = 64
 _FLUSH_MESSAGES = 500
 _TICK_S = 0.005
 
@@ -34,6 +36,8 @@ class DocumentSource:
         number = self._number
         self._number += 1
         body = {"i": number, "sent": now_s(), "pad": self._pad}
+        if self._case.is_chain:
+            return Outgoing(f"{self._prefix}.0", orjson.dumps({"run": f"r{number}", "v": 0, **body}))
         route, key = number % self._case.routes, number % self._case.keys
         return Outgoing(f"{self._prefix}.{route}.k{key}", orjson.dumps(body))
 
@@ -54,6 +58,21 @@ class DocumentSource:
             await broker.flush()
             await asyncio.sleep(_TICK_S)
         return done
+
+
+class RunSource(DocumentSource):
+    """What starts runs of the graph `g` of an app, in place of documents."""
+
+    def __init__(self, case: Case, app: str) -> None:
+        super().__init__(case, app)
+        self._inboxes = RouteSubjects(app, "graphs")
+
+    def next(self) -> Outgoing:
+        """As the commit of a trigger has it; each run has an id of its own."""
+        run = f"r{self._number}"
+        self._number += 1
+        body = {"v": 1, "t": "start", "run": run, "graph": "g", "by": "api"}
+        return Outgoing(self._inboxes.inbox(partition_of(run, GRAPH_PARTITIONS)), orjson.dumps(body))
 
 
 async def keep(broker: Broker, prefix: str, size: int) -> int:

@@ -21,11 +21,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from processor.bench.cases import Case
-from processor.bench.load import DocumentSource, give_up, http_server, keep
+from processor.bench.cases import NODES, Case
+from processor.bench.load import GRAPH_PARTITIONS, DocumentSource, RunSource, give_up, http_server, keep
 from processor.bench.processes import AGAIN, Servers, cpu_s, descendants, free_ports, now_s, own_mb, rss_mb
 from processor.context.subjects import app_stream, audit_stream, committed_subject
 from processor.errors import BrokerError
@@ -65,12 +66,18 @@ async def measure(case: Case, servers: Servers, folder: Path, app: str, scale: S
             if case.kind == "endurance":  # the disk is not what is measured
                 kept = {"name": f"{app}-in", "subjects": [f"{app}-in.>"], "max_age": 60 * NS}
                 await broker.create_stream({**kept, "allow_direct": True})
+            if case.kind == "waiting":
+                return await _waiting(
+                    case, config, servers, broker, max(100, int(case.messages * scale.messages))
+                )
             apps = await stack.enter_async_context(_running(case, config, servers))
             measured = _Case(case, servers, broker, apps, app)
             if case.kind == "endurance":
                 return await measured.endurance(max(5.0, case.seconds * scale.messages))
             if case.kind == "idle":
                 return await measured.idle(max(20, int(case.messages * scale.messages)))
+            if case.kind == "graph":
+                return await measured.graph(scale)
             await measured.warm()
             if case.kind == "redrive":
                 return await measured.redrive(max(100, int(case.messages * scale.messages)))
@@ -90,8 +97,8 @@ def write_config(case: Case, folder: Path, app: str, http_port: int) -> Path:
     """The configuration of a case and its Runnable, as files."""
     (folder / "runnable.py").write_text(case.source.replace("$http", str(http_port)))
     replicas = 3 if case.servers == 3 else 1
-    routes = {}
-    for number in range(case.routes):
+    routes: dict[str, Any] = {}
+    for number in range(0 if case.graph else case.routes):
         lines = {"output": "$out.x", **case.lines}
         routes[f"r{number}"] = {
             "input": {"subject": f"{app}-in.{number}.*", "create": True},
@@ -100,6 +107,9 @@ def write_config(case: Case, folder: Path, app: str, http_port: int) -> Path:
         }
         if routes[f"r{number}"].get("key") == "subject.2":
             routes[f"r{number}"]["key"] = "subject.3"
+        if case.is_chain:
+            subject = f"{app}-out-{number - 1}.x" if number else f"{app}-in.0"
+            routes[f"r{number}"]["input"] = {"subject": subject, "create": not number}
     if case.policy:
         (folder / "policy.toml").write_text(case.policy.replace("$http", str(http_port)))
     config = {
@@ -111,6 +121,15 @@ def write_config(case: Case, folder: Path, app: str, http_port: int) -> Path:
         "outbound": [f"127.0.0.1:{http_port}"],
         "routes": routes,
     }
+    if case.graph:
+        (folder / "nodes.py").write_text(NODES)
+        reach = {"outbound": config["outbound"]} if case.is_outbound else {}
+        config |= {
+            "engine": {"partitions": GRAPH_PARTITIONS},
+            "nodes": {"n": {"file": "nodes.py", **reach}},
+            "graphs": {"g": {"nodes": case.graph, "output": {"subject": f"{app}-out-0.x"}}},
+        }
+        del config["routes"], config["outbound"]
     path = folder / "config.yaml"
     path.write_bytes(orjson.dumps(config))  # JSON is YAML
     return path
@@ -197,7 +216,7 @@ class _Case:
         self._broker = broker
         self._apps = apps
         self._app = app
-        self._source = DocumentSource(case, f"{app}-in")
+        self._source = RunSource(case, app) if case.graph else DocumentSource(case, f"{app}-in")
         self._published = 0
         self._seen = -1  # the last sequence of the app's stream, at the last look
 
@@ -205,10 +224,7 @@ class _Case:
         """Make every route run once, and keep what it is to keep."""
         if self._case.kept:
             self._published += await keep(self._broker, f"{self._app}-in", self._case.kept)
-        count = max(_WARM_MESSAGES, self._case.routes)
-        await self._source.backlog(self._broker, count)
-        self._published += count
-        await self._done()
+        await self.fill(max(_WARM_MESSAGES, self._case.routes))
 
     async def throughput(self, count: int) -> Figures:
         """`count` waiting messages, from the moment that the processors may take them to the last commit."""
@@ -222,6 +238,21 @@ class _Case:
                 app.process.send_signal(signal.SIGCONT)
 
         return await self._processed(count, before, go_on)
+
+    async def graph(self, scale: Scale) -> Figures:
+        """Runs one at a time, and then many that wait."""
+        single = max(3, int(self._case.single * scale.messages)) if self._case.single else 0
+        figures = await self.idle(single, warm=3) if single else {}
+        if self._case.messages:
+            await self.warm()
+            figures |= await self.throughput(max(100, int(self._case.messages * scale.messages)))
+        return figures
+
+    async def fill(self, count: int) -> None:
+        """`count` messages, as soon as all are committed."""
+        await self._source.backlog(self._broker, count)
+        self._published += count
+        await self._done()
 
     async def redrive(self, count: int) -> Figures:
         """`count` dead letters, from the moment that all are sent back to the last commit.
@@ -302,8 +333,11 @@ class _Case:
             heard.append((stored.timestamp_s - orjson.loads(stored.payload)["sent"]) * 1e3)
         return heard
 
-    async def idle(self, count: int) -> Figures:
-        """One message at a time, 10 ms apart: from its publishing to the sight of its committed output."""
+    async def idle(self, count: int, warm: int = 20) -> Figures:
+        """One message at a time, 10 ms apart: from its publishing to the sight of its committed output.
+
+        The first `warm` do not count.
+        """
         seen: asyncio.Queue[float] = asyncio.Queue()
 
         def arrived(*_: object) -> None:
@@ -312,14 +346,15 @@ class _Case:
         await self._broker.tap(republished(self._app, ">"), arrived)
         await self._broker.flush()
         took_ms = []
-        for number in range(count + 20):
+        for number in range(count + warm):
             sent_s = time.perf_counter()
             await self._broker.publish(self._source.next())
             async with asyncio.timeout(30):
                 after_s = await seen.get() - sent_s
-            if number >= 20:
+            if number >= warm:
                 took_ms.append(after_s * 1e3)
             await asyncio.sleep(0.01)
+        self._published += count + warm
         return {f"{name}_ms": value for name, value in _percentiles(took_ms).items()}
 
     async def crowd(self, seconds: float) -> Figures:
@@ -389,7 +424,8 @@ class _Case:
             return False
         self._seen = -1
         found = await asyncio.to_thread(self._metrics)
-        return found.get("processor_committed_messages_total", 0) >= self._published
+        done = found.get(self._case.done_metric, 0)
+        return done >= self._published * self._case.commits_per_message
 
     async def _last_commit_s(self) -> float:
         info = await self._broker.stream(app_stream(self._app))
@@ -422,6 +458,25 @@ class _Case:
             "host": sum(cpu_s(app.process.pid) for app in self._apps),
             "guest": sum(map(cpu_s, self._guests())),
             "server": sum(map(cpu_s, self._servers.pids)),
+        }
+
+
+async def _waiting(case: Case, config: Path, servers: Servers, broker: Broker, count: int) -> Figures:
+    """How a processor starts where `count` runs wait, and what it holds more than where none does."""
+    app = config.parent.name
+    async with _running(case, config, servers) as apps:
+        empty_mb = rss_mb(apps[0].process.pid)
+        measured = _Case(case, servers, broker, apps, app)
+        began_s = time.monotonic()
+        await measured.fill(count)
+        filled_s = time.monotonic() - began_s
+    async with _running(case, config, servers) as apps:
+        return {
+            "messages": count,
+            "begun_per_s": count / filled_s,
+            "start_s": apps[0].ready_s - apps[0].started_s,
+            "host_mb_over_empty": rss_mb(apps[0].process.pid) - empty_mb,
+            "server_rss_mb": sum(map(rss_mb, servers.pids)),
         }
 
 
