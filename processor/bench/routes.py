@@ -343,7 +343,7 @@ class _Case:
         def arrived(*_: object) -> None:
             seen.put_nowait(time.perf_counter())
 
-        await self._broker.tap(republished(self._app, ">"), arrived)
+        await self._broker.tap(republished(self._app, f"{self._app}-out-0.>"), arrived)
         await self._broker.flush()
         took_ms = []
         for number in range(count + warm):
