@@ -841,7 +841,7 @@ class Service:
             retention=source["config"].get("retention", "limits"),
             name=f"{app_stream(route.app)}-{route.name}",
             start_sequence=start,
-            prefetch=min(2 * route.batch.max_messages * route.concurrency, 2000),
+            prefetch=max(200, min(2 * route.batch.max_messages * route.concurrency, 2000)),
             read=(parked.sent if route.input.is_inner else parked.arrived) if is_own else None,
         )
         await reader.open()
