@@ -222,10 +222,8 @@ async def examine(broker: Broker, asked: list[Asked], total: int) -> RunLedger:
     found.keys = [key for key, targets in keys.items() if len(targets) > 1 or not key]
     if len(keys) != len(calls):
         found.keys.append(f"{len(keys)} keys for {len(calls)} parts")
-    info = await broker.api("STREAM.INFO.P_app", {"subjects_filter": "p.app.>", "offset": 0})
-    kinds = ("ctx", "in", "timer", "seen", "gone")
-    subjects = info["state"].get("subjects") or {}
-    found.left_over = [s for s in subjects if s.split(".")[2] in kinds]
+    kept = [f"p.app.{kind}.>" for kind in ("ctx", "in", "timer", "seen", "gone")]
+    found.left_over = [s.subject for s in await broker.last_of("P_app", kept) if s.payload]
     found.counts = {
         "runs": total,
         "records": len(states),

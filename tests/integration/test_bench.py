@@ -21,13 +21,13 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_kind_of_case_gives_its_figures() -> None:
-    """A baseline, a route under load, an idle one, a crowd and a long run, as one JSON document."""
-    names = ["pipelined", "keys_64", "idle_memory", "routes_10", "endurance"]
+    """A baseline, a route under load, an idle one, a crowd, a graph and a long run, as one JSON document."""
+    names = ["pipelined", "keys_64", "idle_memory", "routes_10", "graph_unite", "endurance"]
     done = bench(*names, "--rounds", "1", "--scale", "0.01", "--latency-seconds", "0.3", "--format", "json")
     assert done.returncode in (EXIT_OK, EXIT_FAILED), done.stderr  # a busy machine may miss a promise
     found = json.loads(done.stdout)
     assert list(found["cases"]) == [name for name in CASES if name in names]
-    for name in ("pipelined", "keys_64", "routes_10"):
+    for name in ("pipelined", "keys_64", "routes_10", "graph_unite"):
         assert found["cases"][name]["messages_per_s"]["median"] > 0
     case = {figure: spread["median"] for figure, spread in found["cases"]["keys_64"].items()}
     assert case["mean_batch"] >= 1
@@ -35,8 +35,11 @@ def test_every_kind_of_case_gives_its_figures() -> None:
     assert 0 < case["p50_ms_at_10"] <= case["p95_ms_at_10"] <= case["p99_ms_at_10"]
     assert case["host_rss_mb"] > 10
     assert found["cases"]["idle_memory"]["p50_ms"]["median"] > 0
+    assert found["cases"]["graph_unite"]["p50_ms"]["median"] > 0
     assert {"start_s", "idle_cpu_percent", "mb_per_route"} <= found["cases"]["routes_10"].keys()
-    assert set(found["ratios"]) == {f"{n} / pipelined" for n in ("keys_64", "routes_10", "endurance")}
+    assert set(found["ratios"]) == {
+        f"{n} / pipelined" for n in ("keys_64", "routes_10", "graph_unite", "endurance")
+    }
     endurance = {figure: spread["median"] for figure, spread in found["cases"]["endurance"].items()}
     assert endurance["memory_growth"] == endurance["mb_in_last_fifth"] / endurance["mb_in_second_fifth"]
     assert "round 1 of 1: keys_64: " in done.stderr
