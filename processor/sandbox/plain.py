@@ -37,7 +37,7 @@ import processor
 from processor.errors import Fault, Faults
 from processor.model import Module, Program
 from processor.sandbox import dialect, httpx
-from processor.sandbox.facades import PRELUDE_HINTS, Logger, route_level
+from processor.sandbox.facades import PRELUDE_HINTS, Logger, names_in, route_level
 from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Models, Runtime
 
@@ -53,7 +53,7 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
         warnings.simplefilter("ignore")
         try:
             _refuse_relative(program, module)
-            code = compile(program.source, program.filename, "exec", dont_inherit=True)
+            code = compile(_runnable_part(program), program.filename, "exec", dont_inherit=True)
         except SyntaxError as err:
             if "too many" in err.msg and "nested" in err.msg:
                 raise _faults(program, "E205", dialect.TOO_DEEP) from err
@@ -66,6 +66,23 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
     lines = program.source.splitlines(keepends=True)
     linecache.cache[program.filename] = (len(program.source), None, lines, program.filename)
     return code
+
+
+def _runnable_part(program: Program) -> str | ast.Module:
+    """The source, without imports of what is not here that only its main block needs."""
+    if "__main__" not in program.source:
+        return program.source
+    tree = ast.parse(program.source, program.filename)
+    dialect.drop_imports(tree, lambda module, name: module in program.module_names or _is_here(module, name))
+    return tree
+
+
+def _is_here(module: str, name: str) -> bool:
+    names = names_in(module) if module == "exospherehost" else []
+    if names:
+        return not name or name in names
+    top = module.partition(".")[0]
+    return top in sys.modules or any(finder.find_spec(top, None) is not None for finder in sys.meta_path)
 
 
 def _refuse_relative(program: Program, module: Module | None) -> None:

@@ -76,9 +76,12 @@ class Started:
         emits: Sequence[str] = (),
         modules: Sequence[Module] = (),
         head: str = HEAD,
+        language: str = "restricted",
         **limits: Any,
     ) -> Nodes:
-        program = Program(head + dedent(source), "nodes.py", mode="nodes", modules=tuple(modules))
+        packages = ("pydantic",) if language == "python" else ()
+        source = head + dedent(source)
+        program = Program(source, "nodes.py", language, packages, "nodes", modules=tuple(modules))
         guest = await self._zygote.spawn(
             program, Limits(**limits), perform=perform, secrets=secrets, emits=emits
         )
@@ -208,7 +211,7 @@ async def test_what_only_the_main_block_needs_is_left_out() -> None:
     source = """
         import os
         import sys as system
-        import json, argparse
+        import json, argparse, no_such_module
         from exospherehost import StateManager
 
         class Api(BaseNode):
@@ -218,11 +221,13 @@ async def test_what_only_the_main_block_needs_is_left_out() -> None:
         if __name__ == "__main__":
             StateManager(namespace=os.environ["NS"])
             argparse.ArgumentParser().parse_args(system.argv)
+            no_such_module.go()
             Runtime(nodes=[]).start()
     """
     async with started() as nodes:
-        made = await nodes.load(source)
-        assert (await made.result("Api"))["outputs"] == {}
+        for language in ("restricted", "python"):
+            made = await nodes.load(source, language=language)
+            assert (await made.result("Api"))["outputs"] == {}
         [fault, *_] = await nodes.faults(
             "import os\nclass Api(BaseNode):\n  def execute(self): return os.name\n"
         )

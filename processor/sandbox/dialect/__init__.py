@@ -30,10 +30,11 @@ from processor.errors import Fault, Faults
 from processor.model import Module, Program
 from processor.runnable import Reject, Retry
 from processor.sandbox import facades
-from processor.sandbox.dialect import awaits, mains
+from processor.sandbox.dialect import awaits
 from processor.sandbox.dialect.annotations import Evaluated, below, evaluated, expression_in
 from processor.sandbox.dialect.holding import Held, bound_by, held_in
 from processor.sandbox.dialect.initializers import initializer
+from processor.sandbox.dialect.mains import drop_imports, is_main
 from processor.sandbox.dialect.own import Own
 from processor.sandbox.dialect.refusals import (
     INSTEAD_OF_ATTRIBUTE,
@@ -64,7 +65,7 @@ from processor.sandbox.languages import ERROR_CLASSES, Runtime
 
 __all__ = [
     "Own", "Reject", "Retry", "Runtime", "bless", "bring_modules", "compile_module", "compile_program",
-    "describe", "namespace", "preload", "reseed", "runnable_class", "undefined", "verify",
+    "describe", "drop_imports", "namespace", "preload", "reseed", "runnable_class", "undefined", "verify",
 ]  # fmt: skip
 
 MAX_SOURCE_CHARS = 256 * 1024
@@ -146,7 +147,7 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
     if awaits.is_async(tree):
         _compile(program.source, program, faults)  # once it is plain, nothing finds an await out of place
         tree = awaits.without_waiting(tree, bound, faults.add)
-    mains.drop_imports(tree, lambda name, inner: _is_here(name, inner, own))
+    drop_imports(tree, lambda name, inner: _is_here(name, inner, own))
     if module is None and program.mode != "nodes" and program.class_name not in bound:
         faults.add(*undefined(tree, program.class_name))
     with _room_for_depth():
@@ -361,7 +362,7 @@ class _Desugar(ast.NodeTransformer):
         return node
 
     def visit_If(self, node: ast.If) -> Any:
-        if mains.is_main(node):
+        if is_main(node):
             return [self.visit(child) for child in node.orelse] or ast.copy_location(ast.Pass(), node)
         return self.generic_visit(node)
 
