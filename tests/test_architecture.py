@@ -117,7 +117,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
         [
             ["host", "guest", "toolbox", "workers"],
-            ["loop", "nodes"],
+            ["loop", "nodes", "plain_nodes"],
             ["cells", "channel", "nursery", "wasi"],
             ["entrypoints", "modules", "reasons", "results", "toolwire"],
             ["plain", "restricted"],
@@ -190,7 +190,7 @@ OWNERS = {
     "click": {"cli"},
     "rich": {"cli"},
     "ruamel": {"config"},
-    "pydantic": {"config", "graphs.client", "graphs.definition", "graphs.nodes"},
+    "pydantic": {"config", "graphs.client", "graphs.definition", "graphs.nodes", "sandbox.plain_nodes"},
     "pydantic_core": {"config"},
 }
 SHARED = {"orjson"}

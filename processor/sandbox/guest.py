@@ -43,7 +43,7 @@ from processor.sandbox.heap import Heap, Objects
 from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
 from processor.sandbox.messages import InHand
-from processor.sandbox.nodes import NodeKit, NodeRunner, missing_models
+from processor.sandbox.nodes import NodeKit, NodeRunner
 from processor.sandbox.nursery import Nursery, keep_heap, open_control, tell, tend
 from processor.sandbox.offer import OPEN_HEAP
 from processor.sandbox.plain import PlainPython
@@ -392,8 +392,7 @@ class Runner:
         return compiled if len(compiled) <= wire.code_bytes(program) else b""
 
     def _load_nodes(self, space: dict[str, Any]) -> None:
-        if self._kit is None:
-            raise Faults([missing_models(self._program)])
+        assert self._kit is not None  # what a program of nodes is forked from has models
         nodes = self._nodes = NodeRunner(self._kit, self._program, self._reasons, self._language.finish)
         self._user(nodes.learn, space)
         with self._tripwire.disarmed():

@@ -70,8 +70,11 @@ class Footing(NamedTuple):
 
     @classmethod
     def of(cls, program: Program) -> Footing:
-        has_packages = NEEDS[program.language].has_packages
-        return cls(program.language, tuple(sorted(set(program.packages))) if has_packages else ())
+        if not NEEDS[program.language].has_packages:
+            return cls(program.language)
+        # What nodes say with what they take and give, so that one file runs in every language.
+        brought = ["pydantic"] if program.mode == "nodes" else []
+        return cls(program.language, tuple(sorted({*program.packages, *brought})))
 
     @property
     def needs(self) -> Needs:
@@ -94,6 +97,8 @@ class Models(NamedTuple):
     base: type
     error: type[Exception]  # of a model that refuses, with `title` and `errors()`
     dump: Callable[[Any], Any]  # a model as a document
+    # One of these values, the ones by these names not held against the rules of their fields.
+    unruled: Callable[[Any, Mapping[str, Any], Collection[str]], Any]
 
 
 class Language(Protocol):

@@ -181,12 +181,6 @@ class NodeKit:
         return (self.base, GuestPrune, GuestRequeue, *models)
 
 
-def missing_models(program: Program) -> Fault:
-    """The fault of a program of nodes whose language has no models."""
-    text = "nodes say what they take with pydantic. Add it: packages: [pydantic]."
-    return Fault(program.filename, 1, 1, "E204", text)
-
-
 class KnownNode(NamedTuple):
     """A class of nodes, looked at once."""
 
@@ -344,7 +338,7 @@ class NodeRunner:
         object.__getattribute__(node, "__dict__").update(
             self._common,
             inputs=self._taken(kind.inputs, document["inputs"], "inputs", name),
-            secrets=self._taken(kind.secrets, declared, "secrets", name),
+            secrets=self._declared(kind, declared, name),
             store=store,
             united=document.get("united"),
             run_id=document["run"],
@@ -356,7 +350,7 @@ class NodeRunner:
             node.__init__()
             made = node.execute(node.inputs) if kind.takes_inputs else node.execute()
             if self._finish is not None:
-                made = self._finish(made)
+                made = _finished(self._finish, made)
         except GuestPrune as signal:
             return NodeResult("prune", dict(signal.data)), store
         except GuestRequeue as signal:
@@ -391,6 +385,21 @@ class NodeRunner:
         except self._kit.models.error as err:
             raise failed("E709", self._refusal(what, name, err)) from None
 
+    def _declared(self, kind: KnownNode, values: Mapping[str, Any], name: str) -> Any:
+        """The secrets of a node. Marks stand for values that the host has held against the rules: no rule is
+        for them.
+        """
+        marks, models = self._marks.keys() & values.keys(), self._kit.models
+        try:
+            return kind.secrets.model_validate(values)
+        except models.error as err:
+            if not marks:
+                raise failed("E709", self._refusal("secrets", name, err)) from None
+        try:
+            return models.unruled(kind.secrets, values, marks)
+        except models.error as err:
+            raise failed("E709", self._refusal("secrets", name, err)) from None
+
     def _refusal(self, what: str, name: str, err: Any) -> str:
         faults = err.errors()
         lines = [_fault_line(fault) for fault in faults[:SHOWN_FAULTS]]
@@ -409,6 +418,19 @@ class NodeRunner:
             b"" if result.inputs is None else b',"inputs":%b' % write(result.inputs, "ReQueueAfterSignal")
         )
         return b'{"requeue_ms":%d%b}' % (result.value, inputs)
+
+
+def _finished(finish: Callable[[Any], Any], made: Any) -> Any:
+    """What a node that may have returned a coroutine comes to; a signal as if no TaskGroup were around it."""
+    try:
+        return finish(made)
+    except BaseExceptionGroup as err:
+        only: BaseException = err
+        while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
+            only = only.exceptions[0]
+        if isinstance(only, (GuestPrune, GuestRequeue)):
+            raise only from None
+        raise
 
 
 def _requeued(signal: GuestRequeue) -> NodeResult:

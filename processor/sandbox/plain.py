@@ -205,15 +205,12 @@ class PlainPython:
     finish: Callable[[Any], Any] | None = None  # in a zygote, that of `loop`
 
     def __init__(self) -> None:
-        self._loop: Any = None  # by name, and late: the guests of the dialect must not have asyncio
+        # By name, and late: the guests of the dialect must not have asyncio and pydantic.
+        self._loop: Any = None
+        self._models: Models | None = None
 
     def models(self) -> Models | None:
-        pydantic: Any = sys.modules.get("pydantic")  # where it is among the packages
-        if pydantic is None:
-            return None
-        return Models(
-            pydantic.BaseModel, pydantic.ValidationError, lambda model: model.model_dump(mode="json")
-        )
+        return self._models
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         # Here, because it brings a good part of the standard library, which other guests never need.
@@ -221,6 +218,8 @@ class PlainPython:
 
         self._loop = importlib.import_module("processor.sandbox.loop")
         self.finish = self._loop.finish
+        if "pydantic" in packages:
+            self._models = importlib.import_module("processor.sandbox.plain_nodes").MODELS
         kept, failed = bring(packages)
         self._loop.prepare()
         return {"kept": kept, "failed": failed[:20]}

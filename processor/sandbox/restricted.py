@@ -13,7 +13,7 @@ from typing import Any
 
 from processor.model import Module, Program
 from processor.sandbox import dialect, httpx, values
-from processor.sandbox.facades import MODEL, MODEL_ERROR, deque
+from processor.sandbox.facades import MODEL, MODEL_ERROR, deque, unruled
 from processor.sandbox.languages import Codes, Models, Runtime
 from processor.sandbox.requests import within_deadline
 
@@ -30,7 +30,7 @@ class Restricted:
     finish: Callable[[Any], Any] | None = None
 
     def models(self) -> Models | None:
-        return Models(MODEL, MODEL_ERROR, lambda model: model)  # a document as it stands
+        return Models(MODEL, MODEL_ERROR, lambda model: model, unruled)  # a document as it stands
 
     def prepare(self, packages: Sequence[str]) -> dict[str, Any]:
         dialect.preload()

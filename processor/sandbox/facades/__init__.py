@@ -168,7 +168,7 @@ __all__ = [
     "RUNTIME_MODULES", "TYPE", "UNSUPPORTED", "WRITTEN_DICT", "Logger", "attribute", "bless",
     "bring_modules", "deque", "forget_deadlines", "importable", "init_purpose", "insisting", "is_dunder",
     "is_user_class", "look_within", "make_namespace", "mangled", "mix", "names_in", "plain_text",
-    "preload", "put", "read", "remaining_s", "route_level", "unmangled", "words", "write",
+    "preload", "put", "read", "remaining_s", "route_level", "unmangled", "unruled", "words", "write",
 ]  # fmt: skip
 
 
@@ -607,6 +607,7 @@ _OF_RUNTIME_MODULES = {
 # What has here a part of what programs know of it.
 LIBRARIES = frozenset(("asyncio", "httpx", "pydantic"))
 MODEL, MODEL_ERROR, UNSUPPORTED = models.BaseModel, models.ValidationError, models.UnsupportedError
+unruled = models.unruled
 
 
 def importable(module: str) -> bool:

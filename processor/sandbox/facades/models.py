@@ -14,7 +14,7 @@ import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -407,10 +407,26 @@ def made_of(model: type, values: Mapping[Any, Any]) -> Any:
         raise Refused.of(err._faults) from None
 
 
-def fill(made: Any, model: type, data: Mapping[Any, Any]) -> None:
-    """Set the fields of a new model. Raises Refused with all that it does not take."""
+def unruled(model: type, values: Mapping[Any, Any], names: Collection[str]) -> Any:
+    """A model of these values, of which those by these names are taken as they are, and nothing as a whole.
+
+    Raises ValidationError.
+    """
+    made: Any = object.__new__(model)
+    try:
+        fill(made, model, values, names)
+    except Refused as err:
+        raise ValidationError(model.__name__, err.faults) from None
+    return made
+
+
+def fill(made: Any, model: type, data: Mapping[Any, Any], unruled: Collection[str] = ()) -> None:
+    """Set the fields of a new model. Raises Refused with all that it does not take.
+
+    No rule is held against the fields that are `unruled`, nor, where there are such, against all of it.
+    """
     plan: ModelPlan = model.__dict__.get(PLAN) or plan_of(model)
-    for validate in plan.before:
+    for validate in plan.before if not unruled else ():
         data = _told(validate, (data,), ())
         if not isinstance(data, Mapping):
             raise Refused("model_type", f"Input should be a valid dictionary or instance of {model.__name__}")
@@ -422,7 +438,7 @@ def fill(made: Any, model: type, data: Mapping[Any, Any]) -> None:
         if name in data:
             value = data[name]
             given.append(name)
-            if type(value) is not exact:
+            if type(value) is not exact and name not in unruled:
                 try:
                     for validator in before:
                         value = _told(validator, (value, ValidationInfo(name, dict(space))), (name,))
@@ -447,7 +463,7 @@ def fill(made: Any, model: type, data: Mapping[Any, Any]) -> None:
     if faults:
         raise Refused.of(faults)
     space[GIVEN] = given
-    for finish in plan.after:
+    for finish in plan.after if not unruled else ():
         _told(finish, (made,), ())
 
 
