@@ -58,6 +58,9 @@ arguments of a call, without a body of HTTP | {sandbox.wire.CALL_BYTES bytes} | 
 one request | {outbound.request_bytes bytes} | the call raises | E323 | {outbound.request_bytes}
 one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}
 redirects of one call | {outbound.redirects redirects} | the call raises | E317 | {outbound.redirects}
+arguments of a tool, and its result | {sandbox.toolwire.INPUT_BYTES bytes}, {sandbox.toolwire.OUTPUT_BYTES bytes} | the call raises | E333 | several calls
+what a tool says on stderr | {sandbox.toolwire.ERROR_BYTES bytes} | the rest is dropped | | say less
+the file of a WebAssembly tool | {sandbox.toolwire.MODULE_BYTES bytes} | the configuration is refused | E506 | build it smaller, as with `-Os -s`
 answers that a lane keeps for another run | {delivery.replay.KEPT_BYTES bytes} | the batch is run in parts | | a smaller `batch.max_messages`
 ## Sources
 a Runnable, or a module of yours | {sandbox.dialect.MAX_SOURCE_CHARS characters} | refused where it is loaded | E205 | keep data in messages or in the context
@@ -71,6 +74,8 @@ wall time | {limits.wall_s s} | the guest is killed and replaced; tries, then a 
 processor time | {limits.cpu_s s} | the same | E311 | {limits.cpu_s}; smaller batches
 memory, beyond that of an empty guest | {limits.memory_mb MB} | `MemoryError`; where it is not caught, the same | E313 | {limits.memory_mb}
 one call to the outside | {outbound.timeout_s s} | the call raises `Timeout` | E317 | {outbound.timeout_s}; it counts as wall time
+one call of a tool | {config.tools.CALL_TIMEOUT_MS ms}, {config.tools.SERVER_TIMEOUT_MS ms} of an MCP server | the tool is stopped, and the call raises | E333 | {tools.timeout_ms}; it counts as wall time
+fuel of one call of a WebAssembly tool | {tools.fuel of it} | the call raises | E333 | {tools.fuel}
 processor time while nothing is asked of the guest | {sandbox.clock.IDLE_CPU_S s}, and {sandbox.clock.IDLE_SHARE percent} of the time | the guest is replaced | E367 | end what `process` began before it returns
 ## Start and end
 loading a Runnable | as a run | refused | E206 | the limits of a run; less work at module level

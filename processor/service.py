@@ -464,7 +464,8 @@ class Service:
             hears=telemetry,
             is_waited_for=True,
         )
-        run = _Run(route, self._calls.for_route(route.reach, mandate, telemetry.called, telemetry.decided))
+        hears = (telemetry.called, telemetry.decided, telemetry.tool_took)
+        run = _Run(route, self._calls.for_route(route.reach, mandate, *hears))
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")
         self._runs[route.name] = run

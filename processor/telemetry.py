@@ -87,6 +87,7 @@ METRICS: dict[str, Metric] = {
             ("route", "reason"),
         ),
         Metric("processor_request_seconds", "histogram", "Time of one call to the outside.", bounds=SECONDS),
+        Metric("processor_tool_seconds", "histogram", "Time of one call of a tool.", bounds=SECONDS),
         Metric(
             "processor_repeated_requests_total",
             "counter",
@@ -518,6 +519,10 @@ class RouteTelemetry:
         """A call of a guest to the outside: the class of its answer, as `2xx`, or the code instead of one."""
         self._count("processor_requests_total", 1, result)
         self._observe("processor_request_seconds", seconds)
+
+    def tool_took(self, seconds: float) -> None:
+        """A call of a tool has ended."""
+        self._observe("processor_tool_seconds", seconds)
 
     def decided(self, kind: str, decision: str) -> None:
         """The policy was asked for a kind of thing: allow, deny, expired or shadow."""

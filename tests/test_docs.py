@@ -226,6 +226,10 @@ def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
             )
     for root in data.get("files", {}).values():
         (tmp_path / (root if isinstance(root, str) else root["path"])).mkdir()
+    for name, tool in data.get("tools", {}).items():
+        for kind in {"wasm", "python"} & tool.keys():
+            (tmp_path / tool[kind]).parent.mkdir(exist_ok=True)
+            (tmp_path / tool[kind]).write_text(f"def {name}(): ..." if kind == "python" else "(module)")
     if key_file := data.get("audit", {}).get("key_file"):
         (tmp_path / key_file).write_bytes(private_pem(new_private_key()))
     for file in data.get("policy", ()):

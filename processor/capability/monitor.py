@@ -99,9 +99,10 @@ class Governor:
         mandate: Mandate,
         observe: Observe,
         decided: Decided,
+        tool_took: Callable[[float], None],
     ) -> None:
         """`observe` hears of each call: what came of it, and seconds. `decided` hears of each decision: the
-        kind that was asked for; allow, deny, expired or shadow.
+        kind that was asked for; allow, deny, expired or shadow. `tool_took` hears of each call of a tool.
         """
         self.secrets: Mapping[str, str] = connections.vault.marks
         self.signatures: Sequence[Signature] = [row.signature for row in rows.values()]
@@ -114,6 +115,7 @@ class Governor:
         self.replace(mandate.rules)
         self.observe = observe
         self.decided = decided
+        self.tool_took = tool_took
         self.budgets = Budgets(
             mandate.route,
             mandate.rules,
@@ -269,8 +271,8 @@ class Monitor:
         """
         governor = self._governor
         started, result = time.monotonic(), "2xx"
+        row = governor.rows.get(name)
         try:
-            row = governor.rows.get(name)
             if row is None:
                 raise ProcessorError("E317", f"there is no capability {name[:40]!r}")
             arguments = row.read(args)
@@ -290,7 +292,10 @@ class Monitor:
             result = err.code
             raise
         finally:
-            governor.observe(result, time.monotonic() - started)
+            took_s = time.monotonic() - started
+            governor.observe(result, took_s)
+            if row is not None and row.event == "tool":
+                governor.tool_took(took_s)
 
     def verdict(self, ask: Ask) -> Verdict:
         """What the rules of the run say, of which nobody hears."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ssl
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from processor.address import Allowed
 from processor.capability.allowance import BUDGET, SET_BUDGET
@@ -82,12 +82,14 @@ class HostCalls:
         mandate: Mandate = NO_MANDATE,
         observe: Observe | None = None,
         decided: Decided | None = None,
+        tool_took: Callable[[float], None] = lambda seconds: None,
     ) -> Governor:
         """Who rules over a route's guests, which may `reach` so much, under this mandate.
 
         `observe` hears of each call: what came of it, and seconds. What came is the class of the answer's
         status, such as `2xx`, or the code of why there was no answer. `decided` hears of each decision of the
-        policy: the kind that was asked for; allow, deny, expired or shadow.
+        policy: the kind that was asked for; allow, deny, expired or shadow. `tool_took` hears of the seconds
+        that each call of a tool took.
         """
         governor = Governor(
             self._rows,
@@ -95,6 +97,7 @@ class HostCalls:
             mandate,
             observe or (lambda result, seconds: None),
             decided or (lambda kind, decision: None),
+            tool_took,
         )
         self._governors.add(governor)
         return governor

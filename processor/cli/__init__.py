@@ -583,6 +583,38 @@ def policy(
     return about_policy(action, config, route, op, target, format=format, junit=junit, since=since)
 
 
+def tool(
+    action: Annotated[
+        Literal["run", "check", "ls"], typer.Argument(metavar="ACTION", help="What to do: run, check or ls.")
+    ],
+    config: ConfigArgument,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="run: the tool; of an MCP server server/tool.")
+    ] = None,
+    arguments: Annotated[
+        str | None,
+        typer.Argument(metavar="ARGUMENTS", help="run: a JSON object; - reads it from standard input."),
+    ] = None,
+    format: FormatOption = None,
+) -> int:
+    """Call a tool of a configuration by hand, find those that cannot be called, or list them.
+
+    `run` calls one and prints its result; what it says beside it, the time and the fuel go to standard error.
+    The policies of routes are not asked, and the audit has no entry of it. `check` compiles every module,
+    loads every function and asks every MCP server for its list. `ls` shows what each may take, and the routes
+    that list it.
+
+    Examples:
+    processor tool run market.yaml add '{"a": 5, "b": 3}'
+    processor tool run market.yaml calc/add - < arguments.json
+    processor tool check market.yaml
+    processor tool ls market.yaml
+    """
+    from processor.cli.tools import tool as about_tool
+
+    return about_tool(action, config, name, arguments, format=format)
+
+
 def audit(
     action: Annotated[
         Literal["query", "tail", "verify", "export", "keygen"],
@@ -754,6 +786,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "policy": policy,
     "audit": audit,
     "graph": graph,
+    "tool": tool,
     "authority": authority,
     "bench": bench,
     "verify-release": verify_release,

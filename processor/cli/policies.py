@@ -53,6 +53,7 @@ _CHARGED: Mapping[str, tuple[str, ...]] = {
     "stock": ("requests",),
     "state_data": ("requests",),
     "file": ("file_bytes",),
+    "tool": ("tool_calls",),
 }
 
 

@@ -189,6 +189,7 @@ def load(
     tools |= {
         name: tool_server(name, tool, secrets) for name, tool in config.tools.items() if tool.kind == "mcp"
     }
+    config._tools = tools
     config._routes = {
         name: replace(
             runtime_route(config.app, name, route, files[name], secrets, roots, tools),

@@ -66,6 +66,7 @@ from processor.config.outside import (
 )
 from processor.config.tools import ToolSettings
 from processor.graphs.definition import GraphDefinition, Name
+from processor.reach import Tool
 from processor.route import GraphEngine, KeySource, NodeGroup, Route
 from processor.schedule import check_schedule, check_time_zone
 from processor.subject import Template, check_subject, check_target
@@ -819,6 +820,7 @@ class Config(Settings):
     _groups: dict[str, NodeGroup] = PrivateAttr(default_factory=dict)
     _graphs: dict[str, GraphDefinition] = PrivateAttr(default_factory=dict)
     _graph_files: tuple[Path, ...] = PrivateAttr(default=())
+    _tools: dict[str, Tool] = PrivateAttr(default_factory=dict)
     _path: Path = PrivateAttr(Path())
     _origins: dict[Place, str] = PrivateAttr(default_factory=dict)
 
@@ -849,6 +851,11 @@ class Config(Settings):
         Whether their kinds are there, and fit, only a registry can say.
         """
         return self._graphs
+
+    @property
+    def runtime_tools(self) -> Mapping[str, Tool]:
+        """The tools by name, whether or not a route lists them."""
+        return self._tools
 
     @property
     def audit_level(self) -> AuditLevel:

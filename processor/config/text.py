@@ -19,6 +19,7 @@ from ruamel.yaml.scalarstring import LiteralScalarString
 from processor.config.auditing import AuditSettings
 from processor.config.forms import Place, alias_of, default_text, inner_model
 from processor.config.keys import Config
+from processor.reach import ToolServer, WasmTool
 from processor.route import IsmProcessor, Route
 
 _AT_THE_END = {
@@ -209,6 +210,14 @@ def reachable(route: Route) -> list[str]:
         f"Secret {secret.name}: for {', '.join(binding.text for binding in secret.bindings)}."
         for secret in route.reach.secrets
     ]
+    for tool in route.reach.tools:
+        if isinstance(tool, ToolServer):
+            names = ", ".join(f"{tool.name}/{name}" for name in tool.granted)
+            said.append(f"Tools {names}: of {tool.url}, {tool.timeout_s:g} s each.")
+        else:
+            fuel = f", {tool.fuel:,} fuel" if isinstance(tool, WasmTool) else ""
+            kind = "a module" if isinstance(tool, WasmTool) else "a Python function"
+            said.append(f"Tool {tool.name}: {kind}, {tool.timeout_s:g} s, {tool.memory_mb} MB{fuel}.")
     said += [
         f"Files {root.name}: {root.path}, to be {'read and written' if root.is_writable else 'read'}."
         for root in route.reach.files

@@ -24,7 +24,8 @@ from processor.schema import Schema
 Problem = tuple[Place, str, str]  # where below the tool, a code, and a sentence
 
 KINDS = ("wasm", "python", "mcp")
-SERVER_TIMEOUT_MS = 5000.0
+CALL_TIMEOUT_MS = 1000.0  # where it is not set
+SERVER_TIMEOUT_MS = 5000.0  # of an MCP server
 _MEMORY_MB = {"wasm": 64, "python": 128}
 # The keys that are of some kinds only.
 _ONLY: Mapping[str, tuple[str, ...]] = {
@@ -141,7 +142,7 @@ class ToolSettings(Settings):
     @property
     def timeout_s(self) -> float:
         """What one call may take."""
-        return (self.timeout_ms or (SERVER_TIMEOUT_MS if self.kind == "mcp" else 1000.0)) / 1000
+        return (self.timeout_ms or (SERVER_TIMEOUT_MS if self.kind == "mcp" else CALL_TIMEOUT_MS)) / 1000
 
     def contradictions(self, name: str) -> Iterator[Problem]:
         """What its keys say against each other."""

@@ -54,6 +54,14 @@ HEAP = [
     "✅ Updated counter: {'value': 42, 'name': 'counter'}",
     "✅ Deleted counter handle",
 ]
+TOOLS = [
+    "✅ Connected to Authority Kernel",
+    "✅ add: {'result': 8}",
+    "✅ concat: {'result': 'Hello, World!'}",
+    "✅ echo: {'result': [1, {'two': None}]}",
+    "ℹ️  E335 there is no tool 'my_custom_tool'. Add it to `tools`, and to the route's `tools`;"
+    " the tools of the route are add, concat, echo.",
+]
 AUDIT = [
     "✅ Connected to Authority Kernel",
     "✅ Retrieved 4 audit log entries",
@@ -91,7 +99,10 @@ def line(name: str, resource: str, *methods: str, more: str = "") -> str:
 # The examples
 
 
-@pytest.mark.parametrize("name, expected", [("01_heap_operations", HEAP), ("05_audit_logging", AUDIT)])
+@pytest.mark.parametrize(
+    "name, expected",
+    [("01_heap_operations", HEAP), ("03_tool_execution", TOOLS), ("05_audit_logging", AUDIT)],
+)
 def test_an_example_prints_what_the_sdk_says(name: str, expected: list[str]) -> None:
     """As a script of its own, with the module by the name that the SDK has."""
     done = ran(str(EXAMPLES / f"{name}.py"))
@@ -106,6 +117,31 @@ def test_the_example_of_authorization_prints_what_would_allow_it() -> None:
     assert "ℹ️  Denied: E330 file read /etc/config.json: it is not declared" in lines
     assert 'resource = "https://api.example.com/v1/pay"' in lines
     assert lines[-1].startswith("ℹ️  Not posted: requests E325 api.example.com is not an allowed host")
+
+
+def test_the_example_of_tools_runs_in_a_guest_with_modules() -> None:
+    """The tools of the route are WebAssembly modules, from C, AssemblyScript and Zig; it prints the same."""
+    script, config = str(EXAMPLES / "03_tool_execution.py"), str(EXAMPLES / "authority.yaml")
+    done = program("authority", "run", script, "--config", config, "--route", "tools")
+    assert (done.stdout.splitlines(), done.returncode) == (TOOLS, 0), done.stderr
+
+
+def test_the_policy_of_the_sdk_names_a_tool(tmp_path: Path) -> None:
+    """With its example the tool example_tool runs, and add is denied with the lines that would allow it."""
+    tools = EXAMPLES / "tools"
+    (tmp_path / "policy.toml").write_text(line("example_tool", "*", "execute", more="expires_minutes = 60"))
+    (tmp_path / "app.yaml").write_text(
+        f"tools: {{add: '{tools}/add.wasm', example_tool: '{tools}/echo.wasm'}}\npolicy: policy.toml"
+        f"{CONFIG}    tools: [add, example_tool]\n"
+    )
+    (tmp_path / "script.py").write_text(
+        "from authority_nanos import AuthorityKernel\nak = AuthorityKernel()\n"
+        "print(ak.tool_call('example_tool', b'{\"message\": \"hi\"}').decode())\nak.tool_call('add', b'{}')\n"
+    )
+    done = program("authority", "run", str(tmp_path / "script.py"), "-c", str(tmp_path / "app.yaml"))
+    assert (done.stdout, done.returncode) == ('{"result":"hi"}\n', 1)
+    assert "E330 tool execute add is not allowed to route r" in done.stderr
+    assert '[[capability]]\nname = "tool"\nresource = "add"\nmethods = ["execute"]' in done.stderr
 
 
 def test_an_example_runs_in_a_guest(tmp_path: Path) -> None:
@@ -237,7 +273,7 @@ def test_the_audit_is_read_queried_and_verified(kernel: AuthorityKernel) -> None
     """By event, actor, decision and time; a byte that was changed is found, and its entry named."""
     handle = kernel.alloc("a", b"1")
     kernel.read(handle)
-    assert not kernel.authorize("tool", "add")
+    assert not kernel.authorize("tool", "sub")
     kernel.audit_log("approved", {"case": 7})
     entries = [json.loads(entry) for entry in kernel.audit_logs()]
     assert [entry["n"] for entry in entries] == [1, 2, 3, 4]
