@@ -87,7 +87,7 @@ class RouteInput:
     """
 
     subjects: tuple[str, ...]
-    codec: Literal["json", "raw", "cloudevents", "ism", "run", "node"] = "json"
+    codec: Literal["json", "raw", "cloudevents", "ism", "run", "node", "trigger"] = "json"
     start: Literal["all", "new"] = "all"
     create: StreamLimits | None = None  # make a stream of the subjects where there is none
     skips_delete_markers: bool = False
@@ -234,6 +234,18 @@ class RoutePool:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class RouteTrigger:
+    """What a route that only starts runs of a graph knows: each message, or due time, is one.
+
+    `inputs` are those of the run, as the trigger of the graph has them; `partitions` are those of the engine.
+    """
+
+    graph: str
+    inputs: Mapping[str, Any]
+    partitions: int = 64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """All that delivery, operators and the service know of a route.
@@ -269,6 +281,7 @@ class Route:
     cloudevents: EventAttributes = EventAttributes()
     ism: IsmProcessor | None = None
     pool: RoutePool | None = None
+    trigger: RouteTrigger | None = None
     engine: GraphEngine | None = None  # it runs graphs, in place of a program
     groups: Mapping[str, NodeGroup] = field(default_factory=dict)  # of nodes, by name, that its graphs have
     is_stateless: bool = False  # it keeps no contexts, and a message counts where it was dealt to

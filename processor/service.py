@@ -222,7 +222,9 @@ class Service:
         self._note_policies({})
         if self._config.engine is not None:
             is_first = partial(self._members.is_first, "=graphs")
-            self._graphs = GraphKeeper(self._broker, self._zygote, self._config, self._telemetry, is_first)
+            self._graphs = GraphKeeper(
+                self._broker, self._zygote, self._config, self._telemetry, self._inboxes, is_first
+            )
             await self._graphs.start(self._manifests)
         self._pauses = await Control(self._broker, self._config.app).pauses()
         for route in self._config.routes.values():
@@ -275,6 +277,8 @@ class Service:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        if self._graphs is not None:
+            await self._graphs.stop()
         if self._members is not None:
             await self._members.stop()
         if self._broker is not None:

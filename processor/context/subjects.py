@@ -202,6 +202,11 @@ class RouteSubjects:
         return f"{app_root(self.app)}.ctl.{self.route}"
 
 
+def trigger_name(graph: str, index: int) -> str:
+    """The name of the route that a trigger of a graph is: one that no route of a configuration can have."""
+    return f"=trigger-{graph}-{index}"
+
+
 @dataclass(frozen=True, slots=True)
 class GraphSubjects:
     """The subjects of an app's graphs, their runs and what runs these. Any text is a name; see `names_of`."""

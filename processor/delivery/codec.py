@@ -52,6 +52,9 @@ _EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united")
 _EXECUTION_TYPES = (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict), ("sent_ms", int))
 _ENDINGS = frozenset({"outputs", "prune", "requeue_ms"})
 _RESULT = _ENDINGS | {"sets", "inputs"}
+# What of a message the input of a trigger is.
+_TRIGGER_VALUE = re.compile(r"\$\{\{\s*(document(?:\.[^\s.{}]+)*|subject)\s*\}\}")
+_ABSENT = object()
 NOBODY: Mapping[str, int] = MappingProxyType({})
 _ERROR_CHARS = 2000
 _TRACEBACK_CHARS = 8000
@@ -512,7 +515,7 @@ class RunCodec(Codec):
 
     def key(self, delivery: Delivery) -> str:
         message = _parsed(delivery.payload or _nothing(delivery))
-        run = message.get("run") if isinstance(message, dict) else None
+        run = _run_of(message) if isinstance(message, dict) else None
         if not isinstance(run, str) or not run:
             raise Unreadable("E303", f"the message is for run {_show(run)}; a run has a text for its name")
         try:
@@ -524,9 +527,12 @@ class RunCodec(Codec):
         return run
 
     def read(self, delivery: Delivery) -> bytes:
-        if SubjectParts.of(delivery.subject).kind != "ext":
+        kind = SubjectParts.of(delivery.subject).kind
+        if kind not in ("ext", "sched"):
             return delivery.payload
         message = orjson.loads(delivery.payload)  # `key` has seen that it is an object
+        if kind == "sched":
+            return orjson.dumps({**message, "run": _run_of(message)})
         if message.get("t") != "result":
             raise Unreadable("E302", f"t is {_show(message.get('t'))}; an external worker sends results")
         return orjson.dumps({**message, "ns": names_of(delivery.subject)[0]})
@@ -535,6 +541,78 @@ class RunCodec(Codec):
         if emit.subject.startswith(republished(self._route.app, "")):
             return Publication(emit.subject, emit.body, GraphSubjects(self._route.app).live)
         return super().emitted(delivery, index, emit)
+
+
+def _run_of(message: Mapping[str, Any]) -> Any:
+    """The run that a message is for; that of a schedule is named after its graph and when it was due."""
+    if "run" not in message and isinstance(due := message.get("due"), str):
+        return f"{message.get('graph')}-{due}"
+    return message.get("run")
+
+
+class TriggerCodec(Codec):
+    """Messages that start runs of a graph: each becomes the `start` of a run named after it."""
+
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        assert route.trigger is not None, "a route with the codec trigger has one"
+        self._trigger = route.trigger
+        self._runs = RouteSubjects(route.app, ENGINE)
+
+    @property
+    def topics(self) -> dict[str, bool]:
+        return {}
+
+    def start(self, delivery: Delivery) -> Publication:
+        """The message to the engine that starts the run. Raises Unreadable."""
+        run = f"{delivery.stream}-{delivery.sequence}"
+        message = self._start("subject", self._inputs(delivery)) | {"run": run}
+        return self._publication(run, message)
+
+    @property
+    def scheduled(self) -> tuple[str, bytes]:
+        """Where the server sends what it sends at each due time, and that."""
+        made = self._publication(
+            self._route.name, self._start("schedule", self._trigger.inputs) | {"due": "{time}"}
+        )
+        return made.subject, made.payload
+
+    def _start(self, by: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        start = {"v": 1, "t": "start", "graph": self._trigger.graph, "version": None, "inputs": inputs}
+        return start | {"store": {}, "delay_ms": 0, "by": by, "check": True, "up": None}
+
+    def _publication(self, key: str, message: Mapping[str, Any]) -> Publication:
+        inbox = self._runs.inbox(partition_of(key, self._trigger.partitions))
+        return Publication(inbox, orjson.dumps(message), self._runs.inbox())
+
+    def _inputs(self, delivery: Delivery) -> Mapping[str, Any]:
+        """The inputs of the run of a message; without any in the trigger the fields of its document are."""
+        inputs = self._trigger.inputs
+        if inputs:
+            return dict(self._filled(inputs, delivery))
+        document = _parsed(delivery.payload or _nothing(delivery))
+        if not isinstance(document, dict):
+            why = "the trigger has no `inputs` to say which input that is"
+            raise Unreadable("E302", f"the message is {_kind(document)}, not an object, and {why}")
+        return document
+
+    def _filled(self, value: Any, delivery: Delivery) -> Any:
+        """A value with what it refers to in its place; a field that the document lacks is left out."""
+        if isinstance(value, dict):
+            filled = ((name, self._filled(each, delivery)) for name, each in value.items())
+            return {name: each for name, each in filled if each is not _ABSENT}
+        if isinstance(value, list | tuple):
+            found = [self._filled(each, delivery) for each in value]
+            return [None if each is _ABSENT else each for each in found]
+        reference = _TRIGGER_VALUE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if reference is None:
+            return value
+        if reference[1] == "subject":
+            return subject_text(delivery.subject)
+        document = _parsed(delivery.payload or _nothing(delivery))
+        for name in reference[1].split(".")[1:]:
+            document = document.get(name, _ABSENT) if isinstance(document, dict) else _ABSENT
+        return document
 
 
 class NodeCodec(Codec):
@@ -652,6 +730,7 @@ def codec_for(route: Route, gone: Mapping[str, int] = NOBODY) -> Codec:
         "cloudevents": _CloudEvents,
         "ism": IsmCodec,
         "run": RunCodec,
+        "trigger": TriggerCodec,
     }
     return kinds[route.input.codec](route)
 

@@ -153,12 +153,12 @@ class Members:
         """Everyone who is there, in order, this processor included."""
         return sorted({self._member, *self._peers})
 
-    def share(self, route: str, partitions: int, *, whole: bool = False) -> list[int]:
-        """The partitions of a route that are ours, among the members that have the route.
+    def share(self, route: str, partitions: int, *, whole: bool = False, with_: str = "") -> list[int]:
+        """The partitions of a route that are ours, among the members that have the route, or the one `with_`.
 
         With `whole` one member has all of them.
         """
-        having = [peer for peer, known in self._peers.items() if route in known.routes]
+        having = [peer for peer, known in self._peers.items() if (with_ or route) in known.routes]
         members = sorted({self._member, *having})
         if whole:
             return list(range(partitions)) if share(members, self._member, route, 1) else []

@@ -1,5 +1,6 @@
 """What brings a route its messages through the app's own stream: a hop from its input, or a schedule.
 
+A trigger of a graph is filled in the same way, and what it brings is for the engine: a run of the graph.
 What other routes commit for a route is there already; of that only what is processed is removed here. Such a
 route reads its inboxes, each of its processors those of the partitions that it owns. One processor at
 a time fills them, and removes from them what the route is done with. Beside them are how far the hop has read
@@ -35,7 +36,7 @@ from processor.context.position import InputStream, Move
 from processor.context.store import ContextStore
 from processor.context.subjects import RouteSubjects, SubjectParts, app_stream
 from processor.delivery.backlog import Backlog
-from processor.delivery.codec import Codec, codec_for, key_of
+from processor.delivery.codec import Codec, TriggerCodec, Unreadable, codec_for, key_of
 from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet
 from processor.delivery.members import Members
 from processor.delivery.observe import Observer
@@ -55,7 +56,7 @@ from processor.jetstream import (
     WrongLastSequence,
 )
 from processor.model import NO_HEADERS, Delivery, Failure, Ran, partition_of
-from processor.route import Route, RouteSchedule
+from processor.route import ENGINE, Route, RouteSchedule
 from processor.schedule import is_once
 from processor.telemetry import RouteTelemetry, Telemetry
 
@@ -144,7 +145,9 @@ class Inboxes:
         return kept is not None and kept.inbox is not None and kept.inbox.is_silent
 
     def _is_ours(self, route: str) -> bool:
-        return bool(self._members.share(route, 1, whole=True))
+        kept = self._routes.get(route)
+        engine = ENGINE if kept is not None and kept.trigger is not None else ""
+        return bool(self._members.share(route, 1, whole=True, with_=engine))
 
     async def _keep(self, kept: _Filling) -> None:
         """Keep an inbox filled while that is our part; a wall as that of the routes."""
@@ -421,13 +424,14 @@ class Repartitioner:
         for delivery in deliveries:
             if self._store.is_done(0, delivery.sequence):
                 continue
-            key = key_of(bare(delivery), self._codec)
-            partition = partition_of(key, self._route.partitions)
             try:
-                effects.stored.append(self._letters.dealt(delivery, partition))
+                effects.stored.append(self._dealt(delivery))
                 effects.deliveries.append(delivery)
             except Unfit as err:
-                effects.add(self._rejected(delivery, f"the message cannot be given to its partition: {err}"))
+                why = f"the message cannot be given to its partition: {err}"
+                effects.add(self._rejected(delivery, Failure("E307", why)))
+            except Unreadable as err:
+                effects.add(self._rejected(delivery, err.failure))
             effects.moves[0] = Move(delivery.sequence)
             if len(effects.stored) > _CHUNK_MESSAGES:
                 await self._commit(effects)
@@ -435,10 +439,18 @@ class Repartitioner:
         await self._commit(effects)
         await reader.ack(deliveries)
 
-    def _rejected(self, delivery: Delivery, why: str) -> Effects:
+    def _dealt(self, delivery: Delivery) -> Outgoing:
+        """What a message becomes in the app's stream. Raises Unfit, and Unreadable where it starts no run."""
+        if isinstance(self._codec, TriggerCodec):
+            begun = self._codec.start(bare(delivery))
+            return Outgoing(begun.subject, begun.payload)
+        key = key_of(bare(delivery), self._codec)
+        return self._letters.dealt(delivery, partition_of(key, self._route.partitions))
+
+    def _rejected(self, delivery: Delivery, failure: Failure) -> Effects:
         # Of its own number of partition: sequences of the input must not meet those of the app's stream.
         beyond = {delivery.sequence: self._route.partitions}
-        batch = Batch([delivery], rejected=[(delivery, Failure("E307", why))], partitions=beyond)
+        batch = Batch([delivery], rejected=[(delivery, failure)], partitions=beyond)
         effects = self._effects_of.run(batch, Ran(), {})
         assert isinstance(effects, Effects)
         return effects
@@ -551,15 +563,15 @@ def check_server(route: Route, broker: Broker) -> None:
 
 def _schedule(route: Route) -> Outgoing:
     """The message that has the server send the route's document when it is due."""
-    schedule = schedule_of(route)
-    payload = orjson.dumps({"time": "{time}"} if schedule.document is None else schedule.document)
-    sample = Delivery(route.input.subjects[0], payload, NO_HEADERS, "", 0, 0.0)
-    partition = partition_of(key_of(sample, codec_for(route)), route.partitions)
-    headers = {
-        **KEPT,
-        "Nats-Schedule": schedule.when,
-        "Nats-Schedule-Target": RouteSubjects(route.app, route.name).inbox(partition),
-    }
+    schedule, codec = schedule_of(route), codec_for(route)
+    if isinstance(codec, TriggerCodec):
+        target, payload = codec.scheduled
+    else:
+        payload = orjson.dumps({"time": "{time}"} if schedule.document is None else schedule.document)
+        sample = Delivery(route.input.subjects[0], payload, NO_HEADERS, "", 0, 0.0)
+        partition = partition_of(key_of(sample, codec), route.partitions)
+        target = RouteSubjects(route.app, route.name).inbox(partition)
+    headers = {**KEPT, "Nats-Schedule": schedule.when, "Nats-Schedule-Target": target}
     if schedule.time_zone:
         headers["Nats-Schedule-Time-Zone"] = schedule.time_zone
     if not schedule.catches_up:

@@ -16,8 +16,10 @@ import orjson
 from processor.config import Config
 from processor.context.subjects import GraphSubjects, RouteSubjects, app_stream, names_of
 from processor.delivery.codec import Codec, codec_for
+from processor.delivery.repartition import Inboxes
 from processor.graphs.engine import Engine
 from processor.graphs.registry import Registry, kinds_of_manifest
+from processor.graphs.triggers import Triggers
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Reader, Unknown
 from processor.model import Program, partition_of
 from processor.route import ENGINE, NodeGroup, Route
@@ -41,9 +43,11 @@ class GraphKeeper:
         zygote: Zygote,
         config: Config,
         telemetry: Telemetry,
+        inboxes: Inboxes,
         is_first: Callable[[], bool],
     ) -> None:
         """`is_first` says whether this processor is the one that does what one of them does."""
+        assert config.engine is not None, "an app without an engine has no graphs"
         self._broker = broker
         self._zygote = zygote
         self._config = config
@@ -55,6 +59,8 @@ class GraphKeeper:
         # By run, when it was cancelled, in ms since 1970; shared with the codecs of pools.
         self.gone: dict[str, int] = {}
         self.registry = Registry(broker, config.app, self._appeared)
+        self._partitions = config.engine.partitions
+        self._triggers = Triggers(config.app, self._partitions, self.registry, inboxes)
 
     async def start(self, manifests: Mapping[Program, Manifest]) -> None:
         """Know all graphs and kinds, and publish those of the configuration."""
@@ -74,6 +80,10 @@ class GraphKeeper:
             for kind in kinds_of_manifest(group, manifests.get(group.program, {}))
         ]
         await self.registry.publish(config.graphs, kinds, config.groups)
+
+    async def stop(self) -> None:
+        """Start no more runs by triggers."""
+        await self._triggers.stop()
 
     def codec(self, route: Route) -> Codec:
         """The codec of a worker of any route."""
@@ -95,6 +105,7 @@ class GraphKeeper:
             "watch-graphs": self.registry.follow,
             "watch-cancelled": self._follow_gone,
             "count-runs": self._count_open,
+            "watch-triggers": self._triggers.run,
         }
 
     async def _count_open(self) -> None:
@@ -157,9 +168,8 @@ class GraphKeeper:
 
     async def _go_on(self, runs: Collection[str]) -> None:
         subjects = RouteSubjects(self._config.app, ENGINE)
-        assert self._config.engine is not None, "there are no runs without an engine"
         for run in runs:
-            subject = subjects.inbox(partition_of(run, self._config.engine.partitions))
+            subject = subjects.inbox(partition_of(run, self._partitions))
             try:
                 await self._broker.publish(Outgoing(subject, orjson.dumps({"v": 1, "t": "go", "run": run})))
             except Unknown:  # each looks again by itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from processor.context.position import Move
 from processor.context.subjects import GraphSubjects, RouteSubjects
-from processor.delivery.codec import MAX_RUN_BYTES, Codec, Publication, Unreadable, codec_for
+from processor.delivery.codec import MAX_RUN_BYTES, Codec, Publication, TriggerCodec, Unreadable, codec_for
 from processor.delivery.effects import Batch, Effects, EffectsBuilder, Outlet
 from processor.errors import ProcessorError
 from processor.jetstream import KEPT, Outgoing
@@ -28,7 +29,7 @@ from processor.model import (
     Ran,
     partition_of,
 )
-from processor.route import Route, RouteInput, RoutePool
+from processor.route import Route, RouteInput, RoutePool, RouteTrigger
 
 RUNS, POOL = RouteSubjects("shop", "graphs"), RouteSubjects("shop", "nodes-api")
 ENGINE = Route(
@@ -190,6 +191,71 @@ def test_an_external_worker_sends_results_of_its_namespace_alone() -> None:
     for forged in ("start", "control", "go", "tick", "child", "slice_done", None):
         with pytest.raises(Unreadable, match="an external worker sends results"):
             codec.read(sent({"t": forged, "run": "r1"}, subject))
+
+
+TRIGGER = Route(
+    app="shop",
+    name="=trigger-refunds-0",
+    program=Program("", "trigger"),
+    input=RouteInput(("orders.*",), codec="trigger", repartition=True),
+    trigger=RouteTrigger("refunds", {}, 32),
+)
+
+
+def started(payload: bytes, inputs: Any = None) -> Any:
+    """The run that a message starts, with these inputs in its trigger."""
+    route = replace(TRIGGER, trigger=RouteTrigger("refunds", inputs or {}, 32))
+    codec = codec_for(route)
+    assert isinstance(codec, TriggerCodec)
+    delivery = Delivery("orders.eu", payload, NO_HEADERS, "ORDERS", 9, 0.0)
+    made = codec.start(delivery)
+    assert made.subject == RUNS.inbox(partition_of("ORDERS-9", 32))
+    message = orjson.loads(made.payload)
+    assert (message["t"], message["run"], message["graph"], message["by"]) == (
+        "start", "ORDERS-9", "refunds", "subject",
+    )  # fmt: skip
+    assert message["check"] is True
+    return message["inputs"]
+
+
+def test_a_message_of_a_trigger_starts_the_run_that_is_named_after_it() -> None:
+    """Its inputs are the fields of the document, or what the trigger takes of it, as far as it is there."""
+    document = orjson.dumps({"id": 7, "to": {"city": "Rome"}, "x": [1]})
+    assert started(document) == {"id": 7, "to": {"city": "Rome"}, "x": [1]}
+    inputs = {
+        "all": "${{ document }}", "city": " ${{document.to.city}} ", "none": "${{ document.to.street }}",
+        "from": "${{ subject }}", "as_is": 3, "deep": {"x": ["${{ document.id }}", "${{ document.no }}"]},
+    }  # fmt: skip
+    assert started(document, inputs) == {
+        "all": orjson.loads(document), "city": "Rome", "from": "orders.eu", "as_is": 3,
+        "deep": {"x": [7, None]},
+    }  # fmt: skip
+    assert started(b"\xff", {"from": "${{ subject }}"}) == {"from": "orders.eu"}
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"[1]", b"7"])
+def test_a_message_that_is_no_inputs_starts_nothing(payload: bytes) -> None:
+    """It is unreadable, as to any route."""
+    with pytest.raises(Unreadable):
+        started(payload)
+
+
+def test_a_due_time_starts_the_run_that_is_named_after_it() -> None:
+    """The server sends the same to the same place each time; the time makes it another run."""
+    route = replace(TRIGGER, trigger=RouteTrigger("refunds", {"n": 1}, 32))
+    codec = codec_for(route)
+    assert isinstance(codec, TriggerCodec)
+    subject, payload = codec.scheduled
+    assert subject == RUNS.inbox(partition_of(TRIGGER.name, 32))
+    due = payload.replace(b'"{time}"', b'"2030-01-01T00:00:00Z"')
+    message = sent(due, "p.shop.sched.=trigger-refunds-0")
+    assert codec_for(ENGINE).key(message) == "refunds-2030-01-01T00:00:00Z"
+    start = orjson.loads(codec_for(ENGINE).read(message))
+    assert (start["run"], start["inputs"], start["by"]) == (
+        "refunds-2030-01-01T00:00:00Z",
+        {"n": 1},
+        "schedule",
+    )
 
 
 def effects_of(route: Route, batch: Batch, outcome: Ran, **outlets: Outlet) -> Effects:
