@@ -555,10 +555,15 @@ def partition_of(key: str, partitions: int) -> int:
     return digest % partitions
 
 
+_PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]+\Z")
+
+
 def key_token(key: str) -> str:
     """`key` as one subject token of `[A-Za-z0-9_-]`; any other byte becomes `=HH`. See `key_from_token`."""
     if not key:
         return "="
+    if _PLAIN_TOKEN.match(key):
+        return key
     return "".join(
         chr(b) if (48 <= b <= 57 or 65 <= b <= 90 or 97 <= b <= 122 or b in (45, 95)) else f"={b:02X}"
         for b in key.encode()

@@ -42,7 +42,7 @@ from processor.model import (
 from processor.route import ENGINE, Route
 from processor.sandbox import documents
 from processor.sandbox.bounds import nests_deeper
-from processor.subject import Template, matches, republished
+from processor.subject import Template, matches
 
 MAX_KEY_BYTES = 256
 # Of a run: those of slices and of graphs in graphs have the names of all above them in theirs.
@@ -509,9 +509,15 @@ class RunCodec(Codec):
     What external workers send says results alone, and gets the namespace that it was sent for, as `ns`.
     """
 
+    def __init__(self, route: Route) -> None:
+        super().__init__(route)
+        self._live = GraphSubjects(route.app).live
+        # By what subjects begin with, up to the token that tells them apart: a run leaves several of these.
+        self._inner = {_beginning(pattern): pattern for pattern in (*route.inner, self._live)}
+
     @property
     def topics(self) -> dict[str, bool]:
-        return {**super().topics, GraphSubjects(self._route.app).live: False}
+        return {**super().topics, self._live: False}
 
     def key(self, delivery: Delivery) -> str:
         message = _parsed(delivery.payload or _nothing(delivery))
@@ -538,9 +544,16 @@ class RunCodec(Codec):
         return orjson.dumps({**message, "ns": names_of(delivery.subject)[0]})
 
     def emitted(self, delivery: Delivery, index: int, emit: Emit) -> Publication:
-        if emit.subject.startswith(republished(self._route.app, "")):
-            return Publication(emit.subject, emit.body, GraphSubjects(self._route.app).live)
-        return super().emitted(delivery, index, emit)
+        pattern = self._inner.get(_beginning(emit.subject))
+        if pattern is None:
+            return super().emitted(delivery, index, emit)
+        return Publication(emit.subject, emit.body, pattern, emit.headers)
+
+
+def _beginning(subject: str) -> str:
+    """What tells the patterns of `Route.inner` apart: the kind of an inbox's message needs its route, too."""
+    tokens = subject.split(".", 4)
+    return ".".join(tokens[: 4 if tokens[2:3] == ["in"] else 3])
 
 
 def _run_of(message: Mapping[str, Any]) -> Any:

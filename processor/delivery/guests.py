@@ -173,7 +173,9 @@ class Guests:
         return RunScope(batch.home, (min(sequences), max(sequences)), self._store.announce)
 
     def _columns(self, batch: Batch) -> bytes:
-        """What the Runnable may know of the messages of a batch."""
+        """What the Runnable may know of the messages of a batch; of those of the app's own, nothing."""
+        if self._route.input.is_inner:
+            return b""
         members = [*chain(*batch.members)]
         known = self._hand.tries
         tries = [known.get(delivery.sequence, 0) for delivery in members] if known else ()
