@@ -69,7 +69,7 @@ async def _apply(broker: Broker, config: Config, request: GraphRequest, screen: 
     keys = dict(source.data)
     name = str(keys.pop("name", file.stem))
     graphs = Graphs(broker, config)
-    head = await graphs.apply(name, keys, {}, by=me())
+    head = await graphs.apply(name, keys, {}, by=me(), reason=request.reason)
     until_s = time.monotonic() + span_ms(request.wait or "0s", "--wait") / 1000
     while head["status"] == "PENDING" and time.monotonic() < until_s:
         await asyncio.sleep(_LOOK_S)

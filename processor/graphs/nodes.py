@@ -224,6 +224,11 @@ class Task(NamedTuple):
         return f"{self.run}:{self.x}"
 
 
+def result_head(task: Task) -> dict[str, Any]:
+    """Which try of which execution a result is of."""
+    return {"v": 1, "t": "result", "run": task.run, "x": task.x, "a": task.attempt}
+
+
 async def perform(node_class: NodeClass, task: Task, secrets: Mapping[str, str]) -> dict[str, Any]:
     """What came of an execution, as a part of its result: one of outputs, error, prune and requeue_ms.
 

@@ -64,10 +64,21 @@ _SWEEP_S = 3600.0
 class Registry(KnownGraphs):
     """What one processor knows of the graphs and kinds of its app, and how it changes them."""
 
-    def __init__(self, broker: Broker, app: str, changed: Callable[[str], None] = lambda _: None) -> None:
-        """`changed` is called with the id of each kind that becomes known, is another, or goes."""
+    def __init__(
+        self,
+        broker: Broker,
+        app: str,
+        changed: Callable[[str], None] = lambda _: None,
+        *,
+        groups: Mapping[str, NodeGroup] | None = None,
+    ) -> None:
+        """`changed` is called with the id of each kind that becomes known, is another, or goes.
+
+        `groups` are those of the configuration, which say what secrets their kinds get; `publish` gives
+        others.
+        """
         super().__init__(broker, app, changed)
-        self._groups: Mapping[str, NodeGroup] = {}
+        self._groups = groups or {}
         self._own_graphs: Collection[str] = ()  # of the configuration
         self._own_kinds: Collection[str] = ()
 

@@ -28,7 +28,7 @@ import orjson
 from processor.context.subjects import GraphSubjects
 from processor.errors import BrokerError, ProcessorError
 from processor.graphs.client import AppConnection, StateManagerError, ask, server
-from processor.graphs.nodes import BaseNode, NodeClass, Task, classes_of, error_of, perform
+from processor.graphs.nodes import BaseNode, NodeClass, Task, classes_of, error_of, perform, result_head
 from processor.graphs.vault import Recipient, Sealed
 from processor.jetstream import Again, ApiError, Broker, LeasedMessage, Outgoing, Unknown, WorkQueue
 from processor.model import partition_of
@@ -78,8 +78,21 @@ class _Counter:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
         for fetched in [fetched for fetched in self._held if not fetched.is_begun]:
-            self._held.discard(fetched)
-            fetched.queue.give_back(fetched.lease)
+            await self._give_back(broker, fetched)
+
+    async def _give_back(self, broker: Broker, fetched: _Fetched) -> None:
+        """Let another worker have what has not begun.
+
+        Each delivery counts until an execution is given up for the workers that were lost over it. So it is
+        given back only once; after that its run sends it anew.
+        """
+        if fetched.lease.tries > 1:
+            with contextlib.suppress(ValueError):
+                about = result_head(Task.read(fetched.lease.payload))
+                await self.hand_in(broker, fetched, {**about, "requeue_ms": 1})
+                return
+        self._held.discard(fetched)
+        fetched.queue.give_back(fetched.lease)
 
     async def _pump(self, broker: Broker, node_class: NodeClass, take: Callable[[_Fetched], None]) -> None:
         queue = WorkQueue(
@@ -121,7 +134,7 @@ class _Counter:
             why = (
                 f"{fetched.node_class.name} returned more than a message takes ({err.what}): pass references"
             )
-            about = {key: result[key] for key in ("v", "t", "run", "x", "a", "ms")}
+            about = {key: result[key] for key in ("v", "t", "run", "x", "a")}
             await self._store(broker, {**about, **error_of("E711", why)})
         self.drop(fetched)
 
@@ -296,15 +309,8 @@ class NodeRuntime:
             return
         began_s = time.monotonic()
         outcome = await self._outcome(connection, fetched, task)
-        result = {
-            "v": 1,
-            "t": "result",
-            "run": task.run,
-            "x": task.x,
-            "a": task.attempt,
-            **outcome,
-            "ms": round((time.monotonic() - began_s) * 1000),
-        }
+        took_ms = round((time.monotonic() - began_s) * 1000)
+        result = {**result_head(task), **outcome, "ms": took_ms}
         await connection.do(lambda broker: counter.hand_in(broker, fetched, result))
 
     async def _outcome(self, connection: AppConnection, fetched: _Fetched, task: Task) -> dict[str, Any]:

@@ -24,7 +24,10 @@ from processor.graphs.registry import Registry
 from processor.graphs.vault import VALUE_BYTES, SecretVault
 from processor.jetstream import KEPT, Broker, Outgoing
 from processor.operate.forms import listed_briefly
+from processor.operate.journal import Journal
 from processor.route import GraphEngine
+
+ROUTE = "graphs"  # that runs them
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SCHEMA_BYTES = 64 << 10
@@ -96,7 +99,7 @@ class Graphs:
         return sorted(found, key=lambda kind: str(kind["kind"]))
 
     async def apply(
-        self, name: str, keys: Mapping[str, Any], secrets: Mapping[str, Any], *, by: str
+        self, name: str, keys: Mapping[str, Any], secrets: Mapping[str, Any], *, by: str, reason: str = ""
     ) -> dict[str, Any]:
         """Make a graph of these keys, as a configuration has them, and say what is known of it then.
 
@@ -109,21 +112,24 @@ class Graphs:
                 f"graph {name!r} is of the configuration",
                 remedy="Change it there, and let it be read again.",
             )
-        registry = Registry(self._broker, self._config.app)
-        await registry.load()
         if faults := self._secret_faults(secrets):
-            try:
-                valid = (await self.head(name))["valid"]
-            except ProcessorError:
-                valid = None
+            before = next((head for head in await self.heads() if head["name"] == name), {})
+            valid = before.get("valid")
             return {"name": name, "version": "", "status": "INVALID", "errors": faults, "valid": valid}
-        if secrets:
-            await self._keep_secrets(name, secrets)
-        return (await registry.apply_keys(name, keys, by=by)).said
+        registry = Registry(self._broker, self._config.app, groups=self._config.groups)
+        await registry.load()
+        journal = Journal(self._broker, self._config)
+        said = {"graph": name[:64], "secrets": sorted(secrets)}
+        async with journal.act("graph.apply", ROUTE, by=by, reason=reason, data=said) as act:
+            if secrets:
+                await self._keep_secrets(name, secrets)
+            head = (await registry.apply_keys(name, keys, by=by)).said
+            act.data |= {"version": head["version"], "status": head["status"]}
+        return head
 
     async def register(self, runtime: str, namespace: str, kinds: Sequence[Any]) -> dict[str, Any]:
         """Keep the kinds of an external worker; none of them, where one is at fault."""
-        registry = Registry(self._broker, self._config.app)
+        registry = Registry(self._broker, self._config.app, groups=self._config.groups)
         await registry.load()
         faults: list[dict[str, str]] = []
         wanted: list[NodeKind] = []

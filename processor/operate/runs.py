@@ -32,22 +32,22 @@ from processor.graphs.plan import compile_plan
 from processor.graphs.progress import CANCELLED, FAILED, OPEN, QUEUED, SUCCESS, WAITING
 from processor.graphs.runs import plan_of, record_of, run_of
 from processor.graphs.vault import Sealed, SecretVault, seal_to
-from processor.jetstream import ApiError, Broker, Outgoing, Stored
+from processor.jetstream import Again, ApiError, Broker, Outgoing, Stored, Unknown
 from processor.model import partition_of
 from processor.operate.control import Control
-from processor.operate.graphs import Graphs, engine_of, read_document
+from processor.operate.graphs import ROUTE, Graphs, engine_of, read_document
 from processor.operate.journal import Journal
 
 log = logging.getLogger("processor")
 
 RUNS_MAX = 500  # in one request
 STATES = ("running", "success", "failed", "cancelled")
-ROUTE = "graphs"
 
 _RUN_ID = re.compile(r"[^\s/~\x00-\x1f\x7f]{1,128}")
 _WINDOW = 1024  # messages of the stream among which the newest runs are looked for first
 _STEPS = 16
 _UNPROCESSED_MAX = 5000  # messages of an inbox that are looked at for one start
+_SEND_S = 10.0  # how long a message is sent again whose answer did not come
 _LOOK_S, _LOOK_MAX_S = 0.02, 0.5  # how soon an end is looked for again: later, more seldom
 _ENDED = frozenset((SUCCESS, FAILED, CANCELLED))
 
@@ -155,7 +155,16 @@ class GraphRuns:
 
     async def _send(self, run: str, message: Mapping[str, Any], id: str) -> None:
         subject = self._route.inbox(partition_of(run, self._engine.partitions))
-        await self._broker.publish_stored(Outgoing(subject, orjson.dumps(message), {"Nats-Msg-Id": id}))
+        outgoing = Outgoing(subject, orjson.dumps(message), {"Nats-Msg-Id": id})
+        until_s = time.monotonic() + _SEND_S
+        while True:
+            try:
+                await self._broker.publish_stored(outgoing)
+                return
+            except (Unknown, Again):  # the id makes of two that are stored one
+                if time.monotonic() > until_s:
+                    raise
+                await asyncio.sleep(_LOOK_S)
 
     # steer
 

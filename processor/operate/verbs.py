@@ -368,7 +368,8 @@ async def _apply_graph(app: OperatedApp, request: GraphOrder) -> dict[str, Any]:
         and (value := getattr(request, each.name)) is not None
     }
     graphs = Graphs(app.broker, app.config)
-    return await graphs.apply(request.name, keys, request.secrets or {}, by=request.by)
+    secrets = request.secrets or {}
+    return await graphs.apply(request.name, keys, secrets, by=request.by, reason=request.reason)
 
 
 async def _get_graph(app: OperatedApp, request: GraphQuery) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,15 @@ class App:
         await self.broker.publish_stored(Outgoing(subject, orjson.dumps(record), {"Nats-Rollup": "sub"}))
 
 
+def answering(server: EmbeddedServer, folder: Path, text: str = CONFIG) -> AbstractAsyncContextManager[App]:
+    return answering_at(server.url, folder, text)
+
+
 @asynccontextmanager
-async def answering(server: EmbeddedServer, folder: Path, text: str = CONFIG) -> AsyncIterator[App]:
+async def answering_at(url: str, folder: Path, text: str = CONFIG) -> AsyncIterator[App]:
     (folder / "config.yaml").write_text(text)
-    config = load(folder / "config.yaml", {"NATS_URL": server.url, "KEY": new_key()})
-    async with connected(server.url) as broker:
+    config = load(folder / "config.yaml", {"NATS_URL": url, "KEY": new_key()})
+    async with connected(url) as broker:
         await Streams(broker, config).prepare()
         if config.has_engine:
             await prepare_work_queue(broker, config)

@@ -6,7 +6,9 @@ The tests are the engine: they commit executions, and read the results.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,15 +21,17 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from processor.context.subjects import GraphSubjects, app_stream, committed_subject
+from processor.context.subjects import GraphSubjects, RouteSubjects, app_stream, committed_subject
 from processor.embedded import EmbeddedServer
-from processor.graphs.client import StateManagerError
+from processor.errors import BrokerError
+from processor.graphs.client import StateManager, StateManagerError
 from processor.graphs.nodes import BaseNode
 from processor.graphs.runtime import Runtime
-from processor.jetstream import NS, Broker, Outgoing, create_consumer
+from processor.jetstream import NS, Broker, Outgoing, WorkQueue, create_consumer
 from processor.model import partition_of
 from tests.conftest import waited
-from tests.integration.test_graph_requests import App, answering
+from tests.integration.test_graph_requests import App, answering, answering_at
+from tests.running import Serve
 
 ROOT = Path(__file__).parent.parent.parent
 SUBJECTS = GraphSubjects("app")
@@ -209,6 +213,34 @@ async def test_a_worker_that_stops_finishes_what_it_runs(
         assert sorted(workers.began()) == ["r1", "r2", "r3"]
 
 
+async def test_what_was_given_back_once_is_sent_anew_by_its_run(
+    nats_server: EmbeddedServer, tmp_path: Path, workers: Workers
+) -> None:
+    """Workers that stop are not taken for lost ones: of a second one the run is asked for another attempt."""
+    async with app_at(nats_server, tmp_path) as app:
+        work = SUBJECTS.work("app", "Api")
+        queue = WorkQueue(app.broker, SUBJECTS.work_stream, work, name="app-Api", ack_wait_s=30, batch=2)
+        await send(app, exec_of("r1", "until go"), exec_of("r2", "until go"))
+        for leased in [await queue.next(), await queue.next()]:
+            queue.give_back(leased)
+        await queue.close()
+        worker = workers.start()
+
+        async def has_both() -> bool:
+            info = await app.broker.api(f"CONSUMER.INFO.{SUBJECTS.work_stream}.app-Api")
+            return bool(info["num_ack_pending"] == 2 and len(workers.began()) == 1)
+
+        await waited(has_both, "it runs one and has fetched the other", 20)
+        worker.send_signal(signal.SIGTERM)
+        [(other, sent_back)] = (await results(app, 1)).items()
+        assert sent_back == {"v": 1, "t": "result", "run": other, "x": "api", "a": 1, "requeue_ms": 1}
+        (tmp_path / "go").touch()
+        found = await results(app, 2)
+        assert found[workers.began()[0]]["outputs"] == {"said": "until go none"}
+        assert worker.wait(20) == 0
+        await until_acknowledged(app)
+
+
 async def test_a_node_that_blocks_its_loop_keeps_its_lease(
     nats_server: EmbeddedServer, tmp_path: Path, workers: Workers
 ) -> None:
@@ -350,6 +382,48 @@ async def test_a_kind_that_the_app_refuses_ends_the_runtime(
         async with inner(nats_server.url) as task:
             with pytest.raises(StateManagerError, match=r"E708 .*app/Api is a kind of group 'lib'"):
                 await task
+
+
+PAGE = ROOT / "docs" / "operate" / "permissions.md"
+ROWS = re.findall(
+    r"^\| (worker|client) \| (publish|subscribe) \| ([^|]*) \|$", PAGE.read_text(), re.MULTILINE
+)
+PLACES = {"<app>": "app", "<namespace>": "app", "<node>": "Api"}
+
+
+def user(name: str) -> str:
+    """A user of that name with what the page lists for it."""
+    may: dict[str, list[str]] = {"publish": [], "subscribe": []}
+    for who, what, cell in ROWS:
+        for subject in re.findall(r"`([^`]+)`", cell) if who == name else ():
+            for place, value in PLACES.items():
+                subject = subject.replace(place, value)
+            may[what].append(subject)
+    allowed = ", ".join(f"{what}: {{allow: {json.dumps(subjects)}}}" for what, subjects in may.items())
+    return f'{{user: {name}, password: "pw", permissions: {{{allowed}}}}}'
+
+
+async def test_the_permissions_of_a_worker_and_a_client_are_enough(serve: Serve, tmp_path: Path) -> None:
+    """As the page lists them; a worker cannot answer for another namespace."""
+    users = f'{{user: app, password: "pw"}}, {user("worker")}, {user("client")}'
+    url = await serve(f'jetstream {{store_dir: "{tmp_path / "nats"}"}}\nauthorization {{users: [{users}]}}')
+    at = {who: url.replace("://", f"://{who}:pw@") for who in ("app", "worker", "client")}
+    async with answering_at(at["app"], tmp_path) as app, inner(at["worker"], secrets={"api_key": "sesame!"}):
+        await send(app, exec_of("r1"))
+        assert (await results(app, 1))["r1"]["outputs"] == {"said": "sesame! eu"}
+        await until_acknowledged(app)
+        await app.define("g")
+        manager = StateManager("app", at["client"])
+        started = await manager.trigger("g", {"user": "ann"})
+        assert (await manager.run(started["run_id"]))["state"] == "CREATED"
+        with pytest.raises(StateManagerError, match=r"E403 .*publish to ctl\.app\.api\.graph\.cancel"):
+            await manager.cancel(started["run_id"])
+        await manager.close()
+        worker = await Broker.connect({"servers": [at["worker"]]}, name="test", needs_jetstream=False)
+        for subject in (SUBJECTS.external("other", 0), RouteSubjects("app", "graphs").inbox(0)):
+            with pytest.raises(BrokerError, match=f"E403 .*publish to {re.escape(subject)}"):
+                await worker.publish_stored(Outgoing(subject, b"{}"))
+        await worker.close()
 
 
 def test_a_runtime_without_a_server_or_with_another_kind_of_address_says_so(
