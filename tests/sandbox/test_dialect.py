@@ -271,6 +271,13 @@ class TestAsync:
         made = Loaded("class Runnable:\n  async def process(self, q):\n    yield 1\n    yield 2").process()
         assert list(made) == [1, 2]
 
+    def test_a_deep_source_is_walked_or_refused(self) -> None:
+        """As one that waits for nothing: nested as deeply as may be, it loads; beyond that it is E205."""
+        source = "class Runnable:\n  async def process(self, q):\n    x = 1\n    return await "
+        assert Loaded(f"{source}x{'.real' * 390}").process() == 1
+        nested = "asyncio.gather(" * 180 + "q" + ")" * 180
+        assert "E205 the source is too deeply nested" in refusals(f"import asyncio\n{source}{nested}")[0]
+
     def test_names_that_a_source_binds_are_its_own(self) -> None:
         """`anext` is `next` in an async source, unless the source has one of its own."""
         source = "async def anext(it): return 7\n"

@@ -146,7 +146,9 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
     has_slices = _knows_extended_slices(tree)
     if awaits.is_async(tree):
         _compile(program.source, program, faults)  # once it is plain, nothing finds an await out of place
-        tree = awaits.without_waiting(tree, bound, faults.add)
+        with _room_for_depth():
+            tree = awaits.without_waiting(tree, bound, faults.add)
+        _check_depth(tree, faults)  # calls that are made later are two levels deeper
     drop_imports(tree, lambda name, inner: _is_here(name, inner, own))
     if module is None and program.mode != "nodes" and program.class_name not in bound:
         faults.add(*undefined(tree, program.class_name))
