@@ -203,20 +203,9 @@ class Advance:
             return
         up = {"run": run.id, "x": each.x, "a": each.attempt, "depth": run.depth + 1}
         message: Message = {
-            "v": 1,
-            "t": "start",
-            "run": child_of(self.run, each),
-            "graph": graph,
-            "version": None,
-        }
-        message |= {
-            "inputs": each.inputs,
-            "store": {},
-            "delay_ms": 0,
-            "by": "parent",
-            "check": False,
-            "up": up,
-        }
+            "v": 1, "t": "start", "run": child_of(run, each), "graph": graph, "version": None,
+            "inputs": each.inputs, "store": {}, "delay_ms": 0, "by": "parent", "check": False, "up": up,
+        }  # fmt: skip
         if each.sent:  # it is there already: what failed in it is tried again
             message = order(run, "retry", child_of(run, each), f"{each.x}:{each.attempt}") | {"up": up}
         self.todo.sends.append(message)
@@ -253,9 +242,8 @@ class Advance:
             self.fail(each, "E709", f"{node.id} returned a list of what are no objects")
             return
         if count > plan.fan_out:
-            self.fail(
-                each, "E711", f"{node.id!r} returned {count} elements; limits.fan_out is {plan.fan_out}"
-            )
+            text = f"{node.id!r} returned {count} elements; limits.fan_out is {plan.fan_out}"
+            self.fail(each, "E711", text)
             return
         if (total := self.run.count + count * len(node.next)) > plan.executions:
             text = f"{node.id!r} returned {count} elements, which makes {total} executions; limits.executions"
@@ -506,6 +494,8 @@ class Advance:
         for each in self.run.executions.values():
             if each.is_open:
                 self.abandon(each)
+                is_dispatched = each.state == QUEUED and each.fan is None and each.node.graph is None
+                self.todo.is_gone = self.todo.is_gone or is_dispatched
                 each.state = CANCELLED
                 each.ended = self.now
                 self.run.changed.add(each.number)
@@ -520,8 +510,6 @@ class Advance:
             )
         elif each.state == QUEUED and each.node.graph is not None:
             self.todo.sends.append(order(self.run, "cancel", child_of(self.run, each), f"cancel:{self.now}"))
-        elif each.state == QUEUED:
-            self.todo.is_gone = True
 
 
 def _set_reported(run: GraphRun, sets: Sequence[Sequence[Any]]) -> None:

@@ -376,6 +376,7 @@ class Engine:
         if run is None:
             return
         if turn.is_expired:
+            outbox.unshare(number, run)
             batch.contexts[turn.key] = NO_CONTEXT
             self._shelf.end(turn.key)
             return
@@ -391,6 +392,10 @@ class Engine:
                     outbox.not_in(number, run, turn.said)
                 outbox.running(number, run)
                 self._tell_started(batch, turn, run)
+        elif turn.kept and (run.changed or run.parts):
+            # A slice has ended after its run was cancelled: what it reported is not to be run again.
+            batch.contexts[turn.key] = runs.change_of(run)
+            self._shelf.put(turn.key, run)
         for timer in todo.timers.values():
             outbox.timer(number, run.id, timer)
         for name in todo.needless:
@@ -415,7 +420,6 @@ class Engine:
                 outbox.output(number, definition, record)
                 outbox.event(number, definition, _EVENTS[run.state], run, errors=record["errors"])
             self._telemetry.run_ended(run.graph, run.state.lower(), (run.ended - run.created) / 1000)
-        outbox.unshare(number, run)
         if is_kept:
             expire = {"v": 1, "t": "tick", "run": run.id, "x": None, "a": 0, "what": _EXPIRE}
             at_ms = batch.now_ms + int(outbox.kept_s(run.state) * 1000)
@@ -423,6 +427,7 @@ class Engine:
             batch.contexts[turn.key] = runs.change_of(run)
             self._shelf.put(turn.key, run)
             return
+        outbox.unshare(number, run)
         if turn.kept:
             batch.contexts[turn.key] = NO_CONTEXT
         self._shelf.end(turn.key)

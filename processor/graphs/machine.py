@@ -146,15 +146,13 @@ def answer(message: Message, record: Mapping[str, Any] | None) -> list[Message]:
     if "first" in message:
         empty = {"ok": [], "counts": {}, "scopes": {}, "absorbed": 0, "executions": 0, "sets": []}
         failed = [{"x": f"{up['x']}.{message['first']}", **gone}]
-        said = {"v": 1, "t": "slice_done", "run": up["run"], "x": up["x"], "first": message["first"]}
+        said = {"v": 1, "t": "slice_done", "run": up["run"], "x": up["x"], "a": up["a"]}
+        said["first"] = message["first"]
         return [said | empty | {"state": FAILED, "is_last": True, "failed": failed, "errored": 1}]
     if record is None:
         return [child_message(up, CANCELLED, NOTHING, gone)]
-    return [
-        child_message(
-            up, record["state"], record.get("outputs") or {}, next(iter(record.get("errors", ())), None)
-        )
-    ]
+    error = next(iter(record.get("errors", ())), None)
+    return [child_message(up, record["state"], record.get("outputs") or {}, error)]
 
 
 def refused(message: Message, code: str, text: str) -> list[Message]:
@@ -222,9 +220,15 @@ def _start_slice(step: Advance, message: Message) -> None:
     run.slice.holding -= 1
 
 
+def _named(run: GraphRun, message: Message) -> Progress | None:
+    """The execution that a message is about, if the run has it."""
+    x = message.get("x")
+    return run.executions.get(x) if isinstance(x, str) else None
+
+
 def _result(step: Advance, message: Message) -> None:
     run = step.run
-    each = run.executions.get(message.get("x", ""))
+    each = _named(run, message)
     if each is None or each.attempt != message.get("a") or each.state not in (CREATED, QUEUED):
         return
     if each.fan is not None or run.state != RUNNING or each.node.is_wait or each.node.graph is not None:
@@ -291,8 +295,10 @@ def _requeue(step: Advance, each: Progress, message: Message) -> None:
 
 
 def _slice_done(step: Advance, message: Message) -> None:
-    each = step.run.executions.get(message["x"])
+    each = _named(step.run, message)
     if each is None or each.fan is None or message["first"] not in each.fan.sent:
+        return
+    if message["a"] != each.fan.asked.get(message["first"], 0):
         return
     before = each.fan.done.get(message["first"])
     if before is None or (message["is_last"] and not before["is_last"]):
@@ -300,7 +306,7 @@ def _slice_done(step: Advance, message: Message) -> None:
 
 
 def _child(step: Advance, message: Message) -> None:
-    each = step.run.executions.get(message["x"])
+    each = _named(step.run, message)
     if each is None or each.state != QUEUED or each.node.graph is None or each.attempt != message["a"]:
         return
     if message["state"] == SUCCESS:
@@ -323,7 +329,7 @@ def _tick(step: Advance, message: Message) -> None:
             run.fault = {"code": "E710", "text": f"the run had no result within {limit:g} s (timeout_s)"}
             run.is_stopping = True
         return
-    each = run.executions.get(x)
+    each = _named(run, message)
     if each is None or each.attempt != message.get("a") or run.state != RUNNING:
         return
     if what in ("retry", "requeue") and each.timer == "retry" and each.state == WAITING:
@@ -433,14 +439,16 @@ def _store(step: Advance, message: Message) -> None:
 
 
 def _retry(step: Advance, message: Message) -> None:
-    if step.run.up is not None and message.get("up"):
-        step.run.up = message["up"]
+    up = message.get("up")
+    if step.run.up is not None and isinstance(up, dict) and up.get("run") == step.run.up["run"]:
+        step.run.up = up
     if retry(step, message.get("x"), is_all=bool(message.get("after"))):
         _set_late(step)
-    elif step.run.is_ended and not step.run.executions and step.run.state == FAILED:
+    elif step.run.is_ended and not step.run.executions and (step.run.fault or {}).get("code") != "E711":
         step.run.fault = None
+        step.run.ended = 0
         _begin_run(step)
-    elif step.run.is_ended and message.get("up"):
+    elif step.run.is_ended and up:
         step.tell()  # who asks waits for an answer
 
 

@@ -53,8 +53,9 @@ class Todo:
     `sends` are messages to other runs, each with its `run`. `called_back` names timers that are needless now.
     `seen` are values that slices share, to be stored under their number; a slice's message then has `seen_at`
     ({"run", "n"}) instead of `seen`, which is to be read and put there before it is started. With `has_more`
-    the run has slices that were not sent yet: leave it a `go`. `is_finished`: the run has ended in this
-    message. `is_gone`: executions that were dispatched may be under way, and nobody waits for them any more.
+    the run has slices that were not sent yet: leave it a `go`. `is_finished`: the run ended by it, unless
+    a retry came after that. `is_gone`: executions that were dispatched may be under way, and nobody waits for
+    them any more.
     """
 
     __slots__ = ("called_back", "has_more", "is_finished", "is_gone", "ready", "seen", "sends", "timers")
@@ -86,8 +87,8 @@ class Todo:
         self.timers.update(later.timers)
         self.sends += later.sends
         self.seen += later.seen
-        self.has_more = later.has_more
-        self.is_finished = later.is_finished
+        self.has_more = self.has_more or later.has_more
+        self.is_finished = self.is_finished or later.is_finished
         self.is_gone = self.is_gone or later.is_gone
 
     @property
@@ -97,7 +98,13 @@ class Todo:
 
     def __bool__(self) -> bool:
         return bool(
-            self.ready or self.timers or self.called_back or self.sends or self.seen or self.is_finished
+            self.ready
+            or self.timers
+            or self.called_back
+            or self.sends
+            or self.seen
+            or self.has_more
+            or self.is_finished
         )
 
 
@@ -110,7 +117,7 @@ class SlicedFanOut:
     have not.
     """
 
-    __slots__ = ("absorbed", "bundles", "done", "left", "open", "pending", "sent")
+    __slots__ = ("absorbed", "asked", "bundles", "done", "left", "open", "pending", "sent")
 
     def __init__(self, pending: dict[int, Message]) -> None:
         self.pending = pending
@@ -118,6 +125,7 @@ class SlicedFanOut:
         self.sent: list[int] = []
         self.left = self.open = len(pending)
         self.done: dict[int, Message] = {}
+        self.asked: dict[int, int] = {}  # how often each was asked to try again
         self.absorbed = 0
 
 

@@ -100,7 +100,9 @@ def _ask_slices(step: Advance, each: Progress, in_slice: tuple[int, str, bool] |
     asked = [in_slice[0]] if in_slice else _unfinished(each)
     for first in asked:
         asking = order(step.run, "retry", slice_of(step.run, each, first), f"retry:{step.now}")
-        asking |= {"up": {"run": step.run.id, "x": each.x, "depth": step.run.depth}, "first": first}
+        fan.asked[first] = number = fan.asked.get(first, 0) + 1
+        up = {"run": step.run.id, "x": each.x, "a": number, "depth": step.run.depth}
+        asking |= {"up": up, "first": first}
         if in_slice:
             asking |= {"x": in_slice[1], "after": in_slice[2]}
         step.todo.sends.append(asking)

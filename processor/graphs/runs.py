@@ -172,6 +172,8 @@ def _execution_item(run: GraphRun, each: Progress) -> Message:
             "left": fan.left,
             "open": fan.open,
             "abs": fan.absorbed,
+            "bun": fan.bundles,
+            "ask": {str(first): count for first, count in fan.asked.items()},
         }
     elif each.width is not None:
         item["f"] = {"n": each.width}
@@ -239,9 +241,9 @@ def _read_execution(plan: Plan, run: GraphRun, x: str, item: Message) -> None:
         each.width = said["n"]
         if "sent" in said:
             each.fan = fan = SlicedFanOut({})
-            fan.sent, fan.left, fan.open, fan.absorbed = (
-                said[name] for name in ("sent", "left", "open", "abs")
-            )
+            fan.sent, fan.left, fan.open = said["sent"], said["left"], said["open"]
+            fan.absorbed, fan.bundles = said["abs"], said["bun"]
+            fan.asked = {int(first): count for first, count in said["ask"].items()}
     if each.outputs is None and each.state == SUCCESS:
         each.outputs = {} if each.width is None else []
     _add(plan, run, each)

@@ -69,7 +69,7 @@ def slices_of(plan: Plan, run: GraphRun, each: Progress, outputs: list[Any]) -> 
     used = each.node.used
     shared: Message = {
         "v": 1, "t": "slice", "graph": run.graph, "version": run.version, "by": "parent",
-        "up": {"run": run.id, "x": each.x, "depth": run.depth}, "store": run.store,
+        "up": {"run": run.id, "x": each.x, "a": 0, "depth": run.depth}, "store": run.store,
     }  # fmt: skip
     if run.signals:
         shared["signals"] = run.signals
@@ -126,7 +126,7 @@ def report_of(plan: Plan, run: GraphRun, *, is_last: bool) -> Message:
     ok = branches.reported(plan, run)
     is_much = bool(ok) and len(orjson.dumps(ok)) > COLLECTED_BYTES
     return {
-        "v": 1, "t": "slice_done", "run": up["run"], "x": up["x"], "first": part.first,
+        "v": 1, "t": "slice_done", "run": up["run"], "x": up["x"], "a": up["a"], "first": part.first,
         "state": run.state if is_last else RUNNING, "is_last": is_last,
         "ok": None if is_much else ok, "failed": failures_of(run)[:_SHOWN_FAILURES],
         "counts": counts_of(run), "scopes": outer, "errored": run.errored, "absorbed": run.absorbed,

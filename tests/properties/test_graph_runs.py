@@ -305,10 +305,11 @@ START: Message = {"t": "start", "run": "r", "graph": "g", "inputs": {"v": 1}, "b
 
 @contextmanager
 def slices_of(count: int) -> Iterator[None]:
-    """Fan-outs of more than `count` are cut into slices."""
+    """Fan-outs of more than `count` are cut into slices, of which few are sent at a time."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (advance, sizes):
             patch.setattr(module, "SLICE", count)
+        patch.setattr(advance, "SLICES_AT_ONCE", count)
         yield
 
 

@@ -324,3 +324,22 @@ async def test_a_large_run_that_failed_keeps_its_context_until_it_expires() -> N
     ran = await lane.give(orjson.loads(expire.body))
     assert ran.contexts == {"r1": NO_CONTEXT}
     assert lane.contexts == {}
+
+
+async def test_what_a_slice_reports_after_a_cancel_is_not_run_again() -> None:
+    """A run that was cancelled keeps what its slices did meanwhile, and a retry asks only the others."""
+    lane = Lane()
+    await lane.give(start())
+    fan_out = await lane.give(result("split", outputs=[{"n": number} for number in range(70)]))
+    slices = [body for body in bodies(fan_out, "in.graphs") if body["t"] == "slice"]
+    assert [body["run"] for body in slices] == ["r1/split.0", "r1/split.64"]
+    await lane.give(slices[0])
+    cancel = {"t": "control", "run": "r1", "id": "1", "what": "cancel", "x": None}
+    cancelled = await lane.give(cancel)
+    assert [body["run"] for body in bodies(cancelled, "in.graphs")] == ["r1/split.0", "r1/split.64"]
+    done = await lane.give(*(result(f"each/split.{number}", "r1/split.0") for number in range(64)))
+    [report] = bodies(done, "in.graphs")
+    await lane.give(report)
+    lane.new()
+    again = await lane.give({"t": "control", "run": "r1", "id": "2", "what": "retry", "x": None})
+    assert [(body["run"], body["what"]) for body in bodies(again, "in.graphs")] == [("r1/split.64", "retry")]

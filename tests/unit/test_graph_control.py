@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from processor.graphs import machine, runs
 from processor.graphs.plan import Plan
@@ -46,6 +48,8 @@ def test_a_run_that_has_not_begun_is_cancelled() -> None:
     run, _ = started(plan, delay_ms=500)
     assert list(machine.apply(plan, run, control("cancel"), 1000).needless) == ["start"]
     assert run.state == "CANCELLED"
+    assert [each.x for each in again(plan, run).ready] == ["a"]
+    assert (run.state, run.ended) == ("RUNNING", 0)
 
 
 def test_a_run_is_paused_and_resumed() -> None:
@@ -200,6 +204,19 @@ def test_what_came_of_an_execution_is_taken_back() -> None:
     assert run.state == "SUCCESS"
 
 
+def test_what_is_under_way_beside_is_left_alone() -> None:
+    """Taking back what came of an execution does not give up what was dispatched beside it."""
+    plan = plan_of(fan())
+    run, todo = started(plan)
+    todo = machine.apply(plan, run, result(todo.ready[0], outputs=[{"v": 0}, {"v": 1}, {"v": 2}]), 1000)
+    machine.apply(plan, run, result(todo.ready[0], outputs={"v": 1}), 1000)
+    for each in todo.ready[1:]:
+        machine.dispatched(run, each.x, 1000)
+    again_todo = again(plan, run, x="split", after=True)
+    assert (again_todo.is_gone, [each.x for each in again_todo.ready]) == (False, ["split"])
+    assert not machine.apply(plan, run, result(todo.ready[1], outputs={"v": 1}), 1000)
+
+
 def test_a_failed_run_goes_on_from_its_record() -> None:
     """A record is enough to try a run again that failed, with inputs that a requeue gave."""
     plan = plan_of(chain("a", "b"))
@@ -292,6 +309,8 @@ def test_an_error_in_a_slice_skips_what_unites_it() -> None:
         part, done = worked(plan, message, broken("work/split.70", "work/split.71"))
         slices[part.id] = part
         machine.apply(plan, run, done.sends[0], 2000)
+        if part.state == "FAILED":
+            failed = done.sends[0]
     assert (run.state, states(run)["sum"], slices["r/split.64"].state) == ("FAILED", "SKIPPED", "FAILED")
     record = runs.record_of(run)
     assert (record["counts"]["ERRORED"], record["large"]) == (2, True)
@@ -300,6 +319,7 @@ def test_an_error_in_a_slice_skips_what_unites_it() -> None:
     (order,) = todo.sends
     assert (order["run"], order["what"], states(run)) == ("r/split.64", "retry", {"split": "QUEUED"})
     part = slices["r/split.64"]
+    assert not machine.apply(plan, run, failed, 9000)
     done = answered(plan, part, machine.apply(plan, part, order, 9000), fine)
     todo = machine.apply(plan, run, done.sends[-1], 9000)
     assert todo.ready[0].inputs == {"values": [1] * 130}
@@ -464,3 +484,35 @@ def test_reasons_are_bounded() -> None:
         todo = machine.apply(plan, run, timer.message, timer.at_ms)
     assert [why["a"] for why in run.executions["a"].why] == list(range(6, 16))
     assert {len(why["text"]) for why in run.executions["a"].why} == {500}
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(
+        st.sampled_from(["x", "a", "outputs", "error", "final", "prune", "requeue_ms", "inputs", "sets"]),
+        JSON,
+    ),
+    st.dictionaries(st.sampled_from(["id", "what", "x", "by", "reason", "value", "after", "up"]), JSON),
+)
+def test_no_message_breaks_a_run(said: Message, steered: Message) -> None:
+    """Whatever a worker or a person sends, a run takes it or leaves it, and can be written down after."""
+    plan = plan_of(fan(), retry_policy={"max_retries": 1})
+    run, _ = started(plan)
+    machine.apply(plan, run, {"t": "result", "run": "r", "x": "split", "a": 1, **said}, 1000, 0.5)
+    for what in ("retry", "signal", "store", "pause", "resume", "cancel"):
+        machine.apply(plan, run, {"t": "control", "run": "r", "what": what, **steered}, 1000)
+    assert run.open == sum(each.is_open for each in run.executions.values())
+    change = runs.change_of(run)
+    items = {name: value for name, value in change.items.items() if value is not None}
+    assert runs.record_of(runs.run_of(plan, "r", items))["counts"] == runs.record_of(run)["counts"]
