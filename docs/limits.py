@@ -37,9 +37,10 @@ headers of one emit | {sandbox.wire.EMIT_HEADERS headers}, {sandbox.wire.EMIT_HE
 delay of an emit | {sandbox.wire.EMIT_DELAY_S days} | the call raises `ValueError` | E304 | emit to a route that emits again
 log | {limits.log_lines lines}, {limits.log_bytes bytes} | dropped and counted; the run goes on | E321 | {limits.log_lines}; {limits.log_bytes}
 one line of the log | {sandbox.wire.LOG_CHARS characters} | cut | | several lines
-## One run of a graph
-elements of the list that a node returns | `limits.fan_out` of its graph, 10,000 by default | the execution fails, for good | E711 | `limits.fan_out`; a nested graph for each part
-executions | `limits.executions` of its graph, 100,000 by default | the same | E711 | `limits.executions`; several runs
+## One graph, and one run of it
+nodes | 1,000 nodes | the graph is INVALID | E701 | a graph as a node of another: `node_name: graph:NAME`
+elements of the list that a node returns | {graphs.limits.fan_out elements} | the execution fails, for good | E711 | {graphs.limits.fan_out}; a nested graph for each part
+executions | {graphs.limits.executions executions} | the same | E711 | {graphs.limits.executions}; several runs
 inputs of one execution; what others refer to of its outputs | {graphs.sizes.COLLECTED_BYTES bytes} each | the same | E711 | pass references, such as keys of a bucket, instead of data
 the same of all executions in one slice, together | {graphs.sizes.COLLECTED_BYTES bytes} | what looks at it fails, for good | E711 | the same
 outputs that nothing refers to | {graphs.sizes.LEAF_BYTES bytes} | they are not kept for people | | refer to them, in `outputs` of the graph

@@ -1,21 +1,32 @@
-"""`graph check` and `graph show`: graphs as files have them, without a server; `check` asks here, too."""
+"""`graph check` and `graph show`: graphs as files have them, without a server; `check` asks here, too.
+
+With a version or a run, or for a graph that is not in the configuration, `show` reads what the app has.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from processor.cli.terminal import EXIT_CONFIG, EXIT_OK, Screen, complain, name_pages, say, warn
+import orjson
+import typer
+
+from processor.cli.connection import connected_to_app
+from processor.cli.graph_verb import GraphRequest
+from processor.cli.terminal import EXIT_CONFIG, EXIT_OK, Screen, complain, name_pages, warn
 from processor.config import Config, GraphFile, load, placed
 from processor.errors import Fault, Faults, LanguageError, ProcessorError
 from processor.graphs.checks import Problem, problems_with_kinds, read_graph
 from processor.graphs.definition import GraphDefinition, NodeKind
 from processor.graphs.pictures import States, mermaid, svg
 from processor.graphs.registry import kinds_of_manifest
+from processor.operate.graphs import Graphs
+from processor.operate.runs import GraphRuns
 from processor.route import NodeGroup
 from processor.sandbox.host import Guest, Zygote
 from processor.telemetry import configure_logging
@@ -61,6 +72,17 @@ def group_faults(group: NodeGroup, error: BaseException) -> list[Fault]:
         text = f"nodes.{group.name}: {error.what}. {error.remedy}"
         return [Fault(group.program.filename, 1, 1, error.code, text)]
     raise error
+
+
+def do(request: GraphRequest) -> int:
+    """Do what was asked for. Raises Faults, and ProcessorError for what is not there."""
+    if request.action == "check":
+        if request.names:
+            raise typer.BadParameter("check takes one file", param_hint="NAME")
+        return check_graphs(request.config, format=request.format)
+    if len(request.names) != 1:
+        raise typer.BadParameter("it takes one graph", param_hint="NAME")
+    return show_graph(request)
 
 
 def check_graphs(path: Path, *, format: str | None) -> int:
@@ -142,11 +164,40 @@ async def _findings(config: Config) -> GraphFindings:
     return checked(config, manifests)
 
 
-def show_graph(path: Path, name: str, *, format: str | None) -> int:
-    """Show a graph of a configuration. Raises Faults, and ProcessorError E706 where there is none."""
-    graph = graph_of(load(path, needs_login=False, needs_secrets=False), name)
-    show(Screen(format), graph, format)
+def show_graph(request: GraphRequest) -> int:
+    """Show a graph. Raises Faults, and ProcessorError E602 or E706 where there is none."""
+    [name] = request.names
+    config = load(request.config, needs_secrets=False, needs_login=False)
+    configure_logging("human", "warning")
+    is_of_app = name not in config.graphs and not get_close_matches(name, config.graphs, n=1)
+    if request.version or request.run or is_of_app:
+        asyncio.run(_show_of_app(load(request.config, needs_secrets=False), name, request))
+    else:
+        show(Screen(request.format), graph_of(config, name), request.format)
     return EXIT_OK
+
+
+async def _show_of_app(config: Config, name: str, request: GraphRequest) -> None:
+    async with connected_to_app(config, "graph") as broker:
+        version, states, title = request.version or "", None, ""
+        if request.run:
+            record = await GraphRuns(broker, config).show(request.run)
+            if record["graph"] != name:
+                what = f"run {request.run} is one of graph {record['graph']!r}"
+                raise ProcessorError("E602", what, remedy="Name that graph.")
+            version, states = str(record["version"]), _states_of(record)
+            title = f"{name} {version}, run {request.run}: {record['state']}"
+        said = await Graphs(broker, config).show(name, version)
+        graph = GraphDefinition.of_document(orjson.dumps(said["definition"]))
+        show(Screen(request.format), graph, request.format, states, title)
+
+
+def _states_of(record: Mapping[str, Any]) -> dict[str, Counter[str]]:
+    """How many executions of each node are in each state, as far as the record of a run has them."""
+    states: dict[str, Counter[str]] = {}
+    for each in record.get("executions", ()):
+        states.setdefault(str(each["node"]), Counter())[str(each["state"])] += 1
+    return states
 
 
 def graph_of(config: Config, name: str) -> GraphDefinition:
@@ -169,19 +220,20 @@ def show(
     """Print a graph in one of its formats, with the states of a run where they are given."""
     match format:
         case "mermaid":
-            say_all(mermaid(graph, states))
+            _print_picture(mermaid(graph, states))
         case "svg":
-            say_all(svg(graph, states, title))
+            _print_picture(svg(graph, states, title))
         case "json":
             screen.document({"version": graph.version, **graph.model_dump(mode="json")})
         case _:
             _print_text(screen, graph, states, title)
 
 
-def say_all(text: str) -> None:
-    """Print a text of several lines as it stands."""
+def _print_picture(text: str) -> None:
+    screen = Screen("human")
     for line in text.splitlines():
-        say(line)
+        screen.line(line)
+    screen.flush()
 
 
 def _print_text(screen: Screen, graph: GraphDefinition, states: States | None, title: str) -> None:

@@ -11,15 +11,32 @@ from typing import Annotated, Literal
 import typer
 
 Action = Literal[
-    "apply", "ls", "kinds", "trigger", "runs", "run", "retry", "cancel", "pause", "resume", "signal", "try"
+    "check",
+    "show",
+    "apply",
+    "ls",
+    "kinds",
+    "trigger",
+    "runs",
+    "run",
+    "retry",
+    "cancel",
+    "pause",
+    "resume",
+    "signal",
+    "try",
 ]
-Format = Literal["human", "json"]
+Format = Literal["human", "text", "json", "mermaid", "svg"]
 
 # The module that does an action, as a function of `GraphRequest`; imported when it is asked for.
 WORK: Mapping[str, str] = dict.fromkeys(
     ("apply", "ls", "kinds", "trigger", "runs", "run", "retry", "cancel", "pause", "resume", "signal"),
     "processor.cli.graphs",
-) | {"try": "processor.cli.graph_trying"}
+) | {
+    "check": "processor.cli.graph_files",
+    "show": "processor.cli.graph_files",
+    "try": "processor.cli.graph_trying",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,8 @@ class GraphRequest:
     since: str | None = None
     limit: int = 50
     graph: str | None = None
+    version: str | None = None
+    run: str | None = None
     execution: str | None = None
     and_after: bool = False
     id: str | None = None
@@ -55,7 +74,8 @@ def graph(
         Action,
         typer.Argument(
             metavar="ACTION",
-            help="apply, ls, kinds, trigger, runs, run, retry, cancel, pause, resume, signal or try.",
+            help="check, show, apply, ls, kinds, trigger, runs, run, retry, cancel, pause, resume, signal or"
+            " try.",
         ),
     ],
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")],
@@ -63,7 +83,8 @@ def graph(
         list[str] | None,
         typer.Argument(
             metavar="NAME...",
-            help="apply: a graph's file; trigger, runs, try: a graph; signal: a run, its signal; else runs.",
+            help="apply: a graph's file; show, trigger, runs, try: a graph; signal: a run, its signal; else"
+            " runs.",
         ),
     ] = None,
     input: Annotated[
@@ -107,6 +128,10 @@ def graph(
     graph: Annotated[
         str | None, typer.Option("--graph", metavar="GRAPH", help="retry: all runs of this graph.")
     ] = None,
+    version: Annotated[
+        str | None, typer.Option(metavar="V", help="show: this version, as the app has it.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="show: with the states of this run.")] = None,
     execution: Annotated[
         str | None,
         typer.Option(metavar="X", help="retry: only this execution, as `run` names it; try: only this node."),
@@ -127,10 +152,16 @@ def graph(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many runs are retried.")] = False,
     format: Annotated[
         Format | None,
-        typer.Option(help="Lines for people, or JSON objects. By default what fits: a terminal, or a pipe."),
+        typer.Option(
+            help="Lines for people, or JSON objects; show: also mermaid, or svg. By default lines at a"
+            " terminal, and JSON in a pipe."
+        ),
     ] = None,
 ) -> int:
     """Define graphs of nodes, start runs of them, and look at and steer these.
+
+    `check` finds all faults of the graphs of a configuration, or of a graph in a file of its own; `show`
+    shows one, as text or as a picture. Neither needs a server.
 
     `apply` defines the graph of a file on a running app; `ls` lists graphs, `kinds` what nodes can be.
     `trigger` starts a run and prints its id; with --wait also what it returns. `runs` lists runs, newest
@@ -143,6 +174,8 @@ def graph(
     time; 2 where a graph is INVALID.
 
     Examples:
+    processor graph check market.yaml
+    processor graph show market.yaml my-workflow --format svg > my-workflow.svg
     processor graph apply market.yaml graphs/my-workflow.yaml --wait 30s
     processor graph trigger market.yaml my-workflow -i source=web --store cursor=0 --wait 30s
     processor graph runs market.yaml my-workflow --state failed --since 1h
@@ -155,7 +188,7 @@ def graph(
         action,
         config,
         tuple(names or ()),
-        format=format,
+        format="human" if format == "text" else format,
         input=tuple(input or ()),
         inputs=inputs,
         store=tuple(store or ()),
@@ -167,6 +200,8 @@ def graph(
         since=since,
         limit=limit,
         graph=graph,
+        version=version,
+        run=run,
         execution=execution,
         and_after=and_after,
         id=id,
@@ -175,5 +210,7 @@ def graph(
         reason=reason,
         yes=yes,
     )
+    if format in ("mermaid", "svg") and action != "show":
+        raise typer.BadParameter(f"{format} is for show", param_hint="--format")
     code: int = import_module(WORK[action]).do(request)
     return code
