@@ -31,6 +31,7 @@ from processor.config.engine import (
     placed,
     read_secrets_key,
     readable_graphs,
+    runs_nothing,
     runtime_engine,
     runtime_group,
 )
@@ -136,6 +137,7 @@ def load(
     except ValidationError as err:
         errors = err.errors(include_url=False)
         faults += [graph_sources.explain(error) or source.explain(error) for error in errors]
+    faults += [source.fault(*found) for found in runs_nothing(data)]
     graphs = readable_graphs(data)
     faults += graph_faults(graphs, graph_sources)
     # Routes are examined one by one, so that a fault in one hides none in another.

@@ -118,6 +118,12 @@ class GraphFile:
         return [*self._source.faults, *found]
 
 
+def runs_nothing(data: Mapping[str, Any]) -> Iterator[Contradiction]:
+    """That a file has neither routes nor what runs graphs, whatever else is wrong with it."""
+    if not {"routes", "engine", "nodes", "graphs"} & data.keys():
+        yield ("routes",), "E105", "routes is missing: the routes by name (or `graphs`, or `engine: {}`)"
+
+
 def readable_graphs(data: Mapping[str, Any]) -> dict[str, GraphDefinition]:
     """The graphs of a file, faulty or not, as far as their keys are right."""
     graphs, found = data.get("graphs"), dict[str, GraphDefinition]()
@@ -149,8 +155,6 @@ def placed(config: Config, problems: Mapping[str, Iterable[Problem]]) -> list[Fa
 def engine_faults(config: Config) -> Iterator[Contradiction]:
     """What the keys of graphs and nodes say against each other, and against those of routes."""
     if not config.has_engine:
-        if not config.route_settings:
-            yield ("routes",), "E105", "routes is missing: the routes by name (or `graphs`, or `engine: {}`)"
         return
     for name in config.route_settings:
         if name == ENGINE_ROUTE or name.startswith(POOL_PREFIX):

@@ -28,7 +28,7 @@ def _binding(text: str) -> str:
     return text
 
 
-def base_url(text: str) -> str:
+def check_base_url(text: str) -> str:
     parse_url(text)
     if "?" in text or "#" in text:  # also an empty one: what is asked for stands behind it
         raise ValueError("it must have no query and no fragment")
@@ -102,7 +102,7 @@ class FileRootSettings(Settings):
 class StateApiSettings(Settings):
     """Where `self.query_state_data` and `self.call_api_query` ask."""
 
-    base_url: Annotated[str, AfterValidator(base_url)] = Field(
+    base_url: Annotated[str, AfterValidator(check_base_url)] = Field(
         default="https://api.ism.quantumwake.io",
         description="Server with the state API (`POST /api/v1/query/state/<state_id>`).",
     )
@@ -117,7 +117,7 @@ class StateApiSettings(Settings):
 class StockSettings(Settings):
     """Where `self.get_stock_data` and `self.query_stock` ask; the host makes the request, never the guest."""
 
-    base_url: Annotated[str, AfterValidator(base_url)] = Field(
+    base_url: Annotated[str, AfterValidator(check_base_url)] = Field(
         default="https://www.alphavantage.co",
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
         description="Server with the Alpha Vantage API (`/query?function=TIME_SERIES_INTRADAY`).",

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from processor.config.forms import File, Listed, Place, Settings, Text, sequence
-from processor.config.outside import base_url
+from processor.config.outside import check_base_url
 from processor.model import Program
 from processor.reach import BoundSecret, FunctionTool, ToolServer, WasmTool
 from processor.sandbox.toolwire import MODULE_BYTES
@@ -77,7 +77,7 @@ class ToolSettings(Settings):
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], ...],
         BeforeValidator(sequence),
     ] = Field(default=(), description="Packages that `python` may import, as those of a route.")
-    mcp: Annotated[str, AfterValidator(base_url)] | None = Field(
+    mcp: Annotated[str, AfterValidator(check_base_url)] | None = Field(
         default=None,
         description="URL of an MCP server (streamable HTTP). Its tools are called `name/tool`.",
         examples=["https://tools.example.com/mcp"],
