@@ -211,15 +211,21 @@ async def test_what_only_the_main_block_needs_is_left_out() -> None:
     source = """
         import os
         import sys as system
-        import json, argparse, no_such_module
+        import asyncio, json, argparse, no_such_module
         from exospherehost import StateManager
 
         class Api(BaseNode):
             def execute(self):
                 return json.loads("{}")
 
+        async def create_graph():
+            return await manager().upsert_graph("g", [])
+
+        def manager():
+            return StateManager(namespace=os.environ["NS"])
+
         if __name__ == "__main__":
-            StateManager(namespace=os.environ["NS"])
+            asyncio.run(create_graph())
             argparse.ArgumentParser().parse_args(system.argv)
             no_such_module.go()
             Runtime(nodes=[]).start()

@@ -1,7 +1,7 @@
 """What a file does when it is run as a program, left out: here it never is.
 
 What stands under `if __name__ == "__main__":` goes, and so does an import of something that is not here which
-nothing else in the file needs.
+nothing else in the file needs. A function that only the block calls stays, and is of no use to anyone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ def drop_imports(tree: ast.Module, is_here: Callable[[str, str], bool]) -> None:
 
     It is asked for a module and a name in it, which is empty for the module itself.
     """
-    blocks = [node for node in tree.body if is_main(node)]
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and is_main(node)]
     if not blocks:
         return
-    inside = {name for block in blocks for node in block.body for name in _names(node)}  # type: ignore[attr-defined]
-    outside = {name for node in tree.body if node not in blocks for name in _names(node)}
-    outside |= {name for block in blocks for node in block.orelse for name in _names(node)}  # type: ignore[attr-defined]
-    spare = inside - outside
+    spare = _spare(tree, blocks)
     for at, node in enumerate(tree.body):
         if isinstance(node, ast.Import):
             node.names = [each for each in node.names if is_here(each.name, "") or _bound(each) not in spare]
@@ -47,6 +44,29 @@ def drop_imports(tree: ast.Module, is_here: Callable[[str, str], bool]) -> None:
             continue
         if not node.names:
             tree.body[at] = ast.copy_location(ast.Pass(), node)
+
+
+def _spare(tree: ast.Module, blocks: list[ast.If]) -> set[str]:
+    """The names that only main blocks use, and functions that only they call."""
+    used = {
+        node.name: set(_names(node))
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    inside = {name for block in blocks for node in block.body for name in _names(node)}
+    called = inside & used.keys()
+    while more := {name for function in called for name in used[function] & used.keys()} - called:
+        called |= more
+    while True:
+        others = [
+            node for node in tree.body if node not in blocks and getattr(node, "name", "") not in called
+        ]
+        others += [node for block in blocks for node in block.orelse]
+        outside = {name for node in others for name in _names(node)}
+        if called.isdisjoint(outside):
+            break
+        called -= outside
+    return inside.union(*(used[function] for function in called)) - outside
 
 
 def _bound(alias: ast.alias) -> str:
