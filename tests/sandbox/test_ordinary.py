@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -41,6 +42,7 @@ async def test_they_give_what_they_give_in_plain_python() -> None:
         for path in ALLOWED:
             source = path.read_text()
             given = await _in_a_guest(zygote, Program(source + SHOWN, path.name))
-            assert given == json.dumps(plainly(source), default=repr), path.name
+            plain = await asyncio.to_thread(plainly, source)  # some begin an event loop of their own
+            assert given == json.dumps(plain, default=repr), path.name
     finally:
         await zygote.close()
