@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any
 
 from processor.audit import AuditEntry
+from processor.capability.declared import misfits
 from processor.capability.monitor import Governor, Mandate
 from processor.capability.registry import HostCalls
 from processor.config import Config, fingerprint, language_fault, tool_fault
@@ -198,7 +199,7 @@ class Service:
                 remedy="Give the process what the layers need, or lower sandbox.min_level.",
             )
         # A route that cannot have plain Python says so itself, and keeps no other from it.
-        await self._compile(self._config.routes.values())
+        await self._compile(self._config, self._config.routes.values())
         self._broker = await Broker.connect(
             connect_options(self._config.nats),
             name=f"processor {self._config.app}",
@@ -319,7 +320,7 @@ class Service:
             or self._runs[name].is_refused  # what was missing may be installed by now
         ]
         try:
-            refused = await self._compile([config.routes[name] for name in changed])
+            refused = await self._compile(config, [config.routes[name] for name in changed])
             if refused:
                 raise Faults([language_fault(config, route, err) for route, err in refused])
         except (Faults, ProcessorError):
@@ -407,10 +408,11 @@ class Service:
         else:
             self._telemetry.readiness.block("nats", "the NATS server cannot be reached")
 
-    async def _compile(self, routes: Iterable[Route]) -> list[tuple[Route, LanguageError]]:
+    async def _compile(self, config: Config, routes: Iterable[Route]) -> list[tuple[Route, LanguageError]]:
         """Load every program of these routes once; returns those without their plain Python, and why.
 
-        Raises Faults with all that is wrong with the others, and GuestError E502.
+        Raises Faults with all that is wrong with the others, and with the secrets of nodes of `config`, and
+        GuestError E502.
         """
         routes = list(routes)
         first: dict[tuple[Program, Limits], Route] = {}
@@ -421,6 +423,8 @@ class Service:
         loads = [self._load(route, *loaded, compiling) for loaded, route in first.items()]
         errors = dict(zip(first, await asyncio.gather(*loads, return_exceptions=True), strict=True))
         faults = [fault for err in errors.values() if isinstance(err, Faults) for fault in err.faults]
+        for group in config.groups.values():
+            faults += misfits(group, self._manifests.get(group.program, {}))
         assert self._zygote is not None
         self._calls.toolbox.borrow(self._zygote)
         tools = [tool for route in routes for tool in route.reach.tools]

@@ -139,7 +139,8 @@ class Vault:
                 "E326",
                 f"the secret {self._by_mark[found[0]].name!r} cannot be used in {what}",
                 place="requests",
-                remedy="It can stand in the values of headers, params, JSON and form fields, and in `auth`.",
+                remedy="It can stand in the values of headers, params, JSON and form fields, in `auth`,"
+                " and at the beginning of a URL.",
             )
 
     def fill(self, text: str, url: Url, write: Callable[[str], str] = str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import typer
 
+from processor.capability.declared import misfits
 from processor.cli.connection import connected_to_app
 from processor.cli.graph_verb import GraphRequest
 from processor.cli.terminal import EXIT_CONFIG, EXIT_OK, Screen, complain, name_pages, warn
@@ -50,6 +51,7 @@ def checked(config: Config, manifests: Mapping[str, Mapping[str, Any]]) -> Graph
     kinds: dict[str, NodeKind] = {}
     faults: list[Fault] = []
     for name, manifest in manifests.items():
+        faults += misfits(config.groups[name], manifest)
         for kind in kinds_of_manifest(config.groups[name], manifest):
             other = kinds.setdefault(kind.id, kind)
             if other is not kind:

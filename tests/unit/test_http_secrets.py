@@ -112,10 +112,18 @@ async def test_a_mark_anywhere_else_is_refused(args: dict[str, Any], where: str)
         assert not web.connections
 
 
-async def test_a_value_that_a_header_cannot_hold_is_not_quoted() -> None:
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("€CANARY", "is not Latin-1"),
+        ("CANARY\nX-Other: y", "holds a line break"),
+        ("CANARY\r", "a line break"),
+    ],
+)
+async def test_a_value_that_a_header_cannot_hold_is_not_quoted(value: str, why: str) -> None:
     """The refusal names the header and keeps the value to itself."""
-    async with serving() as web, outside(web.host, secrets={"k": ("€CANARY", [web.host])}) as calls:
-        with pytest.raises(ProcessorError, match="the value of the header X is not Latin-1") as refused:
+    async with serving() as web, outside(web.host, secrets={"k": (value, [web.host])}) as calls:
+        with pytest.raises(ProcessorError, match=f"the value of the header X .*{why}") as refused:
             await perform(calls, web.url, headers=[["X", calls.secrets["k"]]])
         assert "CANARY" not in str(refused.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from processor.errors import ProcessorError
 from processor.policy import Ask, Rules, load
 from processor.reach import BoundSecret, Outbound, Reach
 from processor.route import RouteAudit
-from tests.web import call
+from tests.web import Asked, answer, call, serving
 
 ASK = Ask("emit", "publish", "a.b")
 
@@ -70,3 +71,45 @@ async def test_an_entry_names_a_secret_and_never_its_mark(tmp_path: Path) -> Non
     assert (entry.target, entry.decision, entry.code) == ("http://a.example/secret.key", "deny", "E326")
     assert (lane.home, entry.batch, entry.actor, entry.rule) == (3, (7, 9), "program:p1", "config")
     assert not lane.end()
+
+
+async def test_calls_at_the_same_time_have_entries_of_their_own() -> None:
+    """Each with the secret that it used, in the order in which they ended."""
+
+    async def announce(partition: int, intent: Intent) -> None:
+        assert intent.operation == "post"
+
+    arrived, leave = asyncio.Semaphore(0), {"/a": asyncio.Event(), "/b": asyncio.Event()}
+
+    async def say(asked: Asked) -> bytes:
+        arrived.release()
+        await leave[asked.target].wait()
+        return answer()
+
+    async with serving(say) as web:
+        bound = (Binding.parse(web.url),)
+        secrets = tuple(BoundSecret(name, f"canary-value-{name}", bound) for name in "ab")
+        reach = Reach("here", Outbound(allowed_domains=(web.host,)), secrets=secrets)
+        calls = HostCalls()
+        governor = calls.for_route(reach, Mandate("r", audit=RouteAudit("calls", "unsafe")))
+        lane = governor.lane()
+        lane.begin(RunScope(0, (1, 1), announce))
+        asked = {
+            name: asyncio.create_task(
+                lane.perform(
+                    "requests", call("POST", f"{web.url}/{name}", headers=[["X", governor.secrets[name]]])
+                )
+            )
+            for name in "ab"
+        }
+        for _ in asked:
+            await arrived.acquire()
+        for name in "ba":
+            leave[f"/{name}"].set()
+            await asked[name]
+        await calls.close()
+    entries = lane.end()
+    assert [(entry.target, entry.secrets) for entry in entries] == [
+        (f"{web.url}/b", ("b",)), (f"{web.url}/a", ("a",)),
+    ]  # fmt: skip
+    assert len({entry.intent for entry in entries}) == 2
