@@ -132,7 +132,7 @@ class Advance:
     def fill(self, each: Progress, parent: str = "", outputs: Any = NOTHING) -> bool:
         """Give it the inputs that the graph says. False: it has failed with what is wrong with them."""
         try:
-            each.inputs = self._inputs(each, parent, outputs)
+            each.inputs = _inputs_of(self.plan, self.run, each, parent, outputs)
         except MissingValue as err:
             self.fail(each, "E703", f"inputs of {each.node.id}: {err}")
         except TooMuch as err:
@@ -140,26 +140,6 @@ class Advance:
         else:
             return True
         return False
-
-    def _inputs(self, each: Progress, parent: str, outputs: Any) -> Mapping[str, Any]:
-        node, plan, run = each.node, self.plan, self.run
-        inputs: dict[str, Any] = {}
-        for field, template in node.inputs.items():
-            reference = template.reference
-            if reference is not None and reference.node == parent and reference.field in outputs:
-                inputs[field] = outputs[reference.field]
-            elif template.is_literal:
-                inputs[field] = template.value
-            else:
-                inputs[field] = template.render(
-                    lambda found: branches.look_back(plan, run, node, each.branch, found)
-                )
-        if not node.parents:
-            inputs.update(run.inputs)
-        if plan.strings_only:
-            inputs = {field: as_text(value) for field, value in inputs.items()}
-        bound_inputs(node, inputs)
-        return inputs
 
     def begin(self, each: Progress) -> None:
         """It is ready: to be run, to begin a run of its own, or to wait for its signal."""
@@ -207,7 +187,7 @@ class Advance:
             "inputs": each.inputs, "store": {}, "delay_ms": 0, "by": "parent", "check": False, "up": up,
         }  # fmt: skip
         if each.sent:  # it is there already: what failed in it is tried again
-            message = order(run, "retry", child_of(run, each), f"{each.x}:{each.attempt}") | {"up": up}
+            message = order(run, "retry", child_of(run, each)) | {"up": up}
         self.todo.sends.append(message)
         each.state = QUEUED
         each.sent = self.now
@@ -332,17 +312,27 @@ class Advance:
         ):
             run.is_stopping = True
         if fan.left == 0 and before is None:
-            for number in sorted(fan.done):
-                _set_reported(run, fan.done[number]["sets"])
-            for uniter in each.node.uniters:
-                self.decide(each, self.plan.nodes[uniter])
-            self._release(each, SUCCESS)
+            self.unite_slices(each)
         elif before is not None:
             _set_reported(run, report["sets"])
         if fan.open == 0:
-            each.state = SUCCESS
-            each.ended = self.now
-            run.open -= 1
+            self.end_slices(each)
+
+    def unite_slices(self, each: Progress) -> None:
+        """All slices of this fan-out have reported: what unites them goes on."""
+        fan = each.fan
+        assert fan is not None
+        for _, report in sorted(fan.done.items()):
+            _set_reported(self.run, report["sets"])
+        for uniter in each.node.uniters:
+            self.decide(each, self.plan.nodes[uniter])
+        self._release(each, SUCCESS)
+
+    def end_slices(self, each: Progress) -> None:
+        """All slices of this fan-out have ended, and so has it."""
+        each.state = SUCCESS
+        each.ended = self.now
+        self.run.open -= 1
 
     def fail(
         self, each: Progress, code: str, text: str, *, is_final: bool = False, traceback: str = ""
@@ -476,18 +466,11 @@ class Advance:
                 run.fault = {"code": "E711", "text": str(err)}
         run.state = state or (FAILED if run.fault or run.errored > run.absorbed else SUCCESS)
         run.ended = self.now
+        run.is_paused = False
         self.todo.is_finished = True
         if self.plan.timeout_s is not None and run.slice is None:
             self.todo.call_back("late")
-        self.tell()
-
-    def tell(self) -> None:
-        """Tell the run above this one how it ended."""
-        run = self.run
-        if run.slice is not None:
-            self.todo.sends.append(report_of(self.plan, run, is_last=True))
-        elif run.up is not None:
-            self.todo.sends.append(child_message(run.up, run.state, run.outputs, first_error(run)))
+        tell(self)
 
     def cancel_open(self) -> None:
         """End all that is open as CANCELLED, also below this run."""
@@ -505,11 +488,40 @@ class Advance:
         """Nobody waits for what this open execution began any more."""
         self.call_back(each)
         if each.fan is not None:
-            self.todo.sends += (
-                order(self.run, "cancel", id, f"cancel:{self.now}") for id in at_work(self.run, each)
-            )
+            self.todo.sends += (order(self.run, "cancel", id) for id in at_work(self.run, each))
         elif each.state == QUEUED and each.node.graph is not None:
-            self.todo.sends.append(order(self.run, "cancel", child_of(self.run, each), f"cancel:{self.now}"))
+            self.todo.sends.append(order(self.run, "cancel", child_of(self.run, each)))
+
+
+def tell(step: Advance) -> None:
+    """Tell the run above this one how it ended."""
+    run = step.run
+    if run.slice is not None:
+        step.todo.sends.append(report_of(step.plan, run, is_last=True))
+    elif run.up is not None:
+        step.todo.sends.append(child_message(run.up, run.state, run.outputs, first_error(run)))
+
+
+def _inputs_of(plan: Plan, run: GraphRun, each: Progress, parent: str, outputs: Any) -> Mapping[str, Any]:
+    """What the graph says. Raises MissingValue and TooMuch."""
+    node = each.node
+    inputs: dict[str, Any] = {}
+    for field, template in node.inputs.items():
+        reference = template.reference
+        if reference is not None and reference.node == parent and reference.field in outputs:
+            inputs[field] = outputs[reference.field]
+        elif template.is_literal:
+            inputs[field] = template.value
+        else:
+            inputs[field] = template.render(
+                lambda found: branches.look_back(plan, run, node, each.branch, found)
+            )
+    if not node.parents:
+        inputs.update(run.inputs)
+    if plan.strings_only:
+        inputs = {field: as_text(value) for field, value in inputs.items()}
+    bound_inputs(node, inputs)
+    return inputs
 
 
 def _set_reported(run: GraphRun, sets: Sequence[Sequence[Any]]) -> None:

@@ -34,7 +34,7 @@ from typing import Any
 
 import orjson
 
-from processor.graphs.advance import Advance, note, set_timer
+from processor.graphs.advance import Advance, note, set_timer, tell
 from processor.graphs.plan import Plan
 from processor.graphs.progress import (
     CANCELLED,
@@ -449,7 +449,7 @@ def _retry(step: Advance, message: Message) -> None:
         step.run.ended = 0
         _begin_run(step)
     elif step.run.is_ended and up:
-        step.tell()  # who asks waits for an answer
+        tell(step)  # who asks waits for an answer
 
 
 _ACTS: Mapping[str, Callable[[Advance, Message], None]] = {

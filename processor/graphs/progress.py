@@ -208,8 +208,8 @@ class GraphRun:
     __slots__ = (
         "absorbed", "again", "by", "changed", "count", "created", "depth", "ended", "errored", "executions",
         "fans", "fault", "gathered", "graph", "id", "ids", "inputs", "is_paused", "is_stopping", "made",
-        "open", "outputs", "parts", "seen", "signals", "sizes", "slice", "started", "state", "store", "units",
-        "up", "version",
+        "open", "orders", "outputs", "parts", "seen", "signals", "sizes", "slice", "started", "state",
+        "store", "units", "up", "version",
     )  # fmt: skip
 
     def __init__(self, id: str, graph: str, version: str, created: int) -> None:
@@ -228,7 +228,7 @@ class GraphRun:
         self.units: dict[str, list[int]] = {}
         self.executions: dict[str, Progress] = {}
         self.open = self.errored = self.absorbed = self.count = 0
-        self.made = 0  # numbers given to executions
+        self.made = self.orders = 0  # numbers given to executions, and to orders to runs below
         self.is_paused = self.is_stopping = False
         self.fault: Message | None = None  # {"code", "text"}: why it failed beside its executions
         self.ids: list[str] = []  # of the last control messages

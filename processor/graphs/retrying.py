@@ -46,7 +46,7 @@ def retry(step: Advance, x: object, *, is_all: bool) -> bool:
 
 
 def _has_failed(each: Progress, *, and_absorbed: bool = False) -> bool:
-    if each.fan is not None and not each.is_open:
+    if each.fan is not None and each.state == SUCCESS:
         return bool(_unfinished(each)) and (and_absorbed or not each.fan.absorbed)
     return each.state == CANCELLED or (each.state == ERRORED and (and_absorbed or not each.absorbed))
 
@@ -57,7 +57,7 @@ def _unfinished(each: Progress) -> list[int]:
     if fan is None:
         return []
     good = {first for first, report in fan.done.items() if report["is_last"] and report["state"] == SUCCESS}
-    return [first for first in [*fan.sent] if first not in good]
+    return [first for first in fan.sent if first not in good]
 
 
 def _begin_again(
@@ -83,7 +83,10 @@ def _begin_again(
         run.slice.is_reported = False
     _count(step)
     for each in chosen.values():
-        if each.fan is not None:
+        if each.fan is not None and each.fan.open == 0:  # they had all ended after a cancel
+            step.unite_slices(each)
+            step.end_slices(each)
+        elif each.fan is not None:
             step.send_slices(each)
         elif (each.gives and each.inputs is not None) or step.fill(each):
             step.begin(each)
@@ -99,7 +102,7 @@ def _ask_slices(step: Advance, each: Progress, in_slice: tuple[int, str, bool] |
     assert fan is not None
     asked = [in_slice[0]] if in_slice else _unfinished(each)
     for first in asked:
-        asking = order(step.run, "retry", slice_of(step.run, each, first), f"retry:{step.now}")
+        asking = order(step.run, "retry", slice_of(step.run, each, first))
         fan.asked[first] = number = fan.asked.get(first, 0) + 1
         up = {"run": step.run.id, "x": each.x, "a": number, "depth": step.run.depth}
         asking |= {"up": up, "first": first}

@@ -127,7 +127,7 @@ def _run_item(run: GraphRun) -> Message:
     for name, value in (
         ("up", run.up), ("dep", run.depth), ("stop", run.is_stopping), ("pause", run.is_paused),
         ("fault", run.fault), ("ids", run.ids), ("sig", run.signals), ("again", run.again),
-        ("seen", run.seen), ("out", run.outputs),
+        ("seen", run.seen), ("out", run.outputs), ("ord", run.orders),
     ):  # fmt: skip
         if value:
             item[name] = value
@@ -202,7 +202,7 @@ def run_of(plan: Plan, id: str, items: Mapping[str, bytes]) -> GraphRun:
     run.state, run.by, run.inputs, run.store = said["st"], said["by"], said["in"], said["sto"]
     run.started, run.ended = _times(run, said["t"])
     run.open, run.errored, run.absorbed, run.count = said["open"], said["err"], said["abs"], said["n"]
-    run.made = said["made"]
+    run.made, run.orders = said["made"], said.get("ord", 0)
     run.units = said["u"]
     run.up, run.depth = said.get("up"), said.get("dep", 0)
     run.is_stopping, run.is_paused = said.get("stop", False), said.get("pause", False)
@@ -309,6 +309,7 @@ def record_of(run: GraphRun) -> Message:
         record["large"] = True
     for name, value in (
         ("up", run.up), ("depth", run.depth), ("ids", run.ids), ("again", run.again), ("fault", run.fault),
+        ("orders", run.orders),
     ):  # fmt: skip
         if value:
             record[name] = value
@@ -352,7 +353,7 @@ def revived(plan: Plan, record: Mapping[str, Any]) -> GraphRun:
     run.state, run.by, run.started, run.ended = (record[name] for name in ("state", "by", "started", "ended"))
     run.inputs, run.store = record["inputs"], record["store"]
     run.up, run.depth, run.fault = record.get("up"), record.get("depth", 0), record.get("fault")
-    run.ids, run.again = record.get("ids", []), record.get("again", {})
+    run.ids, run.again, run.orders = record.get("ids", []), record.get("again", {}), record.get("orders", 0)
     for shown in record["executions"]:
         run.made += 1
         node = plan.nodes[shown["node"]]

@@ -45,13 +45,14 @@ def at_work(run: GraphRun, each: Progress) -> list[str]:
     return [slice_of(run, each, first) for first in fan.sent if first not in ended]
 
 
-def order(run: GraphRun, what: str, below: str, id: str) -> Message:
-    """A control message to a run below this one; `id` is unique among those to it."""
+def order(run: GraphRun, what: str, below: str) -> Message:
+    """A control message to a run below this one."""
+    run.orders += 1
     return {
         "v": 1,
         "t": "control",
         "run": below,
-        "id": f"{run.id}:{id}",
+        "id": f"{run.id}:{run.orders}",
         "what": what,
         "x": None,
         "by": "parent",

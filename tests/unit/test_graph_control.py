@@ -78,6 +78,25 @@ def test_what_falls_due_in_a_pause_waits_for_its_end() -> None:
     assert [each.attempt for each in todo.ready] == [2]
 
 
+def test_an_ended_run_is_paused_no_more() -> None:
+    """A pause is over when the run has ended: who tries it again goes on at once."""
+    plan = plan_of(chain("a"))
+    run, _ = started(plan)
+    machine.apply(plan, run, control("pause"), 1000)
+    machine.apply(plan, run, control("cancel", id="2"), 1000)
+    assert [each.x for each in again(plan, run).ready] == ["a"]
+
+
+def test_orders_to_runs_below_have_ids_of_their_own() -> None:
+    """Cancel, retry and cancel in the same moment are three orders to the slices, and all are obeyed."""
+    plan, run, todo = sliced(65)
+    ids = []
+    for at, what in enumerate(("cancel", "retry", "cancel")):
+        todo = machine.apply(plan, run, control(what, id=str(at)), 1000)
+        ids += [each["id"] for each in todo.sends]
+    assert len(set(ids)) == len(ids) == 6
+
+
 def test_the_same_order_counts_once() -> None:
     """A control message that was seen before, by its id, is not obeyed again."""
     plan = plan_of(chain("a"))
@@ -323,6 +342,32 @@ def test_an_error_in_a_slice_skips_what_unites_it() -> None:
     done = answered(plan, part, machine.apply(plan, part, order, 9000), fine)
     todo = machine.apply(plan, run, done.sends[-1], 9000)
     assert todo.ready[0].inputs == {"values": [1] * 130}
+
+
+def test_slices_that_succeeded_after_a_cancel_are_not_run_again() -> None:
+    """A retry of a run that was cancelled goes on from what its slices did meanwhile, if that is all."""
+    plan, run, todo = sliced(65)
+    first, second = todo.sends
+    machine.apply(plan, run, worked(plan, first)[1].sends[0], 1000)
+    machine.apply(plan, run, control("cancel"), 1000)
+    report = worked(plan, second)[1].sends[0]
+    machine.apply(plan, run, report, 1000)
+    todo = again(plan, run)
+    assert (todo.sends, [each.inputs for each in todo.ready]) == ([], [{"values": [1] * 65}])
+    answered(plan, run, todo, fine)
+    assert (run.state, runs.record_of(run)["counts"]) == ("SUCCESS", {"SUCCESS": 67})
+
+
+def test_slices_that_were_not_sent_before_a_cancel_are_sent_by_a_retry() -> None:
+    """A fan-out that was cancelled while slices were still to be sent goes on with these."""
+    plan, run, todo = sliced(64 * 200 + 1, limits={"fan_out": 20_000})
+    for message in todo.sends:
+        machine.apply(plan, run, worked(plan, message)[1].sends[0], 1000)
+    machine.apply(plan, run, control("cancel"), 1000)
+    todo = again(plan, run)
+    assert [(each["t"], each["first"]) for each in todo.sends] == [("slice", 12_800)]
+    todo = machine.apply(plan, run, worked(plan, todo.sends[0])[1].sends[0], 1000)
+    assert [each.x for each in todo.ready] == ["sum"]
 
 
 def test_an_execution_in_a_slice_is_tried_again_by_name() -> None:
