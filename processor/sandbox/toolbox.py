@@ -178,6 +178,7 @@ class WasmRunner:
             pre.instantiate(store).exports(store)["_start"](store)
         except Exited as err:
             code = err.code
+            err.__traceback__ = None  # with its frames it would keep the store until a collection
         except Flooded:
             end = "flood"
         except wasmtime.Trap as err:
@@ -188,6 +189,7 @@ class WasmRunner:
         except MemoryError:
             end, why = "trap", "its memory could not be had"
         used = min(max(fuel - store.get_fuel(), 0), fuel)
+        store.close()  # whatever still refers to it: its memory is gone before the next call
         return Done(end, code, why, used, bytes(console.output), bytes(console.errors))
 
 

@@ -116,6 +116,25 @@ async def test_nothing_of_a_call_is_left_for_the_next() -> None:
     assert said == [b'[2,"two"]'] * 3
 
 
+async def test_a_worker_can_be_called_for_ever() -> None:
+    """However calls end, nothing of their memory stays with the worker."""
+    grow = "(if (i32.lt_s (memory.grow (i32.const 500)) (i32.const 0)) (then unreachable))"
+    ends = {
+        "exit": module(f"{grow} (call $exit (i32.const 7))"),
+        "trap": module(f"{grow} (call $f)", "(func $f call $f)"),
+        "flood": module(
+            f"{grow} (loop (drop (call $say (i32.const 1) (i32.const 0) (i32.const 65536))) br 0)"
+        ),
+    }
+    async with tools() as cell:
+        for end, content in ends.items():
+            worker = await cell.worker(tool(content))
+            for _ in range(40):
+                done = await worker.call(b"{}", FUEL, 10)
+                assert (done.end, done.why) == (end, "stack overflow" if end == "trap" else "")
+            await worker.close()
+
+
 async def test_a_module_is_compiled_once_for_all_workers() -> None:
     """The second worker takes what the first one made of it, and calls the same."""
     async with tools() as cell:
