@@ -215,10 +215,11 @@ async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
 
 
 async def tool_faults(config: Config) -> list[Fault]:
-    """Why tools of the routes cannot be called here."""
+    """Why tools of the routes, and of groups of nodes, cannot be called here."""
     toolbox = Toolbox()
     try:
-        tools = [tool for route in config.routes.values() for tool in route.reach.tools]
+        owners: list[Route | NodeGroup] = [*config.routes.values(), *config.groups.values()]
+        tools = [tool for owner in owners for tool in owner.reach.tools]
         return [tool_fault(config, name, err) for name, err in (await toolbox.unusable(tools)).items()]
     finally:
         await toolbox.close()

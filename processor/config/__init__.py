@@ -181,17 +181,16 @@ def load(
         )
     config = _inherit(config, files)
     files = _with_policies(config, files)
+    tools |= {
+        name: tool_server(name, tool, secrets) for name, tool in config.tools.items() if tool.kind == "mcp"
+    }
     if config.has_engine:
         config._engine = runtime_engine(config.engine_keys, secrets_key)
-        config._groups = _runtime_groups(config, groups, secrets)
+        config._groups = _runtime_groups(config, groups, secrets, tools)
         config._graphs, config._graph_files = graphs, graph_sources.files
     roots = {
         name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
     }
-    tools |= {
-        name: tool_server(name, tool, secrets) for name, tool in config.tools.items() if tool.kind == "mcp"
-    }
-    config._tools = tools
     config._routes = {
         name: replace(
             runtime_route(config.app, name, route, files[name], secrets, roots, tools),
@@ -199,6 +198,7 @@ def load(
         )
         for name, route in config.route_settings.items()
     }
+    config._tools = tools
     config._path, config._origins = source.path, source.origins
     return config
 
@@ -380,14 +380,17 @@ def _read_groups(
 
 
 def _runtime_groups(
-    config: Config, programs: Mapping[str, Program], secrets: Mapping[str, BoundSecret]
+    config: Config,
+    programs: Mapping[str, Program],
+    secrets: Mapping[str, BoundSecret],
+    tools: Mapping[str, Tool],
 ) -> dict[str, NodeGroup]:
     """The groups of nodes as they run; their policies have no faults."""
     found = {}
     for name, keys in config.group_keys.items():
         rules = load_policy(keys.policy)
         audit = route_audit(config.audit, rules)
-        found[name] = runtime_group(config.app, name, keys, programs[name], rules, audit, secrets)
+        found[name] = runtime_group(config.app, name, keys, programs[name], rules, audit, secrets, tools)
     return found
 
 

@@ -21,12 +21,13 @@ from processor.config.graphs import EngineKeys, NodeGroupKeys, SecretsKeySetting
 from processor.config.keys import Config
 from processor.config.rules import Contradiction, topics, unknown_secret
 from processor.config.source import YamlSource, dotted
+from processor.config.tools import granted
 from processor.errors import ConfigError, Fault, Faults
 from processor.graphs.checks import Problem, graph_circles, key_problem, problems_of, readable_graph
 from processor.graphs.definition import GraphDefinition
 from processor.model import Limits, Program
 from processor.policy import Rules
-from processor.reach import BoundSecret, Outbound, Reach
+from processor.reach import BoundSecret, Outbound, Reach, Tool
 from processor.route import GraphEngine, NodeGroup, RouteAudit
 from processor.subject import app_patterns, overlaps
 
@@ -285,6 +286,7 @@ def runtime_group(
     rules: Rules,
     audit: RouteAudit,
     secrets: Mapping[str, BoundSecret],
+    tools: Mapping[str, Tool],
 ) -> NodeGroup:
     """The group that these keys stand for, which are free of faults."""
     outbound = keys.outbound
@@ -312,6 +314,7 @@ def runtime_group(
             ),
             secrets=tuple(secrets[own] for own in keys.secrets),
             emits=keys.emits,
+            tools=tuple(granted(keys.tools, tools)),
         ),
         settings=keys.settings,
         emits=keys.emits,

@@ -90,7 +90,7 @@ class NodeGroupKeys(Settings):
         default=None,
         description="inline: run by the engine itself, in the commit of the run. pool: apart, each execution"
         " with a commit of its own, so that a call that was made is never made again for another. By default"
-        " pool where the group lists `outbound` or `secrets`, else inline.",
+        " pool where the group lists `outbound`, `secrets` or `tools`, else inline.",
         examples=["pool"],
     )
     language: Literal["restricted", "python"] = Field(
@@ -126,6 +126,11 @@ class NodeGroupKeys(Settings):
         description="Subjects or patterns that its nodes may send to with `self.emit(subject, document)`.",
         examples=[["alerts"]],
     )
+    tools: Listed[Text] = Field(
+        default=(),
+        description="Names of the tools under `tools` that its nodes may call, as `routes.<name>.tools`.",
+        examples=[["add"]],
+    )
     policy: Listed[File] = Field(
         default=(), description="Policy files beside those at the top, for this group: each must allow."
     )
@@ -157,6 +162,7 @@ class NodeGroupKeys(Settings):
             for key, is_given in (
                 ("outbound", bool(self.outbound.allowed_domains)),
                 ("secrets", bool(self.secrets)),
+                ("tools", bool(self.tools)),
             )
             if is_given
         )

@@ -6,16 +6,17 @@ leave to each other is settled here: subjects, units, the names of defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from processor.config.auditing import AuditSettings
 from processor.config.ism import Ism
 from processor.config.keeping import CreatedStream
 from processor.config.keys import InputSettings, OutputSettings, RouteSettings
+from processor.config.tools import granted
 from processor.model import Limits, Program, RetryPolicy
 from processor.policy import NO_POLICY, Rules
-from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock, Tool, ToolServer
+from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock, Tool
 from processor.route import (
     BatchLimits,
     BreakerPolicy,
@@ -163,15 +164,5 @@ def _reach(
         files=tuple(roots[own] for own in settings.files),
         emits=settings.emits,
         heap=files.heap,
-        tools=tuple(_granted(settings.tools, tools)),
+        tools=tuple(granted(settings.tools, tools)),
     )
-
-
-def _granted(listed: Sequence[str], tools: Mapping[str, Tool]) -> Iterator[Tool]:
-    """The tools that a route lists; of a server those whose names match one of its patterns."""
-    for name in dict.fromkeys(used.partition("/")[0] for used in listed):
-        tool = tools[name]
-        if isinstance(tool, ToolServer):
-            patterns = [used.partition("/")[2] for used in listed if used.startswith(f"{name}/")]
-            tool = replace(tool, granted=tuple(patterns))
-        yield tool

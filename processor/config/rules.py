@@ -11,7 +11,7 @@ import binascii
 import difflib
 import os
 import re
-from collections.abc import Container, Generator, Iterator, Mapping
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -569,9 +569,12 @@ def _tool_faults(config: Config) -> Iterator[Contradiction]:
             yield (*here, *place), code, f"{dotted((*here, *place))}: {text}"
         if tool.kind == "mcp" and tool.secret is not None:
             yield from _bound_secret_faults((*here, "secret"), tool.secret, tool.mcp or "", config)
-    for route, settings in config.route_settings.items():
-        place = ("routes", route, "tools")
-        for used in settings.tools:
+    listed: list[tuple[Place, Sequence[str]]] = [
+        *((("routes", route, "tools"), keys.tools) for route, keys in config.route_settings.items()),
+        *((("nodes", group, "tools"), keys.tools) for group, keys in config.group_keys.items()),
+    ]
+    for place, names in listed:
+        for used in names:
             own, slash, _ = used.partition("/")
             kind = config.tools[own].kind if own in config.tools else None
             if kind is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from processor.config.forms import File, Listed, Place, Settings, Text, sequence
 from processor.config.outside import check_base_url
 from processor.model import Program
-from processor.reach import BoundSecret, FunctionTool, ToolServer, WasmTool
+from processor.reach import BoundSecret, FunctionTool, Tool, ToolServer, WasmTool
 from processor.sandbox.toolwire import MODULE_BYTES
 from processor.schema import Schema
 
@@ -204,6 +205,16 @@ def tool_server(name: str, settings: ToolSettings, secrets: Mapping[str, BoundSe
     assert settings.mcp is not None
     secret = secrets[settings.secret] if settings.secret else None
     return ToolServer(name, settings.mcp, secret, settings.names, timeout_s=settings.timeout_s)
+
+
+def granted(listed: Sequence[str], tools: Mapping[str, Tool]) -> Iterator[Tool]:
+    """The tools that a route lists; of a server those whose names match one of its patterns."""
+    for name in dict.fromkeys(used.partition("/")[0] for used in listed):
+        tool = tools[name]
+        if isinstance(tool, ToolServer):
+            patterns = [used.partition("/")[2] for used in listed if used.startswith(f"{name}/")]
+            tool = replace(tool, granted=tuple(patterns))
+        yield tool
 
 
 def _content(file: str, key: str, problems: list[Problem]) -> bytes | None:

@@ -116,3 +116,23 @@ def test_what_is_wrong_is_said_before_anything_runs(config: Path, done: Start) -
     assert code(tried) == EXIT_CONFIG
     assert "E703" in tried.err
     assert "no graph 'sum'" in done("graph", "try", config, "sum").err
+
+
+def test_nodes_call_the_tools_of_their_group(tmp_path: Path, done: Start) -> None:
+    """By the verb of Runnables; a group that lists tools runs in a pool, and an unusable one is found."""
+    calling = NODES.replace(
+        "self.Outputs(n=self.inputs.n * 2)", 'self.Outputs(**self.tools.call("twice", n=self.inputs.n))'
+    )
+    (tmp_path / "nodes.py").write_text(calling)
+    (tmp_path / "twice.py").write_text("def twice(n):\n    return {'n': n * 2}\n")
+    tools = "tools: {twice: {python: twice.py}}\nnodes: {lib: {file: nodes.py, tools: [twice]}}"
+    config = tmp_path / "app.yaml"
+    config.write_text(CONFIG.replace("nodes: {lib: nodes.py}", tools))
+    tried = done("graph", "try", config, "sums", "--format", "json")
+    assert code(tried) == EXIT_OK, tried.err
+    assert orjson.loads(tried.out)["outputs"] == {"total": 6}
+    config.write_text(config.read_text().replace("tools: [twice]", "where: inline, tools: [twice]"))
+    assert "the group lists `tools`" in done("check", config).err
+    (tmp_path / "twice.py").write_text("import no_such_module\ndef twice(n): ...\n")
+    config.write_text(config.read_text().replace("where: inline, ", ""))
+    assert "E506 tools.twice: the tool twice is unusable" in done("check", config).err
