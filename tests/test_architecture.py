@@ -31,7 +31,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "operate/",
         "what people and programs ask of an app: status, control, dead letters, edits, requests over NATS",
         [
-            ["api"],
+            ["api", "mcp"],
             ["verbs"],
             ["audit_export", "lag", "runs"],
             ["graphs"],
@@ -213,7 +213,7 @@ WALLS = {
     "sandbox.calls", "sandbox.guest", "sandbox.host", "sandbox.dialect", "sandbox.packages", "service",
     "delivery.codec", "delivery.effects", "delivery.plan", "delivery.repartition", "delivery.worker",
     "graphs.engine", "graphs.nodes", "jetstream.intake", "jetstream.micro", "jetstream.reader",
-    "jetstream.subscription",
+    "jetstream.subscription", "operate.mcp",
 }  # fmt: skip
 
 

@@ -615,6 +615,28 @@ def tool(
     return about_tool(action, config, name, arguments, format=format)
 
 
+def mcp(
+    config: ConfigArgument,
+    allow_write: Annotated[
+        bool,
+        typer.Option("--allow-write", help="Offer also what changes the app, such as pause."),
+    ] = False,
+) -> int:
+    """Serve what may be asked of a running app to an MCP client, on standard input and output.
+
+    Its tools are the requests of `ctl.<app>.api.>`: status, dlq_ls, context_get and others that only read,
+    and with --allow-write those that change something. This process does them itself, with the login of the
+    configuration. It ends when standard input does.
+
+    Examples:
+    processor mcp market.yaml
+    processor mcp market.yaml --allow-write
+    """
+    from processor.cli.mcp import serve
+
+    return serve(config, may_write=allow_write)
+
+
 def audit(
     action: Annotated[
         Literal["query", "tail", "verify", "export", "keygen"],
@@ -787,6 +809,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "audit": audit,
     "graph": graph,
     "tool": tool,
+    "mcp": mcp,
     "authority": authority,
     "bench": bench,
     "verify-release": verify_release,

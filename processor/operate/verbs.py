@@ -592,6 +592,15 @@ def _log_request(verb: str, what: str, request: Any) -> None:
     log.info("request %s of %s: %s%s", verb, request.by, what, reason)
 
 
+# Change nothing, and give out nothing that is sealed. What is not named here needs leave to be offered to
+# programs that only look.
+READING = frozenset(
+    {
+        "status", "budget.status", "dlq.ls", "dlq.show", "audit.query", "audit.verify", "context.get",
+        "context.full", "context.history", "graph.get", "graph.ls", "graph.kinds", "graph.runs", "graph.run",
+    }
+)  # fmt: skip
+
 VERBS: tuple[Verb, ...] = (
     Verb("status", StatusQuery, _status, "Who runs the app, what stops routes, and how far each one is."),
     Verb("budget.status", BudgetQuery, _budgets, "How much of each budget is used in its window."),

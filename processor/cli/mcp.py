@@ -1,0 +1,64 @@
+"""`mcp`: the verbs of an app for an MCP client, over standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from processor.cli.connection import connected_to_app
+from processor.cli.terminal import EXIT_FAILED, EXIT_OK, complain
+from processor.config import Config, load
+from processor.errors import ProcessorError, Refusal
+from processor.operate.mcp import MESSAGE_BYTES, McpServer
+from processor.operate.verbs import OperatedApp
+from processor.telemetry import configure_logging
+
+_ROOM_BYTES = 1 << 20  # of one answer
+
+
+def serve(path: Path, *, may_write: bool) -> int:
+    """Answer until standard input ends."""
+    config = load(path, needs_secrets=False)
+    configure_logging("human", "warning")  # to standard error: standard output is the protocol's
+    return asyncio.run(_serve(config, may_write=may_write))
+
+
+class _Connection:
+    """The app, connected to when it is first asked for: a server that is not there is a call's failure."""
+
+    def __init__(self, config: Config, opened: AsyncExitStack) -> None:
+        self._config = config
+        self._opened = opened
+        self._app: OperatedApp | None = None
+
+    async def app(self) -> OperatedApp:
+        """Raises Refusal."""
+        if self._app is None:
+            try:
+                broker = await self._opened.enter_async_context(connected_to_app(self._config, "mcp"))
+            except ProcessorError as err:
+                raise Refusal(err.code, f"{err.what}. {err.remedy}".strip()) from err
+            room_bytes = min(broker.max_payload, _ROOM_BYTES)
+            self._app = OperatedApp(broker, self._config, "mcp", room_bytes)
+        return self._app
+
+
+async def _serve(config: Config, *, may_write: bool) -> int:
+    async with AsyncExitStack() as opened:
+        server = McpServer(_Connection(config, opened).app, may_write=may_write)
+        reader = asyncio.StreamReader(limit=MESSAGE_BYTES)
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+        while True:
+            try:
+                line = await reader.readline()
+            except ValueError:  # what is left of the line would be taken for messages
+                complain(f"a message of more than {MESSAGE_BYTES} bytes: no more are read")
+                return EXIT_FAILED
+            if not line:
+                return EXIT_OK
+            if line.strip() and (answer := await server.answer(line)) is not None:
+                sys.stdout.buffer.write(answer)
+                sys.stdout.buffer.flush()
