@@ -24,7 +24,7 @@ from processor.route import ENGINE, GraphEngine, NodeGroup
 
 _GONE_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "24h"}
 # An external worker that never comes leaves its executions for so long; the run waits on.
-_WORK_KEPT = {"Nats-TTL": "7d"}
+_WORK_KEPT = {"Nats-TTL": "168h"}
 _ERRORS_SHOWN = 20
 _TOKEN_CHARS = 80  # of a value in a subject that is no token as it is
 
