@@ -24,10 +24,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 import orjson
 
+from processor.delivery.codec import failed_result
 from processor.graphs import machine, runs
 from processor.graphs.definition import GraphDefinition
 from processor.graphs.inline import Given, InlineGuests, Spawn
-from processor.graphs.outbox import Outbox
+from processor.graphs.outbox import Outbox, TooLarge
 from processor.graphs.progress import (
     CANCELLED,
     CREATED,
@@ -63,6 +64,7 @@ log = logging.getLogger("processor")
 BATCH_MESSAGES = 450
 BATCH_EXECUTIONS = 2000
 BATCH_S = 0.2
+_SPARE_BYTES = 64 << 10  # of a message, for its headers and what a commit adds
 
 
 class _Turn:
@@ -118,9 +120,10 @@ class Engine:
         self._groups: Mapping[str, NodeGroup] = route.groups
         self._definitions = definitions
         self._telemetry = telemetry
+        self._room = broker.max_payload - _SPARE_BYTES
         self._clock = clock
         self._luck = luck
-        self._inline = InlineGuests(route.groups, spawn)
+        self._inline = InlineGuests(route.groups, spawn, self._room)
         self._shelf = Shelf(route.app, definitions, broker)
         self._waiting: dict[str, set[str]] = {}  # by kind, runs that wait for it
         self._is_alive = True
@@ -176,7 +179,8 @@ class Engine:
 
     async def _batch(self, groups: Sequence[Group]) -> Ran:
         started_s = time.perf_counter()
-        batch = _Batch(Outbox(self._app, self._engine, now_ms := int(self._clock() * 1000)), now_ms)
+        now_ms = int(self._clock() * 1000)
+        batch = _Batch(Outbox(self._app, self._engine, now_ms, self._room), now_ms)
         rejected: list[tuple[int, int, Failure]] = []
         given: list[tuple[_Turn, Message]] = []
         for number, group in enumerate(groups):
@@ -320,12 +324,22 @@ class Engine:
                 elif len(batch.outbox) >= BATCH_MESSAGES:
                     turn.has_left = True
                 else:
-                    if place.where == "pool":
-                        batch.outbox.pooled(turn.number, execution, run.graph, self._groups[place.group])
-                    else:
-                        batch.outbox.external(turn.number, execution, run.graph)
-                    batch.note(turn, machine.dispatched(run, execution.x, batch.now_ms))
+                    self._dispatch(batch, turn, run, execution, place)
         return inline
+
+    def _dispatch(
+        self, batch: _Batch, turn: _Turn, run: GraphRun, execution: Execution, place: _Place
+    ) -> None:
+        """Send an execution to where it runs; one that no message holds has failed for good."""
+        try:
+            if place.where == "pool":
+                batch.outbox.pooled(turn.number, execution, run.graph, self._groups[place.group])
+            else:
+                batch.outbox.external(turn.number, execution, run.graph)
+        except TooLarge as err:
+            self._given(batch, turn, execution, Given(failed_result(Failure("E711", str(err)))))
+        else:
+            batch.note(turn, machine.dispatched(run, execution.x, batch.now_ms))
 
     def _place(self, execution: Execution) -> _Place:
         id = execution.node.kind
@@ -380,12 +394,18 @@ class Engine:
             batch.contexts[turn.key] = NO_CONTEXT
             self._shelf.end(turn.key)
             return
+        change = NO_CONTEXT if run.is_ended else runs.change_of(run)
+        if any(value is not None and len(value) > self._room for value in change.items.values()):
+            text = f"what is kept of the run is more than a message takes ({self._room} bytes)"
+            cancel = {"t": "control", "run": run.id, "id": "E711", "what": "cancel", "by": "the engine: E711"}
+            plan = self._shelf.plan_of(run)
+            batch.note(turn, machine.apply(plan, run, {**cancel, "reason": text}, batch.now_ms))
         if run.is_ended and todo.is_finished:
             self._end(batch, turn, run)
         elif not run.is_ended:
             if turn.has_left or todo.has_more:
                 outbox.go(number, run.id)
-            batch.contexts[turn.key] = runs.change_of(run)
+            batch.contexts[turn.key] = change
             self._shelf.put(turn.key, run)
             if run.slice is None and turn.said != _said(run):
                 if turn.said in _ENDED:
@@ -424,9 +444,11 @@ class Engine:
             expire = {"v": 1, "t": "tick", "run": run.id, "x": None, "a": 0, "what": _EXPIRE}
             at_ms = batch.now_ms + int(outbox.kept_s(run.state) * 1000)
             turn.todo.set_timer(Timer(_EXPIRE, at_ms, expire))
-            batch.contexts[turn.key] = runs.change_of(run)
-            self._shelf.put(turn.key, run)
-            return
+            change = runs.change_of(run)
+            if all(value is None or len(value) <= self._room for value in change.items.values()):
+                batch.contexts[turn.key] = change
+                self._shelf.put(turn.key, run)
+                return
         outbox.unshare(number, run)
         if turn.kept:
             batch.contexts[turn.key] = NO_CONTEXT

@@ -30,6 +30,8 @@ log = logging.getLogger("processor")
 Spawn = Callable[[NodeGroup], Awaitable[Guest]]
 
 AT_ONCE = 400  # executions that a guest is given together
+EMITS_MAX = 300  # of one execution: the commit of its run has room for no more
+ROOM = 960 << 10  # for a message where the server has its default limit
 _AT_FIRST = 16  # as long as nobody knows how long they take
 _PART = 4  # of its time limit that they may take together
 _PAUSES_S = (0.02, 0.1, 0.5, 2.0)
@@ -67,8 +69,10 @@ class _GroupGuest:
 class InlineGuests:
     """Runs executions of inline groups, in guests that it starts when they are needed, and replaces."""
 
-    def __init__(self, groups: Mapping[str, NodeGroup], spawn: Spawn) -> None:
+    def __init__(self, groups: Mapping[str, NodeGroup], spawn: Spawn, room: int = ROOM) -> None:
+        """A message that a node emits may have `room` bytes."""
         self._spawn = spawn
+        self._room = room
         self._cells = {name: _GroupGuest(group) for name, group in groups.items() if not group.is_pool}
         self.logs: list[LogLine] = []  # of what ran since somebody took them
         self.cpu_s = 0.0
@@ -89,7 +93,7 @@ class InlineGuests:
                 part = part[: cell.size]
             ran = await self._ask(cell, [executions[index] for index in part])
             if isinstance(ran, Ran):
-                found = _read(ran, cell.group)
+                found = _read(ran, cell.group, self._room)
                 for each in found.values():
                     each.seconds = ran.wall_s / len(part)
                 given |= {part[place]: each for place, each in found.items()}
@@ -161,7 +165,7 @@ def document(execution: Execution, settings: Mapping[str, str]) -> bytes:
     return orjson.dumps(said)
 
 
-def _read(ran: Ran, group: NodeGroup) -> dict[int, Given]:
+def _read(ran: Ran, group: NodeGroup, room: int) -> dict[int, Given]:
     """What executions gave, by their place; one that is not there was not run."""
     now_us = time.time_ns() // 1000
     found = {place: Given(failed_result(failure)) for place, failure in ran.failed}
@@ -180,6 +184,10 @@ def _read(ran: Ran, group: NodeGroup) -> dict[int, Given]:
                 given.emits.append(emit)
             else:
                 found[emit.group] = Given(failed_result(Failure(verdict.code, verdict.what)))
+    for place, given in found.items():
+        if len(given.emits) > EMITS_MAX or any(len(emit.body) > room for emit in given.emits):
+            what = f"one execution may emit {EMITS_MAX} messages of {room} bytes each"
+            found[place] = Given(failed_result(Failure("E324", what)))
     for event in ran.events:
         if (given := found.get(event.group)) is not None and "error" not in given.result:
             given.events.append(replace(event, group=0))

@@ -26,6 +26,7 @@ _GONE_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "24h"}
 # An external worker that never comes leaves its executions for so long; the run waits on.
 _WORK_KEPT = {"Nats-TTL": "168h"}
 _ERRORS_SHOWN = 20
+_CUT_BYTES = 2 << 10
 _TOKEN_CHARS = 80  # of a value in a subject that is no token as it is
 
 
@@ -43,11 +44,17 @@ def inner_subjects(app: str, pools: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+class TooLarge(Exception):
+    """An execution that no message holds; the text says how large it is."""
+
+
 class Outbox:
     """Messages of one commit. `group` is the one of the batch that a message came of."""
 
-    def __init__(self, app: str, engine: GraphEngine, now_ms: int) -> None:
+    def __init__(self, app: str, engine: GraphEngine, now_ms: int, room: int) -> None:
+        """A message may have `room` bytes."""
         self.emits: list[Emit] = []
+        self._room = room
         self._app = app
         self._engine = engine
         self._now_ms = now_ms
@@ -67,13 +74,13 @@ class Outbox:
         self.send(group, {"v": 1, "t": "go", "run": run})
 
     def pooled(self, group: int, execution: Execution, graph: str, pool: NodeGroup) -> None:
-        """An execution for the pool of its group of nodes."""
+        """An execution for the pool of its group of nodes. Raises TooLarge."""
         partition = partition_of(execution.run + execution.x, pool.partitions)
         subject = RouteSubjects(self._app, pool.route_name).inbox(partition)
         self.emits.append(Emit(group, subject, self._execution(execution, graph)))
 
     def external(self, group: int, execution: Execution, graph: str) -> None:
-        """An execution for the external workers of its kind."""
+        """An execution for the external workers of its kind. Raises TooLarge."""
         namespace, _, node = execution.node.kind.partition("/")
         subject = committed_subject(self._app, self._graphs.work(namespace, node))
         self.emits.append(Emit(group, subject, self._execution(execution, graph), headers=_WORK_KEPT))
@@ -120,6 +127,8 @@ class Outbox:
     def record(self, group: int, run: GraphRun, record: Message) -> None:
         """Keep the record of a run that has ended, and show it to onlookers."""
         body = orjson.dumps(record)
+        if len(body) > self._room:
+            body = orjson.dumps(_cut(record))
         headers = {"Nats-Rollup": "sub", "Nats-TTL": f"{int(self.kept_s(run.state))}s"}
         subject = self._graphs.run(run.graph, run.state.lower(), run.id)
         self.emits.append(Emit(group, subject, body, headers=headers))
@@ -168,7 +177,11 @@ class Outbox:
         }  # fmt: skip
         if execution.united is not None:
             message["united"] = execution.united
-        return orjson.dumps(message)
+        body = orjson.dumps(message)
+        if len(body) > self._room:
+            what = f"inputs and store of {execution.node.id} have {len(body)} bytes"
+            raise TooLarge(f"{what}; a message takes {self._room}")
+        return body
 
     def _remove(self, group: int, subject: str) -> None:
         self.emits.append(Emit(group, subject, b"", headers=GONE))
@@ -183,6 +196,15 @@ _TOLD = {
     "failures": frozenset({"user", "failed", "cancelled"}),
     "all": frozenset({"user", "failed", "cancelled", "started", "completed"}),
 }
+
+
+def _cut(record: Message) -> Message:
+    """A record with sizes in place of what is large in it; who has it cannot go on from there."""
+    cut = {**record, "executions": [], "large": True}
+    for name in ("inputs", "store", "outputs"):
+        if (size := len(orjson.dumps(cut[name]))) > _CUT_BYTES:
+            cut[name] = {"cut": size}
+    return cut
 
 
 def _token(document: Message, name: str) -> str:

@@ -56,6 +56,17 @@ KINDS = (
     "redrive",
     "reset mark",
 )
+# Of the engine of graphs and its pools, told by what a commit leaves behind.
+GRAPH_KINDS = (
+    "record",  # a run ended
+    "dispatch",  # an execution goes to its pool
+    "result",  # a pool gives one back
+    "slice",  # a part of a fan-out begins, between commits that begin the others
+    "cut",  # a run goes on in another batch
+    "timer",
+    "child",  # a run tells the one that began it
+    "revival",  # a run that failed is tried again
+)
 PLACES = ("half of a {} sent", "a {} stored but not answered")
 RESET = ("before a purge", "after a purge", "before the word of a reset")
 # Of a hop that deals an input to the partitions of its route.
@@ -72,7 +83,8 @@ CALL = (
     "between a call and its commit",
     "a commit with entries stored but not answered",
 )
-POINTS = (*STEPS, *(place.format(kind) for kind in KINDS for place in PLACES), *RESET, *HOP, *CALL)
+_PLACED = (place.format(kind) for kind in (*KINDS, *GRAPH_KINDS) for place in PLACES)
+POINTS = (*STEPS, *_PLACED, *RESET, *HOP, *CALL)
 
 
 class Crash:
@@ -125,6 +137,19 @@ class Silence(Crash):
 
 # The crash of the brokers that are connected in this context.
 CRASH: ContextVar[Crash] = ContextVar("crash")
+
+
+def _graph_kinds(kind: str, route: str, state: str, payload: bytes) -> Iterator[str]:
+    """What a message of a commit says of it, where it is of a graph."""
+    if kind == "run" and state != "running":
+        yield "record" if payload else "revival"
+    elif kind == "timer" and payload:
+        yield "timer"
+    elif kind == "in" and route != "graphs":
+        yield "dispatch"
+    elif kind == "in":
+        said = orjson.loads(payload)["t"]
+        yield {"go": "cut", "slice_done": "result"}.get(said, said)
 
 
 def is_of_hop(messages: Sequence[Outgoing]) -> bool:
@@ -204,7 +229,9 @@ class CrashingBroker(Broker):
         """What a commit is for; nothing of this where it settles runs that succeeded at once."""
         is_redrive = any(".due." in m.subject and m.payload for m in messages)
         for message in messages:
-            kind = message.subject.split(".")[2]
+            _, _, kind, route, *rest = *message.subject.split("."), "", ""
+            if kind in ("in", "run", "timer"):
+                yield from _graph_kinds(kind, route, rest[0], message.payload)
             if kind == "pos":
                 yield from self._kinds_of_position(message)
             elif kind == "dlq":

@@ -122,6 +122,8 @@ class Lane:
 class Silent:
     """A server that has stored nothing."""
 
+    max_payload = 1 << 20
+
     async def connected(self) -> None:
         pass
 
@@ -201,6 +203,7 @@ async def test_a_try_that_failed_is_a_timer_and_then_a_new_attempt() -> None:
     assert (await lane.give(result("split", a=1))).emits == []
     ran = await lane.give(tick)
     assert [execution["a"] for execution in bodies(ran, ".in.nodes-api.")] == [2]
+    assert (await lane.give(tick)).emits == []  # a timer that fires twice
     ran = await lane.give(result("split", a=2, **failed))
     [record] = bodies(ran, ".failed.r1")
     assert [error["text"] for error in record["errors"]] == ["no price"]
@@ -343,3 +346,20 @@ async def test_what_a_slice_reports_after_a_cancel_is_not_run_again() -> None:
     lane.new()
     again = await lane.give({"t": "control", "run": "r1", "id": "2", "what": "retry", "x": None})
     assert [(body["run"], body["what"]) for body in bodies(again, "in.graphs")] == [("r1/split.64", "retry")]
+
+
+async def test_what_no_message_holds_fails_its_execution_or_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An execution that is too large is its own failure, a run that is ends; both with records that fit."""
+    monkeypatch.setattr(Silent, "max_payload", 300 << 10)
+    large = {"n": "x" * 250_000}
+    lane = Lane()
+    ran = await lane.give(start(inputs=large))
+    [record] = bodies(ran, ".failed.r1")
+    assert record["errors"][0]["code"] == "E711"
+    assert "a message takes" in record["errors"][0]["text"]
+    assert record["inputs"] == {"cut": len(orjson.dumps(large))}
+    lane = Lane(where=None)
+    ran = await lane.give(start(inputs=large))
+    [record] = bodies(ran, ".cancelled.r1")
+    assert "more than a message takes" in record["errors"][0]["text"]
+    assert ran.contexts == {}
