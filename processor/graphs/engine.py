@@ -28,7 +28,7 @@ from processor.delivery.codec import failed_result
 from processor.graphs import machine, runs
 from processor.graphs.definition import GraphDefinition
 from processor.graphs.inline import Given, InlineGuests, Spawn
-from processor.graphs.outbox import Outbox, TooLarge
+from processor.graphs.outbox import NoRoom, Outbox
 from processor.graphs.progress import (
     CANCELLED,
     CREATED,
@@ -336,7 +336,7 @@ class Engine:
                 batch.outbox.pooled(turn.number, execution, run.graph, self._groups[place.group])
             else:
                 batch.outbox.external(turn.number, execution, run.graph)
-        except TooLarge as err:
+        except NoRoom as err:
             self._given(batch, turn, execution, Given(failed_result(Failure("E711", str(err)))))
         else:
             batch.note(turn, machine.dispatched(run, execution.x, batch.now_ms))

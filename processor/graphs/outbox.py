@@ -44,7 +44,7 @@ def inner_subjects(app: str, pools: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-class TooLarge(Exception):
+class NoRoom(Exception):
     """An execution that no message holds; the text says how large it is."""
 
 
@@ -74,13 +74,13 @@ class Outbox:
         self.send(group, {"v": 1, "t": "go", "run": run})
 
     def pooled(self, group: int, execution: Execution, graph: str, pool: NodeGroup) -> None:
-        """An execution for the pool of its group of nodes. Raises TooLarge."""
+        """An execution for the pool of its group of nodes. Raises NoRoom."""
         partition = partition_of(execution.run + execution.x, pool.partitions)
         subject = RouteSubjects(self._app, pool.route_name).inbox(partition)
         self.emits.append(Emit(group, subject, self._execution(execution, graph)))
 
     def external(self, group: int, execution: Execution, graph: str) -> None:
-        """An execution for the external workers of its kind. Raises TooLarge."""
+        """An execution for the external workers of its kind. Raises NoRoom."""
         namespace, _, node = execution.node.kind.partition("/")
         subject = committed_subject(self._app, self._graphs.work(namespace, node))
         self.emits.append(Emit(group, subject, self._execution(execution, graph), headers=_WORK_KEPT))
@@ -180,7 +180,7 @@ class Outbox:
         body = orjson.dumps(message)
         if len(body) > self._room:
             what = f"inputs and store of {execution.node.id} have {len(body)} bytes"
-            raise TooLarge(f"{what}; a message takes {self._room}")
+            raise NoRoom(f"{what}; a message takes {self._room}")
         return body
 
     def _remove(self, group: int, subject: str) -> None:

@@ -165,7 +165,7 @@ async def _set_paused(app: OperatedApp, request: RouteOrder, *, is_paused: bool)
 
 
 async def _reset(app: OperatedApp, request: ResetOrder) -> dict[str, Any]:
-    route, control = _route(app, request.route), Control(app.broker, app.config.app)
+    route, control = _changeable(app, request.route), Control(app.broker, app.config.app)
     try:
         target = await control.target(route, _place(request.to))
     except ValueError as err:
@@ -338,25 +338,25 @@ async def _each(documents: Sequence[Any]) -> Any:
 
 async def _set_value(app: OperatedApp, request: ValueOrder) -> dict[str, Any]:
     author = _author(app, "context.set", request)
-    edits = _edits(app, request.route)
+    edits = _changes(app, request.route)
     return (await edits.set(request.key, request.path, _value(request.value), author)).facts()
 
 
 async def _append_value(app: OperatedApp, request: ValueOrder) -> dict[str, Any]:
     author = _author(app, "context.append", request)
-    edits = _edits(app, request.route)
+    edits = _changes(app, request.route)
     return (await edits.append(request.key, request.path, _value(request.value), author)).facts()
 
 
 async def _pop_element(app: OperatedApp, request: ElementRemoval) -> dict[str, Any]:
     author = _author(app, "context.pop", request)
-    edit = await _edits(app, request.route).pop(request.key, request.path, author, is_first=request.first)
+    edit = await _changes(app, request.route).pop(request.key, request.path, author, is_first=request.first)
     return {**edit.facts(), "value": _written(edit.value)}
 
 
 async def _delete_value(app: OperatedApp, request: ContextRemoval) -> dict[str, Any]:
     author = _author(app, "context.delete", request)
-    return (await _edits(app, request.route).delete(request.key, request.path, author)).facts()
+    return (await _changes(app, request.route).delete(request.key, request.path, author)).facts()
 
 
 async def _apply_graph(app: OperatedApp, request: GraphOrder) -> dict[str, Any]:
@@ -492,6 +492,10 @@ def _edits(app: OperatedApp, route: str) -> ContextEdits:
     return ContextEdits(app.broker, _route(app, route))
 
 
+def _changes(app: OperatedApp, route: str) -> ContextEdits:
+    return ContextEdits(app.broker, _changeable(app, route))
+
+
 def _author(app: OperatedApp, verb: str, request: ValueOrder | ElementRemoval | ContextRemoval) -> Author:
     _log_request(verb, f"route {_route(app, request.route).name}", request)  # its history has the rest
     return Author(request.by, request.reason)
@@ -510,6 +514,15 @@ def _route(app: OperatedApp, name: str) -> Route:
     near = difflib.get_close_matches(name, app.config.routes, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"routes here are {listed_briefly(app.config.routes)}"
     raise Refusal("E602", f"there is no route {name[:64]!r}; {hint}")
+
+
+def _changeable(app: OperatedApp, name: str) -> Route:
+    """A route whose contexts and position people may change: those of graphs are changed run by run."""
+    route = _route(app, name)
+    if route.input.is_inner:
+        what = f"route {name} runs graphs: runs are changed by `graph.retry`, `graph.cancel` and the like"
+        raise Refusal("E601", what)
+    return route
 
 
 def _value(value: Any) -> Any:

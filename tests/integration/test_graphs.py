@@ -17,6 +17,7 @@ from processor.embedded import EmbeddedServer
 from processor.jetstream import GONE, KEPT, Outgoing, Stored
 from processor.model import partition_of
 from tests.conftest import waited
+from tests.integration.test_api import done, refused
 from tests.running import Running, started, write_sources
 
 NODES = """
@@ -412,3 +413,21 @@ async def test_two_processors_share_runs_and_one_takes_over(tmp_path: Path, app:
         records = [await graphs.record(run) for run in runs]
         assert [record["outputs"] for record in records] == [{"total": n + 2} for n in range(60)]
         assert len(await graphs.running.documents("results.pooled", 60)) == 60
+
+
+async def test_what_runs_keep_is_changed_run_by_run(app: App) -> None:
+    """A context or a position of the routes of graphs is set by nobody; they can be looked at and paused."""
+    async with app() as graphs:
+        broker = graphs.running.broker
+        for verb, more in (
+            ("reset", {"to": 1}),
+            ("context.set", {"key": "r1", "path": "run", "value": 1}),
+            ("context.delete", {"key": "r1", "path": "run"}),
+        ):
+            for route in ("graphs", "nodes-pool"):
+                said = await refused(broker, verb, {"route": route, "by": "me", **more})
+                assert said.startswith(f"E601 route {route} runs graphs"), said
+        assert (await done(broker, "pause", route="nodes-pool", by="me"))["paused"] is True
+        run = await graphs.start("pooled", inputs={"n": 1})
+        assert (await done(broker, "resume", route="nodes-pool", by="me"))["paused"] is False
+        assert (await graphs.record(run))["outputs"] == {"total": 3}
