@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import AsyncExitStack
+import threading
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from processor.cli.connection import connected_to_app
@@ -46,19 +47,26 @@ class _Connection:
 
 
 async def _serve(config: Config, *, may_write: bool) -> int:
+    lines: asyncio.Queue[bytes] = asyncio.Queue(maxsize=8)
+    # A daemon, for nothing ends a read of standard input but its end.
+    reading = threading.Thread(target=_read, args=(asyncio.get_running_loop(), lines), daemon=True)
+    reading.start()
     async with AsyncExitStack() as opened:
         server = McpServer(_Connection(config, opened).app, may_write=may_write)
-        reader = asyncio.StreamReader(limit=MESSAGE_BYTES)
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-        while True:
-            try:
-                line = await reader.readline()
-            except ValueError:  # what is left of the line would be taken for messages
+        while line := await lines.get():
+            if len(line) > MESSAGE_BYTES:  # what is left of it would be taken for messages
                 complain(f"a message of more than {MESSAGE_BYTES} bytes: no more are read")
                 return EXIT_FAILED
-            if not line:
-                return EXIT_OK
             if line.strip() and (answer := await server.answer(line)) is not None:
                 sys.stdout.buffer.write(answer)
                 sys.stdout.buffer.flush()
+    return EXIT_OK
+
+
+def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[bytes]) -> None:
+    """Hand over each line of standard input, be it a pipe, a file or a terminal; an empty one is its end."""
+    line = b"x"
+    while line:
+        line = sys.stdin.buffer.readline(MESSAGE_BYTES + 1)
+        with suppress(RuntimeError):  # nobody reads any more
+            asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()

@@ -139,3 +139,17 @@ def test_it_speaks_over_standard_input_and_output(tmp_path: Path) -> None:
     assert answers[1]["result"]["isError"] is True
     assert answers[1]["result"]["content"][0]["text"].startswith("E404")
     assert answers[2]["result"] == {}
+
+
+def test_standard_input_may_be_a_file(tmp_path: Path) -> None:
+    """It ends where the file does; a message that is too long ends it with a sentence."""
+    routes = "routes: {r: {input: x, code: 'class Runnable: process = list'}}"
+    (tmp_path / "app.yaml").write_text(f"app: a\n{routes}\n")
+    ping = b'{"id": 1, "method": "ping"}\n'
+    long = ping + b"x" * (5 << 20)
+    for content, code, said in ((b"", 0, b""), (ping, 0, b'"result":{}'), (long, 1, b"4194304")):
+        (tmp_path / "in").write_bytes(content)
+        with (tmp_path / "in").open("rb") as stdin:
+            command = [sys.executable, "-m", "processor", "mcp", str(tmp_path / "app.yaml")]
+            done = subprocess.run(command, stdin=stdin, capture_output=True, check=False)
+        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stderr
