@@ -43,7 +43,16 @@ from processor.graphs.progress import (
     Timer,
     Todo,
 )
-from processor.graphs.sizes import IN_ONE_RUN, SLICE, TooMuch, bound, bound_inputs, kept, set_store
+from processor.graphs.sizes import (
+    IN_ONE_RUN,
+    SLICE,
+    TooMuch,
+    bound,
+    bound_inputs,
+    kept,
+    kept_of_all,
+    set_store,
+)
 from processor.graphs.slices import (
     at_work,
     bundles_of,
@@ -234,9 +243,7 @@ class Advance:
             if node.next and count and is_large:
                 self._slice(each, outputs)
                 return
-            if node.used or node.is_leaf:
-                each.outputs = [kept(node, output) for output in outputs]
-                bound(node, each.outputs)
+            each.outputs = kept_of_all(node, outputs)
         except TooMuch as err:
             each.outputs = None
             self.fail(each, "E711", str(err))

@@ -94,7 +94,10 @@ class LocalRuns:
         return self.runs[message["run"]]
 
     async def _run_ready(self) -> None:
-        ready, self._ready = self._ready, []
+        ready = [each for each in self._ready if machine.is_wanted(self.runs[each.run], each)]
+        self._ready = []
+        if not ready:
+            return
         results = await self._execute(ready)
         for each, result in zip(ready, results, strict=True):
             self._inbox.append({**result, "t": "result", "run": each.run, "x": each.x, "a": each.attempt})

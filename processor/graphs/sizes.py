@@ -49,6 +49,16 @@ def kept(node: NodePlan, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
+def kept_of_all(node: NodePlan, outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """The same of the outputs of a fan-out together; None where that is nothing. Raises TooMuch."""
+    if node.used:
+        found = [{field: output[field] for field in node.used if field in output} for output in outputs]
+        bound(node, found)
+        return list(found)
+    is_small = node.is_leaf and len(outputs) <= SLICE and len(orjson.dumps(outputs)) <= LEAF_BYTES
+    return list(outputs) if is_small else None
+
+
 def is_short(values: Mapping[str, Any]) -> bool:
     """Whether these are few and plain, so that nobody has to look how large they are."""
     if len(values) > 64:

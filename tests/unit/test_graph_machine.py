@@ -215,7 +215,7 @@ def test_a_value_that_is_missing_fails_the_execution_that_looks_at_it() -> None:
         ([{}] * 13, {"fan_out": 12}, "E711", "'split' returned 13 elements; limits.fan_out is 12"),
         ([{}] * 13, {"executions": 10}, "E711", "makes 14 executions; limits.executions is 10"),
         ([{"v": 1}, 2], {}, "E709", "split returned a list of what are no objects"),
-        ([{"v": "x" * 600_000}], {}, "E711", "what is kept of the outputs of split is 600008 bytes"),
+        ([{"v": "x" * 600_000}], {}, "E711", "what is kept of the outputs of split is 600010 bytes"),
         ("text", {}, "E709", "split returned 'text', which is no object"),
     ],
 )
@@ -228,6 +228,19 @@ def test_outputs_have_limits(outputs: Any, limits: dict[str, int], code: str, te
     assert why["code"] == code
     assert text in why["text"]
     assert run.state == "FAILED"
+
+
+def test_outputs_that_nothing_refers_to_have_no_limit() -> None:
+    """They are kept for people while they are small, and large ones do not fail their execution."""
+    plan = plan_of(chain("a"))
+    for outputs, seen in (
+        ([{"n": 1}], [{"n": 1}]),
+        ([{"n": "x" * 1000}] * 1000, None),
+        ({"n": "x" * 600_000}, {}),
+    ):
+        run, todo = started(plan)
+        machine.apply(plan, run, result(todo.ready[0], outputs=outputs), 1000)
+        assert (run.state, run.executions["a"].outputs) == ("SUCCESS", seen)
 
 
 def test_what_is_collected_has_a_limit() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from processor.graphs import machine
+from processor.graphs.local import JumpingClock, LocalRuns
 from processor.graphs.plan import Plan
-from processor.graphs.progress import GraphRun, Message, Todo
+from processor.graphs.progress import Execution, GraphRun, Message, Todo
 from tests.graphing import chain, plan_of, result, started, states
 
 ERROR: Message = {"error": {"code": "E304", "text": "ValueError: no", "traceback": "in execute"}}
@@ -299,3 +301,22 @@ def test_graphs_do_not_nest_for_ever() -> None:
     run, todo = started(plan, up=up)
     assert (run.state, run.executions["a"].why[0]["code"]) == ("FAILED", "E711")
     assert todo.sends[0]["t"] == "child"
+
+
+async def test_nothing_is_run_that_nobody_wants_any_more() -> None:
+    """What became ready before its run was stopped or cancelled is not run after."""
+    nodes = chain("a", "b")
+    nodes[0]["next_nodes"] = ["b", "c"]
+    nodes[1]["inputs"] = {"v": "${{ a.outputs.v }}"}
+    nodes.append({"identifier": "c", "inputs": {"v": "${{ a.outputs.nothing }}"}})
+    ran: list[str] = []
+
+    async def execute(ready: Sequence[Execution]) -> list[Message]:
+        ran.extend(each.x for each in ready)
+        return [{"outputs": {"v": 1}} for _ in ready]
+
+    local = LocalRuns({"g": plan_of(nodes, on_error="stop")}, execute, JumpingClock())
+    run = await local.run({"t": "start", "run": "r", "graph": "g", "inputs": {"v": 1}})
+    assert (ran, run.state, states(run)) == (
+        ["a"], "FAILED", {"a": "SUCCESS", "b": "CANCELLED", "c": "ERRORED"}
+    )  # fmt: skip
