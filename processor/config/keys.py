@@ -598,7 +598,6 @@ class RouteSettings(Settings):
         default=(),
         description="Names of the tools under `tools` that the Runnable may call; of an MCP server calc:"
         " calc/add, or a pattern such as calc/*.",
-        examples=[["add"]],
     )
     language: Literal["restricted", "python"] = Field(
         default="restricted",

@@ -107,6 +107,14 @@ async def test_a_run_fans_out_and_unites(tmp_path: Path, nats_server: EmbeddedSe
         ]
 
 
+async def test_a_message_is_a_run(tmp_path: Path, nats_server: EmbeddedServer) -> None:
+    """Of each message on the subject of a trigger, exactly one."""
+    async with app(tmp_path, nats_server) as (running, _):
+        await running.publish("orders.eu", {"orders": [{"amount": 4}]}, {"orders": [{"amount": 7}]})
+        results = await running.documents("results.orders", 2)
+        assert sorted(each["outputs"]["total"] for each in results) == [8, 14]
+
+
 async def test_what_failed_is_retried_when_it_is_repaired(
     tmp_path: Path, nats_server: EmbeddedServer
 ) -> None:

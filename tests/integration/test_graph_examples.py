@@ -69,7 +69,7 @@ async def test_a_batch_of_orders_is_one_total(
             {"id": "o-3", "amount": -4},
             {"id": "o-4", "amount": 2},
         ]
-        await manager.trigger("etl", inputs={"orders": orders})
+        await running.publish("batches.monday", {"orders": orders})
         [total] = await running.documents("totals.etl", 1)
         assert total["state"] == "SUCCESS"
         assert total["outputs"] == {"total": 18, "orders": ["o-1", "o-4"]}
