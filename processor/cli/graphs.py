@@ -19,9 +19,10 @@ from processor.cli.connection import connected_to_app
 from processor.cli.graph_verb import GraphRequest
 from processor.cli.inputs import is_confirmed, moment_s, read_all
 from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Screen, complain, say
-from processor.config import Config, YamlSource, load
+from processor.config import Config, GraphFile, load
 from processor.context.history import me
 from processor.errors import Faults, ProcessorError
+from processor.graphs.checks import read_graph
 from processor.graphs.client import new_run_id, sentences
 from processor.jetstream import Broker
 from processor.operate.graphs import Graphs
@@ -62,14 +63,13 @@ async def _connected(config: Config, request: GraphRequest, act: _Action) -> int
 
 
 async def _apply(broker: Broker, config: Config, request: GraphRequest, screen: Screen) -> int:
-    file = Path(one(request, "FILE, in which the graph is written"))
-    source = YamlSource.read(file)
-    if source.faults:
-        raise Faults(source.faults)
-    keys = dict(source.data)
-    name = str(keys.pop("name", file.stem))
+    written = GraphFile.read(Path(one(request, "FILE, in which the graph is written")))
+    file, name = written.path, written.name
+    # What is wrong with it whatever kinds there are has its line only here.
+    if faults := written.faults(read_graph(name, written.keys, config.app)[1]):
+        raise Faults(faults)
     graphs = Graphs(broker, config)
-    head = await graphs.apply(name, keys, {}, by=me(), reason=request.reason)
+    head = await graphs.apply(name, written.keys, {}, by=me(), reason=request.reason)
     until_s = time.monotonic() + span_ms(request.wait or "0s", "--wait") / 1000
     while head["status"] == "PENDING" and time.monotonic() < until_s:
         await asyncio.sleep(_LOOK_S)

@@ -85,7 +85,6 @@ __all__ = [
     "GraphFile",
     "Nats",
     "Tls",
-    "YamlSource",
     "brief",
     "calling",
     "effective_yaml",

@@ -76,15 +76,21 @@ async def test_graphs_and_kinds_are_applied_and_listed(nats_server: EmbeddedServ
         )
         bad = await ran(app, "apply", "config.yaml", "bad.yaml")
         assert bad.code == EXIT_CONFIG
-        assert "E701 nodes[0].nodename is no key; did you mean 'node_name'?" in bad.err
+        assert "bad.yaml:3:23 E701 nodes[0].nodename is no key; did you mean 'node_name'?" in bad.err
+        (tmp_path / "bad.yaml").write_text(GRAPH.replace("outputs.user", "outputs.usr"))
+        bad = await ran(app, "apply", "config.yaml", "bad.yaml")
+        assert bad.code == EXIT_CONFIG
+        assert "E703 api has no output 'usr'; did you mean 'user'?" in bad.err
         assert "which is valid, goes on to run" in bad.err
         listed = (await ran(app, "ls", "config.yaml")).documents
-        assert [(head["name"], head["status"]) for head in listed] == [("pay", "VALID")]
+        assert [(head["name"], head["status"]) for head in listed] == [("pay", "INVALID")]
+        assert listed[0]["valid"] in applied.out
         kinds = await ran(app, "kinds", "config.yaml", "--format", "human")
         assert kinds.out.splitlines()[1].split()[:2] == ["app/Api", "external"]
-        assert (await ran(app, "ls", "config.yaml", "--format", "human")).out.splitlines()[1].split()[
-            1
-        ] == "VALID"
+        again = await ran(app, "apply", "config.yaml", "pay.yaml")
+        assert again.code == EXIT_OK
+        shown = (await ran(app, "ls", "config.yaml", "--format", "human")).out
+        assert shown.splitlines()[1].split()[1] == "VALID"
 
 
 async def test_runs_are_triggered_with_inputs_of_every_form(
