@@ -255,7 +255,8 @@ def _planned(model: type) -> ModelPlan:
     for name, step in steps.items():
         found = [*of_fields.get(name, ()), *of_fields.get("*", ())]
         if found:
-            first = tuple(called for mode, called in found if mode == "before")
+            # As pydantic has it: what is written last sees the value first.
+            first = tuple(called for mode, called in reversed(found) if mode == "before")
             last = tuple(called for mode, called in found if mode == "after")
             steps[name] = step._replace(exact=None, before=first, after=last)
     has_moments = any(step.kind.has_moments for step in steps.values())

@@ -104,6 +104,24 @@ def before():
 def tree():
     made = Tree(value=1, children=[{"value": 2, "children": [{"value": "3"}]}])
     return made.model_dump(), made.children[0].children[0].value
+class Ordered(BaseModel):
+    x: list
+    @field_validator("x", mode="before")
+    @classmethod
+    def first(cls, value):
+        return [*value, "first"]
+    @field_validator("x", mode="before")
+    @classmethod
+    def second(cls, value):
+        return [*value, "second"]
+    @field_validator("x")
+    @classmethod
+    def third(cls, value):
+        return [*value, "third"]
+    @field_validator("x")
+    @classmethod
+    def fourth(cls, value):
+        return [*value, "fourth"]
 class Runnable:
     def process(self, queries):
         out = [attempt(), attempt(id="7"), attempt(id=1.5), attempt(id="x", kind="c", flag="maybe", some=[1]),
@@ -121,4 +139,5 @@ class Runnable:
         out += [more() for more in (frozen, forbidding, loose, inherited, nested, copied, before, tree)]
         out.append(Order.model_validate({"id": 4}) == Order(id=4))
         out.append(str(Order(id=4, extra=1)))
+        out.append(Ordered(x=[]).x)
         return out
