@@ -39,11 +39,10 @@ class Reasons:
         return place
 
     def fault(self, err: BaseException) -> tuple[str, str]:
-        """The code and the text of the fault that it is of a program that is loaded."""
-        text, _ = self.describe(err)
+        """The code of the fault that it is of a program that is loaded, and its text where that differs."""
         if isinstance(err, facades.UNSUPPORTED):
-            return "E203", text.partition(": ")[2]
-        return "E206", text
+            return "E203", self.describe(err)[0].partition(": ")[2]
+        return "E206", ""
 
     def describe(self, err: BaseException) -> tuple[str, str]:
         """The exception as one line, and a traceback of the user's own frames."""
