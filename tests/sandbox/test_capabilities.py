@@ -31,6 +31,7 @@ from processor.capability.arguments import (
 from processor.capability.connections import Connections
 from processor.capability.registry import CAPABILITIES, HostCalls
 from processor.capability.row import Arguments, Ask, Capability
+from processor.capability.toolbox import Toolbox
 from processor.errors import Faults, ProcessorError
 from processor.model import Failed, Limits, Outcome, Program, Ran
 from processor.reach import Reach
@@ -288,7 +289,7 @@ ASKED = {
     "heap": (Ask("heap", "write", "counter"), {}),
     "audit": (None, {}),
 }
-NOWHERE = Connections(Reach("here"), lambda allowed, place: pytest.fail("it connects"))
+NOWHERE = Connections(Reach("here"), lambda allowed, place: pytest.fail("it connects"), Toolbox())
 # Say what would be done or has been, or let less be done.
 UNASKED = {"authorize", "tool_list", "budget", "set_budget", "audit"}
 FREE = {"authorize", "heap", "audit"}  # are answered from what the host has in memory
