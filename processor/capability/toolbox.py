@@ -203,6 +203,10 @@ class RouteTools:
         tool = self.named[name]
         check_arguments(name, tool.input, arguments)
         given = documents.dumps(arguments)
+        if len(given) > toolwire.INPUT_BYTES:
+            raise ToolError(
+                name, f"its arguments have {len(given):,} bytes, more than {toolwire.INPUT_BYTES:,}"
+            )
         if isinstance(tool, WasmTool):
             result = await self._run(tool, given)
         else:

@@ -59,15 +59,21 @@ async def _list(connections: Connections, arguments: Arguments) -> list[dict[str
     """The tools that may be called, with what each takes."""
     listed = [(name, tool.description, tool.input) for name, tool in connections.tools.named.items()]
     for server in _servers(connections):
+        if server.secret is not None and not _may(connections, Ask("secret", "use", server.secret.name)):
+            continue  # nor could a tool of it be called
         served = await connections.session(server).tools()
         listed += [(f"{server.name}/{own}", tool.description, tool.input) for own, tool in served.items()]
     found = []
     for name, description, schema in listed:
-        verdict = connections.verdict(Ask("tool", "execute", name))
-        if verdict.is_allowed or verdict.is_shadow:
+        if _may(connections, Ask("tool", "execute", name)):
             takes = documents.loads(schema.text) if schema is not None else {}
             found.append({"name": name, "description": description, "input": takes})
     return found
+
+
+def _may(connections: Connections, ask: Ask) -> bool:
+    verdict = connections.verdict(ask)
+    return verdict.is_allowed or verdict.is_shadow
 
 
 def _servers(connections: Connections) -> list[ToolServer]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from processor.address import Binding
-from processor.capability.monitor import Monitor
+from processor.capability.monitor import Mandate, Monitor
 from processor.capability.registry import HostCalls
 from processor.errors import ProcessorError
+from processor.policy import load
 from processor.reach import BoundSecret, Outbound, Reach, ToolServer
 from tests.web import Asked, Web, answer, serving
 
@@ -246,3 +248,21 @@ async def test_a_list_goes_on_for_as_many_pages_as_there_are() -> None:
         names = [tool["name"] for tool in await monitor.perform("tool_list", {})]
         assert names == ["calc/add", "calc/add_two"]
         assert await call(monitor, "calc/add_two") == "add_two"
+
+
+async def test_without_leave_for_its_secret_a_server_is_not_asked(tmp_path: Path) -> None:
+    """Neither for a call nor for its list: both would send the secret."""
+    (tmp_path / "policy.toml").write_text(
+        '[[capability]]\nname = "tool"\nresource = "*"\nmethods = ["execute"]\n'
+    )
+    rules = load([tmp_path / "policy.toml"])
+    async with serving(server_of(lambda message, asked: text("x"))) as web:
+        bound = BoundSecret("key", CANARY, (Binding.parse(f"http://{web.host}"),))
+        reach = Reach("here", tools=(ToolServer("calc", f"{web.url}/mcp", bound),))
+        calls = HostCalls()
+        monitor = calls.for_route(reach, Mandate("r", rules)).lane()
+        code, what = await refused(monitor, "calc/add", a=1)
+        assert (code, what.partition(" is not")[0]) == ("E330", "secret use key")
+        assert await monitor.perform("tool_list", {}) == []
+        await calls.close()
+    assert not web.asked

@@ -96,6 +96,8 @@ def test_a_tool_that_fails_says_why_and_what_it_took(capsys: pytest.CaptureFixtu
     assert "E333 tool concat: exit 2: there is no str2." in err
     assert tool("run", CONFIG, "add", '{"a": "x"}') == 1
     assert "E337 the arguments of the tool add do not fit its schema" in capsys.readouterr().err
+    assert tool("run", CONFIG, "echo", json.dumps({"message": "x" * (1 << 20)})) == 1
+    assert "its arguments have 1,048,590 bytes, more than 1,048,576" in capsys.readouterr().err
     assert tool("run", CONFIG, "sub") == 1
     assert "there is no tool 'sub'" in capsys.readouterr().err
     for words in ("run {} add [1]", "run {} add {{", "run {}", "ls {} add"):
