@@ -199,5 +199,5 @@ async def _has(broker: Broker, app: str, run: str, state: str) -> bool:
 
 async def _nothing(broker: Broker, app: str) -> bool:
     subjects = GraphSubjects(app)
-    kinds = [f"p.{app}.ctx.graphs.>", subjects.every_timer, f"p.{app}.in.>", subjects.runs(state="running")]
+    kinds = [f"p.{app}.ctx.graphs.>", subjects.every_timer, subjects.runs(state="running")]
     return not [each for each in await broker.last_of(f"P_{app}", kinds) if each.payload]
