@@ -403,7 +403,7 @@ class Engine:
         if run.is_ended and todo.is_finished:
             self._end(batch, turn, run)
         elif not run.is_ended:
-            if turn.has_left or todo.has_more:
+            if turn.has_left or todo.has_more or todo.ready:
                 outbox.go(number, run.id)
             batch.contexts[turn.key] = change
             self._shelf.put(turn.key, run)

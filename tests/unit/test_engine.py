@@ -31,11 +31,26 @@ GRAPH = {
 }
 
 
+ALL_DONE: dict[str, Any] = {
+    "nodes": [
+        {"identifier": "split", "node_name": "Split", "next_nodes": ["each"], "inputs": {"n": 0}},
+        {
+            "identifier": "each", "node_name": "Each", "inputs": {"n": "${{ split.outputs.n }}"},
+            "next_nodes": ["end"],
+        },
+        {
+            "identifier": "end", "node_name": "End",
+            "unites": {"identifier": "split", "strategy": "ALL_DONE"},
+        },
+    ],
+}  # fmt: skip
+
+
 class Known:
     """One graph, and kinds that all run in the same place."""
 
-    def __init__(self, where: Literal["pool", "external"] | None) -> None:
-        self.graph = GraphDefinition.named("wide", Graph.model_validate(GRAPH), "shop")
+    def __init__(self, where: Literal["pool", "external"] | None, graph: Any = GRAPH) -> None:
+        self.graph = GraphDefinition.named("wide", Graph.model_validate(graph), "shop")
         self.compiled = compile_plan(self.graph)
         self.where = where
 
@@ -358,6 +373,15 @@ async def test_what_no_message_holds_fails_its_execution_or_its_run(monkeypatch:
     assert record["errors"][0]["code"] == "E711"
     assert "a message takes" in record["errors"][0]["text"]
     assert record["inputs"] == {"cut": len(orjson.dumps(large))}
+    lane = Lane()
+    lane.known = Known("pool", ALL_DONE)
+    lane.new()
+    await lane.give(start(store={f"k{n}": "x" * 60_000 for n in range(2)}))
+    ran = await lane.give(result("split", outputs=[{"n": "x" * 130_000}]))
+    assert named(ran, ".in.nodes-api.") == []
+    [go] = bodies(ran, ".in.graphs.")  # what unites is ready, for all before it have failed
+    ran = await lane.give(go)
+    assert [execution["x"] for execution in bodies(ran, ".in.nodes-api.")] == ["end"]
     lane = Lane(where=None)
     ran = await lane.give(start(inputs=large))
     [record] = bodies(ran, ".cancelled.r1")
