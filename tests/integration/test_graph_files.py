@@ -1,4 +1,4 @@
-"""`graph check`, `graph show` and `check` of a configuration with graphs: all that needs no server."""
+"""`graph check`, `graph show` and `check` of a configuration with graphs: what they find, say and draw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from processor.cli import main
-from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED
+from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+from processor.embedded import EmbeddedServer
+from tests.integration.test_graph_cli import ran, record
+from tests.integration.test_graph_requests import answering
 
 Capture = pytest.CaptureFixture[str]
 CONFIG = """\
@@ -135,3 +138,24 @@ def test_a_graph_that_is_nearly_named_is_suggested(config: Path, capsys: Capture
     """Before any server is asked."""
     assert main(["graph", "show", str(config), "elt"]) == EXIT_FAILED
     assert "E706 the configuration has no graph 'elt'. Did you mean etl?" in capsys.readouterr().err
+
+
+async def test_a_graph_is_shown_with_the_states_of_a_run(nats_server: EmbeddedServer, tmp_path: Path) -> None:
+    """As the app has it, in the version of the run; a run of another graph is refused."""
+    async with answering(nats_server, tmp_path) as app:
+        version = await app.define("g")
+        executions = [
+            {"x": "api", "node": "api", "state": "SUCCESS"},
+            {"x": "end", "node": "end", "state": "ERRORED"},
+        ]
+        await app.keep("r1", "failed", version=version, **record("failed", executions=executions))
+        await app.keep("r2", "failed", graph="other", version="1", **record("failed"))
+        shown = await ran(app, "show", "config.yaml", "g", "--run", "r1", "--format", "mermaid")
+        assert (shown.code, shown.err) == (EXIT_OK, "")
+        assert '"end<br/>app/Api<br/>ERRORED"' in shown.out
+        assert "class n1 errored" in shown.out
+        text = await ran(app, "show", "config.yaml", "g", "--format", "human")
+        assert text.out.startswith(f"graph g, version {version}")
+        other = await ran(app, "show", "config.yaml", "g", "--run", "r2")
+        assert other.code == EXIT_FAILED
+        assert "E602 run r2 is one of graph 'other'. Name that graph." in other.err
