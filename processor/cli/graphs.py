@@ -122,7 +122,7 @@ async def _list_kinds(broker: Broker, config: Config, request: GraphRequest, scr
         [
             kind["kind"],
             kind["where"],
-            kind.get("group") or kind.get("runtime", ""),
+            kind["group"],
             _fields(kind["inputs"]),
             _fields(kind["outputs"]),
             ", ".join(kind["secrets"]),
@@ -130,7 +130,7 @@ async def _list_kinds(broker: Broker, config: Config, request: GraphRequest, scr
         for kind in kinds
     ]
     if rows:
-        screen.table(["kind", "where", "group or Runtime", "inputs", "outputs", "secrets"], rows, elastic=6)
+        screen.table(["kind", "where", "group", "inputs", "outputs", "secrets"], rows, elastic=6)
     else:
         say("there are no kinds")
     return EXIT_OK

@@ -19,9 +19,11 @@ import orjson
 from processor.config import Config
 from processor.context.subjects import GraphSubjects, app_stream, names_of
 from processor.errors import ProcessorError
+from processor.graphs.checks import read_graph
 from processor.graphs.definition import NodeKind
 from processor.graphs.registry import Registry
 from processor.graphs.vault import VALUE_BYTES, SecretVault
+from processor.graphs.versions import GraphHead
 from processor.jetstream import KEPT, Broker, Outgoing
 from processor.operate.forms import listed_briefly
 from processor.operate.journal import Journal
@@ -35,7 +37,7 @@ _DOC_CHARS = 2000
 
 
 def engine_of(config: Config) -> GraphEngine:
-    """What runs the graphs of an app. Raises ProcessorError E110 where nothing does."""
+    """What runs the graphs of an app. Raises ProcessorError E602 where nothing does."""
     if config.engine is None:
         raise ProcessorError(
             "E602",
@@ -57,15 +59,18 @@ class Graphs:
 
     async def heads(self) -> list[dict[str, Any]]:
         """What is known of each graph, by name: its last version, its valid one, and faults."""
-        stored = await self._broker.last_of(self._stream, [self._subjects.heads])
-        heads = (read_document(each.payload) for each in stored)
-        return sorted((head for head in heads if head), key=lambda head: str(head["name"]))
+        found = []
+        for stored in await self._broker.last_of(self._stream, [self._subjects.heads]):
+            [name] = names_of(stored.subject)
+            if head := GraphHead.read(name, stored):
+                found.append(head.said)
+        return sorted(found, key=lambda head: str(head["name"]))
 
     async def head(self, name: str) -> dict[str, Any]:
         """What is known of one graph."""
         for stored in await self._broker.last_of(self._stream, [self._subjects.graph(name)]):
-            if head := read_document(stored.payload):
-                return head
+            if head := GraphHead.read(name, stored):
+                return head.said
         names = [str(head["name"]) for head in await self.heads()]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"graphs here are {listed_briefly(names) or 'none'}"
@@ -90,20 +95,26 @@ class Graphs:
 
     async def kinds(self) -> list[dict[str, Any]]:
         """Every kind that is registered, by namespace and name."""
+        registry = await self._registry()
         found = []
-        for stored in await self._broker.last_of(self._stream, [self._subjects.kinds]):
-            if body := read_document(stored.payload):
-                namespace, name = names_of(stored.subject)
-                body.pop("v", None)
-                found.append({"kind": f"{namespace}/{name}", **body})
-        return sorted(found, key=lambda kind: str(kind["kind"]))
+        for id, kind in sorted(registry.kinds.items()):
+            said = kind._asdict()
+            found.append({"kind": id, **{key: said[key] for key in said if key not in ("namespace", "name")}})
+        return found
+
+    async def _registry(self) -> Registry:
+        """What there is now, as the engine knows it."""
+        registry = Registry(self._broker, self._config.app, groups=self._config.groups)
+        await registry.load()
+        return registry
 
     async def apply(
         self, name: str, keys: Mapping[str, Any], secrets: Mapping[str, Any], *, by: str, reason: str = ""
     ) -> dict[str, Any]:
         """Make a graph of these keys, as a configuration has them, and say what is known of it then.
 
-        With a fault in its keys nothing of it is kept, and the answer has no version. Secrets are kept first.
+        With a fault in its keys nothing is kept, and the answer has no version. Else secrets are kept first,
+        as what a graph needs is checked against them.
         Raises ProcessorError E708 for a graph of the configuration.
         """
         if name in self._config.graphs:
@@ -116,12 +127,11 @@ class Graphs:
             before = next((head for head in await self.heads() if head["name"] == name), {})
             valid = before.get("valid")
             return {"name": name, "version": "", "status": "INVALID", "errors": faults, "valid": valid}
-        registry = Registry(self._broker, self._config.app, groups=self._config.groups)
-        await registry.load()
+        registry = await self._registry()
         journal = Journal(self._broker, self._config)
         said = {"graph": name[:64], "secrets": sorted(secrets)}
         async with journal.act("graph.apply", ROUTE, by=by, reason=reason, data=said) as act:
-            if secrets:
+            if secrets and read_graph(name, keys, self._config.app)[0] is not None:
                 await self._keep_secrets(name, secrets)
             head = (await registry.apply_keys(name, keys, by=by)).said
             act.data |= {"version": head["version"], "status": head["status"]}
@@ -129,8 +139,7 @@ class Graphs:
 
     async def register(self, runtime: str, namespace: str, kinds: Sequence[Any]) -> dict[str, Any]:
         """Keep the kinds of an external worker; none of them, where one is at fault."""
-        registry = Registry(self._broker, self._config.app, groups=self._config.groups)
-        await registry.load()
+        registry = await self._registry()
         faults: list[dict[str, str]] = []
         wanted: list[NodeKind] = []
         if not _NAME.fullmatch(namespace):

@@ -228,7 +228,7 @@ class GraphRuns:
 
     async def _record(self, run: str) -> dict[str, Any] | None:
         for stored in await self._broker.last_of(self._stream, [self._subjects.record(run)]):
-            if found := read_document(stored.payload):
+            if found := _read_record(stored):
                 return found
         return None
 
@@ -358,7 +358,7 @@ class GraphRuns:
         documents = [
             {**document, "place": each.sequence}
             for each in reversed(shown)
-            if (document := read_document(each.payload)) is not None
+            if (document := _read_record(each)) is not None
         ]
         is_cut = len(found) > len(shown) or start > first
         return documents, shown[0].sequence if shown and is_cut else None
@@ -418,6 +418,13 @@ class GraphRuns:
             return {"sealed": seal_to(key, values)}
         except ValueError as err:
             raise ProcessorError("E601", f"`key`: {err}") from err
+
+
+def _read_record(stored: Stored) -> dict[str, Any] | None:
+    """The record of a run; None for what is none, such as what takes one away."""
+    found = read_document(stored.payload)
+    texts = (found.get(key) for key in ("run", "graph", "state")) if found else (None,)
+    return found if all(isinstance(text, str) for text in texts) else None
 
 
 def _refused(code: str, text: str) -> dict[str, str]:

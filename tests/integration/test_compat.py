@@ -20,7 +20,7 @@ from tests.guide.test_07_seed_examples import BUILDER, PRICES, QUERY, stock_url
 __all__ = ["stock_url"]
 
 ROOT = Path(__file__).parent.parent.parent
-# Kinds of capabilities are those of Processor, and tools are not there yet.
+# Kinds of capabilities are those of Processor.
 POLICY_FILE = """\
 [[capability]]
 name = "heap"

@@ -298,6 +298,41 @@ async def has_one(broker: Broker, stream: str) -> bool:
     return info is not None and info["state"]["messages"] == 1
 
 
+async def test_what_a_stranger_stored_is_not_shown(nats_server: EmbeddedServer, tmp_path: Path) -> None:
+    """Heads, kinds and records that say nothing are passed over, and hide none of the others."""
+    async with answering(nats_server, tmp_path) as app:
+        await app.define("g")
+        await done(app.broker, "graph.register", runtime="r", namespace="app", kinds=[KIND])
+        for body in (b"", b"[]", b"{}", b'{"status": 7}', b"\xff"):
+            for subject in (
+                SUBJECTS.graph("odd"),
+                SUBJECTS.kind("app", "Odd"),
+                SUBJECTS.run("g", "failed", "odd"),
+            ):
+                await app.broker.publish_stored(Outgoing(subject, body))
+            listed = await done(app.broker, "graph.ls")
+            assert [head["name"] for head in listed["graphs"]] == ["g"]
+            assert [kind["kind"] for kind in (await done(app.broker, "graph.kinds"))["kinds"]] == ["app/Api"]
+            assert (await done(app.broker, "graph.trigger", name="g"))["status"] == "CREATED"
+            assert (await done(app.broker, "graph.runs"))["runs"] == []
+            assert (await refused(app.broker, "graph.run", {"run": "odd"})).startswith("E602")
+
+
+async def test_secrets_of_a_graph_with_faults_are_not_kept(
+    nats_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """Those of the version that runs stay as they were."""
+    async with answering(nats_server, tmp_path) as app:
+        odd = [{"identifier": "a", "nodename": "Api"}]
+        answer = await done(
+            app.broker, "graph.apply", name="g", nodes=odd, by="ann", secrets={"api_key": "sk-live-4711"}
+        )
+        assert (answer["status"], answer["version"]) == ("INVALID", "")
+        assert "E701" in answer["errors"][0]["code"]
+        kept = await app.broker.last_of(app_stream("app"), [SUBJECTS.secrets("g")])
+        assert kept == []
+
+
 async def test_secrets_go_to_nobody_without_an_execution(nats_server: EmbeddedServer, tmp_path: Path) -> None:
     """A run that is not there, or has no such execution open, gives none away."""
     async with answering(nats_server, tmp_path) as app:
