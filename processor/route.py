@@ -152,6 +152,7 @@ class BatchLimits:
     max_messages: int = 500
     max_bytes: int = 4 << 20
     max_wait_ms: float = 5
+    run_s: float | None = None  # how long the messages of one call may take together, as far as it is known
 
 
 @dataclass(frozen=True, slots=True)

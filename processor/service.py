@@ -53,7 +53,7 @@ from processor.delivery.work_queue import prepare_work_queue
 from processor.delivery.worker import Shared
 from processor.errors import ERRORS, Edited, Faults, Fenced, LanguageError, ProcessorError
 from processor.graphs.keeper import GraphKeeper
-from processor.graphs.pools import graph_routes
+from processor.graphs.pools import graph_routes, pool_guest
 from processor.jetstream import Again, ApiError, Broker, Reader, Stored, Unknown, connect_options
 from processor.model import Delivery, Limits, Program
 from processor.operate.api import OperateApi
@@ -870,6 +870,8 @@ class Service:
                 emits=route.emits,
                 heap=governor.heap,
             )
+            if route.pool is not None:
+                spawn = partial(pool_guest, spawn)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared, codec)
 
 

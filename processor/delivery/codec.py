@@ -113,6 +113,10 @@ class Codec:
         outputs = {output.template.pattern: output.is_durable} if output else {}
         return {**outputs, **dict.fromkeys((*self._route.inner, *self._route.emits), True)}
 
+    def kind(self, delivery: Delivery) -> str:
+        """What messages have in common that take about as long as each other."""
+        return ""
+
     def key(self, delivery: Delivery) -> str:
         """The key that the message belongs to, empty where the route has none. Raises Unreadable."""
         source = self._route.key
@@ -643,6 +647,12 @@ class NodeCodec(Codec):
         self._pool = route.pool
         self._gone = gone
         self._runs = RouteSubjects(route.app, ENGINE)
+
+    def kind(self, delivery: Delivery) -> str:
+        try:
+            return str(self._execution(delivery)["kind"])
+        except Unreadable:
+            return ""
 
     def key(self, delivery: Delivery) -> str:
         return ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -345,6 +345,7 @@ class EffectsBuilder:
         except ProcessorError as err:
             return Failure(err.code, f"{err.what}. {err.remedy}" if err.remedy else err.what)
         rejected = [(batch.members[group][index], why) for group, index, why in outcome.rejected]
+        rejected += [(batch.members[group][0], why) for group, why in outcome.failed]
         for delivery, failure in [*batch.rejected, *rejected]:
             attempt = tries.get(delivery.sequence, 0) + 1
             if self._codec.answers and self._codec.failed(delivery, failure):
@@ -383,7 +384,10 @@ class EffectsBuilder:
         outputs: dict[int, list[Output]] = {}
         for output in outcome.outputs:
             outputs.setdefault(output.group, []).append(output)
-        every = range(len(batch.groups)) if self._codec.answers else sorted({*emits, *outputs})
+        every: Iterable[int] = sorted({*emits, *outputs})
+        if self._codec.answers:  # those that have no result have a failure
+            without = {*(group for group, _, _ in outcome.rejected), *(group for group, _ in outcome.failed)}
+            every = (group for group in range(len(batch.groups)) if group not in without)
         for index in every:
             members = batch.members[index]
             for number, emit in enumerate(emits.get(index, ())):  # made before `process` returned

@@ -41,6 +41,7 @@ from processor.delivery.gate import Gate, GivenBack
 from processor.delivery.guests import Guests
 from processor.delivery.hand import Hand
 from processor.delivery.observe import Observer
+from processor.delivery.pace import Pace
 from processor.delivery.plan import Planner
 from processor.delivery.publisher import Publisher
 from processor.delivery.replay import Replay
@@ -150,6 +151,7 @@ class Worker:
             letters,
             self._coming_keys,
         )
+        self._pace = Pace(codec.kind, route.batch.run_s)
         self._planner = Planner(route, codec, store, letters, hand, is_alone=is_alone)
         self._retrying = Retrying(route, codec, store, self._effects, letters, self._settler, hand)
 
@@ -196,6 +198,7 @@ class Worker:
             return ()
         await self._announce(batch)
         outcome = await self._guests.run(batch)
+        self._pace.took(batch.deliveries, outcome.wall_s)
         effects = self._effects_of(batch, outcome)
         if isinstance(effects, Effects):
             for key, delivery in batch.followers:
@@ -423,17 +426,21 @@ class Worker:
     async def _admit(self, deliveries: Sequence[Delivery]) -> None:
         """Process deliveries in order, and what is left of each batch before the next.
 
-        As many at a time as the breaker lets through: all; none while it is open; then one.
+        As many at a time as the breaker lets through: all; none while it is open; then one. Where a run may
+        take only so long, as many as that allows, and none any more once the route is to stop.
         """
         self._hand.coming = coming = [deliveries]
         while coming:
             part = coming.pop()
             if not part:
                 continue
+            if self._pace.is_bounded and self._gate.is_stopping:
+                raise GivenBack  # the next start reads it again
             await self._gate.let_through()
-            if self._gate.is_narrow and len(part) > 1:
-                coming.append(part[1:])
-                part = part[:1]
+            room = 1 if self._gate.is_narrow else self._pace.room(part)
+            if room < len(part):
+                coming.append(part[room:])
+                part = part[:room]
             coming += reversed(await self.process(part))
             self._gate.tried()
 

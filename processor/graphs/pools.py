@@ -1,17 +1,19 @@
 """The routes that graphs run on: `graphs`, and `nodes-<group>` for each group of nodes that is a pool.
 
-`service` adds them to those of the configuration, and runs them as any other route. Nothing here runs
-anything.
+`service` adds them to those of the configuration, and runs them as any other route. Executions of a pool
+share a run of its guest where they take little; each is undone alone, and a call that one made is not made
+again for another's failure: the worker keeps its answer until it is settled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from processor.config import Config
 from processor.context.subjects import RouteSubjects
 from processor.graphs.outbox import inner_subjects
-from processor.model import Program, RetryPolicy
+from processor.model import Failed, Failure, Group, Outcome, Program, RetryPolicy
 from processor.route import (
     ENGINE,
     BatchLimits,
@@ -22,9 +24,59 @@ from processor.route import (
     RouteInput,
     RoutePool,
 )
+from processor.sandbox.calls import Answer
+from processor.sandbox.host import Guest
 
 # A run leaves two messages in a commit, or more: those of two batches have to fit one.
 _RUNS_AT_ONCE = 200
+# Executions of a pool that share a run, and how long their results may wait for each other.
+_AT_ONCE = 100
+_RUN_S = 0.02
+
+
+class PoolGuest:
+    """A guest of a pool, in which one execution that fails leaves the others alone: see `BatchRunner`."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    @property
+    def alive(self) -> bool:
+        return self._guest.alive
+
+    @property
+    def verdict(self) -> Failure | None:
+        return self._guest.verdict
+
+    async def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        fields: Sequence[str] = (),
+        forget: Sequence[str] = (),
+        messages: bytes = b"",
+        answer: Answer | None = None,
+    ) -> Outcome:
+        """As `Guest.run`; Failed where a run had no room for all of them."""
+        ran = await self._guest.run(
+            groups, fields=fields, forget=forget, messages=messages, answer=answer, isolate=True
+        )
+        if isinstance(ran, Failed):
+            return ran
+        done = {output.group for output in ran.outputs} | {group for group, _ in ran.failed}
+        done |= {group for group, _, _ in ran.rejected}
+        if (left := next((group for group in range(len(groups)) if group not in done), None)) is None:
+            return ran
+        failure = Failure("E318", "the node gave more than one run may bring")
+        return Failed(failure, ran.logs, left, ran.calls, ran.wall_s, ran.cpu_s)
+
+    async def close(self) -> None:
+        await self._guest.close()
+
+
+async def pool_guest(spawn: Callable[..., Awaitable[Guest]], **how: Any) -> PoolGuest:
+    """A new guest of a pool, made by `spawn`."""
+    return PoolGuest(await spawn(**how))
 
 
 def graph_routes(config: Config) -> Mapping[str, Route]:
@@ -61,7 +113,6 @@ def _engine_route(config: Config, engine: GraphEngine) -> Route:
 
 
 def _pool_route(group: NodeGroup, engine: GraphEngine) -> Route:
-    """Each execution is a batch of its own: a call that it made is not made again for another's failure."""
     return Route(
         app=group.app,
         name=group.route_name,
@@ -73,7 +124,8 @@ def _pool_route(group: NodeGroup, engine: GraphEngine) -> Route:
         inner=(RouteSubjects(group.app, ENGINE).inbox(),),
         policy=group.policy,
         audit=group.audit,
-        batch=BatchLimits(max_messages=1),
+        batch=BatchLimits(max_messages=_AT_ONCE, run_s=_RUN_S),
+        calls_alone=True,  # so that each execution is undone alone
         retry=RetryPolicy(attempts=1, then="drop"),
         limits=group.limits,
         pool=RoutePool(engine.partitions, group.settings),

@@ -1,41 +1,67 @@
-"""How much of a busy app `processor dev` shows."""
+"""How many messages share a run where the results of each are waited for."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
-from processor.cli.dev import Pace
-from processor.cli.terminal import Shown
+import pytest
 
+from processor.delivery.pace import Pace
+from processor.model import NO_HEADERS, Delivery
 
-def shown(subject: str, number: int, kind: str = "") -> Shown:
-    return Shown(subject, str(number).encode(), kind=kind)
-
-
-def test_the_first_of_a_second_are_shown_and_the_others_counted() -> None:
-    """Per topic; when its second is over the last one comes with the number of those that were left out."""
-    pace = Pace(["stats.*", "events"])
-    assert pace.next_s() is None
-    admitted = [pace.admits(shown(f"stats.{n % 3}", n), 10.0 + n / 1000) for n in range(100)]
-    assert admitted == [True] * 20 + [False] * 80
-    assert pace.admits(shown("events", 1), 10.5)
-    assert pace.next_s() == 11.0
-    assert list(pace.ended(10.99)) == []
-    [last] = pace.ended(11.0)
-    assert (last.subject, last.payload, last.kind) == ("stats.0", b"99", "... 80 more, the last:")
-    assert pace.next_s() == 11.5
-    assert list(pace.ended(math.inf)) == []  # all events were shown
+MS = 1 / 1024  # so that sums of it are exact
 
 
-def test_what_comes_slowly_is_shown_whole() -> None:
-    """The next second begins with the next message; a subject of no topic is a topic of its own."""
-    pace = Pace([])
-    for n in range(200):
-        now_s = n / 15
-        assert list(pace.ended(now_s)) == []
-        assert pace.admits(shown("a", n), now_s)
-    for n in range(21):
-        pace.admits(shown("b", n, kind="event"), 100)
-    list(pace.ended(100.5))
-    [last] = pace.ended(101)
-    assert last.kind == "... 1 more, the last: event"
+def deliveries(kinds: str) -> list[Delivery]:
+    """A message for each letter, which is its kind."""
+    return [Delivery(kind, b"", NO_HEADERS, "IN", number, 0.0) for number, kind in enumerate(kinds, 1)]
+
+
+def paced(*runs: tuple[str, float], run_s: float | None = 20 * MS) -> Pace:
+    """A pace that has learned from runs of these kinds, which took so long."""
+    pace = Pace(lambda delivery: delivery.subject, run_s)
+    for kinds, wall_s in runs:
+        pace.took(deliveries(kinds), wall_s)
+    return pace
+
+
+@pytest.mark.parametrize(
+    ("runs", "next", "room"),
+    [
+        ([], "aaa", 1),  # nobody knows
+        ([("a", MS)], "a" * 100, 20),
+        ([("a", MS)], "aab", 2),  # b is not known
+        ([("a", MS), ("b", 15 * MS)], "aaaaaab", 6),  # b would make it too long
+        ([("a", MS), ("b", 15 * MS)], "bbb", 1),
+        ([("a", 7.0)], "aaa", 1),
+        ([("a", 0.0)], "aaa", 1),  # a run in which nothing was asked of a guest says nothing
+    ],
+)
+def test_messages_share_a_run_as_long_as_it_is_short(
+    runs: Sequence[tuple[str, float]], next: str, room: int
+) -> None:
+    """As many as are expected to take 20 ms together, and those of which nothing is known alone."""
+    assert paced(*runs).room(deliveries(next)) == room
+
+
+def test_a_slow_run_counts_at_once_and_is_forgotten_by_and_by() -> None:
+    """After one outlier each message runs alone; many fast ones later they share runs again."""
+    pace = paced(("a", MS), ("aaaaaaaaaa", 5.0))
+    assert pace.room(deliveries("aaaa")) == 1
+    for _ in range(60):
+        pace.took(deliveries("a"), MS)
+    assert pace.room(deliveries("a" * 100)) > 10
+
+
+def test_a_mixed_run_counts_for_each_kind_as_it_was_expected_to_take() -> None:
+    """Where it took twice as long, each kind in it is taken to need twice as long."""
+    pace = paced(("a", MS), ("b", 4 * MS), ("ab", 10 * MS))
+    assert pace.room(deliveries("a" * 100)) == 10
+    assert pace.room(deliveries("b" * 100)) == 2
+
+
+def test_without_a_bound_all_run_together() -> None:
+    """What takes long is the affair of the route's limits then."""
+    pace = paced(("a", 7.0), run_s=None)
+    assert pace.room(deliveries("a" * 500)) == 500
+    assert not pace.is_bounded

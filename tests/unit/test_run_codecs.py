@@ -331,6 +331,12 @@ def test_a_pool_answers_every_execution_once_and_keeps_nothing() -> None:
         assert [message.subject for message in effects.stored] == [TO]
         assert orjson.loads(effects.stored[0].payload).get("error", {}).get("code") == code
         assert effects.contexts == {}
+    beside = batch_of(sent(EXECUTION), sent(EXECUTION, sequence=8))
+    beside.groups = [Group("", [delivery.payload]) for delivery in beside.deliveries]
+    beside.members = [[delivery] for delivery in beside.deliveries]
+    effects = effects_of(NODES, beside, Ran([Output(0, b'{"outputs":{}}')], failed=[(1, failure)]))
+    answers = [orjson.loads(message.payload) for message in effects.stored]
+    assert [answer.get("error", {}).get("code") for answer in answers] == [None, "E709"]
     unreadable = Batch([sent(b"{")], rejected=[(sent(b"{"), failure)], moves={3: Move(7)}, partitions={7: 3})
     effects = effects_of(NODES, unreadable, Ran())
     assert [message.subject for message in effects.stored] == ["p.shop.dlq.nodes-api.3.7"]
