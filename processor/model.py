@@ -482,13 +482,14 @@ def decide(
 
 
 class GivenUp(NamedTuple):
-    """A message that was dead-lettered, or dropped."""
+    """A message that was dead-lettered, dropped, or answered with its failure."""
 
     delivery: Delivery
     failure: Failure
     attempt: int  # the last one, counted from 1
     key: str
-    id: str  # of its dead letter; empty where it was dropped
+    id: str  # of its dead letter; empty where there is none
+    is_answered: bool = False  # who sent it gets to know the failure
 
 
 @dataclass(frozen=True, slots=True)

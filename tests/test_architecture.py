@@ -78,7 +78,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["chunks", "gate"],
             ["effects"],
             ["backlog", "hand", "holdings", "key_change", "memory"],
-            ["audit_copy", "breaker", "codec", "due", "members", "observe", "work_queue"],
+            ["audit_copy", "breaker", "codec", "due", "members", "observe", "pace", "work_queue"],
             ["publisher", "replay", "runner", "source", "store", "waiting"],
         ],
     ),

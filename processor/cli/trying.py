@@ -375,7 +375,7 @@ class _Display:
 
     def read(self, record: RunRecord) -> None:
         """Show the messages that a run has left nothing of, behind what was committed."""
-        for delivery, failure, attempt, _, id_ in record.given_up:
+        for delivery, failure, attempt, _, id_, _ in record.given_up:
             if not id_:
                 self._given_up(
                     "dropped",

@@ -501,13 +501,14 @@ class EffectsBuilder:
         self, draft: _Draft, what: str, delivery: Delivery, failure: Failure, attempt: int, id_: str = ""
     ) -> None:
         """Tell the sender's system and listeners that a message was given up, and leave it to the record."""
-        key = key_of(delivery, self._codec)
-        draft.given_up.append(GivenUp(delivery, failure, attempt, key, id_))
         try:
             said = self._codec.failed(delivery, failure)
         except Exception:  # a wall: the message is given up, whatever it holds
             log.exception("an unexpected error while telling of a message; please report it")
             said = []
+        is_answered = self._codec.answers and bool(said)
+        key = key_of(delivery, self._codec)
+        draft.given_up.append(GivenUp(delivery, failure, attempt, key, id_, is_answered))
         for publication in said:
             self._add_if_taken(draft, publication, delivery)
         if self._events_level in ("failures", "all"):

@@ -67,14 +67,20 @@ class Observer:
         log.debug("attempt failed: %s %s", failure.code, failure.text, extra=where)
 
     def _given_up(self, given_up: GivenUp) -> None:
-        failure = given_up.failure
+        failure, level, what = given_up.failure, logging.WARNING, "dropped"
         if given_up.id:
+            what = "dead letter"
             self._telemetry.dead_lettered(failure.code)
+        elif given_up.is_answered:
+            level, what = logging.INFO, "failed"
+            if not failure.lethal:  # that was counted when its guest ended
+                self._telemetry.failed(failure.code)
         else:
             self._telemetry.dropped(failure.code)
-        log.warning(
+        log.log(
+            level,
             "%s: %s %s",
-            "dead letter" if given_up.id else "dropped",
+            what,
             failure.code,
             failure.text[:REASON_CHARS],
             extra={

@@ -1,4 +1,4 @@
-"""How many messages one run is given where the result of each is waited for: see `Pace`."""
+"""How many messages one run is given where the result of each is waited for: see `RunPace`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _KINDS_MAX = 1000
 _FORGOTTEN = 0.2  # of what is known of a kind, with each run that was faster
 
 
-class Pace:
+class RunPace:
     """Cuts what is at hand into runs that end soon, as far as it is known how long messages take.
 
     Messages that take little share a run, which costs less; one that takes long, or of which nothing is

@@ -41,7 +41,7 @@ from processor.delivery.gate import Gate, GivenBack
 from processor.delivery.guests import Guests
 from processor.delivery.hand import Hand
 from processor.delivery.observe import Observer
-from processor.delivery.pace import Pace
+from processor.delivery.pace import RunPace
 from processor.delivery.plan import Planner
 from processor.delivery.publisher import Publisher
 from processor.delivery.replay import Replay
@@ -151,7 +151,7 @@ class Worker:
             letters,
             self._coming_keys,
         )
-        self._pace = Pace(codec.kind, route.batch.run_s)
+        self._pace = RunPace(codec.kind, route.batch.run_s)
         self._planner = Planner(route, codec, store, letters, hand, is_alone=is_alone)
         self._retrying = Retrying(route, codec, store, self._effects, letters, self._settler, hand)
 

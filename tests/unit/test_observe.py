@@ -132,3 +132,13 @@ def test_what_was_given_up_is_told_with_its_place(caplog: pytest.LogCaptureFixtu
     assert dropped.getMessage().startswith("dropped: E304 xxx")
     assert len(dropped.getMessage()) < 1100
     assert (dropped.__dict__["id"], dropped.__dict__["key"]) == (None, None)
+
+
+def test_a_failure_that_is_the_answer_is_no_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted as a failure, and nothing is said to be dropped."""
+    caplog.set_level(logging.INFO)
+    told = Told()
+    told.read(Ran(), given_up=[GivenUp(TAKEN[0], WHY, 1, "", "", is_answered=True)])
+    assert (told("failures_total", "E304"), told("dropped_messages_total", "E304")) == (1, 0)
+    [line] = caplog.records
+    assert (line.levelname, line.getMessage()) == ("INFO", "failed: E304 ValueError: no price")

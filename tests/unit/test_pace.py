@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from processor.delivery.pace import Pace
+from processor.delivery.pace import RunPace
 from processor.model import NO_HEADERS, Delivery
 
 MS = 1 / 1024  # so that sums of it are exact
@@ -17,9 +17,9 @@ def deliveries(kinds: str) -> list[Delivery]:
     return [Delivery(kind, b"", NO_HEADERS, "IN", number, 0.0) for number, kind in enumerate(kinds, 1)]
 
 
-def paced(*runs: tuple[str, float], run_s: float | None = 20 * MS) -> Pace:
+def paced(*runs: tuple[str, float], run_s: float | None = 20 * MS) -> RunPace:
     """A pace that has learned from runs of these kinds, which took so long."""
-    pace = Pace(lambda delivery: delivery.subject, run_s)
+    pace = RunPace(lambda delivery: delivery.subject, run_s)
     for kinds, wall_s in runs:
         pace.took(deliveries(kinds), wall_s)
     return pace
