@@ -65,8 +65,9 @@ async def _serve(config: Config, *, may_write: bool) -> int:
 
 def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[bytes]) -> None:
     """Hand over each line of standard input, be it a pipe, a file or a terminal; an empty one is its end."""
+    # Not `sys.stdin.buffer`: the interpreter closes that when it ends, which a read in this thread forbids.
     line = b"x"
-    while line:
-        line = sys.stdin.buffer.readline(MESSAGE_BYTES + 1)
-        with suppress(RuntimeError):  # nobody reads any more
+    with open(0, "rb", closefd=False) as stdin, suppress(RuntimeError):  # nobody reads any more
+        while line:
+            line = stdin.readline(MESSAGE_BYTES + 1)
             asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()

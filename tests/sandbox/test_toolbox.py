@@ -16,6 +16,7 @@ from processor.reach import WasmTool
 from processor.sandbox.host import Zygote
 from processor.sandbox.toolwire import ERROR_BYTES, OUTPUT_BYTES, Done
 from processor.sandbox.workers import Lost, Overdue, ToolCell
+from tests.conftest import waited
 
 FUEL = 10_000_000
 WASI = "wasi_snapshot_preview1"
@@ -350,5 +351,6 @@ async def test_a_cell_that_died_is_started_again() -> None:
         running = cell._cell
         assert running is not None
         os.kill(running._process.pid, signal.SIGKILL)
+        await waited(running._down.done, "the cell is known to be dead")
         assert (await ran(cell, ECHO, b"[2]")).output == b"[2]"
         assert cell._cell is not running

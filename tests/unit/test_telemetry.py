@@ -71,6 +71,7 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.waiting(3, 1)
     route.guest_restarted("E313")
     route.called("E325", 0.02)
+    route.tool_took(0.02)
     route.decided("http", "deny")
     route.budget_used("team-a", 0.95)
     route.budget_denied("team-a")
@@ -116,6 +117,7 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_guest_restarts_total", (("reason", "E313"), route), 1),
         ("processor_requests_total", (("reason", "E325"), route), 1),
         ("processor_request_seconds_sum", (route,), 0.02),
+        ("processor_tool_seconds_sum", (route,), 0.02),
         ("processor_lag_messages", (route,), 3),
         ("processor_lag_seconds", (route,), 1.5),
         ("processor_guest_memory_bytes", (route,), 1000),
