@@ -683,8 +683,13 @@ class ProcessorError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.place} " if self.place else ""
+        return f"{head}{self.code} {self.sentence}"
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what to do, without code and place."""
         tail = f" {self.remedy}" if self.remedy else ""
-        return f"{head}{self.code} {self.what}{'' if self.what.endswith('.') else '.'}{tail}"
+        return f"{self.what}{'' if self.what.endswith(('.', '?')) else '.'}{tail}"
 
 
 class ConfigError(ProcessorError):

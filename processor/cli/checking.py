@@ -79,6 +79,7 @@ from processor.delivery.streams import (
     topics,
 )
 from processor.errors import BrokerError, Fault, Faults, LanguageError, ProcessorError, page_of
+from processor.graphs.definition import GraphDefinition
 from processor.jetstream import Again, ApiError, Broker, Unknown, check_end, expected_refusal
 from processor.model import Limits, Program
 from processor.operate.control import Control
@@ -635,8 +636,17 @@ def _print_brief(screen: Screen, config: Config, jail: JailReport, server: _Serv
     if server is not None:
         screen.line(f"server {server.version} at {server.address}: {server.app_stream}")
     screen.line("")
-    screen.table(BRIEF, [brief(route) for route in config.routes.values()], elastic=3)
-    screen.line("")
+    if config.routes:
+        screen.table(BRIEF, [brief(route) for route in config.routes.values()], elastic=3)
+        screen.line("")
+    if config.graphs:
+        rows = [_brief_graph(graph) for graph in config.graphs.values()]
+        screen.table(["graph", "nodes", "starts by", "sends its results to"], rows, elastic=4)
+        screen.line("")
+    if config.groups:
+        groups = [_brief_group(group) for group in config.groups.values()]
+        screen.table(["nodes", "run", "may reach"], groups, elastic=3)
+        screen.line("")
     beside = [f"{name}: {what}." for name, route in config.routes.items() for what in notable(route)]
     for line in beside[:_NOTABLE_MAX]:
         screen.line(line)
@@ -650,6 +660,23 @@ def _print_brief(screen: Screen, config: Config, jail: JailReport, server: _Serv
             screen.heading(f"route {name}")
             _print_findings(screen, found)
     screen.flush()
+
+
+def _brief_graph(graph: GraphDefinition) -> list[str]:
+    triggers = [each.subject or each.when or "" for each in graph.triggers]
+    nodes = ", ".join(node.identifier for node in graph.nodes)
+    return [
+        graph.name,
+        nodes,
+        ", ".join([*triggers, "request"]),
+        graph.output.subject if graph.output else "-",
+    ]
+
+
+def _brief_group(group: NodeGroup) -> list[str]:
+    reach = [*group.reach.outbound.allowed_domains, *(tool.name for tool in group.reach.tools), *group.emits]
+    where = f"in a pool, {group.concurrency} at a time" if group.is_pool else "with their runs"
+    return [group.name, where, ", ".join(reach) or "nothing"]
 
 
 def _print(screen: Screen, config: Config, jail: JailReport, server: _Server | None) -> None:

@@ -99,13 +99,13 @@ async def _list_graphs(broker: Broker, config: Config, request: GraphRequest, sc
             head["name"],
             head["status"],
             head["valid"] or "-",
-            head["from"],
-            f"{head['by']}, {head['at']}",
+            head["by"],
+            head["at"].partition(".")[0],
         ]
         for head in heads
     ]
     if rows:
-        screen.table(["graph", "status", "runs version", "from", "applied by"], rows, elastic=1)
+        screen.table(["graph", "status", "runs version", "applied by", "at (UTC)"], rows, elastic=1)
     else:
         say("there are no graphs")
     return EXIT_OK
@@ -204,9 +204,9 @@ async def _list_runs(broker: Broker, config: Config, request: GraphRequest, scre
             counts = run.get("counts") or {}
             told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             state = f"{run['state']}{' (paused)' if run.get('paused') else ''}"
-            rows.append([run["run"], run["graph"], state, _time(run["created"]), _took(run), told])
-    if rows:
-        screen.table(["run", "graph", "state", "created", "took", "executions"], rows, elastic=2)
+            rows.append([run["graph"], told, state, _time(run["created"])[5:19], _took(run), run["run"]])
+    if rows:  # what may be cut comes first; a run is named whole
+        screen.table(["graph", "executions", "state", "created", "took", "run"], rows, elastic=2)
     elif not screen.is_json:
         say("there are no such runs")
     return EXIT_OK

@@ -40,7 +40,7 @@ class _Connection:
             try:
                 broker = await self._opened.enter_async_context(connected_to_app(self._config, "mcp"))
             except ProcessorError as err:
-                raise Refusal(err.code, f"{err.what}. {err.remedy}".strip()) from err
+                raise Refusal(err.code, err.sentence) from err
             room_bytes = min(broker.max_payload, _ROOM_BYTES)
             self._app = OperatedApp(broker, self._config, "mcp", room_bytes)
         return self._app

@@ -421,7 +421,7 @@ async def ask(
         except Refusal as err:
             raise StateManagerError(err.code, err.text) from None
         except BrokerError as err:
-            raise StateManagerError(err.code, f"{err.what}. {err.remedy}".strip()) from err
+            raise StateManagerError(err.code, err.sentence) from err
         except (Again, Unknown) as err:
             if time.monotonic() >= until_s:
                 raise StateManagerError(

@@ -129,7 +129,7 @@ class GraphRuns:
     async def _start(self, asked: StartRequest, graph: _Startable | ProcessorError) -> dict[str, Any]:
         run = asked.run_id or new_run_id()
         if isinstance(graph, ProcessorError):
-            return {"run_id": run, **_refused(graph.code, f"{graph.what}. {graph.remedy}".strip())}
+            return {"run_id": run, **_refused(graph.code, graph.sentence)}
         if not _RUN_ID.fullmatch(run):
             text = f"run_id {run!r:.80}: at most 128 characters without space, / and ~"
             return {"run_id": run[:128], **_refused("E601", text)}

@@ -103,7 +103,7 @@ async def perform(verb: Verb, app: OperatedApp, request: Any) -> bytes:
             "E605", f"not done within {_DEADLINE_S:g} s; what of it was done by then, is done"
         ) from None
     except ProcessorError as err:
-        raise Refusal(err.code, f"{err.what}. {err.remedy}".strip()) from err
+        raise Refusal(err.code, err.sentence) from err
     except ApiError as err:
         raise Refusal("E406", f"the NATS server refused: {err}") from err
     except (Unknown, Again) as err:

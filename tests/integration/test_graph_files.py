@@ -65,7 +65,9 @@ def test_graphs_without_a_fault_are_listed(config: Path, capsys: Capture) -> Non
     assert f"{config}: 1 graph, 2 kinds, no fault" in said
     assert "app/Split, app/Work" in said
     assert main(["check", str(config), "--format", "human"]) == 0
-    assert f"{config}: app app, 1 graph, no fault" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{config}: app app, 1 graph, no fault" in said
+    assert [line.split()[0] for line in said.splitlines()[3:8] if line] == ["graph", "etl", "nodes", "lib"]
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ async def test_many_runs_are_started_with_one_request(nats_server: EmbeddedServe
     "request_, said",
     [
         ({}, "E601 `name` is missing: the graph; or `runs`, up to 500 of them"),
-        ({"name": "gg"}, "E602 there is no graph 'gg'; did you mean 'g'?."),
+        ({"name": "gg"}, "E602 there is no graph 'gg'; did you mean 'g'?"),
         ({"name": "broken"}, "E706 graph 'broken' is INVALID (0 faults). `processor graph show` lists them."),
         ({"name": "g", "run_id": "a/b"}, "E601 run_id 'a/b': at most 128 characters without space, / and ~"),
         ({"name": "g", "run_id": "x" * 129}, "E601 run_id 'xxx"),
