@@ -51,7 +51,7 @@ MAX_RUN_BYTES = 1024
 _EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united")
 _EXECUTION_TYPES = (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict), ("sent_ms", int))
 _ENDINGS = frozenset({"outputs", "prune", "requeue_ms"})
-_RESULT = _ENDINGS | {"sets", "inputs"}
+_RESULT = _ENDINGS | {"sets", "inputs", "events"}
 # What of a message the input of a trigger is.
 _TRIGGER_VALUE = re.compile(r"\$\{\{\s*(document(?:\.[^\s.{}]+)*|subject)\s*\}\}")
 _ABSENT = object()

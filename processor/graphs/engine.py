@@ -28,7 +28,7 @@ from processor.delivery.codec import failed_result
 from processor.graphs import machine, runs
 from processor.graphs.definition import GraphDefinition
 from processor.graphs.inline import Given, InlineGuests, Spawn
-from processor.graphs.outbox import NoRoom, Outbox
+from processor.graphs.outbox import EVENTS_MAX, NoRoom, Outbox
 from processor.graphs.progress import (
     CANCELLED,
     CREATED,
@@ -236,6 +236,7 @@ class Engine:
             return
         if kind == "result":
             self._count(run, message, batch.now_ms)
+            self._tell_events(batch, turn, run, message)
         was_ended = run.is_ended
         todo = machine.apply(self._shelf.plan_of(run), run, message, batch.now_ms, self._luck())
         if is_revived and run.is_ended and not todo.is_finished:  # there was nothing to try again
@@ -369,8 +370,21 @@ class Engine:
         batch.outbox.emits += [replace(emit, group=turn.number) for emit in given.emits]
         if given.events and (definition := self._definition(run)) is not None:
             for event in given.events:
-                batch.outbox.user_event(turn.number, definition, run, execution, event)
+                data = orjson.Fragment(event.body)
+                batch.outbox.user_event(turn.number, definition, run, execution.x, event.name, data)
         batch.note(turn, machine.apply(self._shelf.plan_of(run), run, message, batch.now_ms, self._luck()))
+
+    def _tell_events(self, batch: _Batch, turn: _Turn, run: GraphRun, message: Message) -> None:
+        """Send what a node of a pool said with `self.event`, once: with the result of its execution."""
+        events = message.get("events")
+        each = run.executions.get(message["x"])
+        if not isinstance(events, list) or each is None or each.attempt != message["a"] or not each.is_open:
+            return
+        if "ns" in message or (definition := self._definition(run)) is None:
+            return  # what runs outside has events of its own
+        for event in events[:EVENTS_MAX]:  # its pool lets no more through; a guest could write them itself
+            if isinstance(event, list) and len(event) == 2 and isinstance(event[0], str):
+                batch.outbox.user_event(turn.number, definition, run, each.x, *event)
 
     def _definition(self, run: GraphRun) -> GraphDefinition | None:
         return self._definitions.definition(run.graph, run.version)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ import orjson
 
 from processor.delivery.codec import failed_result, read_result
 from processor.errors import Faults, GuestError
+from processor.graphs.outbox import EVENTS_MAX
 from processor.graphs.progress import Execution
 from processor.model import Emit, Event, Failed, Failure, Group, LogLine, Ran
 from processor.policy import Ask
@@ -184,7 +186,12 @@ def _read(ran: Ran, group: NodeGroup, room: int) -> dict[int, Given]:
                 given.emits.append(emit)
             else:
                 found[emit.group] = Given(failed_result(Failure(verdict.code, verdict.what)))
+    said = Counter(event.group for event in ran.events)
     for place, given in found.items():
+        if said[place] > EVENTS_MAX and "error" not in given.result:
+            failure = Failure("E324", f"one execution may have {EVENTS_MAX} events")
+            found[place] = Given(failed_result(failure))
+            continue
         if len(given.emits) > EMITS_MAX or any(len(emit.body) > room for emit in given.emits):
             what = f"one execution may emit {EMITS_MAX} messages of {room} bytes each"
             found[place] = Given(failed_result(Failure("E324", what)))

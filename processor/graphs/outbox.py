@@ -19,13 +19,14 @@ from processor.graphs.definition import GraphDefinition
 from processor.graphs.progress import CANCELLED, FAILED, SUCCESS, Execution, GraphRun, Message, Timer
 from processor.graphs.runs import summary_of
 from processor.jetstream import GONE, KEPT
-from processor.model import SAFE_TOKEN, Emit, Event, key_token, partition_of
+from processor.model import SAFE_TOKEN, Emit, key_token, partition_of
 from processor.route import ENGINE, GraphEngine, NodeGroup
 
 _GONE_KEPT = {"Nats-Rollup": "sub", "Nats-TTL": "24h"}
 # An external worker that never comes leaves its executions for so long; the run waits on.
 _WORK_KEPT = {"Nats-TTL": "168h"}
 _ERRORS_SHOWN = 20
+EVENTS_MAX = 300  # of one execution: the commit of its run has room for no more
 _CUT_BYTES = 2 << 10
 _TOKEN_CHARS = 80  # of a value in a subject that is no token as it is
 
@@ -163,11 +164,10 @@ class Outbox:
         self.emits.append(Emit(group, events.subject, orjson.dumps(body)))
 
     def user_event(
-        self, group: int, definition: GraphDefinition, run: GraphRun, execution: Execution, event: Event
+        self, group: int, definition: GraphDefinition, run: GraphRun, x: str, name: str, data: Any
     ) -> None:
         """What a node said with `self.event`."""
-        data = orjson.Fragment(event.body)
-        self.event(group, definition, "user", run, x=execution.x, name=event.name, data=data)
+        self.event(group, definition, "user", run, x=x, name=name, data=data)
 
     def _execution(self, execution: Execution, graph: str) -> bytes:
         message: Message = {

@@ -8,12 +8,16 @@ again for another's failure: the worker keeps its answer until it is settled.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from processor.config import Config
 from processor.context.subjects import RouteSubjects
-from processor.graphs.outbox import inner_subjects
-from processor.model import Failed, Failure, Group, Outcome, Program, RetryPolicy
+from processor.delivery.codec import read_result
+from processor.graphs.outbox import EVENTS_MAX, inner_subjects
+from processor.model import Failed, Failure, Group, Outcome, Program, Ran, RetryPolicy
 from processor.route import (
     ENGINE,
     BatchLimits,
@@ -66,12 +70,41 @@ class PoolGuest:
         done = {output.group for output in ran.outputs} | {group for group, _ in ran.failed}
         done |= {group for group, _, _ in ran.rejected}
         if (left := next((group for group in range(len(groups)) if group not in done), None)) is None:
-            return ran
+            return _with_events(ran) if ran.events else ran
         failure = Failure("E318", "the node gave more than one run may bring")
         return Failed(failure, ran.logs, left, ran.calls, ran.wall_s, ran.cpu_s)
 
     async def close(self) -> None:
         await self._guest.close()
+
+
+def _with_events(ran: Ran) -> Ran:
+    """A run with its events in the results: they are for the subject of the graph, which its engine knows."""
+    said: dict[int, list[tuple[str, orjson.Fragment]]] = {}
+    for event in ran.events:
+        said.setdefault(event.group, []).append((event.name, orjson.Fragment(event.body)))
+    over = {group for group, events in said.items() if len(events) > EVENTS_MAX}
+    failure = Failure("E324", f"one execution may have {EVENTS_MAX} events")
+    return replace(
+        ran,
+        outputs=[
+            output._replace(body=_added(output.body, said[output.group])) if output.group in said else output
+            for output in ran.outputs
+            if output.group not in over
+        ],
+        emits=[emit for emit in ran.emits if emit.group not in over],
+        events=(),
+        failed=[*ran.failed, *((group, failure) for group in sorted(over))],
+    )
+
+
+def _added(body: bytes, events: Sequence[tuple[str, orjson.Fragment]]) -> bytes:
+    """A result with events; what is no result stays as it is, and is refused where results are read."""
+    try:
+        read_result(body)
+    except ValueError:
+        return body
+    return body.rstrip()[:-1] + b',"events":' + orjson.dumps(events) + b"}"
 
 
 async def pool_guest(spawn: Callable[..., Awaitable[Guest]], **how: Any) -> PoolGuest:
