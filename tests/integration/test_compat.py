@@ -23,9 +23,10 @@ ROOT = Path(__file__).parent.parent.parent
 # Kinds of capabilities are those of Processor.
 POLICY_FILE = """\
 [[capability]]
-name = "heap"
+name = "example_tool"
 resource = "*"
-methods = ["alloc", "read", "delete"]
+methods = ["execute"]
+expires_minutes = 60
 """
 POLICY = """\
 from authority_nanos import AuthorityKernel
