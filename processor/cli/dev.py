@@ -8,11 +8,14 @@ service back. What comes faster than a person reads is counted.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from processor.cli.feed import check_feed, feed
 from processor.cli.terminal import Runs, Screen, Shown, say, warn
@@ -32,7 +35,8 @@ def for_trying(config: Config) -> Config:
     """The configuration, with every input's stream created where there is none.
 
     Without an address it is tried on an embedded server: whatever listens on the default port of this machine
-    may be in use, and is not for trying.
+    may be in use, and is not for trying. There, secrets of graphs are sealed with a key that is made once,
+    where the configuration has none.
     """
     routes = {
         name: replace(route, input=replace(route.input, create=route.input.create or StreamLimits()))
@@ -41,7 +45,26 @@ def for_trying(config: Config) -> Config:
     nats = config.nats
     if "url" not in nats.model_fields_set:
         nats = nats.model_copy(update={"url": ("embedded",)})
-    return config.model_copy(update={"nats": nats}).with_routes(routes)
+    tried = config.model_copy(update={"nats": nats}).with_routes(routes)
+    engine = tried.engine
+    if engine is None or engine.secrets_key or not nats.embedded:
+        return tried
+    return tried.with_engine(replace(engine, secrets_key=_own_key(Path(nats.store_dir))))
+
+
+def _own_key(store: Path) -> str:
+    """A key for secrets that clients upload to the embedded server, kept beside what they are stored in."""
+    path = store.with_name(f"{store.name}.secrets-key")
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = base64.b64encode(os.urandom(32)).decode()
+    with (
+        contextlib.suppress(FileExistsError),
+        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+    ):
+        file.write(key)
+    return path.read_text()
 
 
 def live_subjects(route: Route) -> Iterator[str]:

@@ -879,6 +879,12 @@ class Config(Settings):
         copy._routes = dict(routes)
         return copy
 
+    def with_engine(self, engine: GraphEngine) -> Config:
+        """The same configuration with this engine to run graphs."""
+        copy = self.model_copy()
+        copy._engine = engine
+        return copy
+
     @property
     def path(self) -> Path:
         """The file it was loaded from."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import signal
 from pathlib import Path
 from typing import Any
 
+from processor.cli.dev import for_trying
 from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+from processor.config import load
 from processor.embedded import EmbeddedServer
 from tests.conftest import waited
 from tests.integration.test_cli import DEADLINE_S, ROUTE, Start, code, command, done, route
@@ -123,6 +126,26 @@ def test_dev_without_an_address_has_a_server_of_its_own(
     dev.says("route started")
     assert code(done("status", route)) == EXIT_OK
     assert dev.ends(signal.SIGINT) == EXIT_OK
+
+
+def test_dev_makes_a_key_for_the_secrets_of_graphs_once(tmp_path: Path) -> None:
+    """For its own server, where the configuration has none: what was uploaded is there at the next start."""
+    path = tmp_path / "app.yaml"
+
+    def key(nats: str, **env: str) -> str:
+        secrets_key = "secrets_key: {env: KEY}" if env else ""
+        path.write_text(f"app: app\nengine: {{{secrets_key}}}\nnats: {{{nats}}}\n")
+        engine = for_trying(load(path, env)).engine
+        assert engine is not None
+        return engine.secrets_key
+
+    own = f"store_dir: {tmp_path / 'data' / 'nats'}"
+    made = key(own)
+    assert len(base64.b64decode(made)) == 32
+    assert (tmp_path / "data" / "nats.secrets-key").stat().st_mode & 0o777 == 0o600
+    assert key(own) == made
+    assert key(own, KEY="0f" * 32) == "0f" * 32
+    assert key("url: 'nats://there:4222'") == ""
 
 
 def test_a_line_of_the_feed_that_has_no_subject_is_left_out(
