@@ -7,6 +7,7 @@ on our tree, where it must find nothing, and on a small tree that breaks it, whe
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -236,6 +237,7 @@ class Module:
     tree: ast.Module
 
 
+@functools.cache
 def modules_of(package: Path) -> dict[str, Module]:
     found = {}
     for path in sorted(package.rglob("*.py")):

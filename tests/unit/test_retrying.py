@@ -190,7 +190,7 @@ async def test_a_message_that_is_given_up_is_settled(world: World, decision: Dec
     assert [m.subject for m in effects.stored] == (["p.app.dlq.r.0.5"] if id_ else [])
     [record] = effects.records
     [given_up] = record.given_up
-    assert given_up == (taken(), WHY, 2, "a", id_)
+    assert given_up == (taken(), WHY, 2, "a", id_, False)
     assert (record.messages, record.first, record.wall_s) == (1, 5, 0.0)
     assert effects.ended == [taken()]
     assert effects.moves == {0: Move(5)}
