@@ -20,7 +20,7 @@ import orjson
 from processor.errors import BrokerError
 from processor.jetstream.api import STREAM_NOT_FOUND
 from processor.jetstream.broker import Broker
-from processor.jetstream.consumers import TOO_MANY_CONSUMERS, create_consumer, others_of, refusal
+from processor.jetstream.consumers import NOT_UNIQUE, TOO_MANY_CONSUMERS, create_consumer, others_of, refusal
 from processor.jetstream.protocol import (
     NS,
     Again,
@@ -314,8 +314,12 @@ class Reader:
             ) from err
         since_s = self._refused_since_s = self._refused_since_s or time.monotonic()
         # While a cluster elects its leaders it refuses what it takes a moment later.
-        if err.is_final or time.monotonic() - since_s > _PATIENCE_S:
+        is_over = time.monotonic() - since_s > _PATIENCE_S
+        if err.is_final or is_over:
             others = await _in_the_way(self._broker, self._stream, self._subjects, self._name)
+            # One of our own is in the way where its making, or its removal, is not known to all servers yet.
+            if err.err_code == NOT_UNIQUE and not others and not is_over:
+                return
             raise refusal(self._stream, self._subjects, err, others) from err
 
     async def _open(self) -> None:
