@@ -16,7 +16,7 @@ from processor.errors import Refusal
 from processor.graphs.definition import GraphDefinition, NodeKind
 from processor.graphs.registry import Registry, kinds_of_manifest
 from processor.graphs.versions import GraphHead, let_unused_go
-from processor.jetstream import Broker, Outgoing
+from processor.jetstream import KEPT, Broker, Outgoing
 from processor.model import Program
 from processor.reach import BoundSecret, Reach
 from processor.route import NodeGroup
@@ -198,6 +198,26 @@ async def test_those_who_change_a_graph_at_a_time_follow_each_other(nats_server:
             plan = registry.plan("g")
             assert plan is not None
             assert plan.version == last.version
+
+
+async def test_a_change_that_was_cut_off_before_or_after_its_head_is_made_once(
+    nats_server: EmbeddedServer,
+) -> None:
+    """A version without its head is no graph until it is applied again; a head without an answer stays."""
+    async with app_on(nats_server) as broker:
+        made = graph()
+        cut_off = Outgoing(GraphSubjects("app").graph("g", made.version), made.document, KEPT)
+        await broker.commit([cut_off])
+        registry = Registry(broker, "app")
+        await registry.register([kind()])
+        await registry.load()
+        assert registry.plan("g") is None
+        head = await registry.apply(made, by="ann")
+        assert (head.status, head.valid) == ("VALID", made.version)
+        another = Registry(broker, "app")
+        await another.load()
+        again = await another.apply(made, by="ann")
+        assert (again.sequence, again.at) == (head.sequence, head.at)
 
 
 async def test_a_version_is_kept_as_long_as_a_run_has_it(nats_server: EmbeddedServer) -> None:

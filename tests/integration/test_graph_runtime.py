@@ -110,6 +110,14 @@ async def short_leases(broker: Broker) -> None:
     await create_consumer(broker.api, SUBJECTS.work_stream, config, name="app-Api")
 
 
+# A worker that is killed between the result that it stored and the acknowledgement of its execution.
+DIES_BEFORE_ACK = """
+import os, signal
+from processor.jetstream.leases import WorkQueue
+WorkQueue.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 class Workers:
     """Processes that run `SOURCE`, in one folder."""
 
@@ -118,10 +126,11 @@ class Workers:
         self._url = url
         self._running: list[subprocess.Popen[bytes]] = []
         (folder / "worker.py").write_text(SOURCE)
+        (folder / "dying.py").write_text(DIES_BEFORE_ACK + SOURCE)
 
-    def start(self, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, program: str = "worker.py", **env: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "worker.py"],
+            [sys.executable, program],
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],
@@ -192,6 +201,22 @@ async def test_a_worker_that_is_killed_leaves_its_executions_to_others(
         assert {found[run]["a"] for run in found} == {1}
         assert sorted(workers.began()) == ["r1", "r1", "r2"]
         await until_acknowledged(app)
+
+
+async def test_a_worker_that_is_killed_once_its_result_is_stored_leaves_one_result(
+    nats_server: EmbeddedServer, tmp_path: Path, workers: Workers
+) -> None:
+    """Another one runs the execution again, as the same try, and what it stores is known already."""
+    async with app_at(nats_server, tmp_path) as app:
+        await short_leases(app.broker)
+        dying = workers.start("dying.py")
+        await send(app, exec_of("r1"))
+        assert await asyncio.to_thread(dying.wait, 20) == -signal.SIGKILL
+        assert set(await results(app, 1)) == {"r1"}
+        workers.start()
+        await until_acknowledged(app)
+        assert workers.began() == ["r1", "r1"]
+        assert set(await results(app, 1)) == {"r1"}
 
 
 async def test_a_worker_that_stops_finishes_what_it_runs(
