@@ -5,7 +5,7 @@ The same code is printed by the CLI, logged by the service, put in dead-letter h
 is checked against it.
 
 Numbers: E1xx configuration, E2xx the language of a Runnable, E3xx a message's run, E4xx the broker,
-E5xx the jail, E6xx a request to a running app, E7xx graphs of nodes.
+E5xx the jail, E6xx a request to a running app, E7xx graphs of nodes and recipes.
 """
 
 from __future__ import annotations
@@ -643,6 +643,28 @@ ERRORS: Mapping[str, ErrorCode] = {
             "several workers in a row were lost over one execution",
             "Look at what ends the process of the Runtime, then retry the run.",
             is_final=True,
+        ),
+        ErrorCode(
+            "E713",
+            "a recipe has a fault, or cannot be run as it was asked for",
+            "Correct the line or the option that is named.",
+            is_final=True,
+        ),
+        ErrorCode(
+            "E714",
+            "a step of a recipe ended well without what its `success` names",
+            "Look at what the step sets and writes, or correct `success`.",
+        ),
+        ErrorCode(
+            "E715",
+            "a shell step of a recipe is not allowed, or nothing here can confine it",
+            "Allow it with `shell: on` or `--shell`, on Linux with user namespaces or Landlock.",
+            is_final=True,
+        ),
+        ErrorCode(
+            "E716",
+            "a step of a recipe failed",
+            "Correct what its status, its reason or its traceback names.",
         ),
     )
 }

@@ -42,6 +42,11 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         ],
     ),
     (
+        "recipes/",
+        "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
+        [["graph"]],
+    ),
+    (
         "graphs/",
         "graphs of typed nodes: definitions and checks, the state machine of runs, and what drives it",
         [
@@ -160,8 +165,10 @@ def entries_of(rooms: str, rows: list[list[str]]) -> list[list[str]]:
 # The old address of `library`, which people import from, lies above what it stands for.
 LAYERS = [["__main__"], *chain.from_iterable(entries_of(rooms, rows) for rooms, _, rows in ROOMS)]
 LAYERS.insert(LAYERS.index(["library", "release"]), ["sandbox.library"])
-# What a graph is, as people write it, is ground: the configuration holds graphs and finds their faults.
+# What a graph or a recipe is, as people write it, is ground: the configuration holds them, and finds their
+# faults.
 LAYERS[LAYERS.index(["config"]) + 1 : 0] = [
+    ["recipes.definition"],
     ["graphs.checks"],
     ["graphs.plan"],
     ["graphs.definition"],
@@ -192,7 +199,15 @@ OWNERS = {
     "click": {"cli"},
     "rich": {"cli"},
     "ruamel": {"config"},
-    "pydantic": {"config", "graphs.client", "graphs.definition", "graphs.nodes", "sandbox.plain_nodes"},
+    "pydantic": {
+        "config",
+        "graphs.checks",
+        "graphs.client",
+        "graphs.definition",
+        "graphs.nodes",
+        "recipes.definition",
+        "sandbox.plain_nodes",
+    },
     "pydantic_core": {"config"},
 }
 SHARED = {"orjson"}

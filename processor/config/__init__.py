@@ -39,6 +39,7 @@ from processor.config.forms import Place, show_size, show_time
 from processor.config.keys import Config, Credentials, Dev, Nats, RouteSettings, Tls
 from processor.config.modules import listing, modules_of, read_modules, taken
 from processor.config.outside import SECRET_CHARS
+from processor.config.recipe_files import load_recipe
 from processor.config.routes import RouteFiles, route_audit, runtime_route
 from processor.config.rules import (
     INHERITED,
@@ -95,6 +96,7 @@ __all__ = [
     "language_fault",
     "listing",
     "load",
+    "load_recipe",
     "misspelled_inputs",
     "modules_of",
     "notable",

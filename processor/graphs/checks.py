@@ -13,7 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from processor.graphs.definition import (
+    Graph,
     GraphDefinition,
     NodeDefinition,
     NodeKind,
@@ -97,26 +100,28 @@ def _copied(value: Any) -> Any:
     return [_copied(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def key_problem(error: Mapping[str, Any], place: Place) -> Problem:
-    """What a validation error of a model of `definition` means for the person who wrote the graph."""
-    kind, path = error["type"], path_of(place) or "the graph"
+def key_problem(
+    error: Mapping[str, Any], place: Place, code: str = "E701", model: type[BaseModel] = Graph
+) -> Problem:
+    """What a validation error of a model, by default that of a graph, means for the person who wrote it."""
+    kind, path = error["type"], path_of(place) or f"the {model.__name__.removesuffix('Keys').lower()}"
     if place[-1:] == ("[key]",):
         text = f"{path_of(place[:-2])} has the key {_shown(place[-2])}, which no reference could name."
-        return Problem(place[:-1], "E701", f"{text} Use letters, digits, - and _.")
+        return Problem(place[:-1], code, f"{text} Use letters, digits, - and _.")
     if kind == "extra_forbidden":
-        known = keys_at(place[:-1])
+        known = keys_at(place[:-1], model)
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"keys here are {', '.join(known)}."
-        return Problem(place, "E701", f"{path} is no key; {hint}")
+        return Problem(place, code, f"{path} is no key; {hint}")
     if kind == "missing":
-        return Problem(place, "E701", f"{path} is missing.")
+        return Problem(place, code, f"{path} is missing.")
     context = error.get("ctx", {})
     why = str(context["error"]) if kind == "value_error" else _REASONS.get(kind, error["msg"])
     if kind == "string_pattern_mismatch":
         why = _PATTERNS.get(str(place[-1]), _PATTERNS[""])
     found = error.get("input")
     shown = "" if isinstance(found, dict | list | tuple) else f" is {_shown(found)}"
-    return Problem(place, "E701", f"{path}{shown}: {why.format(**context)}.")
+    return Problem(place, code, f"{path}{shown}: {why.format(**context)}.")
 
 
 _REASONS = {
@@ -184,7 +189,7 @@ def _edge_problems(definition: GraphDefinition) -> Iterator[Problem]:
     following = {
         node.identifier: [each for each in node.next_nodes if each in nodes] for node in nodes.values()
     }
-    circle = _circle(following)
+    circle = circle_of(following)
     if circle:
         index = next(n for n, node in enumerate(definition.nodes) if node.identifier == circle[0])
         shown = " -> ".join(f"'{each}'" for each in circle)
@@ -206,7 +211,7 @@ def _edge_problems(definition: GraphDefinition) -> Iterator[Problem]:
         yield Problem(("nodes", index, "identifier"), "E702", text)
 
 
-def _circle(following: Mapping[str, Iterable[str]]) -> list[str]:
+def circle_of(following: Mapping[str, Iterable[str]]) -> list[str]:
     """Names that follow each other in a circle, the first one again at the end; empty where there is none."""
     done: set[str] = set()
     for start in following:
@@ -229,7 +234,7 @@ def _circle(following: Mapping[str, Iterable[str]]) -> list[str]:
 
 def graph_circles(graphs: Mapping[str, GraphDefinition]) -> Iterator[tuple[str, Problem]]:
     """Graphs that run each other in a circle: the name of one, and what is wrong with it."""
-    circle = _circle({name: list(graph.graphs) for name, graph in graphs.items()})
+    circle = circle_of({name: list(graph.graphs) for name, graph in graphs.items()})
     if circle:
         shown = " -> ".join(f"'{each}'" for each in circle)
         nodes = graphs[circle[0]].nodes

@@ -505,14 +505,14 @@ class GraphDefinition(Graph):
         yield from dict.fromkeys(node.graph for node in self.nodes if node.graph is not None)
 
 
-def keys_at(place: tuple[str | int, ...]) -> list[str]:
-    """The keys of the mapping at a place of a graph, as far as the models know them."""
-    model: type[BaseModel] | None = Graph
+def keys_at(place: tuple[str | int, ...], top: type[BaseModel] = Graph) -> list[str]:
+    """The keys of the mapping at a place below a model, by default of a graph, as far as models know them."""
+    model: type[BaseModel] | None = top
     for step in place:
         if isinstance(step, str):
             info = model.model_fields.get(step) if model else None
             model = _model_in(info.annotation) if info else None
-    return list(model.model_fields) if model else []
+    return [info.alias or name for name, info in model.model_fields.items()] if model else []
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -97,6 +97,15 @@ def parse(value: Any) -> ValueTemplate:
     return template
 
 
+def literal(value: Any) -> Any:
+    """The JSON value that stands for `value` itself, whatever is in its texts."""
+    if isinstance(value, str):
+        return value.replace("${{", "$${{")
+    if isinstance(value, dict):
+        return {key: literal(each) for key, each in value.items()}
+    return [literal(each) for each in value] if isinstance(value, list) else value
+
+
 def _parse(value: Any, faults: list[str], depth: int) -> ValueTemplate:
     if isinstance(value, str):
         return _parse_text(value, faults)
