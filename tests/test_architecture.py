@@ -68,7 +68,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["branches"],
             ["sizes"],
             ["progress"],
-            ["pictures", "versions"],
+            ["history", "pictures", "versions"],
         ],
     ),
     (

@@ -30,6 +30,7 @@ from processor.operate.runs import RUNS_MAX, ControlOrder, GraphRuns, StartReque
 from processor.printable import printable
 from processor.telemetry import configure_logging
 
+_VALUE_CHARS = 60  # of a value in a line for people
 _WATCH_S = 5.0  # how long a run is looked at after an order to it
 _LOOK_S = 0.2
 _PAGE = 200
@@ -281,6 +282,15 @@ def show_run(screen: Screen, run: Mapping[str, Any]) -> None:
             screen.problem(f"  {_error_line(error)}")
     if run.get("outputs"):
         screen.items(run["outputs"])
+    for key, changes in run.get("history", {}).items():
+        last = changes[-1]
+        said = f"{_cut(orjson.dumps(last['new']).decode())} by {last['who']} at {_time(last['ts'])}"
+        more = f", change {len(changes)} of it" if len(changes) > 1 else ""
+        screen.line(printable(f"  {key} = {said}{more}"))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}..."
 
 
 def _time(at_ms: int) -> str:

@@ -48,7 +48,7 @@ MAX_KEY_BYTES = 256
 # Of a run: those of slices and of graphs in graphs have the names of all above them in theirs.
 MAX_RUN_BYTES = 1024
 # What a guest gets of an execution, and what its result may have: one of the endings among it.
-_EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united")
+_EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united", "history")
 _EXECUTION_TYPES = (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict), ("sent_ms", int))
 _ENDINGS = frozenset({"outputs", "prune", "requeue_ms"})
 _RESULT = _ENDINGS | {"sets", "inputs", "events"}

@@ -21,6 +21,7 @@ import orjson
 from processor.errors import ERRORS
 from processor.graphs import branches
 from processor.graphs.branches import MissingValue
+from processor.graphs.history import StoreChange
 from processor.graphs.outcomes import first_error, returned
 from processor.graphs.plan import NodePlan, Plan
 from processor.graphs.progress import (
@@ -165,7 +166,9 @@ class Advance:
             inputs = NOTHING if each.inputs is None else each.inputs
             key = f"{run.id}:{each.x}"
             self.todo.ready.append(
-                Execution(run.id, each.x, node, each.attempt, inputs, run.store, each.united, key)
+                Execution(
+                    run.id, each.x, node, each.attempt, inputs, run.store, each.united, key, run.history
+                )
             )
 
     def _await_signal(self, each: Progress) -> None:
@@ -321,7 +324,7 @@ class Advance:
         if fan.left == 0 and before is None:
             self.unite_slices(each)
         elif before is not None:
-            _set_reported(run, report["sets"])
+            _set_reported(self, each, report["sets"])
         if fan.open == 0:
             self.end_slices(each)
 
@@ -330,7 +333,7 @@ class Advance:
         fan = each.fan
         assert fan is not None
         for _, report in sorted(fan.done.items()):
-            _set_reported(self.run, report["sets"])
+            _set_reported(self, each, report["sets"])
         for uniter in each.node.uniters:
             self.decide(each, self.plan.nodes[uniter])
         self._release(each, SUCCESS)
@@ -531,9 +534,11 @@ def _inputs_of(plan: Plan, run: GraphRun, each: Progress, parent: str, outputs: 
     return inputs
 
 
-def _set_reported(run: GraphRun, sets: Sequence[Sequence[Any]]) -> None:
+def _set_reported(step: Advance, each: Progress, sets: Sequence[Sequence[Any]]) -> None:
     """Change the store as a slice did; too much of it fails the run, as its execution has ended."""
-    if (text := set_store(run, sets)) and not run.fault:
+    run = step.run
+    changes = [StoreChange(key, value, each.x, step.now) for key, value in sets]
+    if (text := set_store(run, changes, step.plan.history)) and not run.fault:
         run.fault = {"code": "E711", "text": text}
         run.is_stopping = True
 

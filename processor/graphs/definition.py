@@ -262,6 +262,14 @@ class StoreDefinition(GraphKeys):
     default_values: Annotated[dict[StoreKey, JsonValue], AfterValidator(_stored)] = Field(
         default={}, description="Values of keys that a trigger does not give.", examples=[{"cursor": "0"}]
     )
+    history: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="How many changes of each key a run remembers, with time, author, old and new value: 96"
+        " KiB of them together, the newest.",
+        examples=[1000],
+    )
 
     @property
     def missing_keys(self) -> tuple[str, ...]:

@@ -164,6 +164,8 @@ def document(execution: Execution, settings: Mapping[str, str]) -> bytes:
     }
     if execution.united is not None:
         said["united"] = execution.united
+    if execution.history:
+        said["history"] = execution.history
     return orjson.dumps(said)
 
 

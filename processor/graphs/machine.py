@@ -35,6 +35,7 @@ from typing import Any
 import orjson
 
 from processor.graphs.advance import Advance, note, set_timer, tell
+from processor.graphs.history import WHO_CHARS, StoreChange, read_changes
 from processor.graphs.plan import Plan
 from processor.graphs.progress import (
     CANCELLED,
@@ -167,7 +168,7 @@ def _start_run(step: Advance, message: Message) -> None:
     fields = plan.nodes[plan.root].inputs
     run.inputs = {field: value for field, value in given.items() if field in fields}
     run.store = dict(plan.default_values)
-    text = set_store(run, list(store.items()))
+    text = set_store(run, _changes(store, run.by, step.now))
     if (size := len(orjson.dumps(run.inputs))) > RUN_BYTES:
         run.inputs = NOTHING
         text = f"the inputs of the run are {size} bytes; {RUN_BYTES} are the most"
@@ -253,13 +254,19 @@ def _result(step: Advance, message: Message) -> None:
 
 def _take_sets(step: Advance, each: Progress, sets: Any) -> bool:
     """Change the store as an execution said; False: it has failed for that."""
-    ok = isinstance(sets, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in sets
-    )
-    text = set_store(step.run, sets) if ok else "sets of the store are pairs of a key and a value"
+    changes = read_changes(sets, each.x, step.now)
+    if changes is None:
+        text = "sets of the store are lists of a key and a value, and of who and when where it is known"
+        step.fail(each, "E709", text)
+        return False
+    text = set_store(step.run, changes, step.plan.history)
     if text:
-        step.fail(each, "E711" if ok else "E709", text)
+        step.fail(each, "E711", text)
     return not text
+
+
+def _changes(values: Mapping[str, Any], who: str, now_ms: int) -> list[StoreChange]:
+    return [StoreChange(key, value, who[:WHO_CHARS], now_ms) for key, value in values.items()]
 
 
 def _error(step: Advance, each: Progress, message: Message) -> None:
@@ -435,7 +442,8 @@ def _signal(step: Advance, message: Message) -> None:
 
 def _store(step: Advance, message: Message) -> None:
     if isinstance(message.get("value"), dict) and not step.run.is_ended:
-        set_store(step.run, list(message["value"].items()))
+        changes = _changes(message["value"], str(message.get("by") or ""), step.now)
+        set_store(step.run, changes, step.plan.history)
 
 
 def _retry(step: Advance, message: Message) -> None:

@@ -177,6 +177,8 @@ class Outbox:
         }  # fmt: skip
         if execution.united is not None:
             message["united"] = execution.united
+        if execution.history:
+            message["history"] = execution.history
         body = orjson.dumps(message)
         if len(body) > self._room:
             what = f"inputs and store of {execution.node.id} have {len(body)} bytes"
@@ -201,6 +203,7 @@ _TOLD = {
 def _cut(record: Message) -> Message:
     """A record with sizes in place of what is large in it; who has it cannot go on from there."""
     cut = {**record, "executions": [], "large": True}
+    cut.pop("history", None)
     for name in ("inputs", "store", "outputs"):
         if (size := len(orjson.dumps(cut[name]))) > _CUT_BYTES:
             cut[name] = {"cut": size}

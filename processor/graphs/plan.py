@@ -83,6 +83,7 @@ class Plan:
     between: Mapping[tuple[str, str], frozenset[str]]  # the nodes of each scope
     required_keys: tuple[str, ...]
     default_values: Mapping[str, Any]
+    history: int  # changes of each key of the store that are remembered
     outputs: Mapping[str, ValueTemplate]
     on_error: str
     timeout_s: float | None
@@ -151,6 +152,7 @@ def compile_plan(definition: GraphDefinition) -> Plan:
         between=shape.between,
         required_keys=tuple(definition.store_config.required_keys),
         default_values=definition.store_config.default_values,
+        history=definition.store_config.history,
         outputs=outputs,
         on_error=definition.on_error,
         timeout_s=definition.timeout_s,

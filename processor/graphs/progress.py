@@ -37,6 +37,7 @@ class Execution(NamedTuple):
     store: Mapping[str, Any]  # as it is now: later changes make another one
     united: Mapping[str, int] | None
     key: str  # for idempotency: "<run>:<x>"
+    history: Mapping[str, Any] = NOTHING  # of the store, see `graphs.history`
 
 
 class Timer(NamedTuple):
@@ -207,9 +208,9 @@ class GraphRun:
 
     __slots__ = (
         "absorbed", "again", "by", "changed", "count", "created", "depth", "ended", "errored", "executions",
-        "fans", "fault", "gathered", "graph", "id", "ids", "inputs", "is_paused", "is_stopping", "made",
-        "open", "orders", "outputs", "parts", "seen", "signals", "sizes", "slice", "started", "state",
-        "store", "units", "up", "version",
+        "fans", "fault", "gathered", "graph", "has_new_history", "history", "id", "ids", "inputs",
+        "is_paused", "is_stopping", "made", "open", "orders", "outputs", "parts", "seen", "signals", "sizes",
+        "slice", "started", "state", "store", "units", "up", "version",
     )  # fmt: skip
 
     def __init__(self, id: str, graph: str, version: str, created: int) -> None:
@@ -222,6 +223,8 @@ class GraphRun:
         self.started = self.ended = 0
         self.inputs: Mapping[str, Any] = NOTHING
         self.store: Mapping[str, Any] = NOTHING  # replaced as a whole, never changed in place
+        self.history: Mapping[str, Any] = NOTHING  # of the store; replaced as it is
+        self.has_new_history = False  # since the run was last written
         self.up: Message | None = None
         self.depth = 0
         self.slice: SliceOf | None = None
@@ -243,6 +246,12 @@ class GraphRun:
             str, list[Progress]
         ] = {}  # executions of nodes that are looked at from behind a unite
         self.fans: list[Progress] = []  # executions that had a list of outputs
+
+    def written(self) -> None:
+        """What changed until now is written down."""
+        self.changed.clear()
+        self.parts.clear()
+        self.has_new_history = False
 
     @property
     def is_ended(self) -> bool:

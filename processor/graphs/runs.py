@@ -2,9 +2,9 @@
 
 Up to 4 KiB a run is one item, `run`, which is one message or a part of the position. A larger one has items
 for sixteen executions each (`x.<n>`), for one that is large (`b.<x>`), for slices of a fan-out that were not
-sent (`u.<x>.<first>`), and for each that reported (`d.<x>.<first>`); only those that changed are written. So
-the largest run is a few dozen messages, and fits a commit beside others. What follows from others (the scopes
-of an execution) is not written.
+sent (`u.<x>.<first>`), for each that reported (`d.<x>.<first>`), and for the history of its store (`h`); only
+those that changed are written. So the largest run is a few dozen messages, and fits a commit beside others.
+What follows from others (the scopes of an execution) is not written.
 
 A record is for people and programs: of a run that has ended, all that is known; of one that has not, the same
 as far as it is known. A failed run can go on from its record, unless it is `large`: then its context is kept.
@@ -44,8 +44,7 @@ def change_of(run: GraphRun) -> ContextChange:
             | _parts_item(run)
         )
         if (size := len(whole) + len("run")) <= WHOLE_BYTES:
-            run.changed.clear()
-            run.parts.clear()
+            run.written()
             return ContextChange({"run": whole}, True, size)
     is_whole = not run.sizes
     if is_whole:
@@ -54,8 +53,7 @@ def change_of(run: GraphRun) -> ContextChange:
             (fan.x, first) for fan in run.fans if fan.fan for first in [*fan.fan.bundles, *fan.fan.done]
         )
     items = _changed_items(run, and_slice=is_whole)
-    run.changed.clear()
-    run.parts.clear()
+    run.written()
     for name, value in items.items():
         if value is None:
             run.sizes.pop(name, None)
@@ -70,6 +68,8 @@ def _changed_items(run: GraphRun, *, and_slice: bool) -> dict[str, bytes | None]
     items: dict[str, bytes | None] = {"run": orjson.dumps(_run_item(run))}
     if and_slice and run.slice is not None:
         items["slice"] = orjson.dumps(_slice_item(run.slice))
+    if and_slice or run.has_new_history:
+        items["h"] = orjson.dumps(run.history) if run.history else None
     _add_executions(run, items)
     for x, first in run.parts:
         each = run.executions.get(x)
@@ -150,6 +150,8 @@ def _slice_item(part: SliceOf) -> Message:
 def _parts_item(run: GraphRun) -> Message:
     """What is an item of its own where a run is not one item."""
     item: Message = {}
+    if run.history:
+        item["his"] = run.history
     if run.slice is not None:
         item["slice_of"] = _slice_item(run.slice)
     for fan in run.fans:
@@ -210,6 +212,7 @@ def run_of(plan: Plan, id: str, items: Mapping[str, bytes]) -> GraphRun:
     run.again, run.seen, run.outputs = said.get("again", {}), said.get("seen", 0), said.get("out", {})
     if "slice" in said:
         _read_slice(run, said, items)
+    run.history = said.get("his") or orjson.loads(items.get("h", b"{}"))
     executions: dict[str, Message] = said.get("x") or {}
     for name, item in items.items():
         if name.startswith(("x.", "b.")):
@@ -309,7 +312,7 @@ def record_of(run: GraphRun) -> Message:
         record["large"] = True
     for name, value in (
         ("up", run.up), ("depth", run.depth), ("ids", run.ids), ("again", run.again), ("fault", run.fault),
-        ("orders", run.orders),
+        ("orders", run.orders), ("history", run.history),
     ):  # fmt: skip
         if value:
             record[name] = value
@@ -351,7 +354,7 @@ def revived(plan: Plan, record: Mapping[str, Any]) -> GraphRun:
     """The run that a record is of, to be tried again; the record is not `large`."""
     run = GraphRun(record["run"], record["graph"], record["version"], record["created"])
     run.state, run.by, run.started, run.ended = (record[name] for name in ("state", "by", "started", "ended"))
-    run.inputs, run.store = record["inputs"], record["store"]
+    run.inputs, run.store, run.history = record["inputs"], record["store"], record.get("history", {})
     run.up, run.depth, run.fault = record.get("up"), record.get("depth", 0), record.get("fault")
     run.ids, run.again, run.orders = record.get("ids", []), record.get("again", {}), record.get("orders", 0)
     for shown in record["executions"]:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from processor.graphs.definition import STORE_VALUE_BYTES
+from processor.graphs.history import StoreChange, with_changes
 from processor.graphs.plan import NodePlan
 from processor.graphs.progress import NOTHING, GraphRun
 
@@ -107,18 +108,24 @@ def cut(node: NodePlan, outputs: Sequence[Any]) -> list[tuple[int, list[Any]]]:
     return parts
 
 
-def set_store(run: GraphRun, sets: Sequence[Sequence[Any]]) -> str:
-    """Change the store; a sentence says which of them is too large, and then none was made."""
-    if not sets:
+def set_store(run: GraphRun, changes: Sequence[StoreChange], history: int = 0) -> str:
+    """Change the store; a sentence says which change is too large, and then none was made.
+
+    Of each key the last `history` changes are remembered; of a slice the run remembers them that it is of.
+    """
+    if not changes:
         return ""
     store = dict(run.store)
-    for key, value in sets:
+    for key, value, *_ in changes:
         if (size := len(orjson.dumps(value))) > STORE_VALUE_BYTES:
             return f"the value of {key!r:.80} in the store is {size} bytes; {STORE_VALUE_BYTES} are the most"
         store[key] = value
     if (size := len(orjson.dumps(store))) > STORE_BYTES:
-        return f"the store is {size} bytes with {sets[-1][0]!r:.80}; {STORE_BYTES} are the most"
+        return f"the store is {size} bytes with {changes[-1].key!r:.80}; {STORE_BYTES} are the most"
+    if history and run.slice is None:
+        run.history = with_changes(run.history, run.store, changes, history)
+        run.has_new_history = True
     run.store = store
     if run.slice is not None:
-        run.slice.sets.update((key, value) for key, value in sets)
+        run.slice.sets.update((each.key, each.value) for each in changes)
     return ""

@@ -28,6 +28,7 @@ from processor.context.subjects import GraphSubjects, RouteSubjects, app_stream
 from processor.errors import ProcessorError
 from processor.graphs.client import new_run_id
 from processor.graphs.definition import NESTED, WAIT, GraphDefinition
+from processor.graphs.history import told
 from processor.graphs.plan import compile_plan
 from processor.graphs.progress import CANCELLED, FAILED, OPEN, QUEUED, SUCCESS, WAITING
 from processor.graphs.runs import plan_of, record_of, run_of
@@ -250,15 +251,18 @@ class GraphRuns:
     async def show(self, run: str, *, room_bytes: int = 0) -> dict[str, Any]:
         """All that is known of a run; `open` says of each execution that is open why it is.
 
-        Executions that do not fit into `room_bytes` are left out, and counted.
+        Executions, and the history of the store, that do not fit into `room_bytes` are left out, and counted.
         """
         record = dict(await self._known(run))
         record.pop("v", None)
+        if "history" in record:
+            record["history"] = told(record["history"])
         record["open"] = [] if record["state"] in _ENDED else await self._reasons(record)
-        for name in ("executions", "open"):
+        for name in ("executions", "open", "history"):
             many = record.get(name) or []
-            if room_bytes and len(many) > 1 and len(orjson.dumps(record)) > room_bytes:
-                record[name], record[f"omitted_{name}"] = [], len(many)
+            is_list = name != "history"
+            if room_bytes and len(many) > is_list and len(orjson.dumps(record)) > room_bytes:
+                record[name], record[f"omitted_{name}"] = type(many)(), len(many)
         return record
 
     async def ended(self, run: str, timeout_s: float) -> dict[str, Any] | None:

@@ -147,7 +147,7 @@ def test_an_execution_sees_the_store_as_it_was_when_it_began() -> None:
     [
         ([["k", "x" * 70_000]], "E711", "the value of 'k' in the store is 70002 bytes; 65536 are the most"),
         ([[f"k{n}", "x" * 60_000] for n in range(20)], "E711", "with 'k19'; 262144 are the most"),
-        ([["k"]], "E709", "sets of the store are pairs of a key and a value"),
+        ([["k"]], "E709", "sets of the store are lists of a key and a value, and of who"),
     ],
 )
 def test_a_store_has_limits(sets: Any, code: str, text: str) -> None:
