@@ -158,7 +158,9 @@ class Advance:
         run.changed.add(each.number)
         if run.is_paused or run.is_stopping:
             return
-        if node.is_wait:
+        if node.is_empty:
+            self.succeed(each, NOTHING)
+        elif node.is_wait:
             self._await_signal(each)
         elif node.graph is not None:
             self._begin_child(each, node.graph)

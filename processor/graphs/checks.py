@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from processor.graphs.definition import (
+    BUILT_IN,
     Graph,
     GraphDefinition,
     NodeDefinition,
@@ -487,7 +488,7 @@ class _Typing:
             if node.graph not in self._graphs:
                 text = f"no graph '{node.graph}' has a valid version; graphs here: {_listed(self._graphs)}."
                 yield Problem(place, "E704", f"{text} Apply it first.")
-        elif not node.is_wait and node.kind not in self._kinds:
+        elif node.kind not in BUILT_IN and node.kind not in self._kinds:
             here = [kind.name for kind in self._kinds.values() if kind.namespace == node.namespace]
             text = f"no kind '{node.kind}' is registered; kinds here: {_listed(here)}."
             yield Problem(place, "E704", f"{text} Start its Runtime, or add its file to `nodes`.")

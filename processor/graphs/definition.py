@@ -34,6 +34,9 @@ from processor.subject import Template, check_subject
 
 # Built-in kind: an execution of it waits for a signal, such as an approval.
 WAIT = "Wait"
+# Built-in kind: it does nothing, and is there for what comes after it to have one root.
+ROOT = "_root"
+BUILT_IN = (WAIT, ROOT)
 NESTED = "graph:"  # what the kind of a node that runs another graph begins with
 STORE_VALUE_BYTES = 64 << 10
 _LONGEST_WAIT_MS = 3_600_000.0  # where `max_delay` is not given
@@ -236,8 +239,8 @@ class NodeDefinition(GraphKeys):
 
     @property
     def kind(self) -> str:
-        """`namespace/Name`, `graph:name` or `Wait`."""
-        if self.is_wait or self.graph is not None:
+        """`namespace/Name`, `graph:name`, or the name of a built-in kind."""
+        if self.node_name in BUILT_IN or self.graph is not None:
             return self.node_name
         return f"{self.namespace or ''}/{self.node_name}"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from processor.graphs.definition import NESTED, WAIT, GraphDefinition, NodeDefinition
+from processor.graphs.definition import NESTED, ROOT, WAIT, GraphDefinition, NodeDefinition
 from processor.graphs.template import Reference, ValueTemplate, parse
 from processor.model import RetryPolicy
 
@@ -66,6 +66,11 @@ class NodePlan:
     def is_wait(self) -> bool:
         """Whether it waits for a signal."""
         return self.kind == WAIT
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it does nothing."""
+        return self.kind == ROOT
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ import orjson
 from processor.context.subjects import names_of
 from processor.errors import ProcessorError, Refusal
 from processor.graphs.checks import Problem, graph_circles, problems_of, problems_with_kinds, read_graph
-from processor.graphs.definition import WAIT, GraphDefinition, NodeKind
+from processor.graphs.definition import BUILT_IN, GraphDefinition, NodeKind
 from processor.graphs.known import KnownGraphs
 from processor.graphs.versions import GraphHead, Status, errors_of, let_unused_go, now, sentence_of
 from processor.jetstream import (
@@ -156,14 +156,13 @@ class Registry(KnownGraphs):
         wrong: list[str] = []
         for kind in kinds:
             other = own.setdefault(kind.id, kind)
-            if kind.name == WAIT:
-                wrong.append(
-                    f"E702 nodes.{kind.group}: '{WAIT}' is the name of a built-in kind. Rename the class."
-                )
+            if kind.name in BUILT_IN:
+                what = f"'{kind.name}' is the name of a built-in kind"
+                wrong.append(f"E702 nodes.{kind.group}: {what}. Rename the class.")
             elif other is not kind:
                 what = f"'{kind.name}' is in the groups {other.group} and {kind.group}"
                 wrong.append(f"E702 nodes.{kind.group}: {what}. Rename one of them.")
-        own.pop(f"{self._app}/{WAIT}", None)
+        own = {id: kind for id, kind in own.items() if kind.name not in BUILT_IN}
         self._groups = groups or {}
         self._own_graphs, self._own_kinds = frozenset(graphs), frozenset(own)
         gone = [kind for kind in self._kinds.values() if kind.where != "external" and kind.id not in own]
@@ -303,8 +302,8 @@ class Registry(KnownGraphs):
         """
         wrong = []
         for kind in kinds:
-            if kind.name == WAIT:
-                wrong.append(f"E702 '{WAIT}' is the name of a built-in kind. Rename the class.")
+            if kind.name in BUILT_IN:
+                wrong.append(f"E702 '{kind.name}' is the name of a built-in kind. Rename the class.")
             elif kind.id in self._own_kinds:
                 group = self._kinds[kind.id].group
                 wrong.append(

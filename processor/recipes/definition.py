@@ -25,11 +25,10 @@ import orjson
 from pydantic import BeforeValidator, Field, ValidationError
 
 from processor.graphs.checks import RESERVED, Place, Problem, circle_of, key_problem, path_of
-from processor.graphs.definition import NAME, WAIT, GraphKeys, Name, NodeRetryDefinition, Seconds
+from processor.graphs.definition import BUILT_IN, NAME, GraphKeys, Name, NodeRetryDefinition, Seconds
 
-ROOT = "_root"  # the node before all steps, where several of them have nothing before them
 # What a step would be taken for in a graph.
-_TAKEN = (*RESERVED, WAIT, ROOT)
+_TAKEN = (*RESERVED, *BUILT_IN)
 _FOLDER = "orchestrator"  # the root of a recipe is the nearest folder above it that holds one
 _FUNCTION = "run"  # of a module, where neither class nor function is named
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")

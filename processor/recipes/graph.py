@@ -1,8 +1,8 @@
 """The graph that a recipe becomes: a node for each step, by its name, and one root before them.
 
 The machine of graphs decides the rest: what is ready, what is tried again, and that a step which failed ends
-the run. Who runs it gives each execution to the step that its node is named after; the node `ROOT`, which is
-there only where several steps have nothing before them, does nothing and returns no outputs.
+the run. Who runs it gives each execution to the step that its node is named after. The node `ROOT` is there
+only where several steps have nothing before them; it is no step, and nobody executes it.
 
 Invariants: a step runs once, after every step that it waits for; what is in parameters is never taken for a
 reference.
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from processor.graphs.definition import Graph, GraphDefinition, RetryDefinition
+from processor.graphs.definition import ROOT, Graph, GraphDefinition, RetryDefinition
 from processor.graphs.template import literal
-from processor.recipes.definition import ROOT, Recipe
+from processor.recipes.definition import Recipe
 
 
 def graph_of(recipe: Recipe) -> GraphDefinition:

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.graphs.checks import problems_of
+from processor.graphs.definition import ROOT
 from processor.graphs.local import JumpingClock, LocalRuns
 from processor.graphs.plan import compile_plan
 from processor.graphs.progress import FAILED, SUCCESS, Execution, GraphRun, Message
-from processor.recipes.definition import ROOT, Recipe, read_recipe
+from processor.recipes.definition import Recipe, read_recipe
 from processor.recipes.graph import graph_of
 
 
@@ -61,7 +62,9 @@ def test_several_steps_with_nothing_before_them_have_one_root() -> None:
     """A node that is no step comes before them, and what waits for several unites them."""
     of = recipe({"name": "a"}, {"name": "b"}, {"name": "c", "depends_on": ["a", "b"]})
     ended, ran = run(of)
-    assert (ended.state, names(ran)) == (SUCCESS, [ROOT, "a", "b", "c"])
+    assert (ended.state, names(ran)) == (SUCCESS, ["a", "b", "c"])
+    assert ended.executions[ROOT].state == SUCCESS
+    assert list(graph_of(of).kinds) == ["r/a", "r/b", "r/c"]
 
 
 def test_parameters_are_never_references() -> None:
@@ -103,7 +106,7 @@ def test_any_recipe_runs_each_step_once_after_what_it_waits_for(data: st.DataObj
     ]
     of = recipe(*steps)
     ended, ran = run(of)
-    done = [name for name in names(ran) if name != ROOT]
+    done = names(ran)
     assert (ended.state, sorted(done)) == (SUCCESS, sorted(of.by_name))
     for name, before in of.before.items():
         assert all(done.index(each) < done.index(name) for each in before)
