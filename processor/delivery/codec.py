@@ -50,8 +50,11 @@ MAX_RUN_BYTES = 1024
 # What a guest gets of an execution, and what its result may have: one of the endings among it.
 _EXECUTION = ("kind", "run", "x", "a", "inputs", "store", "united", "history")
 _EXECUTION_TYPES = (("run", str), ("x", str), ("a", int), ("kind", str), ("inputs", dict), ("sent_ms", int))
-_ENDINGS = frozenset({"outputs", "prune", "requeue_ms"})
-_RESULT = _ENDINGS | {"sets", "inputs", "events"}
+_ENDINGS = frozenset({"outputs", "prune", "requeue_ms", "error"})
+_RESULT = _ENDINGS | {"sets", "inputs", "events", "returned"}
+# With these codes a guest, or a program, may say itself that it failed: a step of a recipe.
+_SAID_CODES = frozenset({"E714", "E716"})
+_RETURNED_BYTES = 2048  # of what a step returned that failed
 # What of a message the input of a trigger is.
 _TRIGGER_VALUE = re.compile(r"\$\{\{\s*(document(?:\.[^\s.{}]+)*|subject)\s*\}\}")
 _ABSENT = object()
@@ -680,11 +683,12 @@ class NodeCodec(Codec):
             message = self._execution(delivery)
             body = outputs[index].body if len(outputs) == len(deliveries) else b""
             try:
-                read_result(body)
+                result = read_result(body)
             except ValueError as err:
                 made.append(self._failed(message, Failure("E709", str(err))))
             else:
-                made.append(self._result(message, b"," + body.strip()[1:]))
+                body = orjson.dumps(result) if "error" in result else body.strip()
+                made.append(self._result(message, b"," + body[1:]))
         return made
 
     def failed(self, delivery: Delivery, failure: Failure) -> list[Publication]:
@@ -725,7 +729,25 @@ def read_result(body: bytes) -> dict[str, Any]:
         raise ValueError(f"the result of the node has {_show(min(more))}")
     if (count := len(result.keys() & _ENDINGS)) != 1:
         raise ValueError(f"the result of the node has {count} of {', '.join(sorted(_ENDINGS))}")
-    return result
+    return _said_failure(result) if "error" in result else result
+
+
+def _said_failure(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a step that says itself that it failed, bounded. Raises ValueError."""
+    error = result["error"] if isinstance(result["error"], dict) else {}
+    code, text, trace = error.get("code"), error.get("text"), error.get("traceback", "")
+    if (
+        not isinstance(code, str)
+        or code not in _SAID_CODES
+        or not isinstance(text, str)
+        or not isinstance(trace, str)
+    ):
+        raise ValueError(f"the result of the node has an error that no step has, with the code {_show(code)}")
+    failed = failed_result(Failure(code, text, trace))
+    returned = result.get("returned")
+    if returned is not None and len(orjson.dumps(returned)) <= _RETURNED_BYTES:
+        failed["returned"] = returned
+    return failed
 
 
 def failed_result(failure: Failure) -> dict[str, Any]:

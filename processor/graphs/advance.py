@@ -46,6 +46,7 @@ from processor.graphs.progress import (
 )
 from processor.graphs.sizes import (
     IN_ONE_RUN,
+    LEAF_BYTES,
     SLICE,
     TooMuch,
     bound,
@@ -88,13 +89,19 @@ def set_timer(run: GraphRun, each: Progress, todo: Todo, name: str, at_ms: int, 
     todo.set_timer(Timer(f"{name}.{each.x}", at_ms, message))
 
 
-def note(each: Progress, code: str, text: str, now_ms: int, traceback: str = "") -> None:
-    """Remember why an execution is not done, or failed; the last ten reasons are kept."""
-    if each.why:
-        each.why[-1].pop("traceback", None)  # the last one is enough
+def note(
+    each: Progress, code: str, text: str, now_ms: int, traceback: str = "", returned: Any = None
+) -> None:
+    """Remember why an execution is not done, or failed, and what it returned nevertheless, if that is small;
+    the last ten reasons are kept.
+    """
+    for name in ("traceback", "returned") if each.why else ():
+        each.why[-1].pop(name, None)  # the last one is enough
     why: Message = {"a": each.attempt, "code": code, "text": text[:_TEXT], "at": now_ms}
     if traceback:
         why["traceback"] = traceback[-_TRACEBACK:]
+    if returned is not None and len(orjson.dumps(returned)) <= LEAF_BYTES:
+        why["returned"] = returned
     each.why = [*each.why[1 - _KEPT_REASONS :], why]
 
 
@@ -347,10 +354,17 @@ class Advance:
         self.run.open -= 1
 
     def fail(
-        self, each: Progress, code: str, text: str, *, is_final: bool = False, traceback: str = ""
+        self,
+        each: Progress,
+        code: str,
+        text: str,
+        *,
+        is_final: bool = False,
+        traceback: str = "",
+        returned: Any = None,
     ) -> None:
         """It failed: it waits for its next try if it has one, else it is ERRORED."""
-        note(each, code, text, self.now, traceback)
+        note(each, code, text, self.now, traceback, returned)
         each.tries += 1
         retry = each.node.retry
         if is_final or code in _FINAL or each.tries >= retry.attempts or self.run.is_stopping:

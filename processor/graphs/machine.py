@@ -277,6 +277,7 @@ def _error(step: Advance, each: Progress, message: Message) -> None:
         str(error.get("text", "it failed and did not say why")),
         is_final=bool(message.get("final")),
         traceback=str(error.get("traceback") or ""),
+        returned=message.get("returned"),
     )
 
 

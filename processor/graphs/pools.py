@@ -101,8 +101,10 @@ def _with_events(ran: Ran) -> Ran:
 def _added(body: bytes, events: Sequence[tuple[str, orjson.Fragment]]) -> bytes:
     """A result with events; what is no result stays as it is, and is refused where results are read."""
     try:
-        read_result(body)
+        result = read_result(body)
     except ValueError:
+        return body
+    if "error" in result:
         return body
     return body.rstrip()[:-1] + b',"events":' + orjson.dumps(events) + b"}"
 

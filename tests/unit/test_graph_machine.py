@@ -149,6 +149,24 @@ def test_what_was_absorbed_is_still_told() -> None:
     assert record["errors"] == [{"x": "work/split.1", "code": "E304", "text": "ValueError: no"}]
 
 
+def test_what_a_step_returned_that_failed_is_told_with_its_error() -> None:
+    """Of the last try, where it is small; the record has it, and so has a list of errors."""
+    plan = plan_of(chain("a"), retry_policy={"max_retries": 2})
+    run, todo = started(plan)
+    for n, returned in enumerate([{"status": "error", "n": 1}, {"status": "error", "n": 2}, "x" * 3000]):
+        message = result(todo.ready[0], error={"code": "E716", "text": "no"}, returned=returned)
+        todo = machine.apply(plan, run, message, 1000)
+        told = [each.get("returned") for each in run.executions["a"].why]
+        assert told == [*[None] * n, returned if n < 2 else None]
+        for timer in todo.timers.values():
+            todo = machine.apply(plan, run, timer.message, timer.at_ms)
+    run, todo = started(plan_of(chain("a"), retry_policy={"max_retries": 0}))
+    message = result(todo.ready[0], error={"code": "E716", "text": "no"}, returned={"status": "error"})
+    machine.apply(plan_of(chain("a"), retry_policy={"max_retries": 0}), run, message, 1000)
+    said = {"x": "a", "code": "E716", "text": "no", "returned": {"status": "error"}}
+    assert runs.record_of(run)["errors"] == [said]
+
+
 def test_a_fork_that_is_pruned_everywhere_prunes_what_unites_it() -> None:
     """Where no branch of one output reaches what unites it, that is PRUNED, and the run a success."""
     nodes = chain("a", "b", "c")

@@ -102,7 +102,17 @@ def test_what_a_node_gives_is_the_result_of_its_execution(body: bytes) -> None:
         ([b'{"outputs":{},"run":"other"}'], "the result of the node has 'run'"),
         ([b'{"outputs":{},"x":"other"}'], "the result of the node has 'x'"),
         ([b'{"outputs":{},"a":1}'], "the result of the node has 'a'"),
-        ([b'{"outputs":{},"error":{"code":"E304"}}'], "the result of the node has 'error'"),
+        ([b'{"outputs":{},"error":{"code":"E716"}}'], "the result of the node has 2 of"),
+        (
+            [b'{"error":{"code":"E304","text":"no"}}'],
+            "the result of the node has an error that no step has, with the code 'E304'",
+        ),
+        (
+            [b'{"error":{"code":"E716","text":1}}'],
+            "the result of the node has an error that no step has, with the code 'E716'",
+        ),
+        ([b'{"error":{"code":[],"text":"no"}}'], "the result of the node has an error that no step has"),
+        ([b'{"error":"E716"}'], "the result of the node has an error that no step has"),
         ([b'{"outputs":{},"prune":{}}'], "the result of the node has 2 of"),
         ([b'{"sets":[]}'], "the result of the node has 0 of"),
         ([b"[1]"], "the node gave no result"),
@@ -124,13 +134,27 @@ def test_a_result_cannot_be_forged(bodies: list[bytes], why: str) -> None:
 @given(st.binary(max_size=60) | st.recursive(
     st.none() | st.integers(-9, 9) | st.text(max_size=3),
     lambda inner: st.dictionaries(
-        st.sampled_from(["run", "x", "a", "t", "outputs", "prune", "sets"]), inner, max_size=4
+        st.sampled_from(["run", "x", "a", "t", "outputs", "prune", "sets", "error", "code", "text"]),
+        inner,
+        max_size=4,
     ),
 ).map(orjson.dumps))  # fmt: skip
 def test_any_bytes_of_a_guest_are_about_its_execution_alone(body: bytes) -> None:
     """Whatever it gives becomes one result, of the execution that it was given."""
     [result] = results(codec_for(NODES), body)
     assert (result["t"], result["run"], result["x"], result["a"]) == ("result", "r.1", "pay/split.3", 2)
+
+
+def test_a_step_may_say_itself_that_it_failed() -> None:
+    """Bounded, and with what it returned where that is small; what it has set meanwhile does not count."""
+    error = {"code": "E716", "text": "n" * 9000, "traceback": "t" * 90_000}
+    said = {"error": error, "returned": {"status": "error"}, "sets": [["k", 1]]}
+    [result] = results(codec_for(NODES), orjson.dumps(said))
+    assert result["returned"] == {"status": "error"}
+    assert (result["error"]["code"], result["final"], "sets" in result) == ("E716", False, False)
+    assert len(orjson.dumps(result)) < 12_000
+    [result] = results(codec_for(NODES), orjson.dumps({**said, "returned": ["x" * 3000]}))
+    assert "returned" not in result
 
 
 @pytest.mark.parametrize("code, is_final", [("E304", False), ("E311", False), ("E709", True)])
