@@ -20,7 +20,8 @@ from typing import Any
 import orjson
 
 from processor.address import Url, parse_url
-from processor.capability.client import Answer, Client, Unanswered
+from processor.capability.answers import Answer, Unanswered
+from processor.capability.client import Client
 from processor.capability.secrets import Scrubber
 from processor.capability.toolbox import ToolError, check_arguments
 from processor.errors import About, ProcessorError

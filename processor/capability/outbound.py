@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 from processor.address import Url
+from processor.capability.answers import Answer, Unanswered
 from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
-from processor.capability.client import Answer, Client, Unanswered
+from processor.capability.client import Client
 from processor.capability.connections import Connections
 from processor.capability.permit import Permit, Show
 from processor.capability.row import Arguments, Capability
@@ -241,9 +242,9 @@ def _header(name: str, value: str) -> str:
     if not _LINE.match(value) or value != value.strip(" \t"):
         raise _refused(f"the value of the header {name[:60]} holds a line break, or white space at an end")
     try:
-        value.encode("latin-1")
+        value.encode()
     except UnicodeEncodeError:
-        raise _refused(f"the value of the header {name[:60]} is not Latin-1 text") from None
+        raise _refused(f"the value of the header {name[:60]} holds a lone surrogate") from None
     return value
 
 

@@ -4,8 +4,8 @@ Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform
 capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
 directories, `tools` the programs that it may call, `services` the two servers that it knows by their API,
 `heap` what it may do to its objects, `authorization` the question what it may do, and `remarks` its own word
-in the audit. `client` is the only one that dials, `secrets` puts secrets in and takes them out, `roots` opens
-files, `toolbox` starts tools. Only this package imports httpx and httpcore.
+in the audit. `client` asks servers, its `dialer` alone makes connections, `secrets` puts secrets in and takes
+them out, `roots` opens files, `toolbox` starts tools.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats

@@ -271,6 +271,8 @@ class Scrubber:
 def _plain_forms(value: str) -> Iterable[bytes]:
     data = value.encode()
     yield data
+    if not value.isascii():
+        yield data.decode("latin-1").encode()  # the bytes of a header, as an answer gives them
     for coding in ("utf-16-le", "utf-16-be"):
         yield value.encode(coding)
     yield data.hex().encode()

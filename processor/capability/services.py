@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from processor.address import Allowed, parse_url
+from processor.capability.answers import Unanswered
 from processor.capability.arguments import Anything, Argument, JsonObject, Listed, Text
-from processor.capability.client import Client, Unanswered
+from processor.capability.client import Client
 from processor.capability.connections import Connections
 from processor.capability.row import Arguments, Capability
 from processor.capability.secrets import Scrubber
