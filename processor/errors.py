@@ -666,6 +666,11 @@ ERRORS: Mapping[str, ErrorCode] = {
             "a step of a recipe failed",
             "Correct what its status, its reason or its traceback names.",
         ),
+        ErrorCode(
+            "E719",
+            "a file of a context is not one",
+            "Give a JSON object of keys and values, or a snapshot that a run wrote.",
+        ),
     )
 }
 

@@ -114,6 +114,17 @@ SAFE_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]{1,256}\Z")
 WHOLE_BYTES = 4096
 
 
+# What steps of recipes import without bringing it: the context, their base class, a logger, and the decorator
+# that measures them, in the order of `sandbox.steps`.
+STEP_PACKAGE = "orchestrator"
+STEP_MODULES = (
+    f"{STEP_PACKAGE}.context",
+    f"{STEP_PACKAGE}.scriptlets.python.core.base",
+    f"{STEP_PACKAGE}.scriptlets.python.core.logging",
+    f"{STEP_PACKAGE}.scriptlets.python.core.resource",
+)
+
+
 class Module(NamedTuple):
     """A source that a Runnable may import by its dotted name; one named as others begin is their package."""
 
@@ -131,7 +142,7 @@ class Program:
     language: str = "restricted"  # or "python"
     packages: tuple[str, ...] = ()  # what plain Python may import beside the standard library
     # Of the route that calls it, "batch" or "stream", empty where either may be called; "nodes" where it
-    # defines nodes of graphs in place of a Runnable.
+    # defines nodes of graphs in place of a Runnable, "steps" where it names the steps of a recipe.
     mode: str = ""
     class_name: str = "Runnable"
     nan_as_null: bool = False  # in what it hands over; otherwise NaN is an error
@@ -149,9 +160,17 @@ class Program:
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:12]
 
     @property
+    def has_kinds(self) -> bool:
+        """Whether it has what executions of graphs are of, in place of a Runnable."""
+        return self.mode in ("nodes", "steps")
+
+    @property
     def module_names(self) -> frozenset[str]:
-        """What may be imported of `modules`: them, and the packages that their names begin with."""
-        parts = (module.name.split(".") for module in self.modules)
+        """What may be imported beside what everyone may: `modules`, the packages that their names begin with,
+        and what is there for steps.
+        """
+        given = STEP_MODULES if self.mode == "steps" else ()
+        parts = (name.split(".") for name in (*given, *(module.name for module in self.modules)))
         return frozenset(".".join(each[:end]) for each in parts for end in range(1, len(each) + 1))
 
     @property

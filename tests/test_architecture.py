@@ -44,7 +44,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "recipes/",
         "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
-        [["graph"]],
+        [["context", "graph", "programs"]],
     ),
     (
         "graphs/",
@@ -126,6 +126,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "the wall: `host.py` | `wire.py` | `guest.py`, the language, and the jail",
         [
             ["host", "guest", "toolbox", "workers"],
+            ["steps"],
             ["loop", "nodes", "plain_nodes"],
             ["cells", "channel", "nursery", "wasi"],
             ["entrypoints", "modules", "reasons", "results", "toolwire"],
@@ -141,7 +142,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["facades", "values"],
             ["kernel"],
             ["documents"],
-            ["bounds", "languages", "messages", "offer", "processes", "remedies"],
+            ["blackboard", "bounds", "languages", "messages", "offer", "processes", "remedies", "usage"],
         ],
     ),
     ("embedded.py", "the nats-server of `dev` and of tests", []),

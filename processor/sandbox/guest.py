@@ -50,6 +50,7 @@ from processor.sandbox.plain import PlainPython
 from processor.sandbox.reasons import Reasons, out_of_memory
 from processor.sandbox.restricted import Restricted
 from processor.sandbox.results import GuestLog, Results, Unsuccessful, Writer, failed
+from processor.sandbox.steps import StepKit, StepRunner
 
 EXIT_BROKEN = 70
 BOUNDS_OF_RUN = frozenset(("E307", "E324"))  # of what all its groups bring together
@@ -281,7 +282,8 @@ class Runner:
         look_within(tripwire.disarmed)
         models = language.models()
         self._kit = NodeKit(models) if models else None
-        self._nodes: NodeRunner | None = None  # of a program that defines nodes
+        self._steps = StepKit(self._log.write, has_coroutines=language.finish is not None)
+        self._nodes: NodeRunner | StepRunner | None = None  # of a program that has nodes or steps
         self._runtime = Runtime(
             capabilities.GuestRunnable,
             self._log.write,
@@ -289,6 +291,7 @@ class Runner:
             self._reasons.describe,
             self._calls,
             self._kit,
+            self._steps,
         )
         # What the program finds around it, where that can be made before there is one.
         self._space = language.namespace(self._runtime) if language.is_preparable else {}
@@ -368,7 +371,7 @@ class Runner:
     @property
     def _no_manifest(self) -> wire.Manifest | None:
         """What stands in place of one where the program is not loaded, or none of nodes."""
-        return {} if self._program.mode == "nodes" else None
+        return {} if self._program.has_kinds else None
 
     def _load(self, given: bytes) -> bytes:
         """Run the module level; what was compiled for that, where it is for other guests, too."""
@@ -377,10 +380,11 @@ class Runner:
             codes = modules.read_codes(given, program, language) or modules.compile_all(program, language)
             compiled = marshal.dumps(codes) if language.is_preparable and not given else b""
             space = self._space or language.namespace(self._runtime)
-            modules.bring(program, codes, language, space, self._tripwire.run_module)
+            ours = self._steps.modules() if program.mode == "steps" else {}
+            modules.bring(program, codes, language, space, self._tripwire.run_module, ours)
         self._logger = space["logger"]
         self._user(self._tripwire.run_module, codes[0], space)
-        if program.mode == "nodes":
+        if program.has_kinds:
             self._load_nodes(space)
             return compiled if len(compiled) <= wire.code_bytes(program) else b""
         with self._tripwire.disarmed():
@@ -392,8 +396,14 @@ class Runner:
         return compiled if len(compiled) <= wire.code_bytes(program) else b""
 
     def _load_nodes(self, space: dict[str, Any]) -> None:
-        assert self._kit is not None  # what a program of nodes is forked from has models
-        nodes = self._nodes = NodeRunner(self._kit, self._program, self._reasons, self._language.finish)
+        finish = self._language.finish
+        nodes: NodeRunner | StepRunner
+        if self._program.mode == "steps":
+            nodes = StepRunner(self._program, self._reasons, finish)
+        else:
+            assert self._kit is not None  # what a program of nodes is forked from has models
+            nodes = NodeRunner(self._kit, self._program, self._reasons, finish)
+        self._nodes = nodes
         self._user(nodes.learn, space)
         with self._tripwire.disarmed():
             nodes.check()
@@ -495,9 +505,13 @@ class Runner:
                 queries.append(document)
         return queries
 
-    def _execute(self, nodes: NodeRunner, documents: Sequence[bytes]) -> None:
+    def _execute(self, nodes: NodeRunner | StepRunner, documents: Sequence[bytes]) -> None:
         for text in documents:
-            result, store = self._user(nodes.execute, nodes.read(text))
+            document = nodes.read(text)
+            try:
+                result, store = self._user(nodes.execute, document)
+            except Unsuccessful as err:
+                result, store = nodes.raised(err, document)
             body = self._encode(nodes.write, result, store)
             if (excess := self._results.add_output(body)) is not None:
                 raise excess

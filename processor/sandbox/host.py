@@ -252,7 +252,7 @@ class Guest:
         perform: Perform | None,
     ) -> None:
         self.warnings: Sequence[Fault] = ()  # about the program that is loaded
-        self.manifest: wire.Manifest = {}  # of the nodes that it defines
+        self.manifest: wire.Manifest = {}  # of the nodes that it defines, or the steps that it names
 
         def kill_for_us() -> None:
             with contextlib.suppress(Gone):
@@ -264,7 +264,7 @@ class Guest:
         self._limits = limits
         self._perform = perform
         self._emits: Sequence[str] = ()
-        self._has_nodes = False
+        self._has_kinds = False
         self._local: Collection[str] = ()  # capabilities whose calls do not leave the host
         self._kills = cell.kills
         self._open: OpenCalls | None = None  # the calls of the run in hand
@@ -286,16 +286,17 @@ class Guest:
     ) -> Outcome:
         """Call `process` once per group, in order; all of it counts, or nothing.
 
-        A program of nodes executes a node for each document instead. Its groups keep nothing, so that with
-        `isolate` one that fails is undone alone, and named in `Ran.failed`. A group that is neither there nor
-        has an output was not run, because what the run may bring was used up before it: give it again.
+        A program of nodes, or of steps, executes one for each document instead. Its groups keep nothing, so
+        that with `isolate` one that fails is undone alone, and named in `Ran.failed`. A group that is neither
+        there nor has an output was not run, because what the run may bring was used up before it: give it
+        again.
 
         `messages` are `messages.columns` of all documents, where the Runnable is to know them. `answer`
         answers the capability calls, and may do so without making them; what is not made does not count as
         one of the requests that its group may make.
         """
-        if isolate and not self._has_nodes:
-            raise ValueError("only the groups of a program of nodes can be undone alone")
+        if isolate and not self._has_kinds:
+            raise ValueError("only the groups of a program of nodes or steps can be undone alone")
         request = wire.RunRequest(groups, fields, forget, False, messages, isolate)
         return await self._ask(request, None, answer)
 
@@ -362,7 +363,7 @@ class Guest:
         Returns its code where the guest compiled it. Raises Faults.
         """
         self._emits = offer.emits
-        self._has_nodes = program.mode == "nodes"
+        self._has_kinds = program.has_kinds
         self._local = frozenset(each.name for each in offer.signatures if not each.is_request)
         self._tally.watch(offer.heap)
         nonce = self._begin()

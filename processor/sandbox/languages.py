@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from processor import runnable
 from processor.model import Module, Program
 
+Given = Mapping[str, Mapping[str, Any]]  # the names that are in a module from the begin, by its name
 Codes = Mapping[str, CodeType | None]  # of modules, by name; a package without a source of its own has None
 
 
@@ -37,6 +38,7 @@ class Runtime:
     explain: Callable[[BaseException], tuple[str, str]] | None = None
     calls: Any = None  # by which a guest reaches its host (`channel.GuestCalls`)
     nodes: Any = None  # what programs of nodes import (`nodes.NodeKit`), where there are models
+    steps: Any = None  # what programs of steps import (`steps.StepKit`)
 
     def given(self) -> dict[str, Any]:
         """The classes that are there without an import.
@@ -138,8 +140,12 @@ class Language(Protocol):
         codes: Codes,
         space: dict[str, Any],
         run: Callable[[CodeType, dict[str, Any]], None],
+        given: Given,
     ) -> None:
-        """Let programs in `space` import these modules; `run` executes a code in its globals."""
+        """Let programs in `space` import these modules; `run` executes a code in its globals.
+
+        Those that are `given` have names of ours.
+        """
 
     def is_found(self, name: str) -> bool:
         """Whether an import of `name`, which is not loaded yet, would find something without us."""

@@ -13,8 +13,8 @@ from types import CodeType
 from typing import Any
 
 from processor.errors import Fault, Faults
-from processor.model import Program
-from processor.sandbox.languages import Language
+from processor.model import STEP_PACKAGE, Program
+from processor.sandbox.languages import Given, Language
 
 _OURS = frozenset(("processor", "requests", "runnable"))  # there in a guest, though no file has them
 Sources = list[CodeType]  # of the Runnable, then of the modules in the program's order
@@ -53,19 +53,25 @@ def bring(
     language: Language,
     space: dict[str, Any],
     run: Callable[[CodeType, dict[str, Any]], None],
+    given: Given,
 ) -> None:
-    """Let the sources import the modules; `run` executes a code in its globals."""
-    if not program.modules:
+    """Let the sources import the modules; `run` executes a code in its globals.
+
+    Those that are `given` have names of ours.
+    """
+    if not program.module_names:
         return
     by_name: dict[str, CodeType | None] = dict.fromkeys(program.module_names)
     by_name |= {module.name: code for module, code in zip(program.modules, codes[1:], strict=True)}
-    language.bring_modules(program, by_name, space, run)
+    language.bring_modules(program, by_name, space, run, given)
 
 
 def _taken(program: Program, language: Language) -> Iterator[Fault]:
     """A fault for each module that nobody could import, as Python has another one of its name."""
     for module in program.modules:
         top = module.name.partition(".")[0]
+        if program.mode == "steps" and top == STEP_PACKAGE:
+            continue  # whatever has that name elsewhere, in here it is where their modules are
         if top in _OURS or top in sys.modules or language.is_found(top):
             text = f"the module {module.name} cannot be imported: {top} is a module or a package that is"
             yield Fault(module.filename, 1, 1, "E114", f"{text} there already. Rename it or its folder.")

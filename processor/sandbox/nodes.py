@@ -12,14 +12,14 @@ import ast
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import orjson
 
 from processor.errors import Fault, Faults
 from processor.model import Failure, Program
 from processor.sandbox import documents, entrypoints, wire
-from processor.sandbox.bounds import Exceeded
+from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.capabilities import Capable, Secrets, Voice
 from processor.sandbox.languages import Models
 from processor.sandbox.reasons import Reasons
@@ -309,13 +309,7 @@ class NodeRunner:
 
     def read(self, text: bytes) -> dict[str, Any]:
         """The document of an execution. Raises Unsuccessful for what a node may not be given."""
-        try:
-            document: dict[str, Any] = documents.loads(text)
-            if self._writer.bounds.may_be_exceeded(text):
-                self._writer.bounds.check(document, "the inputs")
-            return document
-        except Exceeded as err:
-            raise failed(err.code, str(err)) from None
+        return read_execution(text, self._writer.bounds)
 
     def execute(self, document: Mapping[str, Any]) -> tuple[NodeResult, GuestStore]:
         """Call the node that a document is for. This is user code, and runs as such.
@@ -361,6 +355,10 @@ class NodeRunner:
             trace = self._reasons.describe(err)[1]
             raise Unsuccessful(Failure("E709", self._refusal("outputs", name, err), trace)) from None
         return NodeResult("outputs", self._outputs(kind, name, made)), store
+
+    def raised(self, err: Unsuccessful, document: Mapping[str, Any]) -> NoReturn:
+        """Raise it: what the code of a node raised is for its caller."""
+        raise err
 
     def _outputs(self, kind: KnownNode, name: str, made: Any) -> Any:
         if isinstance(made, (list, tuple)):
@@ -418,6 +416,17 @@ class NodeRunner:
             b"" if result.inputs is None else b',"inputs":%b' % write(result.inputs, "ReQueueAfterSignal")
         )
         return b'{"requeue_ms":%d%b}' % (result.value, inputs)
+
+
+def read_execution(text: bytes, bounds: Bounds) -> dict[str, Any]:
+    """The document of an execution. Raises Unsuccessful for what user code may not be given."""
+    try:
+        document: dict[str, Any] = documents.loads(text)
+        if bounds.may_be_exceeded(text):
+            bounds.check(document, "the inputs")
+        return document
+    except Exceeded as err:
+        raise failed(err.code, str(err)) from None
 
 
 def _finished(finish: Callable[[Any], Any], made: Any) -> Any:

@@ -39,7 +39,7 @@ from processor.model import Module, Program
 from processor.sandbox import dialect, httpx
 from processor.sandbox.facades import PRELUDE_HINTS, Logger, names_in, route_level
 from processor.sandbox.kernel import GuestKernel
-from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Models, Runtime
+from processor.sandbox.languages import AUTHORITY, ERROR_CLASSES, Codes, Given, Models, Runtime
 
 MODULE = "runnable"
 LINE_CHARS = 4000
@@ -107,8 +107,9 @@ class _Modules(InspectLoader):
     What is there without an import is among their built-in names: `from lib.fees import *` leaves it out.
     """
 
-    def __init__(self, program: Program, codes: Codes, prelude: Mapping[str, object]) -> None:
+    def __init__(self, program: Program, codes: Codes, prelude: Mapping[str, object], given: Given) -> None:
         self._codes = codes
+        self._given = given
         self._builtins = {**vars(builtins), **prelude}
         self._modules = {module.name: module for module in program.modules}
 
@@ -125,6 +126,7 @@ class _Modules(InspectLoader):
     def exec_module(self, module: types.ModuleType) -> None:
         vars(module)["__builtins__"] = self._builtins
         super().exec_module(module)
+        vars(module).update(self._given.get(module.__name__, {}))
 
     def get_code(self, fullname: str) -> types.CodeType | None:
         return self._codes[fullname] or compile("", f"<{fullname}>", "exec")
@@ -288,10 +290,11 @@ class PlainPython:
         codes: Codes,
         space: dict[str, Any],
         run: Callable[[types.CodeType, dict[str, Any]], None],
+        given: Given,
     ) -> None:
         """They have the names of `space`, as `namespace` made it, without an import. Python runs them."""
         prelude = {name: value for name, value in space.items() if not name.startswith("__")}
-        finder: Any = _Modules(program, codes, prelude)
+        finder: Any = _Modules(program, codes, prelude, given)
         sys.meta_path.insert(0, finder)
 
     def is_found(self, name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from processor.model import Module, Program
 from processor.sandbox import dialect, httpx, values
 from processor.sandbox.facades import MODEL, MODEL_ERROR, deque, unruled
-from processor.sandbox.languages import Codes, Models, Runtime
+from processor.sandbox.languages import Codes, Given, Models, Runtime
 from processor.sandbox.requests import within_deadline
 
 _REHEARSED = Program("class Runnable:\n    def process(self, queries):\n        return 1 / 0\n", "warm.py")
@@ -72,8 +72,9 @@ class Restricted:
         codes: Codes,
         space: dict[str, Any],
         run: Callable[[CodeType, dict[str, Any]], None],
+        given: Given,
     ) -> None:
-        dialect.bring_modules(space, codes, run)
+        dialect.bring_modules(space, codes, run, given)
 
     def is_found(self, name: str) -> bool:
         return False  # an import finds what the language has, which is loaded, and the user's own modules

@@ -67,6 +67,7 @@ MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
 MANIFEST_BYTES = 64 << 10
 KIND_CHARS = 128  # of the name of a class of nodes
+STEP_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 # What a program of nodes has, by the name of the class: the JSON Schemas `inputs`, `outputs` and `secrets`,
 # and `doc`, its words on itself.
@@ -619,14 +620,17 @@ def read_sealed(frame: Frame) -> dict[str, str]:
 
 def read_loaded(frame: Frame, program: Program) -> tuple[list[Fault], list[Fault]]:
     """What is wrong with the program, empty when it is loaded; and what may be. Raises Violation."""
-    has_nodes = program.mode == "nodes"
-    faults, warnings, *_ = _fields(frame.header, "loaded", "warnings", *(["nodes"] if has_nodes else []))
+    more = ["nodes"] if program.has_kinds else []
+    faults, warnings, *_ = _fields(frame.header, "loaded", "warnings", *more)
     return _faults(faults, program), _faults(warnings, program)
 
 
 def read_manifest(frame: Frame, program: Program) -> Manifest:
-    """The nodes of a program of nodes, by their names; of any other none. Raises Violation."""
-    if program.mode != "nodes":
+    """What executions of graphs are of in a program, by name; none where it is no program of that kind.
+
+    Raises Violation.
+    """
+    if not program.has_kinds:
         return {}
     nodes = frame.header["nodes"]
     try:
@@ -636,7 +640,8 @@ def read_manifest(frame: Frame, program: Program) -> Manifest:
     if type(nodes) is not dict or len(text) > MANIFEST_BYTES or nests_deeper(text, nodes, DEPTH):
         raise Violation("a manifest that is none, or too large")
     for name, node in nodes.items():
-        if not name.isidentifier() or len(name) > KIND_CHARS or type(node) is not dict:
+        is_named = name.isidentifier() if program.mode == "nodes" else STEP_NAME.match(name)
+        if not is_named or len(name) > KIND_CHARS or type(node) is not dict:
             raise Violation("a node of a manifest without a name")
         *schemas, words = _fields(node, "inputs", "outputs", "secrets", "doc")
         if any(type(schema) is not dict for schema in schemas) or type(words) is not str:

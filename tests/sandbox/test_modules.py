@@ -384,7 +384,7 @@ def test_a_module_of_the_users_never_leads_to_a_real_one() -> None:
     own = Program("", "r.py", modules=(Module("os", "os.py", "x = 1\n"), Module("os.path.a", "a.py", "")))
     space = dialect.namespace(dialect.Runtime(object, lambda *_: None))
     codes = {"os": dialect.compile_module(own, own.modules[0]), "os.path": None, "os.path.a": None}
-    dialect.bring_modules(space, codes, exec)
+    dialect.bring_modules(space, codes, exec, {})
     exec("from os import x, path\nimport os.path as p\nimport os", space)
     assert space["x"] == 1
     assert space["path"] is space["p"] is not sys.modules["os.path"]

@@ -84,8 +84,9 @@ def namespace(runtime: Runtime, httpx: object | None = None) -> dict[str, object
     bless(runtime.base)
     for cls in ERROR_CLASSES.values():
         bless(cls)
-    for cls in runtime.nodes.bases if runtime.nodes else ():
-        bless(cls)
+    for kit in (runtime.nodes, runtime.steps):
+        for cls in kit.bases if kit else ():
+            bless(cls)
     extra, nodes = runtime.given(), runtime.nodes.names() if runtime.nodes else None
     explain = runtime.explain or (lambda exc: describe(exc, Program("", "")))
     return facades.make_namespace(runtime.log, runtime.requests, extra, explain, nodes, httpx)
@@ -150,7 +151,7 @@ def _compiled(program: Program, module: Module | None) -> types.CodeType:
             tree = awaits.without_waiting(tree, bound, faults.add)
         _check_depth(tree, faults)  # calls that are made later are two levels deeper
     drop_imports(tree, lambda name, inner: _is_here(name, inner, own))
-    if module is None and program.mode != "nodes" and program.class_name not in bound:
+    if module is None and not program.has_kinds and program.class_name not in bound:
         faults.add(*undefined(tree, program.class_name))
     with _room_for_depth():
         words = ast.get_docstring(tree, clean=False)

@@ -166,9 +166,10 @@ __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HINTS", "HOOKS", "INIT",
     "LATER", "LIBRARIES", "METHODS", "MODEL", "MODEL_ERROR", "MODULES", "OF_DICT", "OF_METACLASS",
     "RUNTIME_MODULES", "TYPE", "UNSUPPORTED", "WRITTEN_DICT", "Logger", "attribute", "bless",
-    "bring_modules", "deque", "forget_deadlines", "importable", "init_purpose", "insisting", "is_dunder",
-    "is_user_class", "look_within", "make_namespace", "mangled", "mix", "names_in", "plain_text",
-    "preload", "put", "read", "remaining_s", "route_level", "unmangled", "unruled", "words", "write",
+    "bring_modules", "deque", "forget_deadlines", "importable", "init_purpose", "insist_on_self",
+    "insisting", "is_dunder", "is_user_class", "look_within", "make_namespace", "mangled", "mix",
+    "names_in", "plain_text", "preload", "put", "read", "remaining_s", "route_level", "unmangled",
+    "unruled", "words", "write",
 ]  # fmt: skip
 
 

@@ -36,18 +36,28 @@ class _Module:
         return self.has(name) and self.space[name] is not self.clean.get(name)
 
 
-def bring_modules(space: dict[str, Any], codes: Mapping[str, types.CodeType | None], run: Run) -> None:
+def bring_modules(
+    space: dict[str, Any],
+    codes: Mapping[str, types.CodeType | None],
+    run: Run,
+    given: Mapping[str, Mapping[str, Any]],
+) -> None:
     """Let sources that run in `space`, and those of `codes`, import the modules of `codes` by name.
 
     `space` is as make_namespace made it; a package without a source of its own has None for its code. `run`
-    executes a code in its globals. The names were checked: none is that of a module that Python has.
+    executes a code in its globals. Those that are `given` have names of ours. The names were checked: none is
+    that of a module that Python has.
     """
     builtins = space["__builtins__"]
-    builtins["__import__"] = _importer(dict(space), codes, builtins["__import__"], run)
+    builtins["__import__"] = _importer(dict(space), codes, builtins["__import__"], run, given)
 
 
 def _importer(
-    clean: Mapping[str, Any], codes: Mapping[str, types.CodeType | None], other: Callable[..., Any], run: Run
+    clean: Mapping[str, Any],
+    codes: Mapping[str, types.CodeType | None],
+    other: Callable[..., Any],
+    run: Run,
+    given: Mapping[str, Mapping[str, Any]],
 ) -> Callable[..., Any]:
     loaded: dict[str, _Module] = {}
     running: set[str] = set()
@@ -59,6 +69,7 @@ def _importer(
         if found is not None:
             return found
         found = loaded[name] = _made(name, clean, loaded)
+        found.space.update(given.get(name, {}))
         code = codes[name]
         running.add(name)
         try:
