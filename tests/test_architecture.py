@@ -44,7 +44,9 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "recipes/",
         "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
-        [["context", "graph", "programs"]],
+        [
+            ["context", "graph", "programs", "scriptlets", "selection", "success"],
+        ],
     ),
     (
         "graphs/",

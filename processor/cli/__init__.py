@@ -26,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from processor import __version__
 from processor.cli.graph_verb import graph
+from processor.cli.recipe_verb import recipe
 from processor.cli.terminal import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -808,6 +809,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "policy": policy,
     "audit": audit,
     "graph": graph,
+    "recipe": recipe,
     "tool": tool,
     "mcp": mcp,
     "authority": authority,

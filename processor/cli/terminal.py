@@ -45,7 +45,7 @@ EXITS: dict[int, tuple[str, str]] = {
     ),
     EXIT_CONFIG: (
         "EXIT_CONFIG",
-        "the command line, the configuration or a Runnable has a fault (E1xx, E2xx)",
+        "the command line, the configuration, a Runnable or a recipe has a fault (E1xx, E2xx, E713, E715)",
     ),
     EXIT_BROKER: ("EXIT_BROKER", "the NATS server or a stream cannot be used (E4xx)"),
     EXIT_DIRTY: ("EXIT_DIRTY", "stopped before everything in hand was settled; it is done again later"),
@@ -60,12 +60,16 @@ _LINES_BESIDE_ROWS = 10
 _COLUMN_MIN = 6
 _COLOURS = (36, 32, 35, 34, 33, 96, 92, 95, 94)
 _RED, _YELLOW, _DIM = 31, 33, 2
+# What is wrong before a recipe runs: its file, an option, or that its steps may not run here.
+_OF_RECIPES = ("E713", "E715", "E719")
 _CODE = re.compile(r"\bE\d{3}\b")
 
 
 def exit_code_of(error: ProcessorError | Faults) -> int:
     """The exit code that belongs to an error."""
     if isinstance(error, Faults):
+        return EXIT_CONFIG
+    if error.code in _OF_RECIPES:
         return EXIT_CONFIG
     by_kind = {"1": EXIT_CONFIG, "2": EXIT_CONFIG, "4": EXIT_BROKER}
     return by_kind.get(error.code[1], EXIT_FAILED)

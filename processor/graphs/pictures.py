@@ -38,12 +38,16 @@ _LONGEST = 44  # characters of a line
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-def mermaid(graph: GraphDefinition, states: States | None = None) -> str:
+# What stands below the name of a node, in place of its kind and of what it unites.
+Notes = Mapping[str, str]
+
+
+def mermaid(graph: GraphDefinition, states: States | None = None, notes: Notes | None = None) -> str:
     """The graph as a Mermaid flowchart, in which a node has the colour of its state."""
     numbers = {node.identifier: f"n{number}" for number, node in enumerate(graph.nodes)}
     lines = ["flowchart TD"]
     for node in graph.nodes:
-        label = "<br/>".join(map(_mermaid_text, _lines_of(node, states)))
+        label = "<br/>".join(map(_mermaid_text, _lines_of(node, states, notes)))
         left, right = ("([", "])") if node.is_wait else ("[[", "]]") if node.graph is not None else ("[", "]")
         lines.append(f'    {numbers[node.identifier]}{left}"{label}"{right}')
     for node in graph.nodes:
@@ -65,9 +69,11 @@ def _mermaid_text(text: str) -> str:
     return re.sub(r"[^\w .,:()/~-]", lambda found: f"#{ord(found[0])};", text)
 
 
-def svg(graph: GraphDefinition, states: States | None = None, title: str = "") -> str:
+def svg(
+    graph: GraphDefinition, states: States | None = None, title: str = "", notes: Notes | None = None
+) -> str:
     """The graph as an SVG image, from the first node at the top to the last at the bottom."""
-    texts = {node.identifier: _lines_of(node, states) for node in graph.nodes}
+    texts = {node.identifier: _lines_of(node, states, notes) for node in graph.nodes}
     layout = _Layout(graph, texts)
     title = title or f"{graph.name} {graph.version}"
     width = max(layout.width, len(_cut(title)) * _CHAR) + 2 * _MARGIN
@@ -226,10 +232,9 @@ def _box(box: _Box, lines: Sequence[str], node: NodeDefinition, states: States |
     return "".join(parts)
 
 
-def _lines_of(node: NodeDefinition, states: States | None) -> list[str]:
-    kind = node.kind
-    lines = [node.identifier, kind]
-    if node.unites:
+def _lines_of(node: NodeDefinition, states: States | None, notes: Notes | None) -> list[str]:
+    lines = [node.identifier, node.kind if notes is None else notes[node.identifier]]
+    if node.unites and notes is None:
         lines.append(f"unites {node.unites.identifier} ({node.unites.strategy})")
     counts = _counts(node.identifier, states)
     if counts:

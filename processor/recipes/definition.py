@@ -16,7 +16,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,12 +24,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import BeforeValidator, Field, ValidationError
 
+from processor.errors import ProcessorError
 from processor.graphs.checks import RESERVED, Place, Problem, circle_of, key_problem, path_of
 from processor.graphs.definition import BUILT_IN, NAME, GraphKeys, Name, NodeRetryDefinition, Seconds
 
 # What a step would be taken for in a graph.
 _TAKEN = (*RESERVED, *BUILT_IN)
-_FOLDER = "orchestrator"  # the root of a recipe is the nearest folder above it that holds one
+FOLDER = "orchestrator"  # the root of a recipe is the nearest folder above it that holds one
 _FUNCTION = "run"  # of a module, where neither class nor function is named
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -137,6 +138,11 @@ class Step:
         return self.type == "shell"
 
     @property
+    def runs(self) -> str:
+        """What it runs, in a few words."""
+        return shlex.join(self.cmd) if self.is_shell else f"{self.module}:{self.class_name or self.function}"
+
+    @property
     def file(self) -> str:
         """Where a python step is written, below the root."""
         return f"{self.module.replace('.', '/')}.py"
@@ -151,6 +157,7 @@ class Recipe:
     root: Path
     test_meta: Mapping[str, Any]
     steps: tuple[Step, ...]
+    is_chain: bool  # each step waits for the one before it, because none says what it waits for
 
     @cached_property
     def by_name(self) -> Mapping[str, Step]:
@@ -159,8 +166,8 @@ class Recipe:
 
     @cached_property
     def before(self) -> Mapping[str, tuple[str, ...]]:
-        """The steps that each step waits for: what it names, or the one before it where no step names any."""
-        if any(step.depends_on for step in self.steps):
+        """The steps that each step waits for: what it names, or, in a chain, the one before it."""
+        if not self.is_chain:
             return {step.name: tuple(dict.fromkeys(step.depends_on)) for step in self.steps}
         names = [step.name for step in self.steps]
         return dict(zip(names, [(), *((name,) for name in names)], strict=False))
@@ -194,7 +201,7 @@ class Recipe:
 def root_of(path: Path) -> Path:
     """The folder that the modules and programs of a recipe lie below, and where its programs run."""
     folder = path.absolute().parent
-    return next((each for each in (folder, *folder.parents) if (each / _FOLDER).is_dir()), folder)
+    return next((each for each in (folder, *folder.parents) if (each / FOLDER).is_dir()), folder)
 
 
 def read_recipe(path: Path, keys: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
@@ -219,7 +226,42 @@ def read_recipe(path: Path, keys: Mapping[str, Any]) -> tuple[Recipe | None, lis
     if problems or top is None:
         return None, problems
     steps = sorted((each.step() for each in written), key=lambda step: step.idx)
-    return Recipe(name, path, root_of(path), top.test_meta, tuple(steps)), []
+    is_chain = not any(step.depends_on for step in steps)
+    return Recipe(name, path, root_of(path), top.test_meta, tuple(steps), is_chain), []
+
+
+def with_params(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with other parameters, by step and name; those that are not given stay.
+
+    Raises ProcessorError E713.
+    """
+    for name, values in given.items():
+        if name not in recipe.by_name:
+            near = difflib.get_close_matches(name, recipe.by_name, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"Steps are {', '.join(recipe.by_name)}."
+            raise ProcessorError("E713", f"there is no step {_shown(name)}", place="--params", remedy=remedy)
+        wrong = list(_wrong_params(recipe.by_name[name], values))
+        if wrong:
+            raise ProcessorError("E713", f"{name} {wrong[0]}", place="--params")
+    return replace(recipe, steps=tuple(_with(step, given.get(step.name, {})) for step in recipe.steps))
+
+
+def _wrong_params(step: Step, values: Any) -> Iterator[str]:
+    if not isinstance(values, dict):
+        yield "must have an object of parameters."
+        return
+    yield from (what for _, what in _not_json(step.name, values))
+    for name, value in values.items() if step.is_shell else ():
+        if not _VARIABLE.match(name):
+            yield f"has {_shown(name)}, which is no name of an environment variable."
+        elif isinstance(value, str) and "\0" in value:
+            yield f"has a NUL character in {name}, which no program can be given."
+
+
+def _with(step: Step, values: Mapping[str, Any]) -> Step:
+    if step.is_shell:
+        return replace(step, args={**step.args, **{key: _as_text(value) for key, value in values.items()}})
+    return replace(step, params={**step.params, **values})
 
 
 class _Written:

@@ -11,9 +11,10 @@ reference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from processor.graphs.definition import ROOT, Graph, GraphDefinition, RetryDefinition
+from processor.graphs.pictures import States, mermaid, svg
 from processor.graphs.template import literal
 from processor.recipes.definition import Recipe
 
@@ -50,6 +51,19 @@ def graph_of(recipe: Recipe) -> GraphDefinition:
         {"nodes": nodes, "retry_policy": RetryDefinition(max_retries=0), "on_error": "stop"}
     )
     return GraphDefinition.named(recipe.name, graph, recipe.name)
+
+
+def picture_of(
+    recipe: Recipe, form: Literal["mermaid", "svg"], states: States | None = None, title: str = ""
+) -> str:
+    """The steps of a recipe as a picture, with what each runs, and the states of a run if there are any."""
+    graph = graph_of(recipe)
+    nodes = tuple(node for node in graph.nodes if node.identifier != ROOT)
+    graph = graph.model_copy(update={"nodes": nodes})
+    notes = {step.name: step.runs for step in recipe.steps}
+    if form == "mermaid":
+        return mermaid(graph, states, notes)
+    return svg(graph, states, title or f"recipe {recipe.name}", notes)
 
 
 def _needed(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:

@@ -1,0 +1,124 @@
+"""`recipe check`, `recipe show` and `recipe steps`: recipes and steps as files have them; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from processor.cli.recipe_verb import RecipeRequest
+from processor.cli.terminal import EXIT_CONFIG, EXIT_OK, Screen, complain, name_pages, warn
+from processor.config import load_recipe
+from processor.errors import Faults
+from processor.recipes.definition import Recipe, Step
+from processor.recipes.graph import picture_of
+from processor.recipes.scriptlets import scriptlets_in
+from processor.telemetry import configure_logging
+
+
+def do(request: RecipeRequest) -> int:
+    """Do what was asked for. Raises Faults."""
+    configure_logging("human", "warning")
+    match request.action:
+        case "check":
+            return check_recipe(request)
+        case "steps":
+            return list_scriptlets(request)
+        case _:
+            return show_recipe(request)
+
+
+def check_recipe(request: RecipeRequest) -> int:
+    """Check a recipe, and say what was found."""
+    screen = Screen(request.format)
+    try:
+        recipe = load_recipe(request.path)
+    except Faults as err:
+        if screen.is_json:
+            screen.document({"faults": [str(fault) for fault in err.faults]})
+        else:
+            complain(err)
+            name_pages(*map(str, err.faults))
+        return EXIT_CONFIG
+    if screen.is_json:
+        screen.document({"faults": [], "recipe": recipe.name, "steps": [step.name for step in recipe.steps]})
+    else:
+        count = len(recipe.steps)
+        screen.line(f"{recipe.path}: recipe {recipe.name}, {count} step{'s' * (count != 1)}, no fault")
+        screen.flush()
+    return EXIT_OK
+
+
+def show_recipe(request: RecipeRequest) -> int:
+    """Show the steps of a recipe, as text, JSON or a picture. Raises Faults."""
+    recipe = load_recipe(request.path)
+    screen = Screen(request.format)
+    match request.format:
+        case "mermaid" | "svg":
+            for line in picture_of(recipe, request.format).splitlines():
+                screen.line(line)
+            screen.flush()
+        case _:
+            show_steps(screen, recipe)
+    return EXIT_OK
+
+
+def show_steps(screen: Screen, recipe: Recipe) -> None:
+    """The steps of a recipe in the order in which they can run."""
+    steps = [recipe.by_name[name] for name in recipe.order]
+    if screen.is_json:
+        for step in steps:
+            screen.document(
+                {
+                    "idx": step.idx,
+                    "name": step.name,
+                    "type": step.type,
+                    "runs": step.runs,
+                    "depends_on": list(recipe.before[step.name]),
+                }
+            )
+        return
+    rows = [
+        (
+            str(step.idx),
+            step.name,
+            step.type,
+            step.runs,
+            ", ".join(recipe.before[step.name]) or "-",
+            ", ".join(_notes(step)),
+        )
+        for step in steps
+    ]
+    screen.table(("idx", "step", "type", "runs", "after", "notes"), rows, elastic=4)
+    screen.flush()
+
+
+def _notes(step: Step) -> Iterator[str]:
+    if step.retry:
+        yield f"{(step.retry.max_retries or 0) + 1} tries"
+    if step.timeout_s:
+        yield f"{step.timeout_s:g} s a try"
+    if names := [*step.success.ctx_has_keys, *step.success.files_exist]:
+        yield f"leaves {' '.join(names)}"
+    if step.writes:
+        yield f"writes {' '.join(step.writes)}"
+
+
+def list_scriptlets(request: RecipeRequest) -> int:
+    """List the steps that lie in a folder, and warn of sources that cannot be read."""
+    folder = Path(request.path)
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is no folder", param_hint="FILE")
+    screen = Screen(request.format)
+    found, faults = scriptlets_in(folder)
+    for each in found if screen.is_json else ():
+        screen.document({name: value for name, value in each._asdict().items() if value})
+    if not screen.is_json:
+        rows = [
+            (each.class_name or "-", each.type, each.module or each.file, each.description) for each in found
+        ]
+        screen.table(("class", "type", "module or file", "what it does"), rows, elastic=4)
+    screen.flush()
+    warn(faults)
+    return EXIT_OK
