@@ -19,7 +19,7 @@ import yaml
 
 from processor.cli import VERBS
 from processor.cli.terminal import EXITS
-from processor.config import ENVIRONMENT, Config, load
+from processor.config import ENVIRONMENT, Config, load, load_recipe
 from processor.config.forms import Settings, alias_of, inner_model
 from processor.config.keys import RouteSettings
 from processor.config.limits import LimitSettings
@@ -170,7 +170,7 @@ def test_every_command_in_the_examples_exists() -> None:
         verb, *words = shlex.split(command, comments=True)[1:]
         assert verb in VERBS, command
         options = {word for word in words if word.startswith("--")}
-        verbs_of = ("__init__.py", "graph_verb.py")
+        verbs_of = ("__init__.py", "graph_verb.py", "recipe_verb.py")
         source = "".join((ROOT / "processor" / "cli" / name).read_text() for name in verbs_of)
         for option in options:
             name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
@@ -208,10 +208,24 @@ def test_the_environment_is_documented() -> None:
     assert table == [[f"`{v}`", f"`{'.'.join(key)}`", text] for v, (key, text) in ENVIRONMENT.items()]
 
 
+def put_recipe(folder: Path, text: str, steps: list[dict[str, Any]]) -> None:
+    """Load a recipe beside the files that its steps name."""
+    for step in steps:
+        file = step.get("script") or step.get("cmd", "").partition(" ")[0]
+        file = f"{step['module'].replace('.', '/')}.py" if "module" in step else file
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch(0o755)
+    (folder / "recipe.yaml").write_text(text)
+    assert len(load_recipe(folder / "recipe.yaml").steps) == len(steps)
+
+
 @pytest.mark.parametrize("text", every_block("yaml"))
 def test_a_configuration_can_be_loaded(text: str, tmp_path: Path) -> None:
     """Examples are whole: with the files that they name they pass every check."""
     data = yaml.safe_load(text)
+    if "steps" in data:
+        put_recipe(tmp_path, text, data["steps"])
+        return
     for group in data.get("nodes", {}).values():
         (tmp_path / group["file"]).parent.mkdir(exist_ok=True)
         (tmp_path / group["file"]).write_text("from exospherehost import BaseNode")
