@@ -129,7 +129,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["host", "guest", "toolbox", "workers"],
             ["steps"],
-            ["loop", "nodes", "plain_nodes"],
+            ["loop", "nodes", "plain_nodes", "turns"],
             ["cells", "channel", "nursery", "wasi"],
             ["entrypoints", "modules", "reasons", "results", "toolwire"],
             ["plain", "restricted"],
@@ -199,6 +199,7 @@ OWNERS = {
     "idna": {"address"},
     "nacl": {"graphs.vault", "notes"},
     "jsonschema_rs": {"schema"},
+    "greenlet": {"sandbox.turns"},
     "wasmtime": {"sandbox.toolbox", "sandbox.wasi"},
     "jsonpatch": {"sandbox.heap"},
     "jsonpointer": {"sandbox.heap"},
@@ -221,7 +222,7 @@ SHARED = {"orjson"}
 
 # A guest is hostile ground, and is forked in a millisecond: it holds neither credentials nor big libraries.
 GUEST = "sandbox.guest"
-IN_A_GUEST = {"RestrictedPython", "jsonpatch", "jsonpointer"}
+IN_A_GUEST = {"RestrictedPython", "greenlet", "jsonpatch", "jsonpointer"}
 NOT_IN_A_GUEST = {"asyncio", "ssl", "socketserver", *OWNERS} - IN_A_GUEST
 
 # Folders of programs that tests feed to the sandbox: data, not code of ours.

@@ -32,8 +32,9 @@ class GuestLimits(Settings):
         default=16,
         ge=1,
         le=64,
-        description="Calls that a guest may have open at a time: in plain Python, what `asyncio.gather` and"
-        " the like begin together; what is more waits for its turn in the guest.",
+        description="Calls that a guest may have open at a time: those of messages of different keys, which"
+        " wait together, and in plain Python what `asyncio.gather` and the like begin together; what is more"
+        " waits for its turn in the guest. 1 runs one message at a time.",
     )
     output_bytes: Size = Field(
         default=8 << 20, ge=1, description="Bytes of all outputs, with what is emitted, of one run (E307)."

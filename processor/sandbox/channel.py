@@ -2,7 +2,9 @@
 
 A guest may have several calls open. Each has an id, by which its answer is found, in whatever order answers
 come. Code that waits for one takes in what comes for others meanwhile, so that an event loop and plain code
-can both call. At the end of a run nothing is open: `drain` lets the host cut off what nobody waits for.
+can both call. Where groups take turns, one that waits lets others run (`turns`); what runs in an event loop
+does not, for the loop would find itself running. At the end of a run nothing is open: `drain` lets the host
+cut off what nobody waits for.
 
 Only the guest uses this module; nothing here is trusted by the host.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +24,11 @@ from processor.model import Limits
 from processor.runnable import CapabilityError
 from processor.sandbox import capabilities, documents, jail, wire
 from processor.sandbox.bounds import UNCONFIGURED, Bounds
-from processor.sandbox.results import Results
+from processor.sandbox.results import Results, Unsuccessful, failed
 
 Heard = Callable[[wire.Frame], object]
+# Lets others run until the caller may go on; False where it has to wait by itself (`turns.Turns.wait`).
+Wait = Callable[[Callable[[], Any]], bool]
 
 
 class Channel:
@@ -49,6 +54,13 @@ class Channel:
             except OSError:  # the host is gone, and nobody is left to answer to
                 os._exit(0)
         self.is_writing = False
+
+    def send_off_the_clock(self, frame: bytes) -> None:
+        """`send`, where a slow listener may hold the write up: that is no time of the user's."""
+        left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        self.send(frame)
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, left_s)
 
     def receive(self) -> wire.Frame:
         while not self._frames:
@@ -82,6 +94,9 @@ class GuestCalls:
         self._memory: jail.MemoryLimit  # from `live` on
         self._bounds: Bounds
         self._results: Results | None = None
+        self.wait: Wait | None = None  # while groups take turns
+        self._is_in_loop = False
+        self._is_given_up = False
 
     def allow(self, limits: Limits, memory: jail.MemoryLimit, bounds: Bounds, results: Results) -> None:
         """Take calls from now on, in the name of the group that `results` are of."""
@@ -90,7 +105,7 @@ class GuestCalls:
 
     def begin_run(self) -> None:
         """A run begins: its first call is number 1."""
-        self._last = 0
+        self._last, self._is_given_up = 0, False
 
     @property
     def most(self) -> int:
@@ -110,7 +125,8 @@ class GuestCalls:
         try:
             self._begin(name, arguments, body, results.group, answers.append)
             while not answers:
-                self._take_in(self._channel.receive())
+                if not self._others_run(answers.__len__):
+                    self._take_in(self._channel.receive())
             return self._read(name, answers[0], has_body=body is not None)
         finally:
             self._memory.for_user()
@@ -144,6 +160,31 @@ class GuestCalls:
                 while self._channel.has_frame:
                     self._take_in(self._channel.receive())
 
+    def take_in_next(self) -> None:
+        """Hand out the answers that are there, or wait for the next: for our own code, that called nobody."""
+        self._take_in(self._channel.receive())
+        while self._channel.has_frame:
+            self._take_in(self._channel.receive())
+
+    def let_others_run(self, until: Callable[[], Any]) -> bool:
+        """Let other groups run until one of them has made `until` true; False where none can."""
+        with self._as_runtime():
+            return self._others_run(until)
+
+    @contextmanager
+    def in_loop(self) -> Iterator[None]:
+        """An event loop runs within: whoever waits there lets nobody run but the loop."""
+        before, self._is_in_loop = self._is_in_loop, True
+        try:
+            yield
+        finally:
+            self._is_in_loop = before
+
+    def give_up(self) -> None:
+        """The run has failed: what is open is made to its end and heard by nobody, and no more is begun."""
+        self._open = dict.fromkeys(self._open, _ignore)
+        self._is_given_up = True
+
     def drain(self) -> None:
         """Have all that is open cut off, and take in the last of it: the run is about to end."""
         for number, heard in list(self._open.items()):
@@ -161,9 +202,14 @@ class GuestCalls:
         finally:
             self._memory.for_user()
 
+    def _others_run(self, until: Callable[[], Any]) -> bool:
+        return self.wait is not None and not self._is_in_loop and self.wait(until)
+
     def _allowed(self, name: str) -> Results:
         if self._results is None:
             raise CapabilityError(f"{name}: no calls while the program is loaded; use init()")
+        if self._is_given_up:
+            raise ended()
         return self._results
 
     def _begin(
@@ -195,6 +241,11 @@ class GuestCalls:
 
     def _take_in(self, frame: wire.Frame) -> None:
         self._open.pop(frame.header["answer"])(frame)
+
+
+def ended() -> Unsuccessful:
+    """What ends code of a run that has failed elsewhere."""
+    return failed("E304", "the run has failed in another group")
 
 
 def _ignore(frame: wire.Frame) -> None:

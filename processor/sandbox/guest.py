@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -38,7 +39,7 @@ from processor.sandbox import (
 )
 from processor.sandbox.bounds import Bounds, Exceeded
 from processor.sandbox.channel import Channel, GuestCalls
-from processor.sandbox.facades import forget_deadlines, look_within
+from processor.sandbox.facades import deadlines, look_within, set_deadlines, wait_by
 from processor.sandbox.heap import Heap, Objects
 from processor.sandbox.kernel import GuestKernel
 from processor.sandbox.languages import NEEDS, Language, Runtime, Unusable
@@ -51,6 +52,7 @@ from processor.sandbox.reasons import Reasons, out_of_memory
 from processor.sandbox.restricted import Restricted
 from processor.sandbox.results import GuestLog, Results, Unsuccessful, Writer, failed
 from processor.sandbox.steps import StepKit, StepRunner
+from processor.sandbox.turns import HAS_GREENLETS, Turns
 
 EXIT_BROKEN = 70
 BOUNDS_OF_RUN = frozenset(("E307", "E324"))  # of what all its groups bring together
@@ -246,6 +248,36 @@ class HeldContext:
             self._objects.undo()
 
 
+class CurrentGroup:
+    """The group whose code runs, with all that a guest knows of it: others may run before it ends."""
+
+    def __init__(self, results: Results, in_hand: InHand) -> None:
+        self.number: int | None = None  # whose failure one of the run would be; None where it is of no group
+        self._results = results
+        self._in_hand = in_hand
+        self._kernel_of = GuestKernel.in_hand
+
+    def enter(self, number: int) -> None:
+        """What runs from now on is this group's."""
+        self.number = number
+        self._results.enter(number)
+        self._in_hand.enter(number)
+
+    def leave(self) -> tuple[Any, ...]:
+        """What is known of it, its number first, for `come_back`: others come before it goes on."""
+        [instance] = self._kernel_of
+        bounding = deadlines()
+        set_deadlines()
+        return self.number, instance, bounding, self._results.leave(), self._in_hand.leave()
+
+    def come_back(self, known: tuple[Any, ...]) -> None:
+        """The group that was left goes on."""
+        self.number, self._kernel_of[0], bounding, of_results, of_messages = known
+        set_deadlines(bounding)
+        self._results.come_back(of_results)
+        self._in_hand.come_back(of_messages)
+
+
 class Runner:
     """One Runnable at work: its program, its instances, and the bookkeeping of the run in hand.
 
@@ -274,12 +306,12 @@ class Runner:
         self._is_loading = True
         self._in_hand = InHand()
         self._held: dict[str, HeldContext] = {}
-        self._failing: int | None = None  # the group that a failure of the run would be of, where it is one
         self._log = GuestLog(language.end_lines)
         self._writer: Writer  # from the load of the program on, as are its results
         self._results: Results
         self._reasons = Reasons(language, tripwire.disarmed)
         look_within(tripwire.disarmed)
+        wait_by(self._calls.let_others_run)
         models = language.models()
         self._kit = NodeKit(models) if models else None
         self._steps = StepKit(self._log.write, has_coroutines=language.finish is not None)
@@ -344,6 +376,8 @@ class Runner:
         self._log.limits = self._limits
         self._writer = Writer(self._program, self._limits)
         self._results = Results(self._limits, self._writer, offer.emits, self._memory, self._in_hand)
+        self._current = CurrentGroup(self._results, self._in_hand)
+        self._turns = Turns(self._calls, self._current.leave, self._current.come_back)
         _start_timers(self._limits)
         compiled = b""
         try:
@@ -417,8 +451,8 @@ class Runner:
         self._results.begin(len(request.groups), isolate=request.isolate)
         self._calls.begin_run()
         self._in_hand.begin(request.messages, request.groups)
-        self._failing = None
-        forget_deadlines()
+        self._current.number = None
+        set_deadlines()
         keyed = request.groups if self._nodes is None else ()  # nodes keep nothing
         for key in request.forget:
             self._held.pop(key, None)
@@ -427,21 +461,17 @@ class Runner:
                 self._held[group.key] = HeldContext(group.context, self._writer.bounds, self._open_heap)
         _start_timers(self._limits)
         try:
-            for number, group in enumerate(request.groups):
-                self._results.group = self._failing = number
-                self._in_hand.enter(number)
-                if not self._run_one(group, request):
-                    break
+            self._run_groups(request)
             self._calls.drain()
             changes = self._changes(keyed)
-            self._failing = None
+            self._current.number = None
             reply = self._reply(changes)
         except (Unsuccessful, MemoryError) as err:
             failure = err.failure if isinstance(err, Unsuccessful) else out_of_memory(self._memory)
             for group in keyed:
                 self._held[group.key].undo()
             self._calls.drain()
-            reply = wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
+            reply = wire.write_failed(self._channel.nonce, failure, self._log.take(), self._current.number)
         else:
             for key in {group.key for group in keyed}:
                 self._held[key].keep(changes.get(key))
@@ -449,11 +479,25 @@ class Runner:
         self._results.begin(0)
         self._channel.send(reply)
 
-    def _run_one(self, group: Group, request: wire.RunRequest) -> bool:
+    def _run_groups(self, request: wire.RunRequest) -> None:
+        queues: dict[str, list[int]] = {}
+        if HAS_GREENLETS and self._calls.most > 1 and self._nodes is None:
+            for number, group in enumerate(request.groups):
+                queues.setdefault(group.key, []).append(number)
+        if len(queues) > 1:
+            self._turns.run(queues.values(), partial(self._run_one, request))
+            self._results.put_in_order()
+            return
+        for number in range(len(request.groups)):
+            if not self._run_one(request, number):
+                return
+
+    def _run_one(self, request: wire.RunRequest, number: int) -> bool:
         """Run a group, whose failure is its own where each is undone alone; False where it found no room."""
+        self._current.enter(number)
         before = self._results.mark() if request.isolate else None
         try:
-            self._run_group(group, request)
+            self._run_group(request.groups[number], request)
             if self._results.spoiled is not None:
                 raise self._results.spoiled
         except Unsuccessful as err:
@@ -598,14 +642,7 @@ class Runner:
                 if (excess := self._results.count_chunk(body, sent)) is not None:
                     self._give_up(chunks)
                     raise excess
-                self._send_chunk(body)
-
-    def _send_chunk(self, body: bytes) -> None:
-        # A slow listener holds this write up; that is no time of the user's.
-        left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        self._channel.send(wire.write_chunk(self._channel.nonce, body))
-        if left_s:
-            signal.setitimer(signal.ITIMER_REAL, left_s)
+                self._channel.send_off_the_clock(wire.write_chunk(self._channel.nonce, body))
 
     def _encode(self, write: Callable[..., bytes], *arguments: Any) -> bytes:
         """What `write` makes of a document of the user's; whatever goes wrong is the run's failure."""
@@ -625,7 +662,7 @@ class Runner:
         only: dict[str, int | None] = {}  # by key, its group where it has one alone
         for number, group in enumerate(groups):
             only[group.key] = None if group.key in only else number
-        for key, self._failing in only.items():
+        for key, self._current.number in only.items():
             held = self._held[key]
             change = held.change(self._limits.context_bytes)
             if held.ops:
@@ -680,12 +717,14 @@ class Runner:
             )
             self._channel.send(loaded)
         else:
+            group = self._current.number
+            if (standing := self._turns.longest) is not None:
+                (group, *_), frame = standing
+                err = err.with_traceback(_trace_of(frame))
             with self._tripwire.disarmed():
                 text, shown = self._reasons.describe(err)
             failure = Failure(code, text, shown)
-            self._channel.send(
-                wire.write_failed(self._channel.nonce, failure, self._log.take(), self._failing)
-            )
+            self._channel.send(wire.write_failed(self._channel.nonce, failure, self._log.take(), group))
         os._exit(0)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any
@@ -68,6 +69,10 @@ class GuestLoop(asyncio.BaseEventLoop):
                 calls.cancel(number)
                 raise
         return calls.read(name, frame, has_body=body is not None)
+
+    def run_forever(self) -> None:
+        with nullcontext() if self._calls is None else self._calls.in_loop():
+            super().run_forever()
 
     def finish(self, coroutine: Awaitable[Any]) -> Any:
         """What a coroutine returns, or raises; nothing that it began is left when it has ended."""

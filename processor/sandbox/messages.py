@@ -97,9 +97,17 @@ class InHand:
 
     def enter(self, number: int) -> None:
         """The next calls are for the group of this number."""
-        self._number, self._found, self._query = number, None, None
+        self._number, self._found, self._query, self.is_making = number, None, None, False
         if self._spread:
             self._spread = {}
+
+    def leave(self) -> tuple[Any, ...]:
+        """What is known of the group in hand, for `come_back`: others come before it goes on."""
+        return self._number, self._spread, self._query, self._found, self.is_making
+
+    def come_back(self, known: tuple[Any, ...]) -> None:
+        """The group that was left goes on."""
+        self._number, self._spread, self._query, self._found, self.is_making = known
 
     def spread(self, index: int, queries: int) -> None:
         """The group's document `index` is so many queries: those of a list, or none."""

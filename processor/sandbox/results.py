@@ -8,13 +8,16 @@ is passed fails the run, whatever user code makes of the exception.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 from processor.model import Failure, Limits, LogLine, Program
 from processor.sandbox import capabilities, documents, wire
 from processor.sandbox.bounds import Bounds
 from processor.sandbox.jail import MemoryLimit
 from processor.sandbox.messages import InHand
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
 class Unsuccessful(BaseException):
@@ -143,7 +146,41 @@ class Results:
         self.brought = wire.Yield.of(groups, isolate=isolate)
         self.group = 0
         self.spoiled: Unsuccessful | None = None
+        # Where groups take turns, the group of each part of the outputs, with the numbers of outputs and of
+        # tokens before it.
+        self._parts: list[tuple[int, int, int]] = []
+        self._is_mixed = False
         self._event_bytes = self._output_bytes = self._output_count = 0
+
+    def enter(self, group: int) -> None:
+        """What is brought from now on is of this group."""
+        self.group = group
+        self._parts.append((group, len(self.brought.bodies), len(self.brought.tokens)))
+
+    def leave(self) -> tuple[int, Unsuccessful | None]:
+        """What is known of the group in hand, for `come_back`: others come before it goes on."""
+        known = self.group, self.spoiled
+        self.spoiled = None
+        return known
+
+    def come_back(self, known: tuple[int, Unsuccessful | None]) -> None:
+        """The group that was left goes on."""
+        group, self.spoiled = known
+        self._is_mixed = True
+        self.enter(group)
+
+    def put_in_order(self) -> None:
+        """Have all that was brought by turns as if the groups had run one after the other."""
+        if not self._is_mixed:
+            return
+        brought, ends = self.brought, self._parts[1:]
+        ends.append((-1, len(brought.bodies), len(brought.tokens)))
+        parts = sorted(zip(self._parts, ends, strict=True), key=lambda part: part[0][0])
+        brought.bodies = [b for (_, at, _), (_, end, _) in parts for b in brought.bodies[at:end]]
+        brought.tokens = [t for (_, _, at), (_, _, end) in parts for t in brought.tokens[at:end]]
+        brought.emits, brought.emit_bodies = _by_group(brought.emits, brought.emit_bodies)
+        brought.events, brought.event_bodies = _by_group(brought.events, brought.event_bodies)
+        brought.rejected.sort(key=itemgetter(0))
 
     def mark(self) -> Mark:
         """What there is so far, to come back to."""
@@ -268,6 +305,12 @@ class Results:
                 "E307", f"more than {limits.output_bytes} bytes of output in one run (limits.output_bytes)"
             )
         return None
+
+
+def _by_group(rows: Sequence[Row], bodies: Sequence[bytes]) -> tuple[list[Row], list[bytes]]:
+    """Rows that begin with their group, and their bodies, group by group."""
+    order = sorted(range(len(rows)), key=lambda index: rows[index][0])
+    return [rows[index] for index in order], [bodies[index] for index in order]
 
 
 def _plain(value: Any) -> Any:

@@ -73,7 +73,7 @@ from typing import Any, NoReturn
 
 from processor import runnable
 from processor.sandbox.facades import asyncio, exact, models
-from processor.sandbox.facades.asyncio import forget_deadlines, remaining_s
+from processor.sandbox.facades.asyncio import deadlines, remaining_s, set_deadlines, wait_by
 from processor.sandbox.facades.copies import copied, deepcopied
 from processor.sandbox.facades.decimals import Context, getcontext, guard_decimal, localcontext
 from processor.sandbox.facades.exact import deque
@@ -166,10 +166,10 @@ __all__ = [
     "CLASS_NAMES", "DEPENDENT", "EXCEPTIONS", "FIELDS", "FORBIDDEN", "FRESH", "HINTS", "HOOKS", "INIT",
     "LATER", "LIBRARIES", "METHODS", "MODEL", "MODEL_ERROR", "MODULES", "OF_DICT", "OF_METACLASS",
     "RUNTIME_MODULES", "TYPE", "UNSUPPORTED", "WRITTEN_DICT", "Logger", "attribute", "bless",
-    "bring_modules", "deque", "forget_deadlines", "importable", "init_purpose", "insist_on_self",
+    "bring_modules", "deadlines", "deque", "importable", "init_purpose", "insist_on_self",
     "insisting", "is_dunder", "is_user_class", "look_within", "make_namespace", "mangled", "mix",
-    "names_in", "plain_text", "preload", "put", "read", "remaining_s", "route_level", "unmangled",
-    "unruled", "words", "write",
+    "names_in", "plain_text", "preload", "put", "read", "remaining_s", "route_level", "set_deadlines",
+    "unmangled", "unruled", "wait_by", "words", "write",
 ]  # fmt: skip
 
 

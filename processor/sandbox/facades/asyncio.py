@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from processor.sandbox.facades.guards import LATER, bless, insisting
@@ -28,9 +28,22 @@ def remaining_s() -> float | None:
     return left_s
 
 
-def forget_deadlines() -> None:
-    """Another run begins: what one before it left open bounds it no more."""
-    _deadlines.clear()
+def deadlines() -> list[float]:
+    """Those that bound what waits now, for `set_deadlines`."""
+    return _deadlines.copy()
+
+
+def set_deadlines(those: Iterable[float] = ()) -> None:
+    """Others run now, which these bound and no others."""
+    _deadlines[:] = those
+
+
+_let_others_run: list[Callable[[Callable[[], Any]], bool]] = [lambda until: False]
+
+
+def wait_by(let_others_run: Callable[[Callable[[], Any]], bool]) -> None:
+    """Let a lock that is held elsewhere be waited for by this, which says whether it has come free."""
+    _let_others_run[:] = [let_others_run]
 
 
 def _made(value: Any) -> Any:
@@ -78,7 +91,9 @@ class Deadline:
 
 @insisting
 class Lock:
-    """Free whenever somebody asks, for nothing runs beside: its holder would wait for itself."""
+    """Held while its holder waits for an answer, which lets messages of other keys run. Who asks for it
+    again while holding it would wait for itself.
+    """
 
     __slots__ = ("_free", "_most")
 
@@ -89,8 +104,10 @@ class Lock:
         return self._free == 0
 
     def acquire(self) -> bool:
-        if self._free == 0:
-            raise RuntimeError("it is held here already, and nothing runs beside that could release it")
+        while self._free == 0:
+            if not _let_others_run[0](lambda: self._free):
+                raise RuntimeError("it is held here already, and nothing runs beside that could release it")
+            remaining_s()
         self._free -= 1
         return True
 
@@ -108,7 +125,7 @@ class Lock:
 
 @insisting
 class Semaphore(Lock):
-    """As many places as it is made with; one at a time is all that a Runnable takes, unless one is nested."""
+    """As many places as it is made with; a message takes one at a time, unless one is nested."""
 
     __slots__ = ()
 
