@@ -432,7 +432,10 @@ class _Session:
             group = Group(_KEY, [document], None if self._holds_context else self.items)
             self._monitor.begin()
             self._guest = None  # until it has proved to be alive: a call that is given up kills it
-            outcome = await call(guest, group)
+            try:
+                outcome = await call(guest, group)
+            finally:
+                await self._monitor.finish()
             if isinstance(outcome, Failed):
                 if not outcome.failure.lethal:
                     self._guest, self._holds_context = guest, True

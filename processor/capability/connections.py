@@ -14,6 +14,7 @@ from processor.capability.mcp import ToolSession
 from processor.capability.permit import Permit, allow_all
 from processor.capability.roots import Roots
 from processor.capability.secrets import Vault
+from processor.capability.streams import OpenStreams, StreamEntry
 from processor.capability.toolbox import RouteTools, Toolbox
 from processor.policy import ALLOWED, Ask, Verdict
 from processor.reach import Reach, ToolServer
@@ -33,10 +34,13 @@ class Connections:
         self.remark: Callable[[AuditEntry], bool] = lambda entry: False
         # Adds to the entry of the call that is made what only its performer knows.
         self.describe: Callable[[Mapping[str, Any]], None] = lambda details: None
+        # Leaves the entry of the call that is made, whose answer has this status, open until its stream ends.
+        self.defer: Callable[[int], StreamEntry] = StreamEntry
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
         self.tools = RouteTools(reach.tools, toolbox)
         self.tab = Tab(Budgets())
+        self.streams = OpenStreams()
         self._connect = connect
         self._clients: dict[str, Client] = {}
         self._sessions: dict[str, ToolSession] = {}
@@ -49,10 +53,10 @@ class Connections:
         others.permit, others.vault, others.verdict = permit, self.vault.under(permit), verdict
         return others
 
-    def on(self, tab: Tab) -> Connections:
-        """The same connections for the calls of runs that are charged to `tab`."""
+    def on(self, tab: Tab, streams: OpenStreams) -> Connections:
+        """The same connections for the calls of runs that are charged to `tab` and pull from `streams`."""
         others = copy.copy(self)
-        others.tab = tab
+        others.tab, others.streams = tab, streams
         return others
 
     def client(self, name: str, allowed: Allowed, place: str) -> Client:

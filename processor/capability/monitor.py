@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -32,6 +33,7 @@ from processor.capability.connections import Connections
 from processor.capability.heap import offer_of
 from processor.capability.permit import Show
 from processor.capability.row import Capability
+from processor.capability.streams import OpenStreams, StreamEntry
 from processor.context.late import Intent
 from processor.context.ledger import BudgetLedger
 from processor.errors import ERRORS, About, BrokerError, ProcessorError
@@ -197,13 +199,16 @@ class Monitor:
         self._number = number
         self._rules, self._policy = governor.rules, governor.policy
         self._tab = Tab(governor.budgets)
-        self._connections = governor.connections.under(self.permit, self.verdict).on(self._tab)
+        self._streams = OpenStreams()
+        self._connections = governor.connections.under(self.permit, self.verdict).on(self._tab, self._streams)
         self._connections.remark = self.remark
         self._connections.describe = self.describe
+        self._connections.defer = self.defer
         self._remarks = 0
         self._scope: RunScope | None = None
         self._run = ""
         self._entries: list[AuditEntry] = []
+        self._deferred: dict[int, AuditEntry] = {}  # of answers that are still coming, by identity
 
     def begin(self, scope: RunScope | None = None) -> None:
         """A run begins: until the next one the rules of this moment hold. Without `scope` it is no one's, and
@@ -263,6 +268,28 @@ class Monitor:
         if (entry := _CALL.get()) is not None:
             entry.details = {**entry.details, **details}
 
+    def defer(self, status: int) -> StreamEntry:
+        """Leave the entry of the call that this task is making open until its answer, a stream, has ended."""
+        entry = _CALL.get()
+        if entry is None:
+            return StreamEntry(status)
+        self._deferred[id(entry)] = entry
+        return StreamEntry(status, partial(self._ended, entry, time.perf_counter_ns()))
+
+    def _ended(self, entry: AuditEntry, opened_ns: int, said: StreamEntry) -> None:
+        del self._deferred[id(entry)]
+        entry.status, entry.answer_digest = said.status, said.digest
+        entry.sizes = (entry.sizes[0] if entry.sizes else 0, said.size)
+        if said.code:
+            entry.decision, entry.code = "error", said.code
+        entry.details = {**entry.details, **said.details}
+        entry.took_us += (time.perf_counter_ns() - opened_ns) // 1000
+        self._entries.append(entry)
+
+    async def finish(self) -> None:
+        """The run is over: close the streams that it left open."""
+        await self._streams.close_all()
+
     async def perform(self, name: str, args: Mapping[str, Any]) -> Any:
         """The answer to one call of a guest: a JSON value, or one with bytes beside it.
 
@@ -293,7 +320,8 @@ class Monitor:
             raise
         finally:
             took_s = time.monotonic() - started
-            governor.observe(result, took_s)
+            if row is None or row.is_counted:
+                governor.observe(result, took_s)
             if row is not None and row.event == "tool":
                 governor.tool_took(took_s)
 
@@ -331,6 +359,9 @@ class Monitor:
             _CALL.set(entry)
             answer = await row.perform(self._connections, arguments)
             self._tab.charge(row.answer_cost(answer))
+            entry.sizes = (len(request), 0)
+            if id(entry) in self._deferred:
+                return answer
             status, body = row.received(answer)
             entry.status, entry.answer_digest = status, _digest(b"%d\n" % status, body)
             entry.sizes = (len(request), len(body))
@@ -351,7 +382,8 @@ class Monitor:
         finally:
             _CALL.set(None)
             entry.took_us = (time.perf_counter_ns() - started_ns) // 1000
-            self._entries.append(entry)
+            if id(entry) not in self._deferred:
+                self._entries.append(entry)
 
     async def _announced(self, row: Capability, ask: Ask, entry: AuditEntry) -> None:
         """Write the call down, where it is one of those that are before they are made."""

@@ -1,11 +1,11 @@
 """The registry: every capability that guests have, and who rules over the calls of each route.
 
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
-capability is a row (`row`) beside its performer: `outbound` is `requests`, `files` what it may do in
-directories, `tools` the programs that it may call, `services` the two servers that it knows by their API,
-`heap` what it may do to its objects, `authorization` the question what it may do, and `remarks` its own word
-in the audit. `client` asks servers, its `dialer` alone makes connections, `secrets` puts secrets in and takes
-them out, `roots` opens files, `toolbox` starts tools.
+capability is a row (`row`) beside its performer: `outbound` is `requests`, `pulls` how it reads what comes in
+pieces, `files` what it may do in directories, `tools` the programs that it may call, `services` the two
+servers that it knows by their API, `heap` what it may do to its objects, `authorization` the question what it
+may do, and `remarks` its own word in the audit. `client` asks servers, its `dialer` alone makes connections,
+`secrets` puts secrets in and takes them out, `roots` opens files, `toolbox` starts tools.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats
@@ -27,6 +27,7 @@ from processor.capability.files import FILE
 from processor.capability.heap import HEAP
 from processor.capability.monitor import NO_MANDATE, Decided, Governor, Mandate, Observe
 from processor.capability.outbound import REQUESTS, UNSAFE
+from processor.capability.pulls import STREAM_CLOSE, STREAM_NEXT
 from processor.capability.remarks import AUDIT
 from processor.capability.row import Capability
 from processor.capability.services import STATE_DATA, STOCK
@@ -38,6 +39,8 @@ __all__ = ["ANEW", "CAPABILITIES", "UNSAFE", "WRITES", "HostCalls", "Resolve"]
 
 CAPABILITIES: Sequence[Capability] = (
     REQUESTS,
+    STREAM_NEXT,
+    STREAM_CLOSE,
     STOCK,
     STATE_DATA,
     FILE,
@@ -53,7 +56,9 @@ CAPABILITIES: Sequence[Capability] = (
 
 
 # Are answered from the rules of the moment, or are of one run, and not from what an earlier try was told.
-ANEW = frozenset(row.name for row in (AUTHORIZE, HEAP, BUDGET, SET_BUDGET, AUDIT, TOOLS))
+ANEW = frozenset(
+    row.name for row in (AUTHORIZE, HEAP, BUDGET, SET_BUDGET, AUDIT, TOOLS, STREAM_NEXT, STREAM_CLOSE)
+)
 
 
 # May change something outside whatever they ask for; of `outbound` its method says so.

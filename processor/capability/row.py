@@ -70,7 +70,8 @@ class Capability:
     value, or `wire.Attached`, and raises ProcessorError with one of `wire.REFUSAL_CODES`. `ask` is the
     question for a policy, None of what does nothing, and `cost` what a budget reserves, by its kind; both are
     known before it is performed. `answer_cost` is what its answer adds to that. `result` is the class of an
-    answer in the metrics, and `is_request` whether a call counts in `limits.requests`. A Runnable calls it as
+    answer in the metrics, and `is_request` whether a call counts in `limits.requests`. What is not
+    `is_counted` goes on with a call that was, and counts in no limit and no metric. A Runnable calls it as
     `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
 
     `added` is what the host knows of the arguments before anything is asked: `ask`, `show` and `perform` get
@@ -96,6 +97,7 @@ class Capability:
     received: Callable[[Any], tuple[int, bytes]] = _answered
     is_outside: bool = True
     is_request: bool = True
+    is_counted: bool = True
     is_method: bool = True
 
     @property
@@ -109,7 +111,7 @@ class Capability:
         """What a guest is told of it."""
         required = tuple(argument.name for argument in self.arguments if argument.required)
         optional = tuple(argument.name for argument in self.arguments if not argument.required)
-        return Signature(self.name, required, optional, self.is_method, self.is_request)
+        return Signature(self.name, required, optional, self.is_method, self.is_request, self.is_counted)
 
     def read(self, given: Arguments) -> dict[str, Any]:
         """The arguments of a call, checked and complete. Raises ProcessorError E317.

@@ -88,7 +88,10 @@ async def _run(route: Route, script: Path, source: str) -> Outcome:
             heap=governor.heap,
         )
         monitor.begin()
-        return await guest.run([Group("", [b"null"], {})])
+        try:
+            return await guest.run([Group("", [b"null"], {})])
+        finally:
+            await monitor.finish()
     finally:
         await zygote.close()
         await calls.close()

@@ -156,7 +156,10 @@ class _Nodes:
             elif (monitor := self._monitors.get(kind.group)) is not None:
                 # One at a time: what it asked of others is not to be asked again for its neighbour's sake.
                 monitor.begin()
-                [given] = await self._guests.run(kind.group, [each])
+                try:
+                    [given] = await self._guests.run(kind.group, [each])
+                finally:
+                    await monitor.finish()
                 found[place] = self._said(each, given)
             else:
                 together.setdefault(kind.group, []).append(place)

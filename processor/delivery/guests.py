@@ -33,8 +33,9 @@ from processor.delivery.runner import BatchRunner
 from processor.delivery.settle import Settler
 from processor.delivery.store import Store
 from processor.errors import Faults, GuestError
-from processor.model import Failed, Failure, Outcome, Ran
+from processor.model import Failed, Failure, Group, Outcome, Ran
 from processor.route import Route
+from processor.sandbox.calls import Answer
 from processor.sandbox.host import Guest
 from processor.sandbox.messages import columns
 
@@ -105,26 +106,33 @@ class Guests:
         forget = self._evicted(keys)
         self._load_ahead()
         calls = self._replay.calls(batch.groups, batch.members)
-        if self._route.mode == "stream":
-            assert isinstance(guest, Guest), "only a guest sends chunks"
-            attempt = self._hand.attempt(batch.members[0][0])
-            outcome = await self._streaming.run(
-                guest,
-                batch,
-                groups[0],
-                attempt,
-                forget=forget,
-                messages=self._columns(batch),
-                answer=calls.answer,
-            )
-        else:
-            outcome = await guest.run(
-                groups, fields=self._fields, forget=forget, messages=self._columns(batch), answer=calls.answer
-            )
+        try:
+            outcome = await self._asked(guest, batch, groups, forget, calls.answer)
+        finally:
+            await self._monitor.finish()
         if calls.cut is not None:
             outcome = await self._cut(outcome, calls.cut)
         await self._look_after(batch, outcome, missing)
         return outcome
+
+    async def _asked(
+        self,
+        guest: BatchRunner,
+        batch: Batch,
+        groups: Sequence[Group],
+        forget: Sequence[str],
+        answer: Answer,
+    ) -> Outcome:
+        messages = self._columns(batch)
+        if self._route.mode != "stream":
+            return await guest.run(
+                groups, fields=self._fields, forget=forget, messages=messages, answer=answer
+            )
+        assert isinstance(guest, Guest), "only a guest sends chunks"
+        attempt = self._hand.attempt(batch.members[0][0])
+        return await self._streaming.run(
+            guest, batch, groups[0], attempt, forget=forget, messages=messages, answer=answer
+        )
 
     async def undo(self) -> None:
         """Take the last run back: the guest's contexts are again what is committed."""

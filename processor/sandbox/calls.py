@@ -41,13 +41,21 @@ class RunCalls:
     """
 
     def __init__(
-        self, limits: Limits, groups: Sequence[Group], answer: Answer | None, local: Collection[str] = ()
+        self,
+        limits: Limits,
+        groups: Sequence[Group],
+        answer: Answer | None,
+        local: Collection[str] = (),
+        uncounted: Collection[str] = (),
     ) -> None:
-        """`local` are the capabilities whose calls do not leave the host."""
+        """`local` are the capabilities whose calls do not leave the host, and `uncounted` those whose calls
+        go on with another one.
+        """
         self.answer = answer
         self.counts = [0] * len(groups)
         self.requests = [0] * len(groups)
         self._local = local
+        self._uncounted = uncounted
         self.refused = 0
         self.made: list[Call] = []
         self.granted: set[tuple[str, str]] = set()  # methods and types of objects that were asked for
@@ -60,6 +68,8 @@ class RunCalls:
         """What makes a call of a group. It raises ProcessorError E322 beyond what its messages may make."""
 
         async def make(arguments: dict[str, Any]) -> Any:
+            if perform is not None and name in self._uncounted:
+                return await perform(name, arguments)
             self._count(group, name)
             if perform is None:
                 raise ProcessorError("E317", f"{name}: this Runnable has no such capability")

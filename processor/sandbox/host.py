@@ -266,6 +266,7 @@ class Guest:
         self._emits: Sequence[str] = ()
         self._has_kinds = False
         self._local: Collection[str] = ()  # capabilities whose calls do not leave the host
+        self._uncounted: Collection[str] = ()  # and those whose calls go on with another one
         self._kills = cell.kills
         self._open: OpenCalls | None = None  # the calls of the run in hand
         self._tally = Tally(limits.context_bytes)
@@ -365,6 +366,7 @@ class Guest:
         self._emits = offer.emits
         self._has_kinds = program.has_kinds
         self._local = frozenset(each.name for each in offer.signatures if not each.is_request)
+        self._uncounted = frozenset(each.name for each in offer.signatures if not each.is_counted)
         self._tally.watch(offer.heap)
         nonce = self._begin()
         try:
@@ -400,7 +402,7 @@ class Guest:
         self._tally.ask(request.groups, request.forget)
         if not self.alive:
             return Failed(await self._link.obituary())
-        requests = RunCalls(self._limits, request.groups, answer, self._local)
+        requests = RunCalls(self._limits, request.groups, answer, self._local, self._uncounted)
         started_s = time.perf_counter()
         nonce = self._begin()
         calls = OpenCalls(self._link, nonce, requests, self._limits.calls_at_once, self._perform)

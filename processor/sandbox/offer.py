@@ -22,6 +22,7 @@ class Signature:
     optional: tuple[str, ...] = ()
     is_method: bool = True  # of the Runnable: `self.<name>(...)`; others have helpers of their own there
     is_request: bool = True  # counts in `limits.requests`, as what leaves the host does; the host knows
+    is_counted: bool = True  # in `limits.calls`; others go on with a call that was counted; the host knows
 
     def bind(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by their names; what is left out is missing. Raises TypeError."""

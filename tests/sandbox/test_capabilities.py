@@ -263,6 +263,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "headers": [["A", "bc"]],
         "body": b"1234",
     },
+    "stream_next": {"stream": 1},
+    "stream_close": {"stream": 1},
     "stock": {"ticker": "BRK-B"},
     "state_data": {"state_id": "s-1", "filters": []},
     "file": {"op": "write", "path": "data://out/a.csv", "body": b"1234"},
@@ -277,6 +279,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 ASKED = {
     "requests": (Ask("http", "post", "https://api.example.com/v1/pay"), {"requests": 1, "bytes": 49}),
+    "stream_next": (None, {}),
+    "stream_close": (None, {}),
     "stock": (Ask("stock", "read", "BRK-B"), {"requests": 1}),
     "state_data": (Ask("state_data", "read", "s-1"), {"requests": 1}),
     "file": (Ask("file", "write", "data:/out/a.csv"), {"file_bytes": 4}),
@@ -291,7 +295,7 @@ ASKED = {
 }
 NOWHERE = Connections(Reach("here"), lambda allowed, place: pytest.fail("it connects"), Toolbox())
 # Say what would be done or has been, or let less be done.
-UNASKED = {"authorize", "tool_list", "budget", "set_budget", "audit"}
+UNASKED = {"stream_next", "stream_close", "authorize", "tool_list", "budget", "set_budget", "audit"}
 FREE = {"authorize", "heap", "audit"}  # are answered from what the host has in memory
 BUDGETS = {"requests", "bytes", "tool_calls", "file_bytes"}
 
