@@ -91,6 +91,8 @@ class Web:
         if said is None:
             await reader.read()  # says nothing until the client goes away
             return False
+        if method == "HEAD":  # whose answer has no body, whatever its headers say
+            said = said[: said.index(b"\r\n\r\n") + 4]
         writer.write(said)
         await writer.drain()
         return b"connection: close" not in said.lower()
