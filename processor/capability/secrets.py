@@ -238,6 +238,8 @@ class Scrubber:
         patterns = [b"".join(map(_escaped_forms, value)) for value in values]
         self._escaped = re.compile(b"|".join(patterns), re.IGNORECASE) if patterns else None
         self._longest = ESCAPED_BYTES * max(map(len, values), default=0)
+        self._values = values
+        self._beginnings: list[_Beginnings] | None = None
         self._signs = [b"\\", b"%", b"&", *([b"+"] if any(" " in value for value in values) else [])]
 
     def body(self, data: bytes) -> bytes:
@@ -262,10 +264,107 @@ class Scrubber:
             start = position = found.end()
         return b"".join([*kept, data[start:]]) if kept else data
 
+    def stream(self) -> ScrubbedStream:
+        """What takes the values out of bytes that come in pieces."""
+        if self._beginnings is None:
+            self._beginnings = [_Beginnings(value) for value in self._values]
+        return ScrubbedStream(self)
+
+    def settled(self, data: bytes) -> int:
+        """How many bytes of `data` are decided: whatever follows, no form of a value begins in them that does
+        not end there.
+        """
+        lowered, cut = data.lower(), len(data)
+        for form, _ in self._plain:
+            cut = min(cut, _beginning_of(form, lowered))
+        for value in self._beginnings or ():
+            cut = min(cut, value.earliest(lowered))
+        while 0 < cut < len(data) and (start := self._form_across(data, lowered, cut)) is not None:
+            cut = start
+        return cut
+
+    def _form_across(self, data: bytes, lowered: bytes, cut: int) -> int | None:
+        """Where a whole form begins that a cut would divide."""
+        for form, _ in self._plain:
+            start = lowered.find(form, max(0, cut - len(form) + 1), cut + len(form) - 1)
+            if 0 <= start < cut:
+                return start
+        start = max(0, cut - self._longest)
+        while self._escaped and (found := self._escaped.search(data, start)) and found.start() < cut:
+            if found.end() > cut:
+                return found.start()
+            start = found.start() + 1
+        return None
+
     def text(self, text: str) -> str:
         if not self._plain:
             return text
         return self.body(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+class ScrubbedStream:
+    """Takes the values of a scrubber out of what comes in pieces, wherever these divide one.
+
+    What may be the beginning of a value is held back until more has come.
+    """
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        self._scrubber = scrubber
+        self._held = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What may go on of this piece, and of what was held back before it."""
+        data = self._held + piece
+        cut = self._scrubber.settled(data)
+        self._held = data[cut:]
+        return self._scrubber.body(data[:cut])
+
+    def finish(self) -> bytes:
+        """The rest: nothing more will come."""
+        held, self._held = self._held, b""
+        return self._scrubber.body(held)
+
+
+class _Beginnings:
+    """Finds where at the end of a text a value may begin, each of its characters in any of its forms."""
+
+    def __init__(self, value: str) -> None:
+        self._chars = [re.compile(_escaped_forms(char), re.IGNORECASE) for char in value]
+        self._bytes = [char.encode().lower() for char in value]
+        first = re.escape(self._bytes[0][:1]) + (b"+" if value[0] == " " else b"")
+        self._first = re.compile(rb"[\\%&" + first + b"]")
+        self._window = ESCAPED_BYTES * len(value)
+
+    def earliest(self, lowered: bytes) -> int:
+        """The first place from where the rest may be the beginning of the value; the end without one."""
+        for found in self._first.finditer(lowered, max(0, len(lowered) - self._window)):
+            if self._may_begin(lowered, found.start()):
+                return found.start()
+        return len(lowered)
+
+    def _may_begin(self, lowered: bytes, at: int) -> bool:
+        for form, char in zip(self._chars, self._bytes, strict=True):
+            if at == len(lowered) or _OPEN_ESCAPE.match(lowered, at) or char.startswith(lowered[at:]):
+                return True
+            found = form.match(lowered, at)
+            if found is None:
+                return False
+            at = found.end()
+        return False  # it is whole
+
+
+# What may be the beginning of an escaped character.
+_OPEN_ESCAPE = re.compile(rb"[\\%%&][\\%%&#a-z0-9]{0,%d}\Z" % ESCAPED_BYTES)
+
+
+def _beginning_of(form: bytes, lowered: bytes) -> int:
+    """The first place from where all of the rest is the beginning of a form; the end without one."""
+    at = lowered.find(form[:1], max(0, len(lowered) - len(form) + 1))
+    while at >= 0:
+        if form.startswith(lowered[at:]):
+            return at
+        at = lowered.find(form[:1], at + 1)
+    return len(lowered)
 
 
 def _plain_forms(value: str) -> Iterable[bytes]:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -334,3 +335,49 @@ async def test_a_redirect_from_a_secrets_host_leaves_the_others_answer_alone() -
     ):
         _, body = await perform(calls, own.url, method="GET")
     assert body == b"K3Y-canary"
+
+
+# What comes in pieces.
+
+
+def in_pieces(scrubber: Scrubber, body: bytes, cuts: list[int]) -> bytes:
+    stream = scrubber.stream()
+    places = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+    pieces = [stream.feed(body[start:end]) for start, end in pairwise(places)]
+    return b"".join([*pieces, stream.finish()])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    value=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=8, max_size=20),
+    writing=st.sampled_from(sorted(ECHOES)),
+    around=st.text(max_size=20),
+    cuts=st.lists(st.integers(0, 400), max_size=8),
+)
+def test_no_value_survives_where_pieces_divide_it(
+    value: str, writing: str, around: str, cuts: list[int]
+) -> None:
+    """What comes in pieces is scrubbed as it would be in one."""
+    body = around.encode() + ECHOES[writing](value) + around.encode()
+    scrubber = Scrubber([value])
+    assert in_pieces(scrubber, body, cuts) == scrubber.body(body)
+
+
+def test_every_way_to_divide_a_value_is_covered() -> None:
+    """In whatever writing, a value that is cut in two is *** all the same, and so are two that overlap."""
+    scrubber = Scrubber([CANARY, "abcabcab", "abcabcabxyz"])
+    for body in [b"<%b>" % echo(CANARY) for echo in ECHOES.values()] + [b"abcabcabcab", b"abcabcabxyz"]:
+        for cut in range(len(body) + 1):
+            assert in_pieces(scrubber, body, [cut]) == scrubber.body(body), (body, cut)
+        assert in_pieces(scrubber, body, [*range(len(body))]) == scrubber.body(body), body
+
+
+def test_only_what_may_be_a_value_is_held_back() -> None:
+    """An event goes on whole as soon as it is there, unless a value may have begun in it."""
+    stream = Scrubber(["K3Y/canary"]).stream()
+    assert stream.feed(b'data: {"a": "b%20c"}\n\n') == b'data: {"a": "b%20c"}\n\n'
+    assert stream.feed(b"data: K3Y") == b"data: "
+    assert stream.feed(b"!\n") == b"K3Y!\n"
+    assert stream.feed(b"data: K3Y/can") == b"data: "
+    assert stream.feed(b"ary\n") == b"***\n"
+    assert stream.finish() == b""
