@@ -156,7 +156,9 @@ def _unnamed(step: Step, found: Mapping[str, _File]) -> Iterator[Fault]:
         return
     classes = [node for node in file.tree.body if isinstance(node, ast.ClassDef)]
     functions = [node for node in file.tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    others = [node.name for node in (classes if step.class_name else functions)]
+    others = [
+        node.name for node in (classes if step.class_name else functions) if not node.name.startswith("_")
+    ]
     text = f"there is no {what} {wanted}, which step {step.name} names"
     near = difflib.get_close_matches(wanted, others, 1)
     if near:

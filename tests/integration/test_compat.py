@@ -134,7 +134,7 @@ def test_the_wheel_is_small_and_has_nothing_but_the_names(wheel: Path) -> None:
     assert requires == ["Requires-Dist: processor"]
     assert wheel.stat().st_size < 10_000
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"_processor_compat", "authority_nanos", "exospherehost", "ismcore"}
+    assert tops == {"_processor_compat", "authority_nanos", "exospherehost", "ismcore", "orchestrator"}
 
 
 def test_the_builder_runs_from_an_empty_folder(installed: Path, tmp_path: Path, stock_url: str) -> None:
