@@ -45,7 +45,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "recipes/",
         "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
         [
-            ["context", "graph", "programs", "scriptlets", "selection", "success"],
+            ["authoring", "context", "graph", "programs", "scriptlets", "selection", "success", "tree"],
         ],
     ),
     (

@@ -21,8 +21,8 @@ _README = """\
     ./update_state.sh set data.value '42'
 
 Steps are files in `orchestrator/scriptlets`; a recipe names them, in their order, with their parameters. What
-one leaves in the context the next ones find. With the wheel `processor-compat` a step is also a program of its
-own, and `pytest -q` runs the tests:
+one leaves in the context the next ones find. With the wheel `processor-compat` a step is a program of its
+own, too, and `pytest -q` runs the tests:
 
     python orchestrator/scriptlets/python/steps/sample_step.py --params '{"message": "Hi"}'
     python orchestrator/runner.py --recipe orchestrator/recipes/example.yaml
@@ -31,7 +31,7 @@ Leave `orchestrator/` without an `__init__.py`: the wheel has a part of that pac
 """
 
 _RUNNER = '''\
-"""python orchestrator/runner.py --recipe FILE: `processor recipe run FILE --shell`, with its other options."""
+"""python orchestrator/runner.py --recipe FILE: `processor recipe run FILE --shell`, and its other options."""
 import sys
 from processor.cli import main
 
