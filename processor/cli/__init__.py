@@ -27,6 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 from processor import __version__
 from processor.cli.graph_verb import graph
 from processor.cli.recipe_verb import recipe
+from processor.cli.scriptlet_verb import scriptlet
 from processor.cli.terminal import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -810,6 +811,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "audit": audit,
     "graph": graph,
     "recipe": recipe,
+    "scriptlet": scriptlet,
     "tool": tool,
     "mcp": mcp,
     "authority": authority,

@@ -6,7 +6,9 @@ The wheel of `deploy/compat` has these by the names that steps import them by. N
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from datetime import datetime
 from typing import Any, TextIO
 
 from processor.model import STEP_MODULES
@@ -53,6 +55,16 @@ class _ToStandardError(logging.StreamHandler[TextIO]):
 
 
 _HANDLER = _ToStandardError()
+
+
+def line_of(level: str, text: str, module: str, moment: datetime) -> str:
+    """A line that a step in a guest has logged, as `get_logger` writes it; `module` where it names none."""
+    if not _NAMES_MODULE.match(text):
+        text = f"{module} | {text}"
+    return f"{moment.strftime(TIME)} | {level.upper()} | {text}"
+
+
+_NAMES_MODULE = re.compile(r"[\w.]+ \| ")
 
 
 def get_logger(name: str) -> logging.Logger:

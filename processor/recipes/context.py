@@ -54,6 +54,15 @@ class RecipeContext(Blackboard):
         with self._lock:
             return {key: [entry.told() for entry in found] for key, found in self._history.items()}
 
+    def changes(self) -> dict[str, list[Any]]:
+        """The history of every key as a run keeps it, and gives it to its steps: see `graphs.history`."""
+        with self._lock:
+            return {
+                key: [found[0].old, *([entry.ts_ms, entry.who, entry.new] for entry in found)]
+                for key, found in self._history.items()
+                if found
+            }
+
 
 class Snapshot(NamedTuple):
     """What a file of a context holds."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from processor.errors import Fault, Faults
+from processor.graphs.definition import NAME
 from processor.model import STEP_MODULES, Module, Program
-from processor.recipes.definition import Recipe, Step
+from processor.recipes.definition import Recipe, Step, root_of
 from processor.sandbox.steps import source_of
 
 MODULES = 256
@@ -187,3 +189,55 @@ def _bound(tree: ast.Module) -> dict[str, int]:
             found.setdefault(node.id, node.lineno)
         waiting += reversed(list(ast.iter_child_nodes(node)))
     return found
+
+
+def recipe_of(file: Path, name: str = "", params: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of one step, the class or function of that name in a file; without a name the only one.
+
+    Raises Faults E713 where the file cannot be imported, or does not say which step is meant.
+    """
+    root = root_of(file)
+    parts = file.absolute().relative_to(root).with_suffix("").parts
+    if file.suffix != ".py" or not all(part.isidentifier() for part in parts):
+        raise Faults([Fault(str(file), 1, 1, "E713", f"{file.name} cannot be imported: it is no a/b/c.py.")])
+    try:
+        tree = _parsed(file.read_text("utf-8-sig"))
+    except (OSError, ValueError) as err:
+        why = (err.strerror if isinstance(err, OSError) else None) or err
+        raise Faults([Fault(str(file), 1, 1, "E713", f"the file cannot be read: {why}.")]) from None
+    body = tree.body if tree else []
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if not name and tree is not None:
+        bases = {_last(base) for node in classes for base in node.bases}
+        steps = [node.name for node in classes if _is_step(node) and node.name not in bases]
+        steps = steps or [each for each in functions if each == "run"]
+        if len(steps) != 1:
+            has = f"it has {', '.join(steps)}; say which" if steps else "it has no class with a method run"
+            raise Faults([Fault(str(file), 1, 1, "E713", f"which step is meant? {has}.")])
+        name = steps[0]
+    is_function = name in functions
+    step = Step(
+        1,
+        file.stem if _NAME.match(file.stem) else "step",
+        "python",
+        module=".".join(parts),
+        class_name="" if is_function else name,
+        function=name if is_function else "",
+        params=params or {},
+    )
+    return Recipe(step.name, file, root, {}, (step,))
+
+
+_NAME = re.compile(NAME)
+
+
+def _is_step(node: ast.ClassDef) -> bool:
+    """Whether a class derives from another one, or has `run` itself."""
+    return bool(node.bases) or any(
+        isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name == "run" for each in node.body
+    )
+
+
+def _last(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
