@@ -1,4 +1,4 @@
-"""`recipe check`, `recipe show` and `recipe steps`: recipes and steps as files have them; nothing is run."""
+"""`recipe check`, `show`, `steps` and `init`: recipes and steps as files have them; nothing is run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import typer
 
 from processor.cli.recipe_verb import RecipeRequest
-from processor.cli.terminal import EXIT_CONFIG, EXIT_OK, Screen, complain, name_pages, warn
+from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Screen, complain, name_pages, warn
 from processor.config import load_recipe
 from processor.errors import Faults
 from processor.recipes.definition import Recipe, Step
 from processor.recipes.graph import picture_of
 from processor.recipes.scriptlets import scriptlets_in
+from processor.recipes.tree import EXAMPLE, write_tree
 from processor.telemetry import configure_logging
 
 
@@ -25,6 +26,8 @@ def do(request: RecipeRequest) -> int:
             return check_recipe(request)
         case "steps":
             return list_scriptlets(request)
+        case "init":
+            return make_folder(request)
         case _:
             return show_recipe(request)
 
@@ -121,4 +124,25 @@ def list_scriptlets(request: RecipeRequest) -> int:
         screen.table(("class", "type", "module or file", "what it does"), rows, elastic=4)
     screen.flush()
     warn(faults)
+    return EXIT_OK
+
+
+def make_folder(request: RecipeRequest) -> int:
+    """Write the files that a recipe begins with, and say what can be done with them."""
+    folder = request.path
+    try:
+        written = write_tree(folder)
+    except FileExistsError as err:
+        raise typer.BadParameter(f"{err}; nothing was written", param_hint="FILE") from None
+    except OSError as err:
+        complain(f"{folder} cannot be written: {err.strerror}")
+        return EXIT_FAILED
+    screen = Screen(request.format)
+    for path in written if screen.is_json else ():
+        screen.document({"file": str(path)})
+    if not screen.is_json:
+        screen.line(
+            f"{folder}: {len(written)} files; begin with `processor recipe run {folder / EXAMPLE} --shell`"
+        )
+    screen.flush()
     return EXIT_OK

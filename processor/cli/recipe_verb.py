@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Action = Literal["check", "show", "steps"]
+Action = Literal["check", "show", "steps", "init"]
 Format = Literal["human", "text", "json", "mermaid", "svg"]
 
 # The module that does an action, as a function of `RecipeRequest`; imported when it is asked for.
@@ -18,6 +18,7 @@ WORK: Mapping[str, str] = {
     "check": "processor.cli.recipe_files",
     "show": "processor.cli.recipe_files",
     "steps": "processor.cli.recipe_files",
+    "init": "processor.cli.recipe_files",
 }
 
 
@@ -41,9 +42,11 @@ class RecipeRequest:
 
 def recipe(
     action: Annotated[
-        Action, typer.Argument(metavar="ACTION", help="run, check or show: a recipe; steps: a folder.")
+        Action, typer.Argument(metavar="ACTION", help="run, check or show: a recipe; steps, init: a folder.")
     ],
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe, a YAML file; steps: a folder.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The recipe, a YAML file; steps, init: a folder.")
+    ],
     list_steps: Annotated[
         bool, typer.Option("--list-steps", help="run: list the steps in their order, and run none.")
     ] = False,
@@ -85,7 +88,8 @@ def recipe(
 
     `run` runs the steps of a recipe, each in a jail, and keeps the context in a file after each of them;
     a run that was killed goes on with --resume-from. `check` finds all faults of a recipe and of its steps;
-    `show` shows its steps, as text or as a picture. `steps` lists the steps that lie in a folder.
+    `show` shows its steps, as text or as a picture. `steps` lists the steps that lie in a folder,
+    and `init` makes a folder with an example and nothing over what is there.
 
     The exit code is 1 where a step failed, and 2 where the recipe or an option has a fault.
 
@@ -96,6 +100,7 @@ def recipe(
     processor recipe run nightly.yaml --only load --params '{"load": {"day": "2026-11-30"}}'
     processor recipe show nightly.yaml --format svg > nightly.svg
     processor recipe steps orchestrator/
+    processor recipe init nightly/
     """
     request = RecipeRequest(
         action,

@@ -19,7 +19,7 @@ from processor.errors import ProcessorError
 from processor.sandbox.blackboard import Blackboard, BoardEntry, checked_key, strict
 
 VERSION = 1
-_MARK = "processor_context"  # the key of a snapshot that has its version
+_MARK = "context_format"  # the key of a snapshot that has its version
 
 
 class RecipeContext(Blackboard):

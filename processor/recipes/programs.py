@@ -226,7 +226,7 @@ def recipe_of(file: Path, name: str = "", params: Mapping[str, Any] | None = Non
         function=name if is_function else "",
         params=params or {},
     )
-    return Recipe(step.name, file, root, {}, (step,))
+    return Recipe(step.name, file, root, {}, (step,), is_chain=True)
 
 
 _NAME = re.compile(NAME)

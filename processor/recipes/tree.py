@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+EXAMPLE = "orchestrator/recipes/example.yaml"
+
 _README = """\
 # Steps over one context
 
@@ -196,7 +198,7 @@ def tree() -> Mapping[str, TreeFile]:
     steps = "orchestrator/scriptlets"
     return {
         "README.md": TreeFile(_README),
-        "orchestrator/recipes/example.yaml": TreeFile(_EXAMPLE),
+        EXAMPLE: TreeFile(_EXAMPLE),
         "orchestrator/runner.py": TreeFile(_RUNNER),
         f"{steps}/python/steps/sample_step.py": TreeFile(_STEP),
         f"{steps}/shell/sample.sh": TreeFile(_SHELL, is_program=True),

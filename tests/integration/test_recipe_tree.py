@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from processor.cli import main
 from processor.recipes.tree import write_tree
 from tests.integration.test_compat import installed, wheel
 
@@ -141,3 +142,18 @@ def test_nothing_is_written_over_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"test_sample_step\.py is there already"):
         write_tree(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tests"]
+
+
+def test_init_makes_a_folder_without_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `recipe init` writes passes `recipe check`; asked again, it names what is there and exits 2."""
+    folder = tmp_path / "new"
+    assert main(["recipe", "init", str(folder), "--format", "human"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.endswith(
+        f"begin with `processor recipe run {folder}/orchestrator/recipes/example.yaml --shell`"
+    )
+    assert main(["recipe", "check", str(folder / "orchestrator/recipes/example.yaml")]) == 0
+    assert os.access(folder / "update_state.sh", os.X_OK)
+    capsys.readouterr()
+    assert main(["recipe", "init", str(folder)]) == 2
+    assert "is there already; nothing was written" in " ".join(capsys.readouterr().err.split())

@@ -71,7 +71,7 @@ def test_a_step_of_the_guide_gives_its_result_alone(folder: Path, capsys: pytest
     done = Ran(capsys, f"{STEPS}/compute_message_length.py", "--params", '{"message": 5}')
     assert (done.code, done.returned) == (1, {"status": "error", "reason": "message must be string"})
     assert "E716 step compute_message_length: message must be string" in done.log
-    assert f'File "{STEPS}/compute_message_length.py", line 19, in validate' in done.log
+    assert f'File "{STEPS}/compute_message_length.py", line 25, in validate' in done.log
 
 
 def test_the_context_is_kept_where_the_step_ends_well(
