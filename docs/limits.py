@@ -60,6 +60,8 @@ one request | {outbound.request_bytes bytes} | the call raises | E323 | {outboun
 one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}
 redirects of one call | {outbound.redirects redirects} | the call raises | E317 | {outbound.redirects}
 arguments of a tool, and its result | {sandbox.toolwire.INPUT_BYTES bytes}, {sandbox.toolwire.OUTPUT_BYTES bytes} | the call raises | E333 | several calls
+messages of one call of a model | {capability.inference.MESSAGES messages} | the call raises | E317 | a shorter conversation
+texts of one call of `self.embed` | {capability.inference.TEXTS texts} | the call raises | E317 | several calls
 what a tool says on stderr | {sandbox.toolwire.ERROR_BYTES bytes} | the rest is dropped | | say less
 the file of a WebAssembly tool | {sandbox.toolwire.MODULE_BYTES bytes} | the configuration is refused | E506 | build it smaller, as with `-Os -s`
 answers that a lane keeps for another run | {delivery.replay.KEPT_BYTES bytes} | the batch is run in parts | | a smaller `batch.max_messages`
@@ -76,6 +78,8 @@ processor time | {limits.cpu_s s} | the same | E311 | {limits.cpu_s}; smaller ba
 memory, beyond that of an empty guest | {limits.memory_mb MB} | `MemoryError`; where it is not caught, the same | E313 | {limits.memory_mb}
 one call to the outside | {outbound.timeout_s s} | the call raises `Timeout` | E317 | {outbound.timeout_s}; it counts as wall time
 one call of a tool | {config.tools.CALL_TIMEOUT_MS ms}, {config.tools.SERVER_TIMEOUT_MS ms} of an MCP server | the tool is stopped, and the call raises | E333 | {tools.timeout_ms}; it counts as wall time
+one call of a model | {inference.timeout_s s} | the call raises | E334 | {inference.timeout_s}; it counts as wall time
+tokens of one answer of a model | {inference.max_tokens tokens} | the answer ends there | | {inference.max_tokens}
 fuel of one call of a WebAssembly tool | {tools.fuel of it} | the call raises | E333 | {tools.fuel}
 processor time while nothing is asked of the guest | {sandbox.clock.IDLE_CPU_S s}, and {sandbox.clock.IDLE_SHARE percent} of the time | the guest is replaced | E367 | end what `process` began before it returns
 ## Start and end

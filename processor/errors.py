@@ -335,6 +335,13 @@ ERRORS: Mapping[str, ErrorCode] = {
             refuses_call=True,
         ),
         ErrorCode(
+            "E334",
+            "a model has not answered",
+            "Look at the server that is named, its limits and its log; `processor infer` asks it by hand.",
+            ends_run=True,
+            refuses_call=True,
+        ),
+        ErrorCode(
             "E335",
             "what is named is not there",
             "Compare the name or the handle with what there is, which the sentence or `list` says.",

@@ -1,4 +1,4 @@
-"""What a route may reach outside of the jail: hosts, the two known servers, secrets, directories and tools.
+"""What a route may reach outside of the jail: hosts, known servers, secrets, directories, tools and models.
 
 `config` makes a `Reach` when it loads a file, `library` from its own settings; `capability` decides with it.
 Nothing here opens a connection.
@@ -130,6 +130,24 @@ Tool = WasmTool | FunctionTool | ToolServer
 
 
 @dataclass(frozen=True, slots=True)
+class InferenceEndpoint:
+    """A server of chat completions and embeddings with an API as OpenAI's, and the models it is asked for."""
+
+    name: str
+    base_url: str
+    models: tuple[str, ...]  # patterns
+    secret: BoundSecret | None = None  # sent as Authorization: Bearer
+    timeout_s: float = 60.0  # of one call, with its retries
+    idle_s: float = 20.0  # of silence in a stream
+    max_tokens: int = 1024  # of one answer, at most
+    price: tuple[float, float] | None = None  # of a million tokens, in and out
+
+    def serves(self, model: str) -> bool:
+        """Whether the model of this name is asked for here."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
+@dataclass(frozen=True, slots=True)
 class Reach:
     """All that a route may reach outside. `place` is the key that a denial tells people to change."""
 
@@ -143,3 +161,4 @@ class Reach:
     emits: tuple[str, ...] = ()  # the subjects, as patterns, that it may send to
     heap: Mapping[str, Schema] = field(default_factory=dict)  # what values of its objects fit, by type
     tools: tuple[Tool, ...] = ()
+    inference: tuple[InferenceEndpoint, ...] = ()  # of a model, the first one that serves it

@@ -290,6 +290,22 @@ class BaseSecureRunnable:
         """Add an entry of your own to the route's audit; False where there is none, as here."""
         return False
 
+    def infer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """What a model answers to these messages, or to a prompt."""
+        raise _outside("infer")
+
+    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """The embedding of each text, in their order."""
+        raise _outside("embed")
+
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
         raise _outside("get_stock_data")

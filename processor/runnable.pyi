@@ -140,6 +140,42 @@ class Tools:
     def list(self) -> builtins.list[dict[str, Any]]:
         """Those that may be called: `name`, `description`, and `input`, the schema of the arguments."""
 
+@type_check_only
+class ToolCall:
+    """A call of a tool that a model asks for."""
+
+    id: str
+    name: str
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by name. Raises ValueError where the model has written no JSON object."""
+
+@type_check_only
+class Completion:
+    """The answer of a model. `answer["choices"]` and so on is the server's own document."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message of the model, to be put behind those it was given."""
+    @property
+    def text(self) -> str:
+        """What it says; empty where it only calls tools."""
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls of tools that it asks for."""
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended: stop, length, tool_calls or another word of the server's."""
+    @property
+    def usage(self) -> dict[str, Any]:
+        """prompt_tokens, completion_tokens, total_tokens; and estimated, where nobody has counted them."""
+    @property
+    def model(self) -> str:
+        """The model, as the server calls it."""
+    def json(self) -> Any:
+        """The text as JSON. Raises ValueError where the model has not written any."""
+    def __getitem__(self, name: str) -> Any: ...
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
@@ -180,6 +216,18 @@ class BaseSecureRunnable:
         """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError."""
     def audit(self, name: str, data: Any = None) -> bool:
         """Add an entry of your own to the route's audit; False where there is none."""
+    def infer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> Completion:
+        """What a model answers to these messages, or to a prompt."""
+    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """The embedding of each text, in their order."""
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`."""
     def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:

@@ -472,7 +472,7 @@ class Service:
             hears=telemetry,
             is_waited_for=True,
         )
-        hears = (telemetry.called, telemetry.decided, telemetry.tool_took)
+        hears = (telemetry.called, telemetry.decided, telemetry.tool_took, telemetry.inferred)
         run = _Run(route, self._calls.for_route(route.reach, mandate, *hears))
         self._telemetry.readiness.block(f"route {route.name}", _STARTING)
         run.task = asyncio.create_task(self._keep(run), name=f"route-{route.name}")

@@ -5,10 +5,10 @@
 samples are made when Prometheus asks. Only this module imports prometheus_client. The page of our metrics is
 written here and not by the client, which takes a second of processor time for a thousand busy routes.
 
-Invariants: labels are `route` and `reason`, of what runs now `app` and `hash`, and of graphs `graph`, `node`,
-`state` and `outcome`; a reason, state or outcome is a code or another word of ours, never data. Durations are
-in seconds, sizes in bytes. A route's series end with `remove`. Nothing here sees a payload. Reports come from
-one thread, the event loop's; a scrape may run in another.
+Invariants: labels are `route` and `reason`, of models `endpoint` and `direction`, of what runs now `app` and
+`hash`, and of graphs `graph`, `node`, `state` and `outcome`; a reason, state or outcome is a code or another
+word of ours, never data. Durations are in seconds, sizes in bytes. A route's series end with `remove`.
+Nothing here sees a payload. Reports come from one thread, the event loop's; a scrape may run in another.
 """
 
 from __future__ import annotations
@@ -89,6 +89,19 @@ METRICS: dict[str, Metric] = {
         Metric("processor_request_seconds", "histogram", "Time of one call to the outside.", bounds=SECONDS),
         Metric("processor_tool_seconds", "histogram", "Time of one call of a tool.", bounds=SECONDS),
         Metric(
+            "processor_inference_seconds",
+            "histogram",
+            "Time of one call of a model, to the end of its answer.",
+            ("route", "endpoint"),
+            bounds=SECONDS,
+        ),
+        Metric(
+            "processor_tokens_total",
+            "counter",
+            "Tokens that models were given (in) and have answered with (out).",
+            ("route", "endpoint", "direction"),
+        ),
+        Metric(
             "processor_repeated_requests_total",
             "counter",
             "Calls to the outside that their message had made before, in this process.",
@@ -159,7 +172,7 @@ METRICS: dict[str, Metric] = {
             "Time since the oldest of them was stored; 0 where none waits.",
         ),
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
-        Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
+        Metric("context_format_bytes", "gauge", "Size of the contexts that the route holds."),
         Metric("processor_route_paused", "gauge", "1 while the route is paused."),
         Metric("processor_route_stopped", "gauge", "1 while something stops the route; the log says what."),
         Metric("processor_breaker_open", "gauge", "1 while the route pauses because its guests keep dying."),
@@ -524,6 +537,12 @@ class RouteTelemetry:
         """A call of a tool has ended."""
         self._observe("processor_tool_seconds", seconds)
 
+    def inferred(self, endpoint: str, seconds: float, tokens_in: int, tokens_out: int) -> None:
+        """A call of a model of an endpoint has ended."""
+        self._observe_of("processor_inference_seconds", (*self._labels, endpoint), seconds)
+        self._count("processor_tokens_total", tokens_in, endpoint, "in")
+        self._count("processor_tokens_total", tokens_out, endpoint, "out")
+
     def decided(self, kind: str, decision: str) -> None:
         """The policy was asked for a kind of thing: allow, deny, expired or shadow."""
         self._count("processor_decisions_total", 1, f"{kind}_{decision}")
@@ -590,7 +609,7 @@ class RouteTelemetry:
         self._add("processor_guest_memory_bytes", bytes_)
 
     def context(self, bytes_: int) -> None:
-        self._add("processor_context_bytes", bytes_)
+        self._add("context_format_bytes", bytes_)
 
     def runs(self, program: str) -> None:
         """The program of the route from now on; the hash of the one before is gone."""
@@ -634,10 +653,13 @@ class RouteTelemetry:
         series[labels] = series.get(labels, 0) + n
 
     def _observe(self, name: str, *values: float) -> None:
+        self._observe_of(name, self._labels, *values)
+
+    def _observe_of(self, name: str, labels: tuple[str, ...], *values: float) -> None:
         series = self._distributions[name]
-        distribution = series.get(self._labels)
+        distribution = series.get(labels)
         if distribution is None:  # made late: a thousand idle routes must not make a scrape of megabytes
-            distribution = series[self._labels] = Distribution(METRICS[name].bounds)
+            distribution = series[labels] = Distribution(METRICS[name].bounds)
         for value in values:
             distribution.observe(value)
 

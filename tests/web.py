@@ -35,6 +35,10 @@ class Asked:
     raw: bytes
 
 
+class Cut(bytes):
+    """Bytes behind which the connection ends."""
+
+
 Say = Callable[[Asked], bytes | Awaitable[bytes] | None]
 
 
@@ -95,7 +99,7 @@ class Web:
             said = said[: said.index(b"\r\n\r\n") + 4]
         writer.write(said)
         await writer.drain()
-        return b"connection: close" not in said.lower()
+        return not isinstance(said, Cut) and b"connection: close" not in said.lower()
 
 
 @asynccontextmanager

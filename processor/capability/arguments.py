@@ -83,7 +83,8 @@ class Number:
 
     @property
     def words(self) -> str:
-        return f"a number above {self.above:g}, at most {self.most:g}"
+        bounds = [f"above {self.above:g}"] if self.above > -math.inf else []
+        return f"a number {', '.join([*bounds, f'at most {self.most:g}'])}"
 
     def fits(self, value: Any) -> bool:
         return type(value) in (int, float) and self.above < value <= self.most
@@ -131,6 +132,20 @@ class Listed:
 
     def fits(self, value: Any) -> bool:
         return type(value) is list and self.least <= len(value) <= self.most and all(map(self.of.fits, value))
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A value of one of some kinds."""
+
+    kinds: tuple[Kind, ...]
+
+    @property
+    def words(self) -> str:
+        return ", or ".join(kind.words for kind in self.kinds)
+
+    def fits(self, value: Any) -> bool:
+        return any(kind.fits(value) for kind in self.kinds)
 
 
 @dataclass(frozen=True, slots=True)

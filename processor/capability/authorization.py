@@ -13,6 +13,7 @@ from typing import Any
 from processor.address import parse_url
 from processor.audit import AuditEntry, Decision
 from processor.capability.arguments import Argument, Text
+from processor.capability.completions import endpoint_of, unserved
 from processor.capability.connections import Connections
 from processor.capability.row import Arguments, Capability
 from processor.errors import About, ProcessorError
@@ -85,6 +86,8 @@ def undeclared(ask: Ask, reach: Reach) -> str:
             return _undeclared_file(ask, reach)
         case "tool":
             return _undeclared_tool(ask, reach)
+        case "infer":
+            return "" if endpoint_of(reach, ask.target) else unserved(reach, ask.target)
         case "stock" | "state_data" | "heap":
             return ""
     return f"Nothing of the kind {ask.kind!r} is there for a Runnable."

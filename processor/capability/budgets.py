@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 from processor.context.ledger import RENEW_US, BudgetLedger, Claim, Lease, LedgerError, MemoryLedger
 from processor.errors import About, ProcessorError
 from processor.model import RunRecord
-from processor.policy import BUDGET_KINDS, NO_POLICY, Ask, Budget, Rules
+from processor.policy import BUDGET_KINDS, NO_POLICY, Ask, Budget, Rules, window_at
 
 log = logging.getLogger("processor")
 
@@ -142,6 +142,12 @@ class Purse:
         """Undo a `take` of something that is not done."""
         self._left += amount
         self._spent -= amount
+
+    def refund(self, amount: int, taken_us: int, now_us: int) -> None:
+        """Undo a part of a `take` that was not used after all, unless the window of then is over."""
+        self._roll(now_us)
+        if window_at(self.budget.window, taken_us)[0] == window_at(self.budget.window, now_us)[0]:
+            self.put_back(amount)
 
     def charge(self, amount: int, now_us: int) -> None:
         """Count what is used already."""
@@ -311,6 +317,17 @@ class Budgets:
             for purse in self._by_kind.get(kind, ()) if amount > 0 else ():
                 purse.charge(amount, now_us)
 
+    def settle(self, reserved: Mapping[str, int], used: Mapping[str, int], reserved_us: int) -> None:
+        """Count what a call has used in place of what it reserved at that moment."""
+        now_us = _now_us()
+        for kind, amount in reserved.items():
+            more = used.get(kind, 0) - amount
+            for purse in self._by_kind.get(kind, ()) if more else ():
+                if more > 0:
+                    purse.charge(more, now_us)
+                else:
+                    purse.refund(-more, reserved_us, now_us)
+
     def read(self, record: RunRecord) -> None:
         """Count what a run has used, by its record."""
         if self._purses:
@@ -433,6 +450,11 @@ class Tab:
         """Count what is used already."""
         self._count(costs)
         self._budgets.charge(costs)
+
+    def settle(self, reserved: Mapping[str, int], used: Mapping[str, int], reserved_us: int) -> None:
+        """Count what a call of this run has used in place of what it reserved at that moment."""
+        self._count({kind: used.get(kind, 0) - amount for kind, amount in reserved.items()})
+        self._budgets.settle(reserved, used, reserved_us)
 
     def lower(self, kind: str, limit: int) -> None:
         """Let the run use no more than this of a kind. Raises ProcessorError E337 for more than it may."""

@@ -10,6 +10,7 @@ from processor.address import Allowed, parse_url
 from processor.audit import AuditEntry
 from processor.capability.budgets import Budgets, Tab
 from processor.capability.client import Client
+from processor.capability.completions import ModelServer
 from processor.capability.mcp import ToolSession
 from processor.capability.permit import Permit, allow_all
 from processor.capability.roots import Roots
@@ -17,7 +18,7 @@ from processor.capability.secrets import Vault
 from processor.capability.streams import OpenStreams, StreamEntry
 from processor.capability.toolbox import RouteTools, Toolbox
 from processor.policy import ALLOWED, Ask, Verdict
-from processor.reach import Reach, ToolServer
+from processor.reach import InferenceEndpoint, Reach, ToolServer
 
 
 class Connections:
@@ -36,6 +37,8 @@ class Connections:
         self.describe: Callable[[Mapping[str, Any]], None] = lambda details: None
         # Leaves the entry of the call that is made, whose answer has this status, open until its stream ends.
         self.defer: Callable[[int], StreamEntry] = StreamEntry
+        # Hears of each call of a model: its endpoint, seconds, and tokens in and out.
+        self.inferred: Callable[[str, float, int, int], None] = lambda name, seconds, given, said: None
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
         self.tools = RouteTools(reach.tools, toolbox)
@@ -44,6 +47,7 @@ class Connections:
         self._connect = connect
         self._clients: dict[str, Client] = {}
         self._sessions: dict[str, ToolSession] = {}
+        self._model_servers: dict[str, ModelServer] = {}
 
     def under(self, permit: Permit, verdict: Callable[[Ask], Verdict]) -> Connections:
         """The same connections for calls that ask `permit`, of each redirect and each secret; `verdict` says
@@ -74,12 +78,22 @@ class Connections:
             self._sessions[server.name] = ToolSession(server, client, max_bytes)
         return self._sessions[server.name]
 
+    def model_server(self, endpoint: InferenceEndpoint) -> ModelServer:
+        """The server of an endpoint, from the first call of one of its models on."""
+        name = endpoint.name
+        if name not in self._model_servers:
+            allowed = Allowed.only(parse_url(endpoint.base_url))
+            client = self.client(f"inference.{name}", allowed, f"inference.{name}.base_url")
+            self._model_servers[name] = ModelServer(endpoint, client, self.reach.outbound.response_bytes)
+        return self._model_servers[name]
+
     async def close(self) -> None:
         """Close the connections and the roots, and end workers of tools. Idempotent; a later call makes new
         ones.
         """
         self.files.close()
         self._sessions.clear()
+        self._model_servers.clear()
         await self.tools.close()
         clients = list(self._clients.values())
         self._clients.clear()  # which those under other permits share

@@ -309,7 +309,8 @@ class Monitor:
                 answer = await self._noted(row, ask, arguments)
             else:
                 if ask is not None:
-                    self.permit(ask, row.show(arguments))
+                    if (refusal := self._decide_call(row, ask, arguments).refusal) is not None:
+                        raise refusal
                     await self._tab.reserve(row.cost(arguments), ask)
                 answer = await row.perform(self._connections, arguments)
                 self._tab.charge(row.answer_cost(answer))
@@ -346,7 +347,7 @@ class Monitor:
     async def _noted(self, row: Capability, ask: Ask, arguments: Mapping[str, Any]) -> Any:
         """The answer to a call, of which there is an entry whatever comes of it."""
         show = row.show(arguments)
-        decided = self._decide(ask, show)
+        decided = self._decide_call(row, ask, arguments)
         entry = self._entry(ask, decided, show, row.event)
         started_ns = time.perf_counter_ns()
         try:
@@ -434,13 +435,22 @@ class Monitor:
             details=details,
         )
 
-    def _decide(self, ask: Ask, show: Show) -> _Decided:
+    def _decide_call(self, row: Capability, ask: Ask, arguments: Mapping[str, Any]) -> _Decided:
+        """What the rules of this run say of a call, and its row where they allow it."""
+        return self._decide(ask, row.show(arguments), partial(row.narrow, arguments))
+
+    def _decide(
+        self, ask: Ask, show: Show, narrow: Callable[[Verdict], Verdict] = lambda verdict: verdict
+    ) -> _Decided:
         """What the rules of this run say; it is counted, and a denial logged."""
-        if not self._rules.policies:
-            return _UNASKED
         governor = self._governor
-        verdict = self.verdict(ask)
+        verdict = self.verdict(ask) if self._rules.policies else ALLOWED
+        if verdict.is_allowed or verdict.is_shadow:
+            narrowed = narrow(verdict)
+            verdict = verdict if narrowed.is_allowed else narrowed
         if verdict.is_allowed:
+            if not self._rules.policies:
+                return _UNASKED
             governor.decided(ask.kind, "allow")
             return _Decided(verdict)
         decision = "shadow" if verdict.is_shadow else "expired" if verdict.code == "E331" else "deny"

@@ -2,10 +2,11 @@
 
 Of each route `HostCalls.for_route` makes the `Governor`, whose monitors perform the calls of its guests. Each
 capability is a row (`row`) beside its performer: `outbound` is `requests`, `pulls` how it reads what comes in
-pieces, `files` what it may do in directories, `tools` the programs that it may call, `services` the two
-servers that it knows by their API, `heap` what it may do to its objects, `authorization` the question what it
-may do, and `remarks` its own word in the audit. `client` asks servers, its `dialer` alone makes connections,
-`secrets` puts secrets in and takes them out, `roots` opens files, `toolbox` starts tools.
+pieces, `files` what it may do in directories, `tools` the programs that it may call, `inference` the models
+that it may ask, `services` the two servers that it knows by their API, `heap` what it may do to its objects,
+`authorization` the question what it may do, and `remarks` its own word in the audit. `client` asks servers,
+its `dialer` alone makes connections, `secrets` puts secrets in and takes them out, `roots` opens files,
+`toolbox` starts tools.
 
 Everything in a call comes from a guest and is hostile. A secret goes into a request to a host that it is
 bound to and nowhere else: not into a log, an error or what a guest gets back, even where the server repeats
@@ -25,6 +26,7 @@ from processor.capability.client import Client, Resolve, resolve, trusted_roots
 from processor.capability.connections import Connections
 from processor.capability.files import FILE
 from processor.capability.heap import HEAP
+from processor.capability.inference import EMBED, INFER
 from processor.capability.monitor import NO_MANDATE, Decided, Governor, Mandate, Observe
 from processor.capability.outbound import REQUESTS, UNSAFE
 from processor.capability.pulls import STREAM_CLOSE, STREAM_NEXT
@@ -47,6 +49,8 @@ CAPABILITIES: Sequence[Capability] = (
     TOOL,
     SERVED_TOOL,
     TOOLS,
+    INFER,
+    EMBED,
     AUTHORIZE,
     HEAP,
     BUDGET,
@@ -61,8 +65,8 @@ ANEW = frozenset(
 )
 
 
-# May change something outside whatever they ask for; of `outbound` its method says so.
-WRITES = frozenset((SERVED_TOOL.name,))
+# May change something outside whatever they ask for, or cost money; of `outbound` its method says so.
+WRITES = frozenset(row.name for row in (SERVED_TOOL, INFER, EMBED))
 
 
 class HostCalls:
@@ -88,17 +92,21 @@ class HostCalls:
         observe: Observe | None = None,
         decided: Decided | None = None,
         tool_took: Callable[[float], None] = lambda seconds: None,
+        inferred: Callable[[str, float, int, int], None] = lambda name, seconds, given, said: None,
     ) -> Governor:
         """Who rules over a route's guests, which may `reach` so much, under this mandate.
 
         `observe` hears of each call: what came of it, and seconds. What came is the class of the answer's
         status, such as `2xx`, or the code of why there was no answer. `decided` hears of each decision of the
         policy: the kind that was asked for; allow, deny, expired or shadow. `tool_took` hears of the seconds
-        that each call of a tool took.
+        that each call of a tool took, and `inferred` of each call of a model: its endpoint, seconds, and the
+        tokens that it was given and has said.
         """
+        connections = Connections(reach, self._client, self.toolbox, mandate.route)
+        connections.inferred = inferred
         governor = Governor(
             self._rows,
-            Connections(reach, self._client, self.toolbox, mandate.route),
+            connections,
             mandate,
             observe or (lambda result, seconds: None),
             decided or (lambda kind, decision: None),

@@ -17,7 +17,7 @@ from processor.capability.arguments import Argument, shown
 from processor.capability.connections import Connections
 from processor.capability.permit import Show
 from processor.errors import ProcessorError
-from processor.policy import Ask
+from processor.policy import Ask, Verdict
 from processor.runnable import BaseSecureRunnable
 from processor.sandbox import documents
 from processor.sandbox.offer import Signature
@@ -43,6 +43,10 @@ def nothing(connections: Connections, arguments: Arguments) -> Arguments:
 
 def _as_it_is(arguments: Arguments) -> Show:
     return str
+
+
+def _as_decided(arguments: Arguments, verdict: Verdict) -> Verdict:
+    return verdict
 
 
 def _served(answer: Any) -> str:
@@ -74,6 +78,9 @@ class Capability:
     `is_counted` goes on with a call that was, and counts in no limit and no metric. A Runnable calls it as
     `self.<name>(...)`, unless `is_method` is off, for one that the base class has helpers of its own for.
 
+    `narrow` is what becomes of a call that the policy allows, and may deny it: what the configuration does
+    not declare, or a bound of the line forbids.
+
     `added` is what the host knows of the arguments before anything is asked: `ask`, `show` and `perform` get
     it with them, what is counted and written down does not have it. `show` takes out of a sentence about
     the call, and out of its target, what nobody may read.
@@ -89,6 +96,7 @@ class Capability:
     ask: Callable[[Arguments], Ask | None]
     event: Event | None
     added: Callable[[Connections, Arguments], Arguments] = nothing
+    narrow: Callable[[Arguments, Verdict], Verdict] = _as_decided
     show: Callable[[Arguments], Show] = _as_it_is
     cost: Callable[[Arguments], Mapping[str, int]] = one_request
     answer_cost: Callable[[Any], Mapping[str, int]] = no_more

@@ -674,7 +674,8 @@ def _brief_graph(graph: GraphDefinition) -> list[str]:
 
 
 def _brief_group(group: NodeGroup) -> list[str]:
-    reach = [*group.reach.outbound.allowed_domains, *(tool.name for tool in group.reach.tools), *group.emits]
+    reach = [*group.reach.outbound.allowed_domains, *(tool.name for tool in group.reach.tools)]
+    reach += [*(endpoint.name for endpoint in group.reach.inference), *group.emits]
     where = f"in a pool, {group.concurrency} at a time" if group.is_pool else "with their runs"
     return [group.name, where, ", ".join(reach) or "nothing"]
 

@@ -36,6 +36,7 @@ from processor.config.engine import (
     runtime_group,
 )
 from processor.config.forms import Place, show_size, show_time
+from processor.config.inference import inference_endpoint
 from processor.config.keys import Config, Credentials, Dev, Nats, RouteSettings, Tls
 from processor.config.modules import listing, modules_of, read_modules, taken
 from processor.config.outside import SECRET_CHARS
@@ -70,7 +71,7 @@ from processor.errors import Fault, Faults, LanguageError, ProcessorError
 from processor.model import Program
 from processor.policy import clashes
 from processor.policy import load as load_policy
-from processor.reach import BoundSecret, FileRoot, Tool
+from processor.reach import BoundSecret, FileRoot, InferenceEndpoint, Tool
 from processor.route import NodeGroup, Route
 from processor.schema import Schema
 
@@ -185,21 +186,22 @@ def load(
     tools |= {
         name: tool_server(name, tool, secrets) for name, tool in config.tools.items() if tool.kind == "mcp"
     }
+    endpoints = {name: inference_endpoint(name, keys, secrets) for name, keys in config.endpoints.items()}
     if config.has_engine:
         config._engine = runtime_engine(config.engine_keys, secrets_key)
-        config._groups = _runtime_groups(config, groups, secrets, tools)
+        config._groups = _runtime_groups(config, groups, secrets, tools, endpoints)
         config._graphs, config._graph_files = graphs, graph_sources.files
     roots = {
         name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
     }
     config._routes = {
         name: replace(
-            runtime_route(config.app, name, route, files[name], secrets, roots, tools),
+            runtime_route(config.app, name, route, files[name], secrets, roots, tools, endpoints),
             audit=route_audit(config.audit, files[name].policy),
         )
         for name, route in config.route_settings.items()
     }
-    config._tools = tools
+    config._tools, config._inference = tools, endpoints
     config._path, config._origins = source.path, source.origins
     return config
 
@@ -385,13 +387,16 @@ def _runtime_groups(
     programs: Mapping[str, Program],
     secrets: Mapping[str, BoundSecret],
     tools: Mapping[str, Tool],
+    endpoints: Mapping[str, InferenceEndpoint],
 ) -> dict[str, NodeGroup]:
     """The groups of nodes as they run; their policies have no faults."""
     found = {}
     for name, keys in config.group_keys.items():
         rules = load_policy(keys.policy)
         audit = route_audit(config.audit, rules)
-        found[name] = runtime_group(config.app, name, keys, programs[name], rules, audit, secrets, tools)
+        found[name] = runtime_group(
+            config.app, name, keys, programs[name], rules, audit, secrets, tools, endpoints
+        )
     return found
 
 

@@ -27,7 +27,7 @@ from processor.graphs.checks import Problem, graph_circles, key_problem, problem
 from processor.graphs.definition import GraphDefinition
 from processor.model import Limits, Program
 from processor.policy import Rules
-from processor.reach import BoundSecret, Outbound, Reach, Tool
+from processor.reach import BoundSecret, InferenceEndpoint, Outbound, Reach, Tool
 from processor.route import GraphEngine, NodeGroup, RouteAudit
 from processor.subject import app_patterns, overlaps
 
@@ -287,6 +287,7 @@ def runtime_group(
     audit: RouteAudit,
     secrets: Mapping[str, BoundSecret],
     tools: Mapping[str, Tool],
+    endpoints: Mapping[str, InferenceEndpoint],
 ) -> NodeGroup:
     """The group that these keys stand for, which are free of faults."""
     outbound = keys.outbound
@@ -315,6 +316,7 @@ def runtime_group(
             secrets=tuple(secrets[own] for own in keys.secrets),
             emits=keys.emits,
             tools=tuple(granted(keys.tools, tools)),
+            inference=tuple(endpoints[own] for own in dict.fromkeys(keys.inference)),
         ),
         settings=keys.settings,
         emits=keys.emits,

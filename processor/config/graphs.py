@@ -90,7 +90,7 @@ class NodeGroupKeys(Settings):
         default=None,
         description="inline: run by the engine itself, in the commit of the run. pool: apart, each execution"
         " with a commit of its own, so that a call that was made is never made again for another. By default"
-        " pool where the group lists `outbound`, `secrets` or `tools`, else inline.",
+        " pool where the group lists `outbound`, `secrets`, `tools` or `inference`, else inline.",
         examples=["pool"],
     )
     language: Literal["restricted", "python"] = Field(
@@ -131,6 +131,12 @@ class NodeGroupKeys(Settings):
         description="Names of the tools under `tools` that its nodes may call, as `routes.<name>.tools`.",
         examples=[["add"]],
     )
+    inference: Listed[Text] = Field(
+        default=(),
+        description="Names of the endpoints under `inference` that its nodes may ask, as"
+        " `routes.<name>.inference`.",
+        examples=[["local"]],
+    )
     policy: Listed[File] = Field(
         default=(), description="Policy files beside those at the top, for this group: each must allow."
     )
@@ -163,6 +169,7 @@ class NodeGroupKeys(Settings):
                 ("outbound", bool(self.outbound.allowed_domains)),
                 ("secrets", bool(self.secrets)),
                 ("tools", bool(self.tools)),
+                ("inference", bool(self.inference)),
             )
             if is_given
         )

@@ -48,6 +48,7 @@ from processor.config.forms import (
     sequence,
 )
 from processor.config.graphs import GROUP, EngineKeys, GraphEntry, NodeGroupKeys
+from processor.config.inference import EndpointSettings
 from processor.config.ism import Ism
 from processor.config.keeping import (
     CREATED_MAX_BYTES,
@@ -66,7 +67,7 @@ from processor.config.outside import (
 )
 from processor.config.tools import ToolSettings
 from processor.graphs.definition import GraphDefinition, Name
-from processor.reach import Tool
+from processor.reach import InferenceEndpoint, Tool
 from processor.route import GraphEngine, KeySource, NodeGroup, Route
 from processor.schedule import check_schedule, check_time_zone
 from processor.subject import Template, check_subject, check_target
@@ -599,6 +600,11 @@ class RouteSettings(Settings):
         description="Names of the tools under `tools` that the Runnable may call; of an MCP server calc:"
         " calc/add, or a pattern such as calc/*.",
     )
+    inference: Listed[Text] = Field(
+        default=(),
+        description="Names of the endpoints under `inference` that the Runnable may ask; of a model the first"
+        " one that serves it.",
+    )
     language: Literal["restricted", "python"] = Field(
         default="restricted",
         description="restricted: the reviewed subset of Python. python: all of it, in the same jail; needs"
@@ -784,6 +790,12 @@ class Config(Settings):
         description="Tools that Runnables may call with `self.tools.call`, by name: letters, digits, - and _,"
         " at most 64.",
     )
+    endpoints: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], EndpointSettings] = Field(
+        default={},
+        alias="inference",
+        description="Servers of models that Runnables may ask with `self.infer` and `self.embed`, by name:"
+        " letters, digits, - and _, at most 64.",
+    )
     sandbox: Sandbox = Field(default=Sandbox(), description="The jail around Runnables.")
     http: Annotated[
         Http | None,
@@ -820,6 +832,7 @@ class Config(Settings):
     _graphs: dict[str, GraphDefinition] = PrivateAttr(default_factory=dict)
     _graph_files: tuple[Path, ...] = PrivateAttr(default=())
     _tools: dict[str, Tool] = PrivateAttr(default_factory=dict)
+    _inference: dict[str, InferenceEndpoint] = PrivateAttr(default_factory=dict)
     _path: Path = PrivateAttr(Path())
     _origins: dict[Place, str] = PrivateAttr(default_factory=dict)
 
@@ -855,6 +868,11 @@ class Config(Settings):
     def runtime_tools(self) -> Mapping[str, Tool]:
         """The tools by name, whether or not a route lists them."""
         return self._tools
+
+    @property
+    def inference(self) -> Mapping[str, InferenceEndpoint]:
+        """The endpoints of models by name, whether or not a route lists them."""
+        return self._inference
 
     @property
     def audit_level(self) -> AuditLevel:

@@ -16,7 +16,7 @@ from processor.config.keys import InputSettings, OutputSettings, RouteSettings
 from processor.config.tools import granted
 from processor.model import Limits, Program, RetryPolicy
 from processor.policy import NO_POLICY, Rules
-from processor.reach import BoundSecret, FileRoot, Outbound, Reach, StateApi, Stock, Tool
+from processor.reach import BoundSecret, FileRoot, InferenceEndpoint, Outbound, Reach, StateApi, Stock, Tool
 from processor.route import (
     BatchLimits,
     BreakerPolicy,
@@ -56,6 +56,7 @@ def runtime_route(
     secrets: Mapping[str, BoundSecret],
     roots: Mapping[str, FileRoot],
     tools: Mapping[str, Tool],
+    endpoints: Mapping[str, InferenceEndpoint],
 ) -> Route:
     """The route that these keys stand for. They must have what they inherit, and be free of faults."""
     assert files.program is not None, "a route without its program is a fault"
@@ -88,7 +89,7 @@ def runtime_route(
         edits_keep_s=settings.history.edits,
         cloudevents=EventAttributes(own.type or "", own.source or "") if own else EventAttributes(),
         ism=_ism(settings.ism, files.routing) if settings.ism and files.routing else None,
-        reach=_reach(name, settings, files, secrets, roots, tools),
+        reach=_reach(name, settings, files, secrets, roots, tools, endpoints),
     )
 
 
@@ -146,6 +147,7 @@ def _reach(
     secrets: Mapping[str, BoundSecret],
     roots: Mapping[str, FileRoot],
     tools: Mapping[str, Tool],
+    endpoints: Mapping[str, InferenceEndpoint],
 ) -> Reach:
     outbound, api = settings.outbound, settings.state_api
     return Reach(
@@ -165,4 +167,5 @@ def _reach(
         emits=settings.emits,
         heap=files.heap,
         tools=tuple(granted(settings.tools, tools)),
+        inference=tuple(endpoints[own] for own in dict.fromkeys(settings.inference)),
     )

@@ -273,6 +273,7 @@ def app_faults(config: Config) -> Iterator[Contradiction]:
     yield from _secret_faults(config)
     yield from _root_faults(config)
     yield from _tool_faults(config)
+    yield from _endpoint_faults(config)
     yield from _audit_faults(config)
 
 
@@ -583,6 +584,23 @@ def _tool_faults(config: Config) -> Iterator[Contradiction]:
             elif kind and (kind == "mcp") != bool(slash):
                 what = f"which is a server: write {own}/*" if kind == "mcp" else "which is no MCP server"
                 yield place, "E106", f"{dotted(place)} names {used!r}, {what}"
+
+
+def _endpoint_faults(config: Config) -> Iterator[Contradiction]:
+    for name, endpoint in config.endpoints.items():
+        if endpoint.secret is not None:
+            here: Place = ("inference", name, "secret")
+            yield from _bound_secret_faults(here, endpoint.secret, endpoint.base_url, config)
+    listed: list[tuple[Place, Sequence[str]]] = [
+        *((("routes", route, "inference"), keys.inference) for route, keys in config.route_settings.items()),
+        *((("nodes", group, "inference"), keys.inference) for group, keys in config.group_keys.items()),
+    ]
+    for place, names in listed:
+        for used in names:
+            if used not in config.endpoints:
+                known = ", ".join(config.endpoints) or "none"
+                what = f"{dotted(place)} names {used!r}, which is no endpoint of `inference`: {known}"
+                yield place, "E106", what
 
 
 def _bound_secret_faults(place: Place, name: str, url: str, config: Config) -> Iterator[Contradiction]:

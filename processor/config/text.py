@@ -219,6 +219,11 @@ def reachable(route: Route) -> list[str]:
             kind = "a module" if isinstance(tool, WasmTool) else "a Python function"
             said.append(f"Tool {tool.name}: {kind}, {tool.timeout_s:g} s, {tool.memory_mb} MB{fuel}.")
     said += [
+        f"Models {', '.join(endpoint.models)}: of {endpoint.base_url}, {endpoint.timeout_s:g} s and"
+        f" {endpoint.max_tokens:,} tokens each."
+        for endpoint in route.reach.inference
+    ]
+    said += [
         f"Files {root.name}: {root.path}, to be {'read and written' if root.is_writable else 'read'}."
         for root in route.reach.files
     ]

@@ -34,10 +34,25 @@ BUDGET_KINDS: Mapping[str, BudgetKind] = {
     kind.name: kind
     for kind in (
         BudgetKind(
-            "requests", "requests", "calls that leave the host: HTTP, stock, state_data, MCP tools", True
+            "requests",
+            "requests",
+            "calls that leave the host: HTTP, stock, state_data, MCP tools, models",
+            True,
         ),
         BudgetKind("tool_calls", "calls of tools", "calls of tools, of whatever kind", True),
-        BudgetKind("bytes", "bytes", "bytes of HTTP and of MCP requests, and of their answers", True),
+        BudgetKind(
+            "bytes", "bytes", "bytes of requests to HTTP, MCP and model servers, and their answers", True
+        ),
+        BudgetKind("infer_calls", "calls of models", "calls of models: chat and embeddings", True),
+        BudgetKind("tokens", "tokens", "tokens of models, in and out", True),
+        BudgetKind("tokens_in", "tokens in", "tokens that models are given", True),
+        BudgetKind("tokens_out", "tokens out", "tokens that models answer with", True),
+        BudgetKind(
+            "cost",
+            "millionths",
+            "what tokens cost, in millionths of the currency that `inference.*.price` is in",
+            True,
+        ),
         BudgetKind("file_bytes", "bytes of files", "bytes of files that are read and written", True),
         BudgetKind("compute", "us of CPU", "microseconds of a guest's CPU time", False),
         BudgetKind("wall_time", "ms of runs", "milliseconds of runs", False),
@@ -46,10 +61,7 @@ BUDGET_KINDS: Mapping[str, BudgetKind] = {
     )
 }
 # What policies of other releases count, and this one cannot.
-UNCOUNTED = (
-    "infer_calls", "tokens", "tokens_in", "tokens_out", "cost", "heap_objects", "heap_bytes",
-    "memory",
-)  # fmt: skip
+UNCOUNTED = ("heap_objects", "heap_bytes", "memory")
 
 
 @dataclass(frozen=True, slots=True)

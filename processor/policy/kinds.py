@@ -42,7 +42,6 @@ class PolicyKind:
     pattern: Callable[[str], str]  # the pattern that only this target matches
     samples: Callable[[str], Sequence[str]]  # targets of a pattern that stand for all of them
     is_optional: bool = False  # asked for only where some line of the file is of this kind
-    is_asked: bool = True  # whether anything in this release asks for it
 
 
 def _glob(pattern: str) -> Callable[[str], bool]:
@@ -237,7 +236,7 @@ KINDS: Mapping[str, PolicyKind] = {
         PolicyKind("stock", ("read",), "a ticker", *_NAMES),
         PolicyKind("state_data", ("read",), "the id of a state", *_NAMES),
         PolicyKind("tool", ("execute",), "the name of a tool", *_NAMES),
-        PolicyKind("infer", ("chat",), "the name of a model", *_NAMES, is_asked=False),
+        PolicyKind("infer", ("chat", "embed"), "the name of a model", *_NAMES),
         PolicyKind(
             "file",
             ("read", "write", "delete", "list"),
@@ -271,6 +270,7 @@ KINDS: Mapping[str, PolicyKind] = {
 _ALSO: Mapping[str, str] = {
     "execute": "tool.execute",
     "inference": "infer.chat",
+    "embed": "infer.embed",
     "alloc": "heap.alloc",
 }
 _ON_FILES = ("read", "write", "delete", "list")

@@ -36,8 +36,6 @@ def _doubts(rule: Rule, secrets: Collection[str], now_us: int) -> Iterator[str]:
         yield f"resource: {rule.resource!r} allows every one; name those that are needed"
     if rule.kind == "secret" and "*" not in rule.resource and rule.resource not in secrets:
         yield f"there is no secret {rule.resource!r}{near(rule.resource, [*secrets])}"
-    if not KINDS[rule.kind].is_asked:
-        yield f"nothing in this release asks for {rule.kind}, so the line has no effect yet"
 
 
 def _useless(policy: Policy, rules: Rules, routes: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -149,9 +149,8 @@ class Policy:
         if last_us is None or last_us > now_us:
             bounds = [rule.max_tokens for end_us, rule in ends if end_us is None or end_us > now_us]
             most = max((bound for bound in bounds if bound is not None), default=None)
-            return Verdict(
-                True, rule=rule.place, expires_us=last_us, max_tokens=None if None in bounds else most
-            )
+            most = None if None in bounds or self.is_shadow else most
+            return Verdict(True, rule=rule.place, expires_us=last_us, max_tokens=most)
         limit = f"expires_minutes = {rule.expires_minutes}" if rule.expires_minutes else "expires_at"
         ago = _span((now_us - last_us) / 1e6)
         what = f"{ask}: the capability of {rule.place} expired {ago} ago ({limit})"

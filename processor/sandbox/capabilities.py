@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import builtins
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from processor.runnable import (
     NotFoundError,
     OperationDeniedError,
 )
+from processor.sandbox.inference import Completion, call_of
 from processor.sandbox.messages import InHand
 from processor.sandbox.offer import Signature
 from processor.sandbox.values import LiveContext
@@ -288,6 +289,31 @@ class Capable:
         False where the route has no audit, and it is kept nowhere. Raises BufferOverflowError for more.
         """
         return bool(self._voice.call("audit", {"name": name, "data": data}))
+
+    def infer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> Completion:
+        """What a model answers to these messages, or to a prompt: `text`, `message`, `tool_calls`, `usage`,
+        `finish_reason`, `json()`. Options are those of the API, such as temperature, tools, response_format.
+
+        Raises AuthorityKernelError: E330 for a model that is not allowed, E332 where a budget is used up,
+        E334 where it has not answered, E337 for what cannot be asked.
+        """
+        said = self._voice.call("infer", call_of(model, messages, prompt, max_tokens, options))
+        return Completion(said)
+
+    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """The embedding of each text, in their order. Raises what `infer` raises."""
+        if isinstance(texts, str):
+            raise TypeError("embed takes a list of texts, and not one text")
+        vectors: list[list[float]] = self._voice.call("embed", {"model": model, "texts": [*texts]})["data"]
+        return vectors
 
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""

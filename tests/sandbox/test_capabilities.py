@@ -34,7 +34,8 @@ from processor.capability.row import Arguments, Ask, Capability
 from processor.capability.toolbox import Toolbox
 from processor.errors import Faults, ProcessorError
 from processor.model import Failed, Limits, Outcome, Program, Ran
-from processor.reach import Reach
+from processor.policy import BUDGET_KINDS
+from processor.reach import InferenceEndpoint, Reach
 from processor.sandbox.host import Guest, Zygote
 
 
@@ -271,6 +272,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "tool": {"name": "add", "arguments": {"a": 1}},
     "served_tool": {"name": "calc/add", "arguments": {"a": 1}},
     "tool_list": {},
+    "infer": {"model": "tiny", "prompt": "a", "max_tokens": 9},
+    "embed": {"model": "tiny", "texts": ["a"]},
     "authorize": {"op": "http.get", "target": "https://api.example.com/"},
     "heap": {"method": "write", "type": "counter", "value": [None]},
     "budget": {"kind": "requests"},
@@ -287,17 +290,36 @@ ASKED = {
     "tool": (Ask("tool", "execute", "add"), {"tool_calls": 1}),
     "served_tool": (Ask("tool", "execute", "calc/add"), {"requests": 1, "tool_calls": 1, "bytes": 7}),
     "tool_list": (None, {}),
+    "infer": (
+        Ask("infer", "chat", "tiny"),
+        {
+            "requests": 1,
+            "infer_calls": 1,
+            "bytes": 74,
+            "tokens_in": 19,
+            "tokens_out": 9,
+            "tokens": 28,
+            "cost": 19,
+        },
+    ),
+    "embed": (
+        Ask("infer", "embed", "tiny"),
+        {"requests": 1, "infer_calls": 1, "bytes": 56, "tokens_in": 14, "tokens": 14, "cost": 7},
+    ),
     "authorize": (None, {}),
     "budget": (None, {}),
     "set_budget": (None, {}),
     "heap": (Ask("heap", "write", "counter"), {}),
     "audit": (None, {}),
 }
-NOWHERE = Connections(Reach("here"), lambda allowed, place: pytest.fail("it connects"), Toolbox())
+ENDPOINT = InferenceEndpoint("local", "http://a.example/v1", ("tiny",), price=(0.5, 1))
+NOWHERE = Connections(
+    Reach("here", inference=(ENDPOINT,)), lambda allowed, place: pytest.fail("it connects"), Toolbox()
+)
 # Say what would be done or has been, or let less be done.
 UNASKED = {"stream_next", "stream_close", "authorize", "tool_list", "budget", "set_budget", "audit"}
 FREE = {"authorize", "heap", "audit"}  # are answered from what the host has in memory
-BUDGETS = {"requests", "bytes", "tool_calls", "file_bytes"}
+BUDGETS = {kind.name for kind in BUDGET_KINDS.values() if kind.is_of_calls}
 
 
 def complete(row: Capability, example: dict[str, Any]) -> dict[str, Any]:

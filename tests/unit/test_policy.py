@@ -457,10 +457,10 @@ def budget(**said: object) -> str:
     "text, place, says",
     [
         (budget(kind="request"), "3:1",
-         "there is no kind 'request' of budgets; there are requests, tool_calls, bytes, file_bytes, compute, "
-         "wall_time, outputs, output_bytes. Did you mean 'requests'?"),
-        (budget(kind="tokens"), "3:1", "nothing counts tokens in this release; what can be counted: "),
-        (budget(kind="memory"), "3:1", "nothing counts memory in this release"),
+         "there is no kind 'request' of budgets; there are requests, tool_calls, bytes, infer_calls, tokens, "
+         "tokens_in, tokens_out, cost, file_bytes, compute, wall_time, outputs, output_bytes."
+         " Did you mean 'requests'?"),
+        (budget(kind="memory"), "3:1", "nothing counts memory in this release; what can be counted: "),
         (budget(window="week"), "5:1",
          "window is 'run', 'minute', 'hour', 'day', 'month' or 'life', not 'week'"),
         (budget(window=""), "1:1", "window is missing: it is 'run', 'minute'"),
@@ -479,7 +479,7 @@ def budget(**said: object) -> str:
         (budget() + budget(kind="bytes"), "6:1", "there is a budget 'b' already, in policy.toml:1"),
         ("[budgets]\nrequests = 1\n" + budget(name="requests"), "3:1",
          "there is a budget 'requests' already, in policy.toml:2"),
-        ("[budgets]\n tokens = 5", "2:2", "nothing counts tokens in this release"),
+        ("[budgets]\n memory = 5", "2:2", "nothing counts memory in this release"),
         ("[budgets]\nrequest = 5", "2:1", "there is no kind 'request' of budgets; there are "),
         ("[budgets]\nrequests = 'many'", "2:1", "requests is a whole number from 1 to"),
         ("[budgets]\ncompute = 5", "2:1", "compute is known when a run has ended: write a [[budget]]"),
@@ -538,7 +538,6 @@ def test_what_is_odd_about_a_line_is_told(policy: Made) -> None:
         ("21", "there is no secret 'pay_kye'. Did you mean 'pay_key'?"),
         ("31", "it has expired, so it allows nothing"),
         ("36", "resource: '*' allows every one; name those that are needed"),
-        ("41", "nothing in this release asks for infer, so the line has no effect yet"),
         ("1", "it can never matter: policy.toml:11 allows all of it"),
         ("6", "it can never matter: policy.toml:16 denies all of it"),
         ("51", "it can never matter: policy.toml:46 allows all of it"),

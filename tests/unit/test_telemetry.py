@@ -72,6 +72,7 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.guest_restarted("E313")
     route.called("E325", 0.02)
     route.tool_took(0.02)
+    route.inferred("local", 0.3, 12, 5)
     route.decided("http", "deny")
     route.budget_used("team-a", 0.95)
     route.budget_denied("team-a")
@@ -118,10 +119,13 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_requests_total", (("reason", "E325"), route), 1),
         ("processor_request_seconds_sum", (route,), 0.02),
         ("processor_tool_seconds_sum", (route,), 0.02),
+        ("processor_inference_seconds_sum", (("endpoint", "local"), route), 0.3),
+        ("processor_tokens_total", (("direction", "in"), ("endpoint", "local"), route), 12),
+        ("processor_tokens_total", (("direction", "out"), ("endpoint", "local"), route), 5),
         ("processor_lag_messages", (route,), 3),
         ("processor_lag_seconds", (route,), 1.5),
         ("processor_guest_memory_bytes", (route,), 1000),
-        ("processor_context_bytes", (route,), 200),
+        ("context_format_bytes", (route,), 200),
         ("processor_route_stopped", (route,), 1),
         ("processor_batch_messages_sum", (route,), 5),
         ("processor_process_seconds_sum", (route,), 0.02),
@@ -238,6 +242,8 @@ def test_metrics_follow_the_rules_of_their_names() -> None:
             "node",
             "state",
             "outcome",
+            "endpoint",
+            "direction",
         }, name
         assert bool(metric.bounds) == (metric.kind == "histogram"), name
         assert not name.endswith(("_ms", "_count", "_sum", "_bucket")), name
