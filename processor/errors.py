@@ -665,7 +665,7 @@ ERRORS: Mapping[str, ErrorCode] = {
         ErrorCode(
             "E715",
             "a shell step of a recipe is not allowed, or nothing here can confine it",
-            "Allow it with `shell: on` or `--shell`, on Linux with user namespaces or Landlock.",
+            "Allow it with `shell: on` or `--shell`, on Linux with namespaces or Landlock 6 (Linux 6.12).",
             is_final=True,
         ),
         ErrorCode(
@@ -677,6 +677,12 @@ ERRORS: Mapping[str, ErrorCode] = {
             "E719",
             "a file of a context is not one",
             "Give a JSON object of keys and values, or a snapshot that a run wrote.",
+        ),
+        ErrorCode(
+            "E721",
+            "the program of a shell step could not be started",
+            "Correct `cmd` or the file that it names: it needs a first line such as #!/bin/sh, and chmod +x.",
+            is_final=True,
         ),
     )
 }

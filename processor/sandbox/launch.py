@@ -36,6 +36,11 @@ def execute_toolbox(control_fd: int, errors: IO[bytes]) -> subprocess.Popen[byte
     return _started(_BOOT.format(module="toolbox", function="toolbox"), [], control_fd, errors)
 
 
+def execute_shellbox(control_fd: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the process that watchers over shell steps are forked from. Raises OSError."""
+    return _started(_BOOT.format(module="shellbox", function="shellbox"), [], control_fd, errors)
+
+
 def _started(
     boot: str, arguments: Sequence[object], control_fd: int, errors: IO[bytes]
 ) -> subprocess.Popen[bytes]:

@@ -121,8 +121,12 @@ class Link:
             self._unsent.append(memoryview(data)[sent:])
             self._loop.add_writer(self._channel, self._writable)
 
-    async def close(self, verdict: Failure) -> None:
-        """Kill the process and wait until it is gone. Idempotent."""
+    async def close(self, verdict: Failure, after_s: float = 0.0) -> None:
+        """Kill the process, unless it ends by itself within that time, and wait for its end. Idempotent."""
+        if self.alive and after_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(after_s):
+                    await asyncio.shield(self._down)
         if self.alive:
             self.kill(verdict)
             with contextlib.suppress(TimeoutError):

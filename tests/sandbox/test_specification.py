@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from processor.model import Limits, Program
-from processor.sandbox import jail
+from processor.sandbox import jail, syscalls
 from processor.sandbox.host import Zygote
 from tests.sandbox.attacks import attacks
 
@@ -37,19 +37,19 @@ def may_be_made(number: int) -> bool:
     while pending:
         at, loaded = pending.pop()
         code, is_so, is_not, operand = program[at]
-        if code == jail._RETURN:
-            if operand == jail._ALLOW_CALL:
+        if code == syscalls.RETURN:
+            if operand == syscalls.ALLOW_CALL:
                 return True
             continue
-        if code == jail._LOAD:
-            loaded = {0: number, 4: jail._AUDIT_ARCH["x86_64"]}.get(operand)
+        if code == syscalls.LOAD:
+            loaded = {0: number, 4: syscalls.AUDIT_ARCH["x86_64"]}.get(operand)
             ways = [at + 1]
-        elif code == jail._AND:
+        elif code == syscalls.AND:
             ways = [at + 1]
-        elif code == jail._JUMP:
+        elif code == syscalls.JUMP:
             ways = [at + 1 + operand]
         else:
-            tests = {jail._EQUAL: operator.eq, jail._MORE: operator.gt, jail._AT_LEAST: operator.ge}
+            tests = {syscalls.EQUAL: operator.eq, syscalls.MORE: operator.gt, syscalls.AT_LEAST: operator.ge}
             ways = [at + 1 + is_so, at + 1 + is_not]
             if loaded is not None:
                 ways = [ways[0] if tests[code](loaded, operand) else ways[1]]
