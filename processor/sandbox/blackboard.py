@@ -45,15 +45,6 @@ class BoardEntry(NamedTuple):
         return cls(round(ts * 1000), who, said["old"], said["new"])
 
 
-class BoardChange(NamedTuple):
-    """What a `set` said, in the order of the calls."""
-
-    key: str
-    value: Any
-    who: str
-    ts_ms: int
-
-
 class Blackboard:
     """Values by key, for several threads at once."""
 
@@ -69,7 +60,6 @@ class Blackboard:
         self._history: dict[str, list[BoardEntry]] = {
             key: list(found) for key, found in (history or {}).items()
         }
-        self._changes: list[BoardChange] = []
         self._who = who
 
     def set(self, key: str, value: Any, who: str | None = None) -> None:
@@ -114,21 +104,15 @@ class Blackboard:
             raise TypeError(f"who is a text, not a {type(who).__name__}")
         return str.encode(str.__str__(who)[:WHO_CHARS], errors="replace").decode()
 
-    def _put(self, key: str, value: Any, who: str) -> None:
+    def _put(self, key: str, value: Any, who: str) -> BoardEntry:
         """Keep a value that was checked."""
-        now_ms = time.time_ns() // 1_000_000
-        entry = BoardEntry(now_ms, who, self._values.get(key), value)
+        entry = BoardEntry(time.time_ns() // 1_000_000, who, self._values.get(key), value)
         self._values[key] = value
         self._history.setdefault(key, []).append(entry)
-        self._changes.append(BoardChange(key, value, who, now_ms))
+        return entry
 
     def __repr__(self) -> str:
         return f"<Context {', '.join(self._values)}>"
-
-
-def changes_of(board: Blackboard) -> Sequence[BoardChange]:
-    """What was set in it since it was made."""
-    return board._changes
 
 
 def checked_key(key: object) -> str:

@@ -18,7 +18,7 @@ import orjson
 from processor.errors import Fault, Faults
 from processor.model import STEP_MODULES, Program
 from processor.sandbox import documents
-from processor.sandbox.blackboard import Blackboard, BoardEntry, changes_of, strict
+from processor.sandbox.blackboard import Blackboard, BoardEntry, strict
 from processor.sandbox.capabilities import Secrets, Voice
 from processor.sandbox.facades import Logger, insist_on_self, plain_text
 from processor.sandbox.nodes import STORE_BYTES, STORE_VALUE_BYTES, read_execution
@@ -46,8 +46,9 @@ class GuestContext(Blackboard):
     ) -> None:
         super().__init__(values, history, who)
         self._bytes = 0
+        self._sets: list[tuple[str, Any, str, int]] = []
 
-    def _put(self, key: str, value: Any, who: str) -> None:
+    def _put(self, key: str, value: Any, who: str) -> BoardEntry:
         size = len(documents.dumps(value))
         if size > STORE_VALUE_BYTES:
             raise ValueError(
@@ -57,7 +58,14 @@ class GuestContext(Blackboard):
         if self._bytes + size > STORE_BYTES:
             raise ValueError(f"Value for {key}: more than {STORE_BYTES} bytes are set. Keep them in files.")
         self._bytes += size
-        super()._put(key, value, who)
+        entry = super()._put(key, value, who)
+        self._sets.append((key, value, who, entry.ts_ms))
+        return entry
+
+
+def sets_of(context: GuestContext) -> Sequence[tuple[str, Any, str, int]]:
+    """What a step has set, in order: key, value, who and when."""
+    return context._sets
 
 
 class GuestScriptlet:
@@ -74,7 +82,8 @@ for _kind, _name in ((GuestContext, "Context"), (GuestScriptlet, "BaseScriptlet"
     _kind.__name__ = _kind.__qualname__ = _name  # what user code calls it
 # `Context.set(x, ...)` of a class that is given as x would be a call of its metaclass's.
 for _method in ("set", "get", "get_history", "last_modified", "to_dict"):
-    insist_on_self(Blackboard, _method)
+    setattr(GuestContext, _method, vars(Blackboard)[_method])
+    insist_on_self(GuestContext, _method)
 
 
 class StepKit:
@@ -170,7 +179,7 @@ class StepRunner:
         """The document of an execution. Raises Unsuccessful for what a step may not be given."""
         return read_execution(text, self._writer.bounds)
 
-    def execute(self, document: Mapping[str, Any]) -> tuple[StepResult, Blackboard]:
+    def execute(self, document: Mapping[str, Any]) -> tuple[StepResult, GuestContext]:
         """Run the step that a document is for. This is user code, and runs as such.
 
         Raises what the step raises, but for AssertionError, with which it says what its parameters lack.
@@ -188,14 +197,14 @@ class StepRunner:
             return StepResult(name, None, why.removeprefix("AssertionError: "), trace), context
         return _judged(name, made), context
 
-    def raised(self, err: Unsuccessful, document: Mapping[str, Any]) -> tuple[StepResult, Blackboard]:
+    def raised(self, err: Unsuccessful, document: Mapping[str, Any]) -> tuple[StepResult, GuestContext]:
         """The result of a step whose code raised. Raises `err` again where it is more than that."""
         failure = err.failure
         if failure.code != "E304" or failure.retry_after_s is not None or document["kind"] not in self._steps:
             raise err
         return StepResult(document["kind"], None, failure.text, failure.traceback), GuestContext()
 
-    def write(self, result: StepResult, context: Blackboard) -> bytes:
+    def write(self, result: StepResult, context: GuestContext) -> bytes:
         """The body of a result. Raises Exceeded."""
         name, returned, why, trace = result
         if why is None:
@@ -204,7 +213,7 @@ class StepRunner:
             except documents.Unwritable as err:
                 why, returned = str(err).removesuffix(_NOT_HERE), None
         if why is None:
-            sets = b",".join(documents.dumps(list(change)) for change in changes_of(context))
+            sets = b",".join(documents.dumps(list(change)) for change in sets_of(context))
             return b'{"outputs":%b,"sets":[%b]}' % (text, sets)
         why = why[:_REASON_CHARS].encode(errors="replace").decode()
         error = {"code": "E716", "text": f"step {name}: {why}", "traceback": trace}

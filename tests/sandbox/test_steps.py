@@ -14,6 +14,7 @@ import pytest
 
 from processor.errors import Faults
 from processor.model import Group, Limits, Module, Program, Ran
+from processor.recipes.tree import tree
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.steps import source_of
 
@@ -382,3 +383,101 @@ def guide(section: int) -> str:
     """The first program in Python of a section of the guide."""
     text = re.split(r"^## \d+\. ", GUIDE.read_text(), flags=re.MULTILINE)[section]
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+
+
+ATTACKS = [
+    ("ctx._values", "AttributeError: 'Context' object has no attribute"),
+    ("setattr(ctx, 'get', print)", "AttributeError: attributes of 'Context' objects cannot be set"),
+    ("setattr(Context, 'get', print)", "AttributeError: attributes of 'type' objects cannot be set"),
+    ("setattr(BaseScriptlet, 'run', print)", "AttributeError: attributes of 'type' objects cannot be set"),
+    ("setattr(orchestrator.context, 'Context', 1)", "AttributeError: a module's attributes cannot be set"),
+    ("orchestrator.context.sys", "AttributeError: module 'orchestrator.context' has no attribute 'sys'"),
+    ("getattr(track_resources, '__globals__')", "AttributeError: '__globals__' is not accessible"),
+    ("getattr(track_resources(one), '__wrapped__')", "AttributeError: '__wrapped__' is not accessible"),
+    ("getattr(ctx.set, '__closure__')", "AttributeError: '__closure__' is not accessible"),
+    ("Context.set(Other, 'k', 1)", "TypeError: Context.set() is for an instance of Context"),
+    ("Context.to_dict(json)", "TypeError: Context.to_dict() is for an instance of Context"),
+    ("type('Mine', (Context,), {})", "TypeError: type() takes one argument"),
+    ("derived()", "TypeError: a class in a Runnable cannot derive from 'Context'"),
+    ("track_resources(Named())()", "RuntimeError: called"),
+    ("ctx.set('k', 1, who=5)", "TypeError: who is a text, not a int"),
+]
+HOSTILE = """
+import json
+import orchestrator.context
+class Other:
+    pass
+class Named:
+    def __getattr__(self, name):
+        raise RuntimeError(f"asked for its {name}")
+    def __call__(self):
+        raise RuntimeError("called")
+class Text(str):
+    def __eq__(self, other):
+        raise RuntimeError("compared")
+    __hash__ = str.__hash__
+class Odd(dict):
+    def items(self):
+        raise RuntimeError("asked for its items")
+    def get(self, key, default=None):
+        return "ok"
+def one():
+    return 1
+def derived():
+    class Mine(Context):
+        pass
+def attacks(ctx, params):
+    told = []
+    for attack in (ATTACKS):
+        try:
+            told.append(f"nothing: {attack()}")
+        except Exception as err:
+            told.append(f"{type(err).__name__}: {err}")
+    return {"status": "ok", "told": told}
+def sets(ctx, params):
+    ctx.set(Text("k"), Odd(a=Text("v")), who=Text("me"))
+    return Odd(status=Text("success"), n=1)
+def fails(ctx, params):
+    return Odd(status=Text("no"))
+"""
+
+
+async def test_a_hostile_step_gets_nothing() -> None:
+    """Neither what is behind the context, nor a change of what others use, nor a status that it has not."""
+    table = "(" + ", ".join(f"lambda: {code}" for code, _ in ATTACKS) + ")"
+    source = HOSTILE.replace("(ATTACKS)", table)
+    async with loading("restricted") as load:
+        steps = await load(source, {name: name for name in ("attacks", "sets", "fails")})
+        told = (await steps("attacks"))["outputs"]["told"]
+        sets, fails = await steps("sets"), await steps("fails")
+        assert steps.guest.alive
+    wrong = {
+        code: said for (code, text), said in zip(ATTACKS, told, strict=True) if not said.startswith(text)
+    }
+    assert wrong == {}
+    assert sets["sets"][0][:3] == ["k", {"a": "v"}, "me"]
+    assert fails["error"]["text"] == "step fails: it returned the status 'no'"
+
+
+@in_both
+async def test_the_templates_of_the_guide_load(language: str) -> None:
+    """The sample of a new folder runs; the template of section 20 loads, and says that it returns nothing."""
+    sample = tree()["orchestrator/scriptlets/python/steps/sample_step.py"].text
+    template = guide(20).replace("<CamelCase>", "Template")
+    async with loading(language) as load:
+        more = {"steps.two": HEAD + template}
+        steps = await load(
+            sample + "\nfrom steps.two import Template\n",
+            {"sample": "SampleStep", "template": "Template"},
+            "",
+            more,
+        )
+        ran = await steps.run("sample", {"message": "Hello"})
+        empty = await steps("template", {"key": "value"})
+        wrong = await steps("sample")
+    result = json.loads(ran.outputs[0].body)
+    assert result["outputs"] == {"status": "ok", "recorded_key": "sample.message_v1"}
+    assert [change[:3] for change in result["sets"]] == [["sample.message_v1", "Hello", "sample_step"]]
+    assert ran.logs[0].text == "steps.one | recorded sample.message_v1"
+    assert empty["error"]["text"].startswith("step template: it returned None; ")
+    assert wrong["returned"] == {"status": "error", "reason": "message required"}
