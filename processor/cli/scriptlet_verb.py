@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,14 @@ def scriptlet(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, max=86_400, help="How long the step may take.")
     ] = 60.0,
+    language: Annotated[
+        Literal["restricted", "python"],
+        typer.Option(help="The language of the step; python is plain Python, in the jail."),
+    ] = "restricted",
+    package: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A package that plain Python may import."),
+    ] = None,
 ) -> int:
     """Run one step of a recipe from its file, in its jail, and print what it returned.
 
@@ -37,7 +45,12 @@ def scriptlet(
     Examples:
     processor scriptlet orchestrator/scriptlets/python/steps/sample_step.py --params '{"message": "Hi"}'
     processor scriptlet steps.py Load --params @load.json --context context.json | jq .rows
+    processor scriptlet steps.py Fit --language python --package numpy
     """
     from processor.cli.scriptlets import ScriptletRequest, params_of, run_scriptlet
 
-    return run_scriptlet(ScriptletRequest(file, name or "", params_of(params), context, timeout))
+    if package and language != "python":
+        raise typer.BadParameter("it goes with --language python", param_hint="--package")
+    given = params_of(params)
+    request = ScriptletRequest(file, name or "", given, context, timeout, language, tuple(package or ()))
+    return run_scriptlet(request)

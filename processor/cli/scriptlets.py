@@ -40,6 +40,8 @@ class ScriptletRequest:
     params: Mapping[str, Any]
     context: Path | None
     timeout_s: float
+    language: str
+    packages: tuple[str, ...]
 
 
 def params_of(given: str | None) -> dict[str, Any]:
@@ -78,7 +80,7 @@ async def _run(request: ScriptletRequest) -> tuple[Any, bool]:
     """
     recipe = recipe_of(request.file, request.name, request.params)
     [step] = recipe.steps
-    program = program_of(recipe)
+    program = program_of(recipe, request.language, request.packages)
     context = _context_in(request.context)
     zygote = await Zygote.start()
     try:

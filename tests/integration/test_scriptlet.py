@@ -97,6 +97,20 @@ def test_what_a_step_prints_goes_to_standard_error(folder: Path, capsys: pytest.
     assert Ran(capsys, "several.py", "flat").returned == {"status": "ok"}
 
 
+def test_a_step_in_plain_python_may_import_what_that_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The restricted language refuses a module that it does not have; `--language python` runs the file."""
+    source = "import sysconfig\ndef run(params):\n    return {'status': 'ok', 'n': len(params)}\n"
+    (folder / "plain.py").write_text(source)
+    done = Ran(capsys, "plain.py")
+    assert done.code == 2
+    assert "plain.py:1:1 E203 'import sysconfig' is not allowed." in done.returned["reason"]
+    done = Ran(capsys, "plain.py", "--language", "python")
+    assert (done.code, done.returned) == (0, {"status": "ok", "n": 0})
+    assert main(["scriptlet", "plain.py", "--package", "numpy"]) == 2
+
+
 @pytest.mark.parametrize(
     "arguments, code, reason",
     [
