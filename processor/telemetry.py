@@ -172,7 +172,7 @@ METRICS: dict[str, Metric] = {
             "Time since the oldest of them was stored; 0 where none waits.",
         ),
         Metric("processor_guest_memory_bytes", "gauge", "Memory of the route's guests."),
-        Metric("context_format_bytes", "gauge", "Size of the contexts that the route holds."),
+        Metric("processor_context_bytes", "gauge", "Size of the contexts that the route holds."),
         Metric("processor_route_paused", "gauge", "1 while the route is paused."),
         Metric("processor_route_stopped", "gauge", "1 while something stops the route; the log says what."),
         Metric("processor_breaker_open", "gauge", "1 while the route pauses because its guests keep dying."),
@@ -609,7 +609,7 @@ class RouteTelemetry:
         self._add("processor_guest_memory_bytes", bytes_)
 
     def context(self, bytes_: int) -> None:
-        self._add("context_format_bytes", bytes_)
+        self._add("processor_context_bytes", bytes_)
 
     def runs(self, program: str) -> None:
         """The program of the route from now on; the hash of the one before is gone."""

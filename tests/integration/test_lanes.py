@@ -144,7 +144,7 @@ async def test_a_lane_that_waits_holds_up_no_other(processor: Start) -> None:
         contexts = await running.contexts("r")
         assert contexts == {slow: {"n": 50}, others[0]: {"n": 100}, others[1]: {"n": 100}}
         held = len("n50" + "n100" + "n100")
-        await waited(lambda: running.metric("context_format_bytes", route="r") == held, "all are counted")
+        await waited(lambda: running.metric("processor_context_bytes", route="r") == held, "all are counted")
         await Control(running.broker, "app").pause("r", is_paused=True)
         gauges = ("context_bytes", "guest_memory_bytes", "lag_messages", "waiting_messages", "blocked_keys")
         await waited(

@@ -125,7 +125,7 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_lag_messages", (route,), 3),
         ("processor_lag_seconds", (route,), 1.5),
         ("processor_guest_memory_bytes", (route,), 1000),
-        ("context_format_bytes", (route,), 200),
+        ("processor_context_bytes", (route,), 200),
         ("processor_route_stopped", (route,), 1),
         ("processor_batch_messages_sum", (route,), 5),
         ("processor_process_seconds_sum", (route,), 0.02),
