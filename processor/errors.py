@@ -667,6 +667,7 @@ ERRORS: Mapping[str, ErrorCode] = {
             "a shell step of a recipe is not allowed, or nothing here can confine it",
             "Allow it with `shell: on` or `--shell`, on Linux with namespaces or Landlock 6 (Linux 6.12).",
             is_final=True,
+            is_local=True,
         ),
         ErrorCode(
             "E716",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from processor.model import Limits, Program, RetryPolicy
@@ -233,6 +234,12 @@ class RoutePool:
 
     partitions: int = 64
     settings: Mapping[str, str] = field(default_factory=dict)
+    steps: RecipeSteps | None = None  # of a recipe
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether it runs shell steps, which have no program."""
+        return self.steps is not None and self.steps.is_shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,17 +309,55 @@ class Route:
         return self.events.subject if self.events else None
 
 
+@dataclass(frozen=True, slots=True)
+class Success:
+    """What has to be there when a step of a recipe has ended well: keys of the context, and paths below the
+    root.
+    """
+
+    ctx_has_keys: tuple[str, ...] = ()
+    files_exist: tuple[str, ...] = ()
+
+
+ANYTHING = Success()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStep:
+    """A step of a recipe, as it runs.
+
+    A shell step has `argv`, the folders below the root that it may write to, and the seconds that it may
+    take.
+    """
+
+    name: str
+    success: Success = ANYTHING
+    argv: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSteps:
+    """The steps of a recipe that are one group, by name; `root` is the folder that their paths lie below."""
+
+    root: Path
+    steps: Mapping[str, GroupStep]
+    is_shell: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGroup:
     """A group of nodes as it runs: a file of kinds, and what their guests may use and reach.
 
     `program` has the mode `nodes`. `settings` are texts that its nodes get by name, beside the secrets of
     `reach`. Where `is_pool`, it runs as the route `nodes-<name>`, with `partitions` and `concurrency`; else
-    in guests of the engine.
+    in guests of the engine. Of a recipe it has the `steps`, and no program where they are shell steps.
     """
 
     app: str
     name: str
+    namespace: str = ""  # of its kinds; empty: the app
     program: Program
     is_pool: bool
     policy: Rules = NO_POLICY
@@ -323,11 +368,17 @@ class NodeGroup:
     emits: tuple[str, ...] = ()  # patterns that its nodes may send to
     concurrency: int = 1
     partitions: int = 64
+    steps: RecipeSteps | None = None
 
     @property
     def route_name(self) -> str:
         """The name of the route that a pool is."""
         return f"nodes-{self.name}"
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether it has shell steps, which no guest runs."""
+        return self.steps is not None and self.steps.is_shell
 
     @property
     def values(self) -> frozenset[str]:

@@ -63,6 +63,7 @@ from processor.operate.lag import LagWatch
 from processor.operate.notary import Notary
 from processor.operate.retention import RetentionWatch
 from processor.reach import FunctionTool
+from processor.recipes.pools import ShellPools
 from processor.route import Route
 from processor.sandbox.host import Zygote
 from processor.sandbox.jail import LEVELS
@@ -171,6 +172,7 @@ class Service:
         self._version = Version()
         self._runs: dict[str, _Run] = {}
         self._graphs: GraphKeeper | None = None
+        self._shell = ShellPools()
         self._manifests: dict[Program, Manifest] = {}  # of the programs of nodes that were loaded
         self._silent: set[str] = set()  # routes whose input has not been heard of for too long
         self._blocked: dict[str, str | None] = {}  # why a route cannot go on, to be said once
@@ -286,6 +288,7 @@ class Service:
             await self._broker.close()
         if self._zygote is not None:
             await self._zygote.close()
+        await self._shell.close()
         await self._calls.close()
         return is_clean
 
@@ -800,6 +803,8 @@ class Service:
         assert self._zygote is not None
         for program, _ in _programs(route):
             await self._zygote.prepare(program)
+        if route.pool is not None and route.pool.is_shell:
+            await self._shell.prepare()
         await self._broker.connected()
         await prepare_audit(self._broker, self._config)
         return await self._streams.source(route), await self._streams.outlets(route)
@@ -860,6 +865,8 @@ class Service:
         spawn: Callable[..., Awaitable[BatchRunner]]
         if self._graphs is not None and route.engine is not None:
             spawn = partial(self._graphs.spawn, route)
+        elif route.pool is not None and route.pool.steps is not None and route.pool.is_shell:
+            spawn = partial(self._shell.spawn, route.pool.steps)
         else:
             spawn = partial(
                 self._zygote.spawn,
@@ -871,7 +878,7 @@ class Service:
                 heap=governor.heap,
             )
             if route.pool is not None:
-                spawn = partial(pool_guest, spawn)
+                spawn = partial(pool_guest, spawn, route.pool.steps)
         return Lanes(route, broker, reader, store, spawn, outlets, telemetry, blocked, shared, codec)
 
 
@@ -881,7 +888,11 @@ def _with_graphs(config: Config) -> Config:
 
 
 def _programs(route: Route) -> list[tuple[Program, Limits]]:
-    """What guests of a route are loaded with: one program; those of its nodes for the engine."""
+    """What guests of a route are loaded with: one program; those of its nodes for the engine; none for shell
+    steps.
+    """
+    if route.pool is not None and route.pool.is_shell:
+        return []
     if route.engine is None:
         return [(route.program, route.limits)]
     return [(group.program, group.limits) for group in route.groups.values() if not group.is_pool]

@@ -44,10 +44,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "recipes/",
         "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
-        [
-            ["shell"],
-            ["authoring", "context", "graph", "programs", "scriptlets", "selection", "success", "tree"],
-        ],
+        [["pools"], ["authoring", "context", "scriptlets", "selection", "shell", "tree"]],
     ),
     (
         "graphs/",
@@ -59,7 +56,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["triggers"],
             ["engine"],
             ["inline", "pools", "shelf"],
-            ["outbox"],
+            ["outbox", "steps"],
             ["nodes", "registry", "vault"],
             ["known"],
             ["runs"],
@@ -71,7 +68,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["branches"],
             ["sizes"],
             ["progress"],
-            ["history", "pictures", "versions"],
+            ["history", "versions"],
         ],
     ),
     (
@@ -186,8 +183,9 @@ LAYERS.insert(LAYERS.index(["library", "release"]), ["sandbox.library"])
 # What a graph or a recipe is, as people write it, is ground: the configuration holds them, and finds their
 # faults.
 LAYERS[LAYERS.index(["config"]) + 1 : 0] = [
+    ["recipes.graph", "recipes.programs", "recipes.success"],
     ["recipes.definition"],
-    ["graphs.checks"],
+    ["graphs.checks", "graphs.pictures"],
     ["graphs.plan"],
     ["graphs.definition"],
     ["graphs.template"],

@@ -44,6 +44,7 @@ from processor.config import (
     notable,
     reachable,
     readable_programs,
+    shell_fault,
     tool_fault,
 )
 from processor.context import reading
@@ -87,6 +88,7 @@ from processor.operate.verbs import VERBS
 from processor.route import NodeGroup, Route, StreamLimits
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.jail import LEVELS, JailReport
+from processor.sandbox.shell import ShellCells
 from processor.sandbox.values import TOMBSTONE, decode
 from processor.subject import api_subject, matches
 from processor.telemetry import configure_logging
@@ -187,9 +189,10 @@ async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
 
     Raises Faults with those of all of them.
     """
-    owners: list[Route | NodeGroup] = [*config.routes.values(), *config.groups.values()]
+    groups = [group for group in config.groups.values() if not group.is_shell]
+    owners: list[Route | NodeGroup] = [*config.routes.values(), *groups]
     report, results = await _spawned((owner.program, owner.limits) for owner in owners)
-    faults = await tool_faults(config)
+    faults = [*await tool_faults(config), *await _shell_faults(config)]
     warnings: list[Fault] = []
     manifests = {}
     for owner, result in zip(owners, results, strict=True):
@@ -213,6 +216,19 @@ async def _compiled(config: Config) -> tuple[JailReport, list[Fault]]:
         # Two routes may share a Runnable.
         raise Faults(list(dict.fromkeys(faults)))
     return report, [*misspelled_inputs(config), *dict.fromkeys(warnings)]
+
+
+async def _shell_faults(config: Config) -> list[Fault]:
+    """Why the shell steps of its recipes cannot run here."""
+    names = [group.namespace for group in config.groups.values() if group.is_shell]
+    if not names:
+        return []
+    try:
+        cells = await ShellCells.start()
+    except ProcessorError as err:
+        return [shell_fault(config, name, err) for name in names]
+    await cells.close()
+    return []
 
 
 async def tool_faults(config: Config) -> list[Fault]:
@@ -677,6 +693,8 @@ def _brief_group(group: NodeGroup) -> list[str]:
     reach = [*group.reach.outbound.allowed_domains, *(tool.name for tool in group.reach.tools)]
     reach += [*(endpoint.name for endpoint in group.reach.inference), *group.emits]
     where = f"in a pool, {group.concurrency} at a time" if group.is_pool else "with their runs"
+    if group.is_shell:
+        where = f"in cells, {group.concurrency} at a time"
     return [group.name, where, ", ".join(reach) or "nothing"]
 
 

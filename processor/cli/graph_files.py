@@ -26,6 +26,7 @@ from processor.graphs.checks import Problem, problems_with_kinds, read_graph
 from processor.graphs.definition import GraphDefinition, NodeKind
 from processor.graphs.pictures import States, mermaid, svg
 from processor.graphs.registry import kinds_of_manifest
+from processor.graphs.steps import shell_manifest
 from processor.operate.graphs import Graphs
 from processor.operate.runs import GraphRuns
 from processor.route import NodeGroup
@@ -47,10 +48,13 @@ class GraphFindings:
 
 
 def checked(config: Config, manifests: Mapping[str, Mapping[str, Any]]) -> GraphFindings:
-    """All that is wrong with the graphs of a configuration whose groups told of these kinds, by group."""
+    """All that is wrong with the graphs of a configuration whose groups told of these kinds, by group; groups
+    of shell steps have nobody to tell.
+    """
     kinds: dict[str, NodeKind] = {}
     faults: list[Fault] = []
-    for name, manifest in manifests.items():
+    shell = {group.name: shell_manifest(group) for group in config.groups.values() if group.is_shell}
+    for name, manifest in {**manifests, **shell}.items():
         faults += misfits(config.groups[name], manifest)
         for kind in kinds_of_manifest(config.groups[name], manifest):
             other = kinds.setdefault(kind.id, kind)
@@ -150,13 +154,14 @@ def _counted(number: int, what: str) -> str:
 async def _findings(config: Config) -> GraphFindings:
     zygote = await Zygote.start()
     try:
-        spawns = [zygote.spawn(group.program, group.limits) for group in config.groups.values()]
+        groups = [group for group in config.groups.values() if not group.is_shell]
+        spawns = [zygote.spawn(group.program, group.limits) for group in groups]
         results = await asyncio.gather(*spawns, return_exceptions=True)
     finally:
         await zygote.close()
     manifests: dict[str, Mapping[str, Any]] = {}
     faults: list[Fault] = []
-    for group, result in zip(config.groups.values(), results, strict=True):
+    for group, result in zip(groups, results, strict=True):
         if isinstance(result, Guest):
             manifests[group.name] = result.manifest
         else:

@@ -45,6 +45,10 @@ def do(request: GraphRequest) -> int:
     """Run the graph; the exit code says whether it is a SUCCESS. Raises Faults and ProcessorError."""
     config = load(request.config, needs_login=False)
     graph = graph_of(config, one(request, "GRAPH"))
+    if graph.name in config.recipes:
+        file = config.recipes[graph.name].path
+        what = f"{graph.name} is a recipe; `processor recipe run {file}` runs it here"
+        raise typer.BadParameter(what, param_hint="GRAPH")
     configure_logging("human", "warning")
     inputs = {**inputs_of(request)[0], **pairs_of(request.input, "--input")}
     plans = {name: compile_plan(definition) for name, definition in config.graphs.items()}
@@ -153,6 +157,9 @@ class _Nodes:
             if kind is None:
                 text = f"no file in `nodes` has the kind {each.node.kind!r}"
                 found[place] = {"error": {"code": "E704", "text": text}, "final": True}
+            elif kind.group not in self._guests:
+                text = f"{each.node.id} is a shell step; `processor recipe run` runs it without a server"
+                found[place] = {"error": {"code": "E715", "text": text}, "final": True}
             elif (monitor := self._monitors.get(kind.group)) is not None:
                 # One at a time: what it asked of others is not to be asked again for its neighbour's sake.
                 monitor.begin()
@@ -195,7 +202,7 @@ async def _nodes_of(config: Config, screen: Screen) -> AsyncIterator[_Nodes]:
     monitors: dict[str, Monitor] = {}
     try:
         for group in config.groups.values():
-            if group.is_pool:
+            if group.is_pool and not group.is_shell:
                 route = routes[group.route_name]
                 governor = calls.for_route(route.reach, Mandate.of(route))
                 governor.see(dict.fromkeys(route.policy.expiring, time.time_ns() // 1000))
@@ -216,7 +223,8 @@ async def _nodes_of(config: Config, screen: Screen) -> AsyncIterator[_Nodes]:
 
         kinds = await _kinds_of(config, spawn)
         guests = InlineGuests(
-            {name: replace(each, is_pool=False) for name, each in config.groups.items()}, spawn
+            {name: replace(each, is_pool=False) for name, each in config.groups.items() if not each.is_shell},
+            spawn,
         )
         try:
             yield _Nodes(kinds, monitors, guests, screen)
@@ -231,6 +239,8 @@ async def _kinds_of(config: Config, spawn: Spawn) -> Mapping[str, NodeKind]:
     manifests: dict[str, Mapping[str, Any]] = {}
     faults: list[Fault] = []
     for group in config.groups.values():
+        if group.is_shell:
+            continue
         try:
             guest = await spawn(group)
         except (Faults, LanguageError) as err:

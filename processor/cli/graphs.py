@@ -196,21 +196,26 @@ async def _list_runs(broker: Broker, config: Config, request: GraphRequest, scre
     if len(request.names) > 1:
         raise typer.BadParameter("runs takes one GRAPH, or none", param_hint="GRAPH")
     graph = request.names[0] if request.names else ""
-    rows = []
     async with aclosing(_found(GraphRuns(broker, config), request, graph)) as found:
-        async for run in found:
-            if screen.is_json:
-                screen.document(run)
-                continue
-            counts = run.get("counts") or {}
-            told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-            state = f"{run['state']}{' (paused)' if run.get('paused') else ''}"
-            rows.append([run["graph"], told, state, _time(run["created"])[5:19], _took(run), run["run"]])
+        show_runs(screen, [run async for run in found])
+    return EXIT_OK
+
+
+def show_runs(screen: Screen, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Show what is known of several runs, in their order."""
+    rows = []
+    for run in runs:
+        if screen.is_json:
+            screen.document(run)
+            continue
+        counts = run.get("counts") or {}
+        told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        state = f"{run['state']}{' (paused)' if run.get('paused') else ''}"
+        rows.append([run["graph"], told, state, _time(run["created"])[5:19], _took(run), run["run"]])
     if rows:  # what may be cut comes first; a run is named whole
         screen.table(["graph", "executions", "state", "created", "took", "run"], rows, elastic=2)
     elif not screen.is_json:
         say("there are no such runs")
-    return EXIT_OK
 
 
 async def _found(runs: GraphRuns, request: GraphRequest, graph: str) -> AsyncGenerator[dict[str, Any], None]:

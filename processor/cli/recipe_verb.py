@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 import typer
 
-Action = Literal["check", "show", "steps", "init"]
+Action = Literal["check", "show", "steps", "runs", "init"]
 Format = Literal["human", "text", "json", "mermaid", "svg"]
 
 # The module that does an action, as a function of `RecipeRequest`; imported when it is asked for.
 WORK: Mapping[str, str] = {
+    "runs": "processor.cli.recipe_runs",
     "check": "processor.cli.recipe_files",
     "show": "processor.cli.recipe_files",
     "steps": "processor.cli.recipe_files",
@@ -28,6 +29,7 @@ class RecipeRequest:
 
     action: str
     path: Path
+    name: str | None = None
     format: str | None = None
     list_steps: bool = False
     only: tuple[str, ...] = ()
@@ -42,11 +44,18 @@ class RecipeRequest:
 
 def recipe(
     action: Annotated[
-        Action, typer.Argument(metavar="ACTION", help="run, check or show: a recipe; steps, init: a folder.")
+        Action,
+        typer.Argument(metavar="ACTION", help="run, check, show, steps, init, or runs: those of an app."),
     ],
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The recipe, a YAML file; steps, init: a folder.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The recipe, a YAML file; steps, init: a folder; runs: a configuration."
+        ),
     ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="runs: only those of this recipe.")
+    ] = None,
     list_steps: Annotated[
         bool, typer.Option("--list-steps", help="run: list the steps in their order, and run none.")
     ] = False,
@@ -84,12 +93,13 @@ def recipe(
         ),
     ] = None,
 ) -> int:
-    """Run recipes: steps in Python or as programs, which share one context. No server is needed.
+    """Run recipes: steps in Python or as programs, which share one context. Only `runs` needs a server.
 
     `run` runs the steps of a recipe, each in a jail, and keeps the context in a file after each of them;
     a run that was killed goes on with --resume-from. `check` finds all faults of a recipe and of its steps;
     `show` shows its steps, as text or as a picture. `steps` lists the steps that lie in a folder,
-    and `init` makes a folder with an example and nothing over what is there.
+    and `init` makes a folder with an example and nothing over what is there. `runs` lists the runs of the
+    recipes of an app; `processor graph` starts, shows and steers them, by the name of the recipe.
 
     The exit code is 1 where a step failed, and 2 where the recipe or an option has a fault.
 
@@ -101,10 +111,12 @@ def recipe(
     processor recipe show nightly.yaml --format svg > nightly.svg
     processor recipe steps orchestrator/
     processor recipe init nightly/
+    processor recipe runs market.yaml nightly
     """
     request = RecipeRequest(
         action,
         path,
+        name,
         format="human" if format == "text" else format,
         list_steps=list_steps,
         only=_split(only),
@@ -116,6 +128,8 @@ def recipe(
         logs=logs,
         shell=shell,
     )
+    if name is not None and action != "runs":
+        raise typer.BadParameter(f"{action} takes no name", param_hint="RECIPE")
     if format in ("mermaid", "svg") and action != "show":
         raise typer.BadParameter(f"{format} is for show", param_hint="--format")
     code: int = import_module(WORK[action]).do(request)

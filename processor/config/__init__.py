@@ -55,6 +55,14 @@ from processor.config.rules import (
     route_faults,
 )
 from processor.config.source import ENVIRONMENT, YamlSource, dotted
+from processor.config.steps import (
+    AppRecipe,
+    graph_of_recipe,
+    groups_of_recipe,
+    read_app_recipe,
+    recipe_faults,
+    taken_names,
+)
 from processor.config.text import (
     BRIEF,
     brief,
@@ -107,6 +115,7 @@ __all__ = [
     "read_modules",
     "readable_programs",
     "server_of",
+    "shell_fault",
     "show_size",
     "show_time",
     "taken",
@@ -154,6 +163,8 @@ def load(
         faults += unreadable
     groups, unreadable = _read_groups(source, config, library)
     faults += unreadable
+    recipes, unreadable = _read_recipes(source, config)
+    faults += unreadable
     secrets: dict[str, BoundSecret] = {}
     secrets_key = ""
     if config:
@@ -190,7 +201,14 @@ def load(
     if config.has_engine:
         config._engine = runtime_engine(config.engine_keys, secrets_key)
         config._groups = _runtime_groups(config, groups, secrets, tools, endpoints)
-        config._graphs, config._graph_files = graphs, graph_sources.files
+        config._graphs, config._graph_files = dict(graphs), graph_sources.files
+        for name, keys in config.recipe_keys.items():
+            read = recipes[name]
+            config._recipes[name] = read.recipe
+            config._graphs[name] = graph_of_recipe(keys, read.recipe)
+            rules = load_policy(keys.policy)
+            made = groups_of_recipe(config.app, keys, read, rules, route_audit(config.audit, rules))
+            config._groups |= {group.name: group for group in made}
     roots = {
         name: FileRoot(name, root.path, root.write, root.max_bytes) for name, root in config.roots.items()
     }
@@ -246,6 +264,16 @@ def tool_fault(config: Config, name: str, error: ProcessorError) -> Fault:
     return source.fault(("tools", name), error.code, f"tools.{name}: {error.what}.{remedy}")
 
 
+def shell_fault(config: Config, recipe: str, error: ProcessorError) -> Fault:
+    """Why the shell steps of the recipe of this name cannot run, at its key."""
+    try:
+        source = YamlSource.read(config.path)  # for its line and column only
+    except Faults:
+        source = YamlSource(config.path)
+    text = f"recipes.{recipe}.shell: {error.what}. {error.remedy}".rstrip()
+    return source.fault(("recipes", recipe, "shell"), error.code, text)
+
+
 def misspelled_inputs(config: Config) -> list[Fault]:
     """For each input that no route writes to, and that is nearly what one writes for nobody: which one."""
     try:
@@ -293,9 +321,10 @@ def _with_policies(config: Config, files: Mapping[str, RouteFiles]) -> dict[str,
         except Faults as err:
             faults |= dict.fromkeys(err.faults)
     policies = [each.policy for each in found.values()]
-    for group in config.group_keys.values():
+    of_steps = [group.policy for group in config.group_keys.values()]
+    for named in [*of_steps, *(recipe.policy for recipe in config.recipe_keys.values())]:
         try:
-            policies.append(load_policy(group.policy))
+            policies.append(load_policy(named))
         except Faults as err:
             faults |= dict.fromkeys(err.faults)
     faults |= dict.fromkeys(clashes(policies))
@@ -379,6 +408,24 @@ def _read_groups(
         program = Program(text, group.file, group.language, group.packages, "nodes")
         found[name], problems = library.complete(program, group.modules, here)
         faults += problems
+    return found, faults
+
+
+def _read_recipes(source: YamlSource, config: Config | None) -> tuple[dict[str, AppRecipe], list[Fault]]:
+    """The recipes of a file, as far as they can be read, and all that is wrong with them."""
+    found: dict[str, AppRecipe] = {}
+    faults: list[Fault] = []
+    if config is None:
+        return found, faults
+    for name, keys in config.recipe_keys.items():
+        try:
+            found[name] = read_app_recipe(name, keys)
+        except Faults as err:
+            faults += err.faults
+        recipe = found[name].recipe if name in found else None
+        faults += [source.fault(*each) for each in recipe_faults(name, keys, recipe)]
+    names = config.recipe_keys, config.group_keys, config.graph_keys
+    faults += [source.fault(*each) for each in taken_names(*names)]
     return found, faults
 
 
@@ -473,7 +520,11 @@ def _inherit(config: Config, files: Mapping[str, RouteFiles]) -> Config:
         )
         for name, group in config.group_keys.items()
     }
-    changes: dict[str, Any] = {"route_settings": routes, "group_keys": groups}
+    recipes = {
+        name: keys.model_copy(update={"policy": tuple(dict.fromkeys((*config.policy, *keys.policy)))})
+        for name, keys in config.recipe_keys.items()
+    }
+    changes: dict[str, Any] = {"route_settings": routes, "group_keys": groups, "recipe_keys": recipes}
     server = next((each.routing.input.url for each in files.values() if each.routing), "")
     if server and "url" not in config.nats.model_fields_set:
         given = {key: getattr(config.nats, key) for key in config.nats.model_fields_set}

@@ -47,6 +47,9 @@ class GraphSources:
         self.faults: list[Fault] = []
         self._sources: dict[str, tuple[YamlSource, Place]] = {}
         self._default = source
+        recipes = source.data.get("recipes")
+        for name in recipes if isinstance(recipes, dict) else ():
+            self._sources[name] = (source, ("recipes", name))
         graphs = source.data.get("graphs")
         if not isinstance(graphs, dict):
             return
@@ -81,7 +84,8 @@ class GraphSources:
     def fault(self, name: str, problem: Problem) -> Fault:
         """A problem of a graph, where it is written."""
         source, place = self._sources.get(name, (self._default, ("graphs", name)))
-        return source.fault((*place, *problem.place), problem.code, f"graphs.{name}: {problem.text}")
+        key = dotted(place) if place else f"graphs.{name}"
+        return source.fault((*place, *problem.place), problem.code, f"{key}: {problem.text}")
 
     def explain(self, error: ErrorDetails) -> Fault | None:
         """What a validation error means that lies in a graph; None for another."""
@@ -121,8 +125,9 @@ class GraphFile:
 
 def runs_nothing(data: Mapping[str, Any]) -> Iterator[Contradiction]:
     """That a file has neither routes nor what runs graphs, whatever else is wrong with it."""
-    if not {"routes", "engine", "nodes", "graphs"} & data.keys():
-        yield ("routes",), "E105", "routes is missing: the routes by name (or `graphs`, or `engine: {}`)"
+    if not {"routes", "engine", "nodes", "graphs", "recipes"} & data.keys():
+        text = "routes is missing: the routes by name (or `graphs`, `recipes` or `engine: {}`)"
+        yield ("routes",), "E105", text
 
 
 def readable_graphs(data: Mapping[str, Any]) -> dict[str, GraphDefinition]:
@@ -161,7 +166,7 @@ def engine_faults(config: Config) -> Iterator[Contradiction]:
         if name == ENGINE_ROUTE or name.startswith(POOL_PREFIX):
             text = (
                 f"routes.{name} has the name of a route that runs graphs: {ENGINE_ROUTE} and {POOL_PREFIX}*"
-                " are taken where there are `engine`, `nodes` or `graphs`"
+                " are taken where there are `engine`, `nodes`, `graphs` or `recipes`"
             )
             yield ("routes", name), "E106", text
     key = config.engine_keys.secrets_key if config.engine_keys else None
@@ -213,11 +218,13 @@ def _subject_faults(config: Config) -> Iterator[Contradiction]:
     found: list[tuple[Place, str]] = []
     for name, group in config.group_keys.items():
         found += [(("nodes", name, "emits", n), pattern) for n, pattern in enumerate(group.emits)]
-    for name, graph in config.graph_keys.items():
-        if graph.output:
-            found.append((("graphs", name, "output"), graph.output.template.pattern))
-        if graph.events:
-            found.append((("graphs", name, "events"), graph.events.subject))
+    told = [(("graphs", name), graph.output, graph.events) for name, graph in config.graph_keys.items()]
+    told += [(("recipes", name), each.output, each.events) for name, each in config.recipe_keys.items()]
+    for here, output, events in told:
+        if output:
+            found.append(((*here, "output"), output.template.pattern))
+        if events:
+            found.append(((*here, "events"), events.subject))
     for place, pattern in found:
         key = dotted(place)
         for own in app_patterns(config.app):

@@ -94,6 +94,10 @@ def sequence(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def on_off(value: object) -> object:
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else sequence(value)
 

@@ -44,6 +44,7 @@ from processor.config.forms import (
     Time,
     alias_of,
     inner_model,
+    on_off,
     read_secret,
     sequence,
 )
@@ -65,9 +66,11 @@ from processor.config.outside import (
     StateApiSettings,
     StockSettings,
 )
+from processor.config.recipes import RECIPE, RecipeSettings
 from processor.config.tools import ToolSettings
 from processor.graphs.definition import GraphDefinition, Name
 from processor.reach import InferenceEndpoint, Tool
+from processor.recipes.definition import Recipe
 from processor.route import GraphEngine, KeySource, NodeGroup, Route
 from processor.schedule import check_schedule, check_time_zone
 from processor.subject import Template, check_subject, check_target
@@ -722,10 +725,6 @@ def _http_off(value: object) -> object:
     return None if value in ("off", False) else {} if value is None else value
 
 
-def _on_off(value: object) -> object:
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-
 class Config(Settings):
     """A processor's whole configuration."""
 
@@ -746,7 +745,8 @@ class Config(Settings):
     engine_keys: EngineKeys | None = Field(
         default=None,
         alias="engine",
-        description="What runs graphs. It is there with its defaults where there are `nodes` or `graphs`.",
+        description="What runs graphs. It is there with its defaults where there are `nodes`, `graphs` or"
+        " `recipes`.",
     )
     group_keys: dict[Annotated[str, Field(pattern=GROUP)], NodeGroupKeys] = Field(
         default={},
@@ -755,6 +755,11 @@ class Config(Settings):
     )
     graph_keys: dict[Name, GraphEntry] = Field(
         default={}, alias="graphs", description="Graphs by name: letters, digits, - and _, at most 64."
+    )
+    recipe_keys: dict[Annotated[str, Field(pattern=RECIPE)], RecipeSettings] = Field(
+        default={},
+        alias="recipes",
+        description="Recipes by name, each a graph of that name: letters, digits, - and _, at most 51.",
     )
     modules: File | None = Field(
         default=None,
@@ -803,7 +808,7 @@ class Config(Settings):
         WithJsonSchema({"anyOf": [Http.model_json_schema(), {"enum": ["off", False]}]}),
     ] = Field(default=Http(), description="Metrics and health: a mapping, or `off`.")
     control: Annotated[
-        Literal["on", "off"], BeforeValidator(_on_off), WithJsonSchema({"enum": ["on", "off", True, False]})
+        Literal["on", "off"], BeforeValidator(on_off), WithJsonSchema({"enum": ["on", "off", True, False]})
     ] = Field(
         default="on",
         description="Whether requests on ctl.<app>.api.> are answered, and `nats micro` finds the processor.",
@@ -831,6 +836,7 @@ class Config(Settings):
     _groups: dict[str, NodeGroup] = PrivateAttr(default_factory=dict)
     _graphs: dict[str, GraphDefinition] = PrivateAttr(default_factory=dict)
     _graph_files: tuple[Path, ...] = PrivateAttr(default=())
+    _recipes: dict[str, Recipe] = PrivateAttr(default_factory=dict)
     _tools: dict[str, Tool] = PrivateAttr(default_factory=dict)
     _inference: dict[str, InferenceEndpoint] = PrivateAttr(default_factory=dict)
     _path: Path = PrivateAttr(Path())
@@ -844,7 +850,7 @@ class Config(Settings):
     @property
     def has_engine(self) -> bool:
         """Whether the app runs graphs: its own, or those of clients."""
-        return self.engine_keys is not None or bool(self.group_keys or self.graph_keys)
+        return self.engine_keys is not None or bool(self.group_keys or self.graph_keys or self.recipe_keys)
 
     @property
     def engine(self) -> GraphEngine | None:
@@ -865,6 +871,11 @@ class Config(Settings):
         return self._graphs
 
     @property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """The recipes of the configuration by name; each is one of its graphs, too."""
+        return self._recipes
+
+    @property
     def runtime_tools(self) -> Mapping[str, Tool]:
         """The tools by name, whether or not a route lists them."""
         return self._tools
@@ -883,6 +894,7 @@ class Config(Settings):
             self.policy
             or any(route.policy for route in self.route_settings.values())
             or any(group.policy for group in self.group_keys.values())
+            or any(recipe.policy for recipe in self.recipe_keys.values())
         )
         return "calls" if is_governed else "off"
 
@@ -929,9 +941,14 @@ class Config(Settings):
         for group in self.group_keys.values():
             found += map(Path, (group.file, *group.policy))
         found += self._graph_files
+        for recipe in self.recipe_keys.values():
+            found += map(Path, (recipe.file, *recipe.policy))
         programs = [route.program for route in self.routes.values()]
-        programs += [group.program for group in self.groups.values()]
+        programs += [group.program for group in self.groups.values() if group.steps is None]
         found += [Path(module.filename) for program in programs for module in program.modules]
+        for made in self.groups.values():  # the modules of steps are named below the root of their recipe
+            if made.steps is not None:
+                found += [made.steps.root / module.filename for module in made.program.modules]
         found += self.folders
         found += [Path(source.file) for source in self.secrets.values() if source.file]
         key = self.engine_keys.secrets_key if self.engine_keys else None

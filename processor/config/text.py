@@ -52,9 +52,19 @@ def fingerprint(config: Config) -> str:
         said["engine"] = asdict(config.engine) | {"secrets_key": ""}
         said["graphs"] = {name: graph.version for name, graph in config.graphs.items()}
         said |= config.model_dump(mode="json", include={"group_keys"}, by_alias=True)
-        for name, group in config.groups.items():
-            del said["nodes"][name]["file"], said["nodes"][name]["modules"]
-            said["nodes"][name] |= {"program": group.program.id, "policy": group.policy.id}
+        for name, keys in said["nodes"].items():
+            group = config.groups[name]
+            del keys["file"], keys["modules"]
+            keys |= {"program": group.program.id, "policy": group.policy.id}
+    if config.recipes:
+        said |= config.model_dump(mode="json", include={"recipe_keys"}, by_alias=True)
+        for keys in said["recipes"].values():
+            del keys["file"]
+        said["steps"] = {
+            name: (group.program.id, group.policy.id, [asdict(step) for step in group.steps.steps.values()])
+            for name, group in config.groups.items()
+            if group.steps is not None
+        }
     if config.audit != AuditSettings():
         said["audit"] = config.audit.model_dump(mode="json", include={"level", "intent", "copy_ttl"})
     for source in said["secrets"].values():
@@ -263,7 +273,7 @@ def _ism_guarantee(route: Route, ism: IsmProcessor) -> Iterator[str]:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration, for editors."""
     schema = Config.model_json_schema()
-    anything = [{"required": [key]} for key in ("routes", "engine", "nodes", "graphs")]
+    anything = [{"required": [key]} for key in ("routes", "engine", "nodes", "graphs", "recipes")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "anyOf": anything}
 
 

@@ -451,6 +451,10 @@ class GraphDefinition(Graph):
     """A graph by its name, each node with its namespace; what is stored as one version of it."""
 
     name: Name = Field(description="Name of the graph: letters, digits, - and _, at most 64.")
+    test_meta: Object = Field(default={}, description="Of a recipe: what its events carry.")
+    keeps_outputs: bool = Field(
+        default=False, description="Of a recipe: a run keeps what each node returned, where it is small."
+    )
 
     @classmethod
     def named(cls, name: str, graph: Graph, app: str) -> GraphDefinition:

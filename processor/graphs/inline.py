@@ -22,6 +22,7 @@ from processor.delivery.codec import failed_result, read_result
 from processor.errors import Faults, GuestError
 from processor.graphs.outbox import EVENTS_MAX
 from processor.graphs.progress import Execution
+from processor.graphs.steps import judged
 from processor.model import Emit, Event, Failed, Failure, Group, LogLine, Ran
 from processor.policy import Ask
 from processor.route import NodeGroup
@@ -96,8 +97,11 @@ class InlineGuests:
             ran = await self._ask(cell, [executions[index] for index in part])
             if isinstance(ran, Ran):
                 found = _read(ran, cell.group, self._room)
-                for each in found.values():
+                for place, each in found.items():
                     each.seconds = ran.wall_s / len(part)
+                    execution = executions[part[place]]
+                    name = execution.node.kind.rpartition("/")[2]
+                    each.result = judged(each.result, cell.group.steps, name, execution.store)
                 given |= {part[place]: each for place, each in found.items()}
                 left = [index for place, index in enumerate(part) if place not in found]
                 failure = Failure("E318", "the node gave more than one run may bring")

@@ -19,6 +19,7 @@ from processor.delivery.codec import Codec, codec_for
 from processor.delivery.repartition import Inboxes
 from processor.graphs.engine import Engine
 from processor.graphs.registry import Registry, kinds_of_manifest
+from processor.graphs.steps import shell_manifest
 from processor.graphs.triggers import Triggers
 from processor.jetstream import Again, ApiError, Broker, Outgoing, Reader, Unknown
 from processor.model import Program, partition_of
@@ -77,7 +78,9 @@ class GraphKeeper:
         kinds = [
             kind
             for group in config.groups.values()
-            for kind in kinds_of_manifest(group, manifests.get(group.program, {}))
+            for kind in kinds_of_manifest(
+                group, shell_manifest(group) if group.is_shell else manifests.get(group.program, {})
+            )
         ]
         await self.registry.publish(config.graphs, kinds, config.groups)
 

@@ -161,6 +161,8 @@ class Outbox:
             return
         at = timestamp(datetime.fromtimestamp(self._now_ms / 1000, UTC))
         body = {"event": kind, "graph": run.graph, "run": run.id, "time": at, **more}
+        if definition.test_meta:
+            body["test_meta"] = definition.test_meta
         self.emits.append(Emit(group, events.subject, orjson.dumps(body)))
 
     def user_event(

@@ -40,7 +40,7 @@ class NodePlan:
     uniters: tuple[str, ...]
     used: frozenset[str]
     gathered: frozenset[str]
-    is_leaf: bool
+    is_shown: bool  # its outputs are kept for people, as far as they are small
     retry: RetryPolicy
     timeout_s: float | None
     # What nodes below it look at that is not below it: what a slice of its outputs has to know.
@@ -140,7 +140,8 @@ def compile_plan(definition: GraphDefinition) -> Plan:
             uniters=tuple(uniter for ancestor, uniter in shape.pairs if ancestor == id),
             used=frozenset(used.get(id, ())),
             gathered=frozenset(gathered.get(id, ())),
-            is_leaf=not each.next_nodes and id not in {ancestor for ancestor, _ in shape.pairs},
+            is_shown=definition.keeps_outputs
+            or (not each.next_nodes and id not in {ancestor for ancestor, _ in shape.pairs}),
             retry=definition.retry_of(each),
             timeout_s=each.timeout_s,
             outer=tuple(r for r in outer if r.node != id),

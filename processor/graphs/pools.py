@@ -17,13 +17,15 @@ from processor.config import Config
 from processor.context.subjects import RouteSubjects
 from processor.delivery.codec import read_result
 from processor.graphs.outbox import EVENTS_MAX, inner_subjects
-from processor.model import Failed, Failure, Group, Outcome, Program, Ran, RetryPolicy
+from processor.graphs.steps import judged
+from processor.model import Failed, Failure, Group, Outcome, Output, Program, Ran, RetryPolicy
 from processor.route import (
     ENGINE,
     BatchLimits,
     GraphEngine,
     KeySource,
     NodeGroup,
+    RecipeSteps,
     Route,
     RouteInput,
     RoutePool,
@@ -36,13 +38,16 @@ _RUNS_AT_ONCE = 200
 # Executions of a pool that share a run, and how long their results may wait for each other.
 _AT_ONCE = 100
 _RUN_S = 0.02
+_ALONE = BatchLimits(max_messages=1)  # a shell step may take long, and has a commit of its own
 
 
 class PoolGuest:
     """A guest of a pool, in which one execution that fails leaves the others alone: see `BatchRunner`."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, steps: RecipeSteps | None = None) -> None:
+        """`steps` are those that it runs, if they are of a recipe."""
         self._guest = guest
+        self._steps = steps
 
     @property
     def alive(self) -> bool:
@@ -67,6 +72,9 @@ class PoolGuest:
         )
         if isinstance(ran, Failed):
             return ran
+        if self._steps is not None:
+            outputs = [self._judged(output, groups[output.group]) for output in ran.outputs]
+            ran = replace(ran, outputs=outputs)
         done = {output.group for output in ran.outputs} | {group for group, _ in ran.failed}
         done |= {group for group, _, _ in ran.rejected}
         if (left := next((group for group in range(len(groups)) if group not in done), None)) is None:
@@ -76,6 +84,17 @@ class PoolGuest:
 
     async def close(self) -> None:
         await self._guest.close()
+
+    def _judged(self, output: Output, group: Group) -> Output:
+        """What a step gave, or that it left something out."""
+        document = orjson.loads(group.documents[0])
+        try:
+            result = read_result(output.body)
+        except ValueError:
+            return output  # refused where results are read
+        return output._replace(
+            body=orjson.dumps(judged(result, self._steps, document["kind"], document.get("store") or {}))
+        )
 
 
 def _with_events(ran: Ran) -> Ran:
@@ -109,9 +128,11 @@ def _added(body: bytes, events: Sequence[tuple[str, orjson.Fragment]]) -> bytes:
     return body.rstrip()[:-1] + b',"events":' + orjson.dumps(events) + b"}"
 
 
-async def pool_guest(spawn: Callable[..., Awaitable[Guest]], **how: Any) -> PoolGuest:
+async def pool_guest(
+    spawn: Callable[..., Awaitable[Guest]], steps: RecipeSteps | None, **how: Any
+) -> PoolGuest:
     """A new guest of a pool, made by `spawn`."""
-    return PoolGuest(await spawn(**how))
+    return PoolGuest(await spawn(**how), steps)
 
 
 def graph_routes(config: Config) -> Mapping[str, Route]:
@@ -159,11 +180,11 @@ def _pool_route(group: NodeGroup, engine: GraphEngine) -> Route:
         inner=(RouteSubjects(group.app, ENGINE).inbox(),),
         policy=group.policy,
         audit=group.audit,
-        batch=BatchLimits(max_messages=_AT_ONCE, run_s=_RUN_S),
+        batch=_ALONE if group.is_shell else BatchLimits(max_messages=_AT_ONCE, run_s=_RUN_S),
         calls_alone=True,  # so that each execution is undone alone
         retry=RetryPolicy(attempts=1, then="drop"),
         limits=group.limits,
-        pool=RoutePool(engine.partitions, group.settings),
+        pool=RoutePool(engine.partitions, group.settings, group.steps),
         is_stateless=True,
         reach=group.reach,
     )

@@ -356,7 +356,7 @@ def kinds_of_manifest(group: NodeGroup, manifest: Mapping[str, Mapping[str, Any]
     """The kinds of a group, as its guest told of them when its program was loaded."""
     return [
         NodeKind(
-            group.app,
+            group.namespace or group.app,
             name,
             node["inputs"],
             node["outputs"],

@@ -39,8 +39,8 @@ class TooMuch(Exception):
 
 
 def kept(node: NodePlan, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What others refer to of an output; all of it if nothing follows that could, and it is small."""
-    if node.is_leaf and outputs and len(orjson.dumps(outputs)) <= LEAF_BYTES:
+    """What others refer to of an output; all of it if it is to be shown, and is small."""
+    if node.is_shown and outputs and len(orjson.dumps(outputs)) <= LEAF_BYTES:
         return outputs
     if not node.used:
         return NOTHING
@@ -56,7 +56,7 @@ def kept_of_all(node: NodePlan, outputs: Sequence[Mapping[str, Any]]) -> list[Ma
         found = [{field: output[field] for field in node.used if field in output} for output in outputs]
         bound(node, found)
         return list(found)
-    is_small = node.is_leaf and len(outputs) <= SLICE and len(orjson.dumps(outputs)) <= LEAF_BYTES
+    is_small = node.is_shown and len(outputs) <= SLICE and len(orjson.dumps(outputs)) <= LEAF_BYTES
     return list(outputs) if is_small else None
 
 

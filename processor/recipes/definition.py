@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from processor.errors import ProcessorError
 from processor.graphs.checks import RESERVED, Place, Problem, circle_of, key_problem, path_of
 from processor.graphs.definition import BUILT_IN, NAME, GraphKeys, Name, NodeRetryDefinition, Seconds
+from processor.route import ANYTHING, Success
 
 # What a step would be taken for in a graph.
 _TAKEN = (*RESERVED, *BUILT_IN)
@@ -103,14 +104,6 @@ class RecipeKeys(GraphKeys):
 
 
 @dataclass(frozen=True, slots=True)
-class Success:
-    """What has to be there when a step has ended well: keys of the context, and paths below the root."""
-
-    ctx_has_keys: tuple[str, ...] = ()
-    files_exist: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """One step: in Python with `module` and one of `class_name` and `function`, or in a shell with `cmd`.
 
@@ -127,7 +120,7 @@ class Step:
     cmd: tuple[str, ...] = ()
     args: Mapping[str, str] = field(default_factory=dict)
     depends_on: tuple[str, ...] = ()
-    success: Success = Success()
+    success: Success = ANYTHING
     timeout_s: float | None = None
     retry: NodeRetryDefinition | None = None
     writes: tuple[str, ...] = ()

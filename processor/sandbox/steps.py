@@ -28,7 +28,7 @@ from processor.sandbox.usage import tracker
 
 NAMED = "STEPS"  # where a program of steps says which step is which class or function
 GOOD = frozenset(("ok", "success"))
-_OBJECT = {"type": "object"}
+_OBJECT = {"type": "object", "additionalProperties": True}  # whatever it is
 _REASON_CHARS = 2000
 _RETURNED_BYTES = 64 << 10  # of a step that failed
 _DOC_CHARS = 200

@@ -85,7 +85,7 @@ def test_without_graphs_there_is_no_engine(tmp_path: Path) -> None:
     assert read(tmp_path, route).engine is None
     assert read(tmp_path, "app: a\nengine: {}\n").engine == GraphEngine()
     assert faults(tmp_path, "app: a\n") == [
-        "app.yaml:1:1 E105 routes is missing: the routes by name (or `graphs`, or `engine: {}`)"
+        "app.yaml:1:1 E105 routes is missing: the routes by name (or `graphs`, `recipes` or `engine: {}`)"
     ]
 
 
