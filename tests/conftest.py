@@ -9,12 +9,14 @@ asyncio task that was not there before. `test_leaks.py` shows that this check ca
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import inspect
 import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -39,6 +41,13 @@ LEAK_GRACE_S = 3.0
 # Orphans of a killed process become our children, so that the leak check sees them.
 PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+# The tests start hundreds of programs. Where the environment forbids Python to keep what it has compiled, each
+# of them would compile the whole package again; so this run has a folder for it.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    _compiled = tempfile.TemporaryDirectory(prefix="processor-compiled-", ignore_cleanup_errors=True)
+    atexit.register(_compiled.cleanup)
+    os.environ["PYTHONPYCACHEPREFIX"] = _compiled.name
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be every program that a test
 # stops with it.
