@@ -42,7 +42,7 @@ LEAK_GRACE_S = 3.0
 PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-# The tests start hundreds of programs. Where the environment forbids Python to keep what it has compiled, each
+# The tests start hundreds of programs. Where the environment forbids Python to keep what it compiled, each
 # of them would compile the whole package again; so this run has a folder for it.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     _compiled = tempfile.TemporaryDirectory(prefix="processor-compiled-", ignore_cleanup_errors=True)

@@ -203,7 +203,7 @@ OWNERS = {
     "natsio": {"bench"},
     "RestrictedPython": {"sandbox.dialect"},
     "prometheus_client": {"telemetry"},
-    "aiohttp": {"capability.dialer"},
+    "aiohttp": {"capability.dialer", "jetstream"},  # which keeps it from nats-py
     "aiohappyeyeballs": {"capability.dialer"},
     "yarl": {"capability.dialer"},
     "certifi": {"capability.client"},
@@ -355,7 +355,8 @@ def second_owners(modules: dict[str, Module]) -> Iterator[str]:
             if ours or name in sys.stdlib_module_names or name in SHARED:
                 continue
             if part_of(module.name) not in OWNERS.get(name, set()):
-                yield f"{module.name} imports {name}, which belongs to {OWNERS.get(name, 'nobody')}"
+                owners = ", ".join(sorted(OWNERS.get(name, ()))) or "nobody"
+                yield f"{module.name} imports {name}, which belongs to {owners}"
 
 
 def reach_of_a_guest(modules: dict[str, Module]) -> Iterator[str]:
@@ -538,7 +539,7 @@ PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
     (
         second_owners,
         {"worker.py": "import aiohttp"},
-        "worker imports aiohttp, which belongs to {'capability.dialer'}",
+        "worker imports aiohttp, which belongs to capability.dialer, jetstream",
     ),
     (second_owners, {"worker.py": "import numpy"}, "worker imports numpy, which belongs to nobody"),
     (

@@ -16,6 +16,7 @@ Sources: ADR-50 (atomic batch publish), ADR-31 (direct get), ADR-42/43 (TTL), na
 
 from __future__ import annotations
 
+import processor.jetstream.lean  # noqa: F401 - before anything else imports nats-py
 from processor.jetstream.api import NAME_IN_USE, NO_ROOM
 from processor.jetstream.broker import BATCH_MAX, EXPECTED, GONE, KEPT, Broker
 from processor.jetstream.consumers import create_consumer, expected_refusal
