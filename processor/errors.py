@@ -675,6 +675,16 @@ ERRORS: Mapping[str, ErrorCode] = {
             "Correct what its status, its reason or its traceback names.",
         ),
         ErrorCode(
+            "E717",
+            "the context of a recipe's run cannot be written",
+            "Make room, or make the folder writable; the file is as it was after the last good step.",
+        ),
+        ErrorCode(
+            "E718",
+            "the log of a recipe's run cannot be written",
+            "Make room, or name another folder with `--logs`.",
+        ),
+        ErrorCode(
             "E719",
             "a file of a context is not one",
             "Give a JSON object of keys and values, or a snapshot that a run wrote.",

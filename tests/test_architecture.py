@@ -44,7 +44,11 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
     (
         "recipes/",
         "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
-        [["pools"], ["authoring", "context", "scriptlets", "selection", "shell", "tree"]],
+        [
+            ["local", "pools"],
+            ["shell", "snapshots"],
+            ["authoring", "context", "scriptlets", "selection", "tree"],
+        ],
     ),
     (
         "graphs/",

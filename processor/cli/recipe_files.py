@@ -1,7 +1,8 @@
-"""`recipe check`, `show`, `steps` and `init`: recipes and steps as files have them; nothing is run."""
+"""`recipe check`, `show`, `steps` and `init`: recipes and steps as files have them; no step is run."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import typer
 from processor.cli.recipe_verb import RecipeRequest
 from processor.cli.terminal import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, Screen, complain, name_pages, warn
 from processor.config import load_recipe
-from processor.errors import Faults
+from processor.errors import Fault, Faults
 from processor.recipes.definition import Recipe, Step
 from processor.recipes.graph import picture_of
+from processor.recipes.local import check_steps
 from processor.recipes.scriptlets import scriptlets_in
 from processor.recipes.tree import EXAMPLE, write_tree
 from processor.telemetry import configure_logging
@@ -33,10 +35,11 @@ def do(request: RecipeRequest) -> int:
 
 
 def check_recipe(request: RecipeRequest) -> int:
-    """Check a recipe, and say what was found."""
+    """Check a recipe with the sources of its steps, and say what was found."""
     screen = Screen(request.format)
     try:
         recipe = load_recipe(request.path)
+        unconfined = asyncio.run(check_steps(recipe, request.language, request.packages))
     except Faults as err:
         if screen.is_json:
             screen.document({"faults": [str(fault) for fault in err.faults]})
@@ -49,7 +52,11 @@ def check_recipe(request: RecipeRequest) -> int:
     else:
         count = len(recipe.steps)
         screen.line(f"{recipe.path}: recipe {recipe.name}, {count} step{'s' * (count != 1)}, no fault")
+        if names := [step.name for step in recipe.steps if step.is_shell]:
+            screen.line(f"Shell steps, which run with --shell only: {', '.join(names)}")
         screen.flush()
+    if unconfined:
+        warn([Fault(str(recipe.path), 1, 1, "E715", unconfined)])
     return EXIT_OK
 
 

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 import typer
 
-Action = Literal["check", "show", "steps", "runs", "init"]
+Action = Literal["run", "check", "show", "steps", "runs", "init"]
 Format = Literal["human", "text", "json", "mermaid", "svg"]
 
 # The module that does an action, as a function of `RecipeRequest`; imported when it is asked for.
 WORK: Mapping[str, str] = {
+    "run": "processor.cli.recipe_running",
     "runs": "processor.cli.recipe_runs",
     "check": "processor.cli.recipe_files",
     "show": "processor.cli.recipe_files",
@@ -40,6 +41,8 @@ class RecipeRequest:
     context: Path | None = None
     logs: Path | None = None
     shell: bool = False
+    language: str = "restricted"
+    packages: tuple[str, ...] = ()
 
 
 def recipe(
@@ -85,6 +88,14 @@ def recipe(
         Path | None, typer.Option(metavar="DIR", help="run: a log for each step goes to this folder.")
     ] = None,
     shell: Annotated[bool, typer.Option("--shell", help="run: allow shell steps, in a jail.")] = False,
+    language: Annotated[
+        Literal["restricted", "python"],
+        typer.Option(help="run, check: the language of python steps; python is plain Python, in the jail."),
+    ] = "restricted",
+    package: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="run, check: a package that plain Python may import."),
+    ] = None,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -127,9 +138,13 @@ def recipe(
         context=context,
         logs=logs,
         shell=shell,
+        language=language,
+        packages=tuple(package or ()),
     )
     if name is not None and action != "runs":
         raise typer.BadParameter(f"{action} takes no name", param_hint="RECIPE")
+    if package and language != "python":
+        raise typer.BadParameter("it goes with --language python", param_hint="--package")
     if format in ("mermaid", "svg") and action != "show":
         raise typer.BadParameter(f"{format} is for show", param_hint="--format")
     code: int = import_module(WORK[action]).do(request)
