@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from urllib.parse import quote, quote_plus, urljoin
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -96,6 +97,7 @@ def parse_url(text: str) -> Url:
     return Url(scheme, host, port, path, query, address)
 
 
+@lru_cache(maxsize=256)  # a program asks a few hosts again and again, and reading one takes most of the time
 def _host(bracketed: str | None, name: str | None) -> tuple[str, Address | None]:
     if bracketed is not None:
         try:

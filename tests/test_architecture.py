@@ -143,6 +143,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["host", "guest", "shell", "shellbox", "toolbox", "workers"],
             ["steps"],
             ["loop", "nodes", "plain_nodes", "turns"],
+            ["locks"],
             ["cells", "channel", "nursery", "wasi"],
             ["entrypoints", "modules", "reasons", "results", "shellwire", "toolwire"],
             ["plain", "restricted"],

@@ -173,9 +173,13 @@ class OpenCalls:
     def _ended(self, call: int, task: asyncio.Task[bytes]) -> None:
         del self._tasks[call]
         if task.cancelled():
-            self._link.write(wire.write_refusal(self._nonce, call, "E317", "the call was cancelled"))
+            reply = wire.write_refusal(self._nonce, call, "E317", "the call was cancelled")
         else:
-            self._link.write(task.result())
+            reply = task.result()
+        if self._tasks:  # others may end in this turn of the loop, too
+            self._link.write_soon(reply)
+        else:
+            self._link.write(reply)
 
 
 def _about(err: ProcessorError) -> dict[str, Any]:

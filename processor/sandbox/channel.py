@@ -113,6 +113,11 @@ class GuestCalls:
         return self._most
 
     @property
+    def group(self) -> int:
+        """The group of the run in hand whose code runs."""
+        return self._results.group if self._results is not None else 0
+
+    @property
     def are_open(self) -> bool:
         """Whether an answer is to come."""
         return bool(self._open)

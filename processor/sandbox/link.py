@@ -64,6 +64,7 @@ class Link:
         self._unread_bytes = 0
         self._is_reading = True
         self._unsent: deque[memoryview] = deque()
+        self._gathered: list[bytes] = []  # to be written at the end of this turn of the loop
         self._arrival: asyncio.Future[None] | None = None
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(channel, self._readable)
@@ -72,7 +73,7 @@ class Link:
     @property
     def unsent(self) -> int:
         """How many frames of what was written are not, or not wholly, on their way."""
-        return len(self._unsent)
+        return len(self._unsent) + len(self._gathered)
 
     @property
     def has_more(self) -> bool:
@@ -105,20 +106,34 @@ class Link:
             raise wire.Violation("a frame that answers nothing that was asked")
         return frame
 
-    def write(self, data: bytes) -> None:
-        if not self.alive:
+    def write(self, frame: bytes) -> None:
+        self._gathered.append(frame)
+        self._write_gathered()
+
+    def write_soon(self, frame: bytes) -> None:
+        """`write`, together with what else is to be written in this turn of the loop."""
+        if not self._gathered:
+            self._loop.call_soon(self._write_gathered)
+        self._gathered.append(frame)
+
+    def _write_gathered(self) -> None:
+        frames, self._gathered = self._gathered, []
+        if not self.alive or not frames:
             return
         if self._unsent:
-            self._unsent.append(memoryview(data))
+            self._unsent.extend(map(memoryview, frames))
             return
         try:
-            sent = self._channel.send(data)
+            sent = self._channel.sendmsg(frames)
         except BlockingIOError:
             sent = 0
         except OSError:  # it is dying, and _ended is about to say so
             return
-        if sent < len(data):
-            self._unsent.append(memoryview(data)[sent:])
+        for frame in frames:
+            if sent < len(frame):
+                self._unsent.append(memoryview(frame)[sent:])
+            sent = max(0, sent - len(frame))
+        if self._unsent:
             self._loop.add_writer(self._channel, self._writable)
 
     async def close(self, verdict: Failure, after_s: float = 0.0) -> None:

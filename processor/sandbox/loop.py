@@ -19,7 +19,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
-from processor.sandbox import wire
+from processor.sandbox import locks, wire
 from processor.sandbox.channel import GuestCalls
 
 
@@ -129,6 +129,8 @@ def prepare() -> None:
 def bring_calls(calls: GuestCalls | None) -> None:
     """This process is a guest, and makes its calls by these."""
     _policy.calls = calls
+    if calls is not None:
+        locks.install(calls)
 
 
 def finish(made: Any) -> Any:

@@ -447,6 +447,72 @@ async def test_a_lock_of_the_module_is_held_while_its_holder_waits(spawned) -> N
     assert bodies(outcome) == [[f"k{n}", True, n > 0] for n in range(5)]
 
 
+THREADS = """
+import queue
+import threading
+from contextlib import ExitStack
+
+locks = [threading.Lock(), threading.RLock(), threading.Semaphore(1), threading.Condition()]
+inside, said = [], queue.Queue()
+
+
+class Runnable:
+    def process(self, queries):
+        with ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock)
+            held.enter_context(locks[1])  # of the same message, once more
+            inside.append(self.key)
+            self.get_stock_data(self.key)
+            alone = inside == [self.key]
+            inside.clear()
+        said.put(self.key)
+        self.get_stock_data(self.key + "-again")
+        waited = locks[0].acquire(timeout=0.001)
+        locks[0].release()
+        return [[alone, waited, said.get()]]
+"""
+
+
+async def test_locks_of_threads_hold_other_messages_off(spawned) -> None:
+    """In plain Python, too, who asks for one that another message holds waits until it is free."""
+    stocks = Stocks()
+    async with spawned(THREADS, stocks, language="python") as guest:
+        outcome = await stocks.say_all(asyncio.create_task(guest.run(keys(5))))
+    assert [each[:2] for each in bodies(outcome)] == [[True, True]] * 5
+    assert sorted(each[2] for each in bodies(outcome)) == [f"k{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("take", "expected"),
+    [
+        ("lock.acquire(False)", False),
+        ("lock.acquire(timeout=0.001)", False),
+        ("lock.acquire()", "it is held here already, and nothing runs beside that could release it"),
+        ("again.acquire(timeout=0.001)", True),
+        ("other.release()", "release unlocked lock"),
+    ],
+)
+async def test_a_lock_that_nobody_could_release_is_not_waited_for(
+    spawned, take: str, expected: bool | str
+) -> None:
+    """A message that holds it is told so, or gets what `acquire` says where it may not wait."""
+    source = f"""
+    import threading
+    lock, again, other = threading.Lock(), threading.RLock(), threading.Lock()
+    class Runnable:
+        def process(self, queries):
+            lock.acquire()
+            again.acquire()
+            try:
+                return [[{take}]]
+            except RuntimeError as err:
+                return [[str(err)]]
+    """
+    async with spawned(source, language="python") as guest:
+        assert bodies(await guest.run([group("a", {})])) == [[expected]]
+
+
 CROSSED = """
 import asyncio
 
