@@ -1,4 +1,4 @@
-"""What operators see: metrics, readiness, the health server and the log.
+"""What operators see: metrics, readiness and the log.
 
 `METRICS` is the whole list of metrics. Workers and the service report facts through `RouteTelemetry` and
 `Telemetry`, which only write into dictionaries, so that a report costs a fraction of a microsecond; the
@@ -13,9 +13,7 @@ Nothing here sees a payload. Reports come from one thread, the event loop's; a s
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import errno
 import json
 import logging
 import os
@@ -30,14 +28,12 @@ from typing import Literal, TextIO
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 
-from processor import __version__
-from processor.errors import ProcessorError
 from processor.printable import printable, printable_json
 from processor.sandbox.jail import LEVELS
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MESSAGES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-REQUEST_DEADLINE_S = 5.0
+PAGE_TYPE = CONTENT_TYPE_LATEST  # of `Telemetry.page`
 # Names of graphs, and of nodes, that have series of their own: clients may make any number of them.
 GRAPHS_MAX = 200
 NODES_MAX = 500
@@ -677,97 +673,6 @@ def _escape(value: str) -> str:
     if value.replace("-", "").replace("_", "").isalnum():
         return value
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"").replace("%", "%%")
-
-
-class Health:
-    """An HTTP server for /metrics, /livez and /readyz.
-
-    It runs in the event loop that does the work, so that /livez stays silent when the loop hangs: this is
-    what a liveness probe is for. Port 0 takes a free port; `url` has the real one after `start`.
-    """
-
-    def __init__(self, telemetry: Telemetry, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._telemetry = telemetry
-        self._host = host
-        self._port = port
-        self._server: asyncio.Server | None = None
-        self._requests: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> None:
-        """Listen. Raises ProcessorError E109 when the address is taken or not ours."""
-        try:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port)
-        except (OSError, UnicodeError) as error:  # a host that is no name at all is the second kind
-            number = getattr(error, "errno", None) or 0
-            why = os.strerror(number) if number > 0 else str(error)
-            remedy = "Choose another http.host or http.port (PROCESSOR_HTTP_HOST, PROCESSOR_HTTP_PORT)."
-            if number == errno.EADDRINUSE:
-                remedy = (
-                    "Another program listens there, perhaps another processor. Take another port: PROCESSOR_"
-                    f"HTTP_PORT={self._port + 1} (0 for any that is free), or http.port in the file."
-                )
-            raise ProcessorError(
-                "E109", f"health cannot listen on {self._host}:{self._port}: {why}", remedy=remedy
-            ) from error
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    @property
-    def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
-
-    async def stop(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        for request in list(self._requests):
-            request.cancel()
-        await asyncio.gather(*self._requests, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._requests.add(task)
-        try:
-            async with asyncio.timeout(REQUEST_DEADLINE_S):
-                head = await reader.readuntil(b"\r\n\r\n")
-                status, content_type, body = await self._answer(head.split(b" ", 2))
-                writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
-                    "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
-                )
-                writer.write(b"" if head.startswith(b"HEAD ") else body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, TimeoutError):
-            pass  # the client went away, or did not speak HTTP
-        finally:
-            self._requests.discard(task)
-            writer.close()
-
-    async def _answer(self, request: list[bytes]) -> tuple[str, str, bytes]:
-        if request[0] not in (b"GET", b"HEAD") or len(request) < 3:
-            return "405 Method Not Allowed", "text/plain", b"only GET and HEAD are served here\n"
-        match request[1].partition(b"?")[0]:
-            case b"/metrics":
-                # In a thread: a thousand busy routes take a moment to write out, and the loop has work.
-                body = await asyncio.to_thread(self._telemetry.page)
-                return "200 OK", CONTENT_TYPE_LATEST, body
-            case b"/livez":
-                return "200 OK", "text/plain", b"alive\n"
-            case b"/readyz":
-                blocks = self._telemetry.readiness.blocks
-                report = {
-                    "ready": not blocks,
-                    "reasons": blocks,
-                    "jail": {"level": self._telemetry.jail_level, "layers": self._telemetry.jail_layers},
-                    "version": __version__,
-                }
-                status = "503 Service Unavailable" if blocks else "200 OK"
-                return status, "application/json", json.dumps(report, indent=1).encode() + b"\n"
-            case _:
-                return "404 Not Found", "text/plain", b"try /metrics, /livez or /readyz\n"
 
 
 RUNNABLE_LOG = "processor.runnable"

@@ -120,6 +120,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["answers"],
         ],
     ),
+    ("health.py", "the HTTP server of a process: metrics, health, and what is mounted beside them", []),
     ("telemetry.py", "what operators see: metrics, readiness, the log", []),
     (
         "context/",
@@ -208,7 +209,7 @@ OWNERS = {
     "natsio": {"bench"},
     "RestrictedPython": {"sandbox.dialect"},
     "prometheus_client": {"telemetry"},
-    "aiohttp": {"capability.dialer", "jetstream"},  # which keeps it from nats-py
+    "aiohttp": {"capability.dialer", "health", "jetstream"},  # the last keeps it from nats-py
     "aiohappyeyeballs": {"capability.dialer"},
     "yarl": {"capability.dialer"},
     "certifi": {"capability.client"},
@@ -544,7 +545,7 @@ PACKAGE_RULES: list[tuple[Rule, dict[str, str], str]] = [
     (
         second_owners,
         {"worker.py": "import aiohttp"},
-        "worker imports aiohttp, which belongs to capability.dialer, jetstream",
+        "worker imports aiohttp, which belongs to capability.dialer, health, jetstream",
     ),
     (second_owners, {"worker.py": "import numpy"}, "worker imports numpy, which belongs to nobody"),
     (

@@ -30,8 +30,9 @@ from processor.cli.terminal import EXIT_DIRTY, EXIT_OK
 from processor.config import Config, listing, load
 from processor.embedded import EmbeddedServer
 from processor.errors import BrokerError, Fault, Faults, ProcessorError
+from processor.health import Health
 from processor.service import Service
-from processor.telemetry import Health, Telemetry, configure_logging
+from processor.telemetry import Telemetry, configure_logging
 
 log = logging.getLogger("processor")
 

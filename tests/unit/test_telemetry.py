@@ -1,13 +1,11 @@
-"""Metrics, readiness, the health server and the log, as Prometheus, a probe and a person see them."""
+"""Metrics, readiness and the log, as Prometheus, a probe and a person see them."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import itertools
 import json
 import logging
-import socket
 from collections.abc import Iterator
 from typing import Literal
 
@@ -18,12 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from processor.errors import ProcessorError
+from processor.health import Health
 from processor.telemetry import (
     GRAPHS_MAX,
     METRICS,
     GraphTelemetry,
-    Health,
     LogStream,
     Telemetry,
     configure_logging,
@@ -360,81 +357,6 @@ async def test_alive_is_not_ready() -> None:
     telemetry = Telemetry()
     telemetry.readiness.block("nats", "The NATS server is not connected.")
     assert (await get(telemetry, "/livez")).status_code == 200
-
-
-async def test_other_paths_are_not_found() -> None:
-    """An unknown path answers 404 and names the known ones."""
-    answer = await get(Telemetry(), "/")
-    assert (answer.status_code, answer.text) == (404, "try /metrics, /livez or /readyz\n")
-
-
-@pytest.mark.parametrize(
-    "said, answer",
-    [
-        (b"GET /livez HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK\r\n"),
-        (b"GET /livez?verbose HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n"),
-        (b"POST /livez HTTP/1.1\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n"),
-        (b"GET\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n"),
-        (b"\xff\xfe\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n"),
-        (b"GET /" + b"a" * 100_000, b""),
-    ],
-)
-async def test_it_speaks_just_enough_http(said: bytes, answer: bytes) -> None:
-    """Probes of any HTTP version are served, and what is no request of theirs is turned away."""
-    health = Health(Telemetry())
-    await health.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(health.url.rpartition(":")[2]))
-    try:
-        writer.write(said)
-        assert (await reader.readline()) == answer
-    except ConnectionError:
-        assert answer == b""
-    finally:
-        writer.close()
-        await health.stop()
-
-
-async def test_head_sends_no_body() -> None:
-    """HEAD answers with the headers of GET."""
-    health = Health(Telemetry())
-    await health.start()
-    async with httpx.AsyncClient() as client:
-        answer = await client.head(health.url + "/readyz")
-    await health.stop()
-    assert answer.status_code == 200
-    assert answer.content == b""
-
-
-async def test_stop_ends_open_connections() -> None:
-    """A client that connected and says nothing does not hold up the end."""
-    health = Health(Telemetry())
-    await health.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(health.url.rpartition(":")[2]))
-    await get(Telemetry(), "/livez")  # the loop has accepted the silent connection by now
-    await health.stop()
-    await health.stop()
-    assert await reader.read() == b""
-    writer.close()
-
-
-async def test_a_port_in_use_is_named() -> None:
-    """A health port that something else holds is an error with the port and the way out."""
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
-        with pytest.raises(ProcessorError) as taken:
-            await Health(Telemetry(), port=port).start()
-    assert str(taken.value) == (
-        f"E109 health cannot listen on 127.0.0.1:{port}: Address already in use."
-        " Another program listens there, perhaps another processor. Take another port: "
-        f"PROCESSOR_HTTP_PORT={port + 1} (0 for any that is free), or http.port in the file."
-    )
-
-
-async def test_a_host_that_is_not_ours_is_named() -> None:
-    """An address of no interface, and a host that is no name, are the same clear error."""
-    for host in ("192.0.2.1", "no..host"):
-        with pytest.raises(ProcessorError, match=f"E109 health cannot listen on {host}:0: .*Choose another"):
-            await Health(Telemetry(), host=host).start()
 
 
 @pytest.fixture
