@@ -150,6 +150,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["plain", "restricted"],
             ["httpx"],
             ["requests"],
+            ["pulls"],
             ["capabilities"],
             ["calls", "clock", "inference"],
             ["link", "tally"],

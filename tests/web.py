@@ -117,6 +117,81 @@ async def serving(say: Say | None = None, tls: ssl.SSLContext | None = None) -> 
         await server.wait_closed()
 
 
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Feed:
+    """A server whose answer to GET is these pieces, each said once all of what was before it is seen.
+
+    What is seen is posted by whoever reads. The answer breaks off after them where `is_cut` is set, and at
+    /idle it never ends.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], *, is_cut: bool = False) -> None:
+        self.seen = b""
+        self.host = ""
+        self.is_over = False
+        self.gone = asyncio.Event()  # a reader has given an answer up
+        self._pieces = pieces
+        self._is_cut = is_cut
+        self._is_seen = asyncio.Event()
+
+    def see(self, piece: bytes) -> None:
+        self.seen += piece
+        self._is_seen.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                _, _, length = head.partition("\r\ncontent-length:")
+                body = await reader.readexactly(int(length.partition("\r\n")[0] or 0))
+                if head.startswith("get"):
+                    if not await self._say(reader, writer, head.split()[1]):
+                        return
+                else:
+                    self.see(body)
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _say(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str) -> bool:
+        """Whether the connection goes on."""
+        writer.write(STREAM_HEAD)
+        self.seen = b""
+        said = b""
+        for piece in self._pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            said += piece
+            while "seen" in target and self.seen != said and not self.is_over:
+                self._is_seen.clear()
+                await self._is_seen.wait()
+        if "idle" in target:
+            await reader.read()
+            self.gone.set()
+        elif self._is_cut:
+            return False
+        else:
+            writer.write(b"0\r\n\r\n")
+        return True
+
+
+@asynccontextmanager
+async def fed(pieces: Sequence[bytes], **how: Any) -> AsyncIterator[Feed]:
+    feed = Feed(pieces, **how)
+    server = await asyncio.start_server(feed.serve, "127.0.0.1", 0)
+    feed.host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield feed
+    finally:
+        feed.is_over = True
+        feed.see(b"")
+        server.close()
+        await server.wait_closed()
+
+
 async def refusal(code: str, asking: Awaitable[Any]) -> str:
     """What is said where a call is refused."""
     with pytest.raises(ProcessorError) as refused:

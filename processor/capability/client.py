@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _USUAL = (("Accept-Encoding", "identity"), ("User-Agent", "processor"), ("Accept", "*/*"))
-_PIECE_BYTES = 256 << 10  # of what is unpacked, at a time
+_PIECE_BYTES = 128 << 10  # of what is unpacked, at a time
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
@@ -83,12 +83,7 @@ class Client:
         Raises ProcessorError E325 for a host or an address that is not allowed, E323 for an answer of more
         than `max_bytes`, and Unanswered.
         """
-        streamed = await self.stream(method, url, headers, body, max_bytes)
-        try:
-            pieces = [piece async for piece in streamed]
-        finally:
-            await streamed.close()
-        return Answer(streamed.status, streamed.reason, streamed.headers, b"".join(pieces))
+        return await (await self.stream(method, url, headers, body, max_bytes)).whole()
 
     async def stream(
         self,
@@ -179,6 +174,14 @@ class Streamed:
         except (ProcessorError, asyncio.CancelledError):
             self._incoming.close()
             raise
+
+    async def whole(self) -> Answer:
+        """The answer with all of its body, of which nothing was read."""
+        try:
+            pieces = [piece async for piece in self]
+        finally:
+            await self.close()
+        return Answer(self.status, self.reason, self.headers, b"".join(pieces))
 
     async def close(self) -> None:
         """Give the connection up, unless the body was read to its end. Idempotent."""

@@ -281,7 +281,7 @@ class Monitor:
         entry.status, entry.answer_digest = said.status, said.digest
         entry.sizes = (entry.sizes[0] if entry.sizes else 0, said.size)
         if said.code:
-            entry.decision, entry.code = "error", said.code
+            entry.decision, entry.code = "deny" if said.code == "E332" else "error", said.code
         entry.details = {**entry.details, **said.details}
         entry.took_us += (time.perf_counter_ns() - opened_ns) // 1000
         self._entries.append(entry)

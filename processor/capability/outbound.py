@@ -10,7 +10,7 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,11 +19,12 @@ from urllib.parse import quote_plus, urlencode
 from processor.address import Url
 from processor.capability.answers import Answer, Unanswered
 from processor.capability.arguments import Argument, Binary, Choice, Flag, Listed, Number, Text
-from processor.capability.client import Client
+from processor.capability.client import Client, Streamed
 from processor.capability.connections import Connections
 from processor.capability.permit import Permit, Show
 from processor.capability.row import Arguments, Capability
-from processor.capability.secrets import STEP_BYTES, Located, Vault
+from processor.capability.secrets import STEP_BYTES, Located, ScrubbedStream, Vault
+from processor.capability.streams import StreamEntry
 from processor.errors import ProcessorError
 from processor.policy import Ask, url_target
 from processor.reach import Outbound
@@ -99,47 +100,73 @@ class Outside:
         the call has none. A call that was allowed and brought no answer gives
         `{"failed": kind, "text": why}`. Raises ProcessorError with E317, E323, E325 or E326.
         """
-        hop, deadline_s, follow = self._read(arguments)
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(deadline_s):
-                answer, url = await self._follow(hop, follow)
-        except TimeoutError:
-            where = hop.located.hide(hop.url.authority)
-            return _failed("timeout", f"{where}: no complete answer within {deadline_s:g} s")
-        except Unanswered as err:
-            return _failed(err.kind, err.what)
-        scrubber = self._vault.scrubber(url)
-        text = scrubber.text
-        head = {
-            "status": answer.status,
-            "reason": text(answer.reason),
-            "url": text(hop.located.shown(url)),
-            "headers": [[text(name), text(value)] for name, value in answer.headers],
-            "elapsed_s": time.monotonic() - started,
-        }
+        asked = await self._asked(arguments, is_stream=False)
+        if isinstance(asked, Attached):
+            return asked
+        answer, hop, head = asked
+        assert isinstance(answer, Answer)
+        scrubber = self._vault.scrubber(hop.url)
         if len(answer.body) > STEP_BYTES:
             return Attached(head, await asyncio.to_thread(scrubber.body, answer.body))
         return Attached(head, scrubber.body(answer.body))
 
-    async def _follow(self, hop: _Hop, follow: bool) -> tuple[Answer, Url]:
+    async def open(self, arguments: Arguments, connections: Connections) -> Attached:
+        """As `request`, but that the body comes by the pulls of a stream, whose number is in the head."""
+        with connections.streams.room():
+            asked = await self._asked(arguments, is_stream=True)
+            if isinstance(asked, Attached):
+                return asked
+            answer, hop, head = asked
+            assert isinstance(answer, Streamed)
+            body = _Body(
+                answer,
+                self._vault.scrubber(hop.url).stream(),
+                self._shown(hop),
+                partial(connections.tab.reserve, ask=_ask_of(hop.method, hop.url)),
+                connections.defer(answer.status),
+            )
+            return Attached({**head, "stream": connections.streams.open(body, body.close)}, b"")
+
+    async def _asked(
+        self, arguments: Arguments, *, is_stream: bool
+    ) -> tuple[Answer | Streamed, _Hop, dict[str, Any]] | Attached:
+        """What a call brought, by the hop that it ended with, and its head as the guest may know it."""
+        hop, deadline_s, follow = self._read(arguments)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline_s):
+                answer, hop = await self._follow(hop, follow, deadline_s if is_stream else None)
+        except TimeoutError:
+            where = hop.located.hide(hop.url.authority)
+            what = "head of an answer" if is_stream else "complete answer"
+            return _failed("timeout", f"{where}: no {what} within {deadline_s:g} s")
+        except Unanswered as err:
+            return _failed(err.kind, err.what)
+        text = self._vault.scrubber(hop.url).text
+        head = {
+            "status": answer.status,
+            "reason": text(answer.reason),
+            "url": text(hop.located.shown(hop.url)),
+            "headers": [[text(name), text(value)] for name, value in answer.headers],
+            "elapsed_s": time.monotonic() - started,
+        }
+        return answer, hop, head
+
+    async def _follow(self, hop: _Hop, follow: bool, idle_s: float | None) -> tuple[Answer | Streamed, _Hop]:
+        """The last answer, and the hop that brought it; with `idle_s` its body is still to come."""
         for number in range(self._settings.redirects + 1):
             text = self._shown(hop)
             try:
-                answer = await self._send(hop)
+                answer = await self._send(hop, idle_s)
                 location = answer.header("location")
                 if not follow or answer.status not in (301, 302, 303, 307, 308) or not location:
-                    return answer, hop.url
+                    return answer, hop
+                if isinstance(answer, Streamed):
+                    await answer.close()
                 if number < self._settings.redirects:
                     hop = self._next(hop, answer.status, location)
-            except Unanswered as err:  # a redirect can put what a server said into any sentence
-                raise Unanswered(err.kind, text(err.what)) from None
-            except ProcessorError as err:
-                about = replace(err.about, target=text(err.about.target)) if err.about else None
-                what, remedy = text(err.what), text(err.remedy)
-                if err.code == "E325" and hop.located.name:  # the line to write would have to name it
-                    remedy = f"Add the server that the secret {hop.located.name!r} names to `outbound`."
-                raise ProcessorError(err.code, what, place=err.place, remedy=remedy, about=about) from None
+            except ProcessorError as err:  # a redirect can put what a server said into any sentence
+                raise _said_by(err, text, hop.located.name) from None
         raise Unanswered("redirects", f"more than {self._settings.redirects} redirects (outbound.redirects)")
 
     def _shown(self, hop: _Hop) -> Show:
@@ -164,8 +191,8 @@ class Outside:
         self._permit(_ask_of(following.method, url), text)
         return following
 
-    async def _send(self, hop: _Hop) -> Answer:
-        """One exchange, with the secrets that its server may have in place."""
+    async def _send(self, hop: _Hop, idle_s: float | None) -> Answer | Streamed:
+        """One exchange, with the secrets that its server may have in place; `idle_s` as in `_follow`."""
         vault, url, client = self._vault, hop.url, self._client()
         client.check(url)  # before a secret is looked at: what is not allowed is that, whatever it carries
         if url.origin == hop.located.url.origin:
@@ -179,7 +206,10 @@ class Outside:
             headers.append(("Authorization", f"Basic {token}"))
         body = vault.fill_body(hop.body, hop.kind, url)
         filled = replace(url, query=query)
-        return await client.exchange(hop.method, filled, headers, body, self._settings.response_bytes)
+        most = self._settings.response_bytes
+        if idle_s is None:
+            return await client.exchange(hop.method, filled, headers, body, most)
+        return await client.stream(hop.method, filled, headers, body, most, idle_s)
 
     def _check_size(self, hop: _Hop) -> None:
         """Raise ProcessorError E323 for a request that is too large.
@@ -233,6 +263,64 @@ class Outside:
         )
 
 
+class _Body:
+    """The body of an answer as its guest gets it: without secrets, charged, and with an entry at its end."""
+
+    def __init__(
+        self,
+        streamed: Streamed,
+        scrubbed: ScrubbedStream,
+        shown: Show,
+        reserve: Callable[[Mapping[str, int]], Awaitable[None]],
+        entry: StreamEntry,
+    ) -> None:
+        self._streamed = streamed
+        self._scrubbed = scrubbed
+        self._shown = shown
+        self._reserve = reserve
+        self._entry = entry
+        self._is_over = False
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            while not self._is_over:
+                if piece := await self._piece():
+                    await self._reserve({"bytes": len(piece)})
+                    self._entry.add(piece)
+                    return piece
+        except ProcessorError as err:
+            self._is_over = True
+            self._entry.end(err.code)
+            raise _said_by(err, self._shown) from None
+        self._entry.end()
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        self._entry.end()
+        await self._streamed.close()
+
+    async def _piece(self) -> bytes:
+        try:
+            return self._scrubbed.feed(await anext(self._streamed))
+        except StopAsyncIteration:
+            self._is_over = True
+            return self._scrubbed.finish()
+
+
+def _said_by(err: ProcessorError, text: Show, secret: str = "") -> ProcessorError:
+    """An error in words that a guest may read; `secret` names that which its URL begins with."""
+    if isinstance(err, Unanswered):
+        return Unanswered(err.kind, text(err.what))
+    about = replace(err.about, target=text(err.about.target)) if err.about else None
+    remedy = text(err.remedy)
+    if err.code == "E325" and secret:  # the line to write would have to name it
+        remedy = f"Add the server that the secret {secret!r} names to `outbound`."
+    return ProcessorError(err.code, text(err.what), place=err.place, remedy=remedy, about=about)
+
+
 def _pairs(value: list[list[str]]) -> Pairs:
     return [(name, text) for name, text in value]
 
@@ -262,7 +350,10 @@ def _failed(kind: str, text: str) -> Attached:
 async def _request(connections: Connections, arguments: Arguments) -> Attached:
     reach = connections.reach
     client = partial(connections.client, "outbound", reach.outbound.allowed, reach.place)
-    return await Outside(reach.outbound, client, connections.vault, connections.permit).request(arguments)
+    outside = Outside(reach.outbound, client, connections.vault, connections.permit)
+    if arguments["stream"]:
+        return await outside.open(arguments, connections)
+    return await outside.request(arguments)
 
 
 def _locate(connections: Connections, arguments: Arguments) -> Arguments:
@@ -338,6 +429,7 @@ REQUESTS = Capability(
         Argument("params", Listed(_PAIR, most=PAIRS), required=False, default=[], refusal=_pairs_refused),
         Argument("headers", Listed(_PAIR, most=PAIRS), required=False, default=[], refusal=_pairs_refused),
         Argument("body", Binary(), required=False, default=b"", refusal=_NOT_A_CALL),
+        Argument("stream", Flag(), required=False, default=False, refusal=_NOT_A_CALL),
         Argument("redirects", Flag(), required=False, default=True, refusal=_NOT_A_CALL),
         Argument(
             "timeout",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from processor.capability.answers import Unanswered
-from processor.capability.arguments import Argument, Number
+from processor.capability.arguments import Argument, Binary, Number
 from processor.capability.connections import Connections
 from processor.capability.row import Arguments, Capability
 from processor.sandbox.wire import Attached
@@ -17,7 +18,10 @@ async def _next(connections: Connections, arguments: Arguments) -> Any:
     A stream that broke off gives `{"failed": kind, "text": why}`. Raises what `OpenStreams.next` raises.
     """
     try:
-        pulled = await connections.streams.next(int(arguments["stream"]))
+        async with asyncio.timeout(arguments["timeout"]):
+            pulled = await connections.streams.next(int(arguments["stream"]))
+    except TimeoutError:
+        return Attached({"failed": "timeout", "text": "nothing more of the answer came in time"}, b"")
     except Unanswered as err:
         return Attached({"failed": err.kind, "text": err.what}, b"")
     if any(type(item) is not bytes for item in pulled.items):
@@ -27,13 +31,16 @@ async def _next(connections: Connections, arguments: Arguments) -> Any:
 
 async def _close(connections: Connections, arguments: Arguments) -> Any:
     await connections.streams.close(int(arguments["stream"]))
+    return Attached({}, b"")
 
 
 _STREAM = Argument("stream", Number(above=0), refusal="a stream is named by the number that its call gave")
+# A guest reads bytes beside an answer where it sent some, be they none.
+_BODY = Argument("body", Binary(), required=False, default=b"")
 
 STREAM_NEXT = Capability(
     "stream_next",
-    (_STREAM,),
+    (_STREAM, _BODY, Argument("timeout", Number(above=0), required=False)),
     perform=_next,
     ask=lambda arguments: None,
     event=None,
@@ -45,7 +52,7 @@ STREAM_NEXT = Capability(
 )
 STREAM_CLOSE = Capability(
     "stream_close",
-    (_STREAM,),
+    (_STREAM, _BODY),
     perform=_close,
     ask=lambda arguments: None,
     event=None,

@@ -224,7 +224,7 @@ class Calls:
             call.is_open = False
         if _is_final(answer):
             call.is_answered = True
-            if not replay._keep(call, answer, self._in_hand):
+            if not _is_stream(answer) and not replay._keep(call, answer, self._in_hand):
                 if sum(map(len, self._members)) > 1:
                     self.cut = group
                 else:  # nothing is left to be cut
@@ -249,6 +249,11 @@ def _is_final(answer: Any) -> bool:
         return True
     status = answer.value.get("status")
     return isinstance(status, int) and status != 429 and status < 500
+
+
+def _is_stream(answer: Any) -> bool:
+    """Whether its body was pulled, and is not here to be kept."""
+    return isinstance(answer, Attached) and "stream" in answer.value
 
 
 def _is_done_write(call: _Call) -> bool:

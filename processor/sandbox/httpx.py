@@ -11,15 +11,14 @@ Runnable does not catch fails its run with the host's code.
 from __future__ import annotations
 
 import types
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 
 from processor.runnable import AuthorityKernelError
-from processor.sandbox import requests
+from processor.sandbox import pulls, requests
 from processor.sandbox.facades import bless, insisting
 
-AwaitedCall = Callable[[str, dict[str, Any], bytes], Awaitable[Any]]
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 
 
@@ -64,10 +63,50 @@ _FAILURES = {
 }
 
 
+_CUT = {"connection": "ReadError", "timeout": "ReadTimeout"}  # where the answer had begun
+
+
+class ResponseNotRead(pulls.Unread):
+    """The body of an answer that is a stream is asked for before it was read."""
+
+
+class StreamConsumed(pulls.Consumed):
+    """The body of an answer that is a stream was read already, or is closed."""
+
+
 class HttpxResponse(requests.Response):
     """The answer to a request."""
 
     __slots__ = ()
+
+    @property
+    def content(self) -> bytes:
+        """The body. Raises ResponseNotRead for a stream that was not read."""
+        try:
+            return self._body.content
+        except pulls.Unread as err:
+            raise ResponseNotRead(f"{err}: call `read()`, or `await aread()`, first") from None
+
+    def iter_bytes(self, chunk_size: int | None = None) -> Any:
+        """The body as it comes, in chunks of at most `chunk_size` bytes; None is whatever has come."""
+        return self._body.each(pulls.Pieces(chunk_size))
+
+    def iter_text(self, chunk_size: int | None = None) -> Any:
+        """The same as text, of whole characters."""
+        return self._body.each(pulls.Texts(self.encoding, chunk_size))
+
+    def iter_lines(self) -> Any:  # type: ignore[override]
+        """The lines of the body as text, each as soon as it is complete, without its end."""
+        return self._body.each(pulls.Lines(pulls.known(self.encoding)))
+
+    # The same for an answer that was awaited; `_body` knows which it is.
+    iter_raw = aiter_raw = aiter_bytes = iter_bytes
+    aiter_text = iter_text
+    aiter_lines = iter_lines
+
+    @property
+    def is_stream_consumed(self) -> bool:
+        return self._body.is_taken
 
     @property
     def reason_phrase(self) -> str:
@@ -93,9 +132,15 @@ class HttpxResponse(requests.Response):
     def is_error(self) -> bool:
         return self.status_code >= 400
 
-    def read(self) -> bytes:
-        """The body, which is there already."""
-        return self.content
+    def read(self) -> Any:
+        """The body, all of it."""
+        return self._body.read()
+
+    def close(self) -> Any:
+        """Give up what has not been read of a stream."""
+        return self._body.close()
+
+    aread, aclose = read, close
 
     def raise_for_status(self) -> HttpxResponse:  # type: ignore[override]
         """Return this answer, or raise HTTPStatusError for a status that is not one of success."""
@@ -262,23 +307,50 @@ class _HttpxClient:
     def is_closed(self) -> bool:
         return self._is_closed
 
-    def stream(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises TypeError: an answer is read whole."""
-        raise TypeError(
-            "httpx does not stream in a Runnable: an answer is read whole (outbound.response_bytes)"
-        )
-
     def _written(self, method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         if self._is_closed:
             raise RuntimeError("Cannot send a request, as the client has been closed.")
         return self._defaults.written(method, url, options)
 
 
-def _answer(made: Any) -> HttpxResponse:
-    head, content = made
+def _explain(head: dict[str, Any], kinds: Mapping[str, str]) -> None:
+    """Raise what stands for a call that was allowed and brought no answer, or not all of one."""
     if "failed" in head:
-        raise _EXCEPTIONS[_FAILURES.get(head["failed"], "TransportError")](head["text"])
-    return HttpxResponse(head, content)
+        raise _EXCEPTIONS[kinds.get(head["failed"], "TransportError")](head["text"])
+
+
+def _cut(head: dict[str, Any]) -> None:
+    _explain(head, _CUT)
+
+
+class _Streaming:
+    """An answer that is opened by `with`, or `async with`, and closed at its end."""
+
+    __slots__ = ("_open", "_response")
+
+    def __init__(self, open: Callable[[], Any]) -> None:
+        self._open = open
+        self._response: Any = None
+
+    def __enter__(self) -> HttpxResponse:
+        response: HttpxResponse = self._open()
+        self._response = response
+        return response
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+
+
+class _AwaitedStreaming(_Streaming):
+    __slots__ = ()
+
+    async def __aenter__(self) -> HttpxResponse:
+        response: HttpxResponse = await self._open()
+        self._response = response
+        return response
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._response.aclose()
 
 
 def _refusal(err: AuthorityKernelError) -> requests.RequestException:
@@ -287,20 +359,41 @@ def _refusal(err: AuthorityKernelError) -> requests.RequestException:
 
 
 def _clients(
-    call: requests.Call, awaited: AwaitedCall | None
+    call: pulls.Call, awaited: pulls.AwaitedCall | None
 ) -> tuple[type[_HttpxClient], type[_HttpxClient]]:
     """The two classes for one guest."""
+
+    def ask(name: str, arguments: dict[str, Any], body: bytes) -> Any:
+        try:
+            return call(name, arguments, body)
+        except AuthorityKernelError as err:
+            raise _refusal(err) from None
+
+    async def ask_awaited(name: str, arguments: dict[str, Any], body: bytes) -> Any:
+        assert awaited is not None
+        try:
+            return await awaited(name, arguments, body)
+        except AuthorityKernelError as err:
+            raise _refusal(err) from None
 
     class SyncClient(_HttpxClient):
         """Makes requests, each of which waits for its answer."""
 
         def request(self, method: str, url: Any, **options: Any) -> HttpxResponse:
+            return self._send(*self._written(method, url, options))
+
+        def stream(self, method: str, url: Any, **options: Any) -> _Streaming:
+            """The answer as it comes, for a `with` block: its head is there, its body is read from it."""
             arguments, body = self._written(method, url, options)
-            try:
-                made = call("requests", arguments, body)
-            except AuthorityKernelError as err:
-                raise _refusal(err) from None
-            return _answer(made)
+            return _Streaming(lambda: self._send({**arguments, "stream": True}, body))
+
+        def _send(self, arguments: dict[str, Any], body: bytes) -> HttpxResponse:
+            head, content = ask("requests", arguments, body)
+            _explain(head, _FAILURES)
+            is_stream = "stream" in head
+            return HttpxResponse(
+                head, pulls.StreamedBody(ask, head["stream"], _cut) if is_stream else pulls.WholeBody(content)
+            )
 
         def close(self) -> None:
             self._is_closed = True
@@ -315,13 +408,19 @@ def _clients(
         """Makes requests, each of which is awaited."""
 
         async def request(self, method: str, url: Any, **options: Any) -> HttpxResponse:
+            return await self._send(*self._written(method, url, options))
+
+        def stream(self, method: str, url: Any, **options: Any) -> _AwaitedStreaming:
+            """The answer as it comes, for an `async with` block."""
             arguments, body = self._written(method, url, options)
-            assert awaited is not None
-            try:
-                made = await awaited("requests", arguments, body)
-            except AuthorityKernelError as err:
-                raise _refusal(err) from None
-            return _answer(made)
+            return _AwaitedStreaming(lambda: self._send({**arguments, "stream": True}, body))
+
+        async def _send(self, arguments: dict[str, Any], body: bytes) -> HttpxResponse:
+            head, content = await ask_awaited("requests", arguments, body)
+            _explain(head, _FAILURES)
+            if "stream" in head:
+                return HttpxResponse(head, pulls.AwaitedBody(ask_awaited, head["stream"], _cut))
+            return HttpxResponse(head, pulls.WholeBody(content, is_awaited=True))
 
         async def aclose(self) -> None:
             self._is_closed = True
@@ -353,7 +452,7 @@ def _verb(kind: Any, verb: str) -> Callable[..., Any]:
     return send
 
 
-def client(call: requests.Call, awaited: AwaitedCall | None = None) -> types.ModuleType:
+def client(call: pulls.Call, awaited: pulls.AwaitedCall | None = None) -> types.ModuleType:
     """The module `httpx` for one guest, whose requests go through `call`, and those that are awaited through
     `awaited`; without that, all through `call`.
     """
@@ -363,6 +462,10 @@ def client(call: requests.Call, awaited: AwaitedCall | None = None) -> types.Mod
         of_client = {name: options.pop(name) for name in ("base_url",) if name in options}
         _refuse(of_client, _OF_REQUEST)
         return sync().request(method, url, **options)  # type: ignore[attr-defined, no-any-return]
+
+    def stream(method: str, url: Any, **options: Any) -> _Streaming:
+        _refuse({"base_url": 0} if "base_url" in options else {}, _OF_REQUEST)
+        return sync().stream(method, url, **options)  # type: ignore[attr-defined, no-any-return]
 
     def function(verb: str) -> Callable[..., HttpxResponse]:
         def send(url: Any, **options: Any) -> HttpxResponse:
@@ -377,6 +480,9 @@ def client(call: requests.Call, awaited: AwaitedCall | None = None) -> types.Mod
         _EXCEPTIONS,
         **{verb: function(verb) for verb in _VERBS},
         request=request,
+        stream=stream,
+        ResponseNotRead=ResponseNotRead,
+        StreamConsumed=StreamConsumed,
         Client=sync,
         AsyncClient=asynchronous,
         Response=HttpxResponse,

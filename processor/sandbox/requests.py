@@ -16,6 +16,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,8 +29,7 @@ from processor.runnable import (
 )
 from processor.sandbox.capabilities import Secret
 from processor.sandbox.facades import bless, remaining_s
-
-Call = Callable[[str, dict[str, Any], bytes], Any]
+from processor.sandbox.pulls import Call, Lines, Pieces, StreamedBody, Texts, WholeBody, known
 
 
 class RequestException(CapabilityError):
@@ -138,17 +138,23 @@ class CaseInsensitiveDict(Mapping[str, str]):
 class Response:
     """The answer to a request."""
 
-    __slots__ = ("content", "elapsed", "encoding", "headers", "reason", "status_code", "url")
+    __slots__ = ("_body", "elapsed", "encoding", "headers", "reason", "status_code", "url")
 
-    def __init__(self, head: dict[str, Any], content: bytes) -> None:
+    def __init__(self, head: dict[str, Any], body: WholeBody | StreamedBody) -> None:
         self.status_code: int = head["status"]
         self.reason: str = head["reason"]
         self.url: str = head["url"]
         self.headers = CaseInsensitiveDict(head["headers"])
-        self.content = content
+        self._body = body
         self.elapsed = datetime.timedelta(seconds=head["elapsed_s"])
         found = re.search(r"charset=[\"']?([A-Za-z0-9._-]+)", self.headers.get("content-type", ""), re.I)
         self.encoding: str | None = found[1] if found else None
+
+    @property
+    def content(self) -> bytes:
+        """The body; where it is a stream, all of it is read now."""
+        content: bytes = self._body.read()
+        return content
 
     @property
     def ok(self) -> bool:
@@ -161,10 +167,31 @@ class Response:
     @property
     def text(self) -> str:
         """The body as text, in the encoding that the server names, or UTF-8."""
-        try:
-            return self.content.decode(self.encoding or "utf-8", "replace")
-        except (LookupError, ValueError):
-            return self.content.decode("utf-8", "replace")
+        return self.content.decode(known(self.encoding), "replace")
+
+    def iter_content(self, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
+        """The body as it comes, in chunks of at most `chunk_size` bytes; None is whatever has come."""
+        shape = Texts(self.encoding, chunk_size) if decode_unicode else Pieces(chunk_size)
+        chunks: Iterator[Any] = self._body.each(shape)
+        return chunks
+
+    def iter_lines(self, chunk_size: int | None = None, decode_unicode: bool = False) -> Iterator[Any]:
+        """The lines of the body, each as soon as it is complete, without its end."""
+        lines: Iterator[Any] = self._body.each(Lines(known(self.encoding) if decode_unicode else None))
+        return lines
+
+    def close(self) -> None:
+        """Give up what has not been read of a stream."""
+        self._body.close()
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.iter_content(None)
 
     def json(self, **options: Any) -> Any:
         """The body as JSON. Raises JSONDecodeError."""
@@ -195,11 +222,10 @@ _NOT_TAKEN = {
     "proxies": "the host connects directly",
     "trust_env": "the host's environment is not looked at",
     "hooks": "look at the response instead",
-    "stream": "an answer is read whole, up to outbound.response_bytes",
     "files": "give the body as `data`",
     "cookies": "give a Cookie header",
 }
-_TAKEN = "params, headers, json, data, timeout, allow_redirects, auth"
+_TAKEN = "params, headers, json, data, timeout, allow_redirects, auth, stream"
 
 
 def within_deadline(call: Call) -> Call:
@@ -220,17 +246,15 @@ def within_deadline(call: Call) -> Call:
 
 def client(call: Call) -> types.ModuleType:
     """The module `requests` for one guest, whose requests go through `call`."""
-    call = within_deadline(call)
+    ask = partial(_asked, within_deadline(call))
 
     def request(method: str, url: str, **options: Any) -> Response:
         arguments, body = written(method, url, options)
-        try:
-            head, content = call("requests", arguments, body)
-        except AuthorityKernelError as err:
-            raise _REFUSALS.get(err.code, RequestException)(err, **vars(err)) from None
-        if "failed" in head:
-            raise _KINDS.get(head["failed"], RequestException)(head["text"])
-        return Response(head, content)
+        head, content = ask("requests", arguments, body)
+        _explain(head)
+        return Response(
+            head, StreamedBody(ask, head["stream"], _explain) if "stream" in head else WholeBody(content)
+        )
 
     def with_query(method: str) -> Callable[..., Response]:
         def send(url: str, params: Any = None, **options: Any) -> Response:
@@ -266,6 +290,19 @@ def client(call: Call) -> types.ModuleType:
     return module
 
 
+def _asked(call: Call, name: str, arguments: dict[str, Any], body: bytes) -> Any:
+    try:
+        return call(name, arguments, body)
+    except AuthorityKernelError as err:
+        raise _REFUSALS.get(err.code, RequestException)(err, **vars(err)) from None
+
+
+def _explain(head: dict[str, Any]) -> None:
+    """Raise what stands for a call that was allowed and brought no answer, or not all of one."""
+    if "failed" in head:
+        raise _KINDS.get(head["failed"], RequestException)(head["text"])
+
+
 def _named(send: Callable[..., Response], method: str) -> Callable[..., Response]:
     send.__name__ = send.__qualname__ = method.lower()
     return send
@@ -277,7 +314,7 @@ def written(method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, A
     params, headers = values.pop("params", None), values.pop("headers", None)
     data, document = values.pop("data", None), values.pop("json", None)
     timeout, follow = values.pop("timeout", None), values.pop("allow_redirects", True)
-    auth = values.pop("auth", None)
+    auth, is_stream = values.pop("auth", None), values.pop("stream", False)
     for name in values:
         why = _NOT_TAKEN.get(name, f"the options are {_TAKEN}")
         raise TypeError(f"requests does not take {name!r} in a Runnable: {why}")
@@ -296,6 +333,8 @@ def written(method: Any, url: Any, options: dict[str, Any]) -> tuple[dict[str, A
         "kind": kind,
         "redirects": bool(follow),
     }
+    if is_stream:
+        arguments["stream"] = True
     if timeout is not None:
         arguments["timeout"] = _seconds(timeout)
     if auth is not None:

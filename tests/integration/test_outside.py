@@ -13,7 +13,7 @@ import pytest
 from processor.config import load
 from processor.operate.control import Control
 from tests.running import Running, Start
-from tests.web import answer, serving
+from tests.web import answer, fed, serving
 
 CANARY = "K3Y-canary-1"
 
@@ -338,3 +338,38 @@ r:
     assert outputs == [{"n": n, "said": 1 << 20} for n in range(79)]
     assert contexts == {"": {"sum": sum(range(79))}}
     assert [json.loads(asked.body)["n"] for asked in web.asked] == list(range(80))
+
+
+async def test_a_streamed_answer_goes_on_to_listeners_as_it_comes(processor: Start, wait_until: Any) -> None:
+    """Each line is a chunk before the server says the next one, and what is left open ends with the run."""
+    source = """
+    import json
+    import requests
+
+    class Runnable:
+        def process_stream(self, query):
+            requests.get(query["url"] + "/idle", stream=True)
+            lines = requests.get(query["url"] + "/seen", stream=True).iter_lines(decode_unicode=True)
+            for line in lines:
+                if line.startswith("data: "):
+                    yield json.loads(line[6:])
+    """
+    route = """
+    r:
+      input: {{subject: "in.*", create: true}}
+      runnable: talk.py
+      mode: stream
+      output: {{subject: talk, durable: false}}
+      outbound: {{allowed_domains: ["{host}"]}}
+    """
+    pieces = [b'data: {"n": %d}\n\n' % n for n in range(3)]
+    async with fed(pieces) as feed, processor(route.format(host=feed.host), talk=source) as running:
+        heard = await running.listen("talk")
+        await running.publish("in.a", {"url": f"http://{feed.host}"})
+        for number, piece in enumerate(pieces):
+            await wait_until(lambda number=number: len(heard) == number + 1, "the chunk was heard")
+            assert json.loads(heard[number].payload) == {"n": number}
+            feed.see(piece)
+        await wait_until(lambda: len(heard) == 4, "the end was heard")
+        assert heard[3].headers["Processor-Stream"] == "end"
+        await wait_until(feed.gone.is_set, "the other answer was given up")

@@ -235,7 +235,7 @@ async def test_a_code_of_ones_own_is_not_reported(route: Any) -> None:
         ("verify=False", "TLS is verified"), ("verify=True", "TLS is verified"),
         ("cert='a'", "no client certificates"),
         ("proxies={}", "the host connects directly"), ("trust_env=True", "is not looked at"),
-        ("hooks={}", "look at the response"), ("stream=True", "is read whole"), ("files={}", "as `data`"),
+        ("hooks={}", "look at the response"), ("files={}", "as `data`"),
         ("cookies={}", "Cookie header"), ("other=1", "the options are params, headers"),
     ],
 )  # fmt: skip

@@ -137,7 +137,7 @@ async def test_what_unpacks_to_more_than_one_piece_is_whole() -> None:
         pieces = [piece async for piece in got]
         await got.close()
     assert b"".join(pieces) == body
-    assert max(map(len, pieces)) <= 256 << 10
+    assert max(map(len, pieces)) <= 128 << 10
 
 
 async def test_a_stream_has_its_bound() -> None:

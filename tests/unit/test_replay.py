@@ -162,6 +162,26 @@ def test_a_failed_call_is_made_again_with_the_same_key(failure: int) -> None:
     assert server.repeated == 1  # the program's own second call is its business
 
 
+def test_a_streamed_answer_is_not_kept_and_its_keys_are_its_own() -> None:
+    """What was pulled is asked for again with its key, and the same request twice in a run is two calls."""
+    server = Server("all")
+
+    async def run() -> list[Any]:
+        calls = server.replay.calls(*batch("a"))
+        arguments = {"method": "POST", "url": "http://a/", "body": b"x", "kind": "raw", "stream": True}
+
+        async def make(given: dict[str, Any]) -> Attached:
+            await server.make(given)
+            return Attached({"status": 200, "stream": len(server.asked)}, b"")
+
+        return [(await calls.answer(0, "requests", arguments, make)).value["stream"] for _ in range(2)]
+
+    assert [asyncio.run(run()), asyncio.run(run())] == [[1, 2], [3, 4]]
+    assert server.keys[:2] == server.keys[2:]
+    assert len(set(server.keys)) == 2
+    assert server.repeated == 2
+
+
 def test_a_refused_call_counts_as_not_made() -> None:
     """What the host did not send is no repetition when it is sent."""
     server = Server()
