@@ -56,7 +56,7 @@ class Runnable:
     def process(self, queries):
         outputs = []
         for query in queries:
-            self.context["counter"] += requests.get("http://127.0.0.1:$http/").json()["one"]
+            self.context["counter"] += requests.get("http://127.0.0.1:$http/$ms").json()["one"]
             outputs.append({"index": self.context["counter"], **query})
         return outputs
 """
@@ -170,6 +170,7 @@ class Case:
     graph: Sequence[Mapping[str, Any]] = ()  # its nodes; a message is then what starts a run of it
     is_outbound: bool = False  # its nodes may call outside, which makes them run in a pool
     is_chain: bool = False  # each route reads what the one before it sends
+    server_ms: int = 0  # after which its HTTP server answers
     single: int = 0  # messages that come one at a time, each once the one before it is done
 
     @property
@@ -261,12 +262,22 @@ CASES = {
             lines={"events": "$out-events"},
         ),
         Case("audited", "counter with an entry of the audit a run", app_lines={"audit": {"level": "runs"}}),
-        Case("http", "counter with one HTTP call a message", source=CALLS, messages=1_000),
+        Case("http", "counter with one HTTP call a message", source=CALLS, messages=4_000),
+        Case("http_64", "the same with 64 keys", source=CALLS, messages=8_000, keys=64, lines=_KEYED),
+        Case(
+            "http_late",
+            "the same with 64 keys, of a server that answers after 20 ms",
+            source=CALLS,
+            messages=1_500,
+            keys=64,
+            lines=_KEYED,
+            server_ms=20,
+        ),
         Case(
             "governed",
             "the same under a policy of 101 lines, with an entry of the audit a call",
             source=CALLS,
-            messages=1_000,
+            messages=4_000,
             policy=POLICY,
         ),
         Case("size_100", "messages of 100 bytes", size=100),

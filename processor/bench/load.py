@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import cast
 
 import orjson
 
@@ -102,20 +103,29 @@ async def give_up(broker: Broker, source: DocumentSource, app: str, count: int) 
         await broker.commit(written)
 
 
+class _Answers(asyncio.Protocol):
+    """Answers each request with `{"one": 1}`, after so many milliseconds as its path says."""
+
+    _ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"one": 1}'
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._heard = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        *heads, self._heard = (self._heard + data).split(b"\r\n\r\n")
+        for head in heads:
+            delay_ms = int(head.split(b" ", 2)[1].removeprefix(b"/") or 0)
+            self._loop.call_later(delay_ms / 1000, self._transport.write, self._ANSWER)
+
+
 @contextlib.asynccontextmanager
 async def http_server() -> AsyncIterator[int]:
-    """An HTTP server that answers everything at once with `{"one": 1}`; its port."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        body = b'{"one": 1}'
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(head + body)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    """An HTTP server that answers with `{"one": 1}`; its port."""
+    server = await asyncio.get_running_loop().create_server(_Answers, "127.0.0.1", 0)
     async with server:
         yield int(server.sockets[0].getsockname()[1])

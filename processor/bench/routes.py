@@ -95,7 +95,9 @@ async def measure(case: Case, servers: Servers, folder: Path, app: str, scale: S
 
 def write_config(case: Case, folder: Path, app: str, http_port: int) -> Path:
     """The configuration of a case and its Runnable, as files."""
-    (folder / "runnable.py").write_text(case.source.replace("$http", str(http_port)))
+    (folder / "runnable.py").write_text(
+        case.source.replace("$http", str(http_port)).replace("$ms", str(case.server_ms))
+    )
     replicas = 3 if case.servers == 3 else 1
     routes: dict[str, Any] = {}
     for number in range(0 if case.graph else case.routes):
