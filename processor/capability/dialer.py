@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Check = Callable[[str, int, Iterable[str]], list[Address]]
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
-CONNECTIONS = 20  # of one route to all of its servers
+CONNECTIONS = 100  # of one route to all of its servers
 IDLE_S = 15.0
 ADDRESS_S = 1.5  # for one address of several, before the next is tried beside it
 BUFFER_BYTES = 64 << 10  # of an answer that nobody reads yet; then its server has to wait
@@ -61,6 +62,7 @@ class Dialer:
             skip_auto_headers=_OWN,
             timeout=aiohttp.ClientTimeout(total=None),
             middlewares=[_once],
+            request_class=_SentOnce,
             read_bufsize=BUFFER_BYTES,
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,
@@ -176,13 +178,33 @@ class _Resolver(AbstractResolver):
         """There is nothing to close."""
 
 
+class _Stale(aiohttp.ClientConnectionError):
+    """A kept connection has something that nobody asked for; nothing was sent over it."""
+
+
+class _SentOnce(aiohttp.ClientRequest):
+    """A request that is sent over no connection on which its server has said more than it was asked.
+
+    Such bytes would be taken for the answer, and from then on each answer for that to the next request.
+    """
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise _Stale
+        return await super().send(conn)
+
+
 async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Send a request, and do not let aiohttp send it a second time.
 
     It would where a kept connection breaks after an idempotent method; it does for these two exceptions only.
     """
     try:
-        return await send(request)
+        while True:
+            try:
+                return await send(request)
+            except _Stale:
+                continue  # which was closed: the next one is another
     except aiohttp.ClientConnectorError:
         raise  # nothing was sent
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as err:

@@ -263,6 +263,25 @@ async def test_a_connection_that_its_server_closed_is_not_used_again() -> None:
         assert (await second).status == 200
 
 
+async def test_what_nobody_asked_for_is_no_answer_to_the_next_request() -> None:
+    """A connection on which its server says more than it was asked is not used again."""
+    async with a_line() as line, client_of(line.host) as client:
+        url = parse_url(f"http://{line.host}/")
+        first = asyncio.create_task(client.exchange("GET", url, [], b"", 100))
+        said = HEAD + b"Content-Length: 1\r\n\r\n"
+        await line.say(said + b"1")
+        assert (await first).body == b"1"
+        await line.say(said + b"2")
+        # It has arrived once another request has gone there and back.
+        async with serving() as web, client_of(web.host) as other:
+            await other.exchange("GET", parse_url(web.url), [], b"", 1000)
+        second = asyncio.create_task(client.exchange("GET", url, [], b"", 100))
+        await line.asked(2)
+        assert line.writers[0] is not line.writers[1]
+        await line.say(said + b"3")
+        assert (await second).body == b"3"
+
+
 # What is written and dialled.
 
 
