@@ -71,6 +71,7 @@ class Url:
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
+@lru_cache(256)  # one request is judged in several places
 def parse_url(text: str) -> Url:
     """The meaning of an absolute URL. Raises ValueError, whose sentence says what is wrong with it."""
     if len(text) > URL_CHARS:
