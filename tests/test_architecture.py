@@ -34,7 +34,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         [
             ["api", "mcp"],
             ["verbs"],
-            ["audit_export", "lag", "runs"],
+            ["audit_export", "lag", "route_board", "runs"],
             ["graphs"],
             ["forms"],
             ["audits", "budgets", "edits", "notary", "retention", "status"],
@@ -45,7 +45,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
         "recipes/",
         "steps over one context: what a recipe is, the graph that it becomes, and runs without a broker",
         [
-            ["local", "pools"],
+            ["bridge", "local", "pools"],
             ["shell", "snapshots"],
             ["authoring", "context", "scriptlets", "selection", "tree"],
         ],

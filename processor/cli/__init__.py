@@ -328,7 +328,7 @@ def context(
         list[str],
         typer.Argument(
             metavar="[ACTION] CONFIG ROUTE [KEY] [PATH] [VALUE]",
-            help="get, full, set, append, pop, delete, history, export or import, and what it is about.",
+            help="get, full, set, append, pop, delete, history, export, import or serve, and of what.",
         ),
     ],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the history shows it.")] = "",
@@ -351,6 +351,15 @@ def context(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="import: only say what would change.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="serve: the context in a file, such as a recipe's.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="serve: the port; 0 takes a free one.")
+    ] = 8765,
     format: FormatOption = None,
 ) -> int:
     """Look at what a route has kept, and change it while the route runs.
@@ -358,8 +367,9 @@ def context(
     `get` shows the context of a key, or the value at PATH; `full` all of them. `set` puts VALUE, which is
     JSON or - for standard input, to PATH; `append` adds it to the list there; `pop` takes the last element
     out and shows it; `delete` removes what is at PATH, or the whole context. `history` shows what was
-    changed, by whom. `export` writes a line for each context, which `import` brings in. Without an action it
-    is `get` or `full`.
+    changed, by whom. `export` writes a line for each context, which `import` brings in. `serve` answers
+    programs on this machine: a line of JSON each way, {"op": "set", "path": "data.user", "value": 1}, with
+    the ops full, get, set, append, delete and pop. Without an action it is `get` or `full`.
 
     PATH is the name of an item, or a JSON pointer: /totals/0. A change is one commit: the route goes on with
     it, and runs again what it had in hand. Values that JSON lacks are shown as the nearest that it has; with
@@ -376,9 +386,17 @@ def context(
     processor context history market.yaml stats IBM --since 2h
     processor context export market.yaml stats > stats.jsonl
     processor context import market.yaml stats stats.jsonl --replace --yes
+    processor context serve market.yaml stats IBM --port 8765
+    processor context serve --file orchestrator/Data/context.json
     """
     from processor.cli.contexts import Options, contexts
 
+    if words[0] == "serve":
+        from processor.cli.bridging import serve
+
+        return serve(words[1:], file, port, reason)
+    if file is not None:
+        raise typer.BadParameter("--file is for `serve`")
     return contexts(
         words,
         Options(
