@@ -57,6 +57,7 @@ REASONS = {
     "needs an app with an audit",
     "needs an app with graphs",
     "needs a recipe",
+    "needs the wheel",
     "needs the nats command line",
 }
 TICKS = "".join(f'{{"symbol": "IBM", "price": {price}}}\n' for price in (3, 5.5, 4))

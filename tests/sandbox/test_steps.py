@@ -481,3 +481,17 @@ async def test_the_templates_of_the_guide_load(language: str) -> None:
     assert ran.logs[0].text == "steps.one | recorded sample.message_v1"
     assert empty["error"]["text"].startswith("step template: it returned None; ")
     assert wrong["returned"] == {"status": "error", "reason": "message required"}
+
+
+async def test_what_steps_import_is_for_steps_alone() -> None:
+    """A Runnable is told so; a step that misspells a module is told which one it meant."""
+    source = "from orchestrator.context import Context\nclass Runnable:\n    def process(self, q): pass\n"
+    zygote = await Zygote.start()
+    try:
+        with pytest.raises(Faults, match="It is there for steps of recipes alone: a Runnable has"):
+            await zygote.spawn(Program(source, "r.py"), Limits())
+    finally:
+        await zygote.close()
+    async with loading("restricted") as load:
+        with pytest.raises(Faults, match=r"Did you mean 'orchestrator\.context'\?"):
+            await load("import orchestrator.contxt\ndef run(params): return 0\n", {"a": "run"})
