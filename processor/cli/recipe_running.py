@@ -28,6 +28,7 @@ from processor.config import load_recipe
 from processor.errors import ProcessorError
 from processor.model import LogLine
 from processor.printable import printable
+from processor.recipes.authoring import line_of
 from processor.recipes.context import RecipeContext, Snapshot, read
 from processor.recipes.definition import Recipe, Step, with_params
 from processor.recipes.graph import picture_of
@@ -175,9 +176,8 @@ def _ended(step: Step, end: StepEnd) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _line(line: LogLine) -> str:
-    moment = datetime.now().isoformat(timespec="seconds")
-    return printable(f"{moment} | {line.level.upper()} | {line.text}")
+def _line(step: Step, line: LogLine) -> str:
+    return printable(line_of(line, step.module or step.name, datetime.now()))
 
 
 def _lines(stack: ExitStack, recipe: Recipe) -> RunListener:
@@ -192,7 +192,7 @@ class RunLines:
         say(_began(step, attempt))
 
     def said(self, step: Step, line: LogLine) -> None:
-        say(_line(line))
+        say(_line(step, line))
 
     def ended(self, step: Step, attempt: int, end: StepEnd) -> None:
         for line in _ended(step, end):
@@ -220,7 +220,7 @@ class RunBar:
         self._show()
 
     def said(self, step: Step, line: LogLine) -> None:
-        self._print(_line(line))
+        self._print(_line(step, line))
 
     def ended(self, step: Step, attempt: int, end: StepEnd) -> None:
         self._at_work.pop(step.name, None)
@@ -259,7 +259,7 @@ class StepLogs:
         self._write(step, [_dated(_began(step, attempt))])
 
     def said(self, step: Step, line: LogLine) -> None:
-        self._write(step, [_line(line)])
+        self._write(step, [_line(step, line)])
 
     def ended(self, step: Step, attempt: int, end: StepEnd) -> None:
         self._write(step, [line if line.startswith(" ") else _dated(line) for line in _ended(step, end)])

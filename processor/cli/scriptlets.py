@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,15 +20,21 @@ import typer
 
 from processor.cli.inputs import read_all
 from processor.cli.terminal import EXIT_FAILED, EXIT_OK, complain, exit_code_of, name_pages, say
-from processor.delivery.codec import read_result
 from processor.errors import Faults, ProcessorError
-from processor.model import Failed, Group, Limits, LogLine
+from processor.graphs.plan import compile_plan
+from processor.graphs.progress import Execution
+from processor.model import Limits
 from processor.recipes.authoring import line_of
-from processor.recipes.context import RecipeContext, dump, read, save
-from processor.recipes.definition import Step
+from processor.recipes.context import RecipeContext, dump, read
+from processor.recipes.graph import graph_of
+from processor.recipes.local import PythonSteps, changes_of
 from processor.recipes.programs import program_of, recipe_of
+from processor.recipes.snapshots import SnapshotFile
 from processor.sandbox.host import Zygote
 from processor.telemetry import configure_logging
+
+_RUN = "scriptlet"  # what the run is called that the step is an execution of
+_MEMORY_MB = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,50 +86,36 @@ async def _run(request: ScriptletRequest) -> tuple[Any, bool]:
     """
     recipe = recipe_of(request.file, request.name, request.params)
     [step] = recipe.steps
-    program = program_of(recipe, request.language, request.packages)
+    node = compile_plan(graph_of(recipe)).nodes[step.name]
     context = _context_in(request.context)
+    execution = Execution(
+        _RUN, step.name, node, 1, step.params, context.to_dict(), None, _RUN, context.changes()
+    )
+    program = program_of(recipe, request.language, request.packages)
     zygote = await Zygote.start()
     try:
-        await zygote.prepare(program)
-        limits = Limits(cpu_s=request.timeout_s, wall_s=request.timeout_s)
-        guest = await zygote.spawn(program, limits)
-        document = {"kind": step.name, "run": "scriptlet", "x": step.name, "a": 1, "inputs": step.params}
-        document |= {"store": context.to_dict(), "history": context.changes()}
-        outcome = await guest.run([Group("", [orjson.dumps(document)], {})], isolate=True)
+        limits = Limits(memory_mb=_MEMORY_MB, cpu_s=request.timeout_s, wall_s=request.timeout_s)
+        steps = PythonSteps(zygote, program, limits)
+        await steps.prepare()
+        result, lines = await steps.perform(execution)
     finally:
         await zygote.close()
-    _show_log(outcome.logs, step)
-    if isinstance(outcome, Failed) or outcome.failed:
-        failure = outcome.failure if isinstance(outcome, Failed) else outcome.failed[0][1]
-        complain(f"{failure.code} step {step.name}: {failure.text}")
-        _show_trace(failure.traceback)
-        return {"status": "error", "reason": failure.text}, False
-    try:
-        result = read_result(outcome.outputs[0].body if outcome.outputs else b"")
-    except ValueError as err:
-        return {"status": "error", "reason": str(err)}, False
-    if "error" in result:
-        error = result["error"]
+    for line in lines:
+        say(line_of(line, step.module, datetime.now()))
+    changes = changes_of(step, result)
+    if "error" in result or changes is None:
+        error = result.get("error") or {"code": "E709", "text": "it gave what is no result of a step"}
         complain(f"{error['code']} {error['text']}")
-        _show_trace(error["traceback"])
-        reason = error["text"].partition(": ")[2]
+        if trace := error.get("traceback"):
+            say(trace)
+        reason = str(error["text"]).removeprefix(f"step {step.name}: ")
         return result.get("returned", {"status": "error", "reason": reason}), False
     if request.context is not None:
-        for key, value, who, ts_ms in result["sets"]:
-            context.apply(key, value, who, ts_ms)
-        save(request.context, dump(context))
+        for change in changes:
+            context.apply(*change)
+        SnapshotFile(request.context).replace(dump(context))
     return result["outputs"], True
 
 
 def _context_in(file: Path | None) -> RecipeContext:
     return read(file).context if file is not None and file.exists() else RecipeContext()
-
-
-def _show_log(lines: Iterable[LogLine], step: Step) -> None:
-    for line in lines:
-        say(line_of(line.level, line.text, step.module, datetime.now()))
-
-
-def _show_trace(trace: str) -> None:
-    if trace:
-        say(trace)

@@ -11,7 +11,7 @@ import sys
 from datetime import datetime
 from typing import Any, TextIO
 
-from processor.model import STEP_MODULES
+from processor.model import STEP_MODULES, LogLine
 from processor.sandbox.usage import tracker
 
 __all__ = ["BaseScriptlet", "get_logger", "track_resources"]
@@ -57,14 +57,13 @@ class _ToStandardError(logging.StreamHandler[TextIO]):
 _HANDLER = _ToStandardError()
 
 
-def line_of(level: str, text: str, module: str, moment: datetime) -> str:
+def line_of(line: LogLine, module: str, moment: datetime) -> str:
     """A line that a step in a guest has logged, as `get_logger` writes it; `module` where it names none."""
-    if not _NAMES_MODULE.match(text):
-        text = f"{module} | {text}"
-    return f"{moment.strftime(TIME)} | {level.upper()} | {text}"
+    text = line.text if _NAMES_MODULE.match(line.text) else f"{module} | {line.text}"
+    return f"{moment.strftime(TIME)} | {line.level.upper()} | {text}"
 
 
-_NAMES_MODULE = re.compile(r"[\w.]+ \| ")
+_NAMES_MODULE = re.compile(r"[\w.-]+ \| ")
 
 
 def get_logger(name: str) -> logging.Logger:

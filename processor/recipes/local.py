@@ -84,20 +84,24 @@ class _Performed(NamedTuple):
 class PythonSteps:
     """Runs python steps in guests, which are used again for later steps."""
 
-    def __init__(self, zygote: Zygote, program: Program) -> None:
+    def __init__(self, zygote: Zygote, program: Program, limits: Limits = _LIMITS) -> None:
         self._zygote = zygote
         self._program = program
+        self._limits = limits
         self._idle: list[Guest] = []
         sources = [module.source for module in program.modules]
         self.asks_history = any(word in source for source in sources for word in _ASKING)
 
     async def prepare(self) -> None:
         """Load the program. Raises Faults with what is wrong with it, and what `Zygote.spawn` raises."""
-        self._idle.append(await self._zygote.spawn(self._program, _LIMITS))
+        self._idle.append(await self._spawn())
+
+    async def _spawn(self) -> Guest:
+        return await self._zygote.spawn(self._program, self._limits)
 
     async def perform(self, execution: Execution) -> _Performed:
         """What a step gave. Cancelled, it is killed."""
-        guest = self._idle.pop() if self._idle else await self._zygote.spawn(self._program, _LIMITS)
+        guest = self._idle.pop() if self._idle else await self._spawn()
         try:
             outcome = await guest.run([Group("", [document(execution, {})], _NOTHING)], isolate=True)
         finally:
@@ -267,7 +271,7 @@ class RecipeRun:
             assert self._runners.shell is not None
             return await self._runners.shell.perform(step)
         assert self._runners.python is not None
-        history = _compact(self._context) if self._runners.python.asks_history else {}
+        history = self._context.changes() if self._runners.python.asks_history else {}
         each = each._replace(store=self._context.to_dict(), history=history)
         return await self._runners.python.perform(each)
 
@@ -275,7 +279,7 @@ class RecipeRun:
         """The result, after the context was changed as it says, or with the reason why it was not."""
         if "error" in result:
             return result
-        changes = _changes(step, result)
+        changes = changes_of(step, result)
         if changes is None or "outputs" not in result:
             return failed_result(Failure("E709", f"step {step.name!r} gave what is no result of a step"))
         keys = {*self._context.to_dict(), *(change.key for change in changes)}
@@ -312,7 +316,7 @@ class RecipeRun:
         return {**self._said, **ended, "state": state, "steps": self._steps}
 
 
-def _changes(step: Step, result: Message) -> list[StoreChange] | None:
+def changes_of(step: Step, result: Message) -> list[StoreChange] | None:
     """What a step set, checked, for a guest may say anything; None where it is not what a context takes."""
     changes = read_changes(result.get("sets", []), step.name, time.time_ns() // 1_000_000)
     if changes is None:
@@ -323,15 +327,6 @@ def _changes(step: Step, result: Message) -> list[StoreChange] | None:
     except ValueError:
         return None
     return changes
-
-
-def _compact(context: RecipeContext) -> dict[str, Any]:
-    """The history as an execution has it, see `graphs.history`."""
-    return {
-        key: [found[0]["old"], *([round(each["ts"] * 1000), each["who"], each["new"]] for each in found)]
-        for key, found in context.history().items()
-        if found
-    }
 
 
 def _now() -> str:

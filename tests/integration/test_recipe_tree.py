@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from processor.cli import main
+from processor.recipes.context import read
 from processor.recipes.tree import write_tree
 from tests.integration.test_compat import installed, wheel
 
@@ -157,3 +158,30 @@ def test_init_makes_a_folder_without_a_fault(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["recipe", "init", str(folder)]) == 2
     assert "is there already; nothing was written" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_runner_of_the_guide_runs_its_recipes(folder: Path, installed: Path) -> None:
+    """Sections 5 and 10: the lines that the guide shows, exit code 0, and each step's log in its folder."""
+    recipes = folder / "orchestrator/recipes"
+    (recipes / "guide.yaml").write_text(block(5, "yaml"))
+    (recipes / "demo_metrics.yaml").write_text(block(10, "yaml"))
+    done = python(folder, installed, "orchestrator/runner.py", "--recipe", "orchestrator/recipes/guide.yaml")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("INFO")] == [
+        "INFO | Running python step sample_python ...",
+        "INFO | Step sample_python output: {'status': 'ok', 'recorded_key': 'sample.message_v1'}",
+        "INFO | Running shell step sample_shell ...",
+        "INFO | Step sample_shell output: {'status': 'ok', 'echo': 'World'}",
+        "INFO | Pipeline complete",
+    ]
+    assert "sample.message_v1" in (folder / "orchestrator/Logs/01_sample_python.log").read_text()
+    done = python(
+        folder, installed, "orchestrator/runner.py", "--recipe=orchestrator/recipes/demo_metrics.yaml"
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["steps"]["compute_msg_len"]["returned"]["length"] == 11
+    assert read(Path(said["context"])).context.to_dict() == {
+        "sample.message_v1": "Hello World",
+        "metrics.message_length_v1": 11,
+    }
