@@ -18,6 +18,8 @@ Tried and dropped:
 - A seccomp filter on the zygote as well: it runs no user code, and every guest would pay for two filters.
 - libseccomp: one more thing to install, for what 200 lines of classic BPF do.
 - pickle for context or frames: reading it is running it.
+- Programs of shell steps in the guests' jail: it would open execve and fork to every guest. They have a cell
+  of their own (`shell_jail`), which allows what is not named, where a guest's allows only what is.
 - A read-only mount of the packages for plain Python: its guests would have to open files and map code, and
   the two calls for that are what the jail is best at refusing. Packages are read before the jail closes.
 """

@@ -211,6 +211,8 @@ def _failure(done: ShellDone, limits: ShellLimits) -> Failure | None:
             return Failure("E307", f"the step wrote more than {OUTPUT_BYTES} bytes to stdout")
         case "unstarted":
             return Failure("E721", done.why)
+        case "lost":
+            return Failure("E314", f"the step was lost: {done.why}")
         case "unjailed":
             return Failure("E715", f"shell steps have no jail here any more: {done.why}")
 

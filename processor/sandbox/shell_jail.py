@@ -109,7 +109,8 @@ _OF_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
 _SIGNALS = 2  # of Landlock's scopes
 
 _AT_EMPTY_PATH, _AT_RECURSIVE, _CLONE_TREE = 0x1000, 0x8000, 1
-_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
+_CLONE_NEWUSER = 0x10000000
 _TO_DESCRIPTOR = 0x04 | 0x40  # move_mount: both ends are descriptors
 _BENEATH = 0x02 | 0x04 | 0x08  # openat2: no magic links, no links, nothing above
 _USERS = b"nobody:x:65534:65534:nobody:/tmp:/bin/sh\n"
@@ -177,8 +178,11 @@ class Trees(NamedTuple):
             os.close(tree)
 
 
-def open_trees(room: Room) -> Trees:
-    """Copy what a root will be made of, while it can be reached. Raises OSError."""
+def open_trees(room: Room, owner: int | None = None) -> Trees:
+    """Copy what a root will be made of, while it can be reached. Raises OSError.
+
+    With an `owner`, from `namespace_of_owner`, files of the room are as that says whose they are.
+    """
     found: dict[str, int] = {}
     links: dict[str, str] = {}
     for place in SYSTEM:
@@ -188,23 +192,53 @@ def open_trees(room: Room) -> Trees:
             found[place] = _copied(place, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)
     for place in DEVICES:
         found[place] = _copied(place, _ATTR_NOSUID)
-    found[room.root] = _copied(room.root, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV)
+    found[room.root] = _copied(room.root, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, owner)
     writable = {}
     root = os.open(room.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for path in room.writes:
         folder = open_beneath(root, path)
-        writable[path] = _copied(folder, _ATTR_NOSUID | _ATTR_NODEV)
+        writable[path] = _copied(folder, _ATTR_NOSUID | _ATTR_NODEV, owner)
         os.close(folder)
     os.close(root)
     return Trees(found, links, writable)
 
 
-def _copied(source: str | int, attributes: int) -> int:
+def namespace_of_owner(room: Room) -> int:
+    """A user namespace in which the owner of the room's root is the user of the step.
+
+    Root alone can make it: its steps are nobody, who is to read and write what is its recipe's all the same.
+    Raises OSError.
+    """
+    owner = os.stat(room.root)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            checked(libc.unshare(ctypes.c_int(_CLONE_NEWUSER)))
+            os.write(told, b"1")
+            signal.pause()
+        finally:
+            os._exit(0)
+    os.close(told)
+    try:
+        if not os.read(ready, 1):
+            raise OSError(errno.EPERM, "no user namespace")
+        for name, number in (("uid_map", owner.st_uid), ("gid_map", owner.st_gid)):
+            _write(f"/proc/{child}/{name}", b"%d %d 1" % (number, jail.NOBODY))
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _copied(source: str | int, attributes: int, owner: int | None = None) -> int:
     """A descriptor of a copy of the mounts at and below a place, which nobody else sees."""
     folder, path = (-100, os.fsencode(source)) if isinstance(source, str) else (source, b"")
     how = _CLONE_TREE | os.O_CLOEXEC | _AT_RECURSIVE | (0 if path else _AT_EMPTY_PATH)
     tree = syscall("open_tree", ctypes.c_int(folder), path, ctypes.c_uint(how))
-    wanted = struct.pack("=QQQQ", attributes, 0, MS_PRIVATE, 0)
+    attributes |= _ATTR_IDMAP if owner is not None else 0
+    wanted = struct.pack("=QQQQ", attributes, 0, MS_PRIVATE, owner or 0)
     flags = ctypes.c_uint(_AT_EMPTY_PATH | _AT_RECURSIVE)
     syscall("mount_setattr", ctypes.c_int(tree), b"", flags, wanted, ctypes.c_size_t(len(wanted)))
     return tree

@@ -111,9 +111,7 @@ class Watcher:
         """
         layers = self._layers
         attempt(layers, "oom_first", jail.be_first_out_of_memory)
-        trees: Trees | None = None
-        with contextlib.suppress(OSError):
-            trees = shell_jail.open_trees(room)  # as root, who may read what nobody may not
+        trees = self._roots_trees(room) if os.geteuid() == 0 else None
         if os.geteuid() == 0:
             attempt(layers, "uid_drop", jail.drop_user)
         else:
@@ -136,6 +134,18 @@ class Watcher:
             trees.close()
         return None
 
+    def _roots_trees(self, room: Room) -> Trees | None:
+        """What root may copy, who can reach more than nobody, and say whose the files are to be."""
+        with contextlib.suppress(OSError):
+            owner = shell_jail.namespace_of_owner(room)
+            try:
+                return shell_jail.open_trees(room, owner)
+            except OSError:  # not every file system can show its files as another's
+                return shell_jail.open_trees(room)
+            finally:
+                os.close(owner)
+        return None
+
     def _end_all(self, first: int) -> None:
         """Kill whatever is left of the step, and wait until it is gone."""
         if self._layers["namespaces"].startswith("on"):
@@ -156,8 +166,8 @@ class Watcher:
             end, why = "unjailed", told["unjailed"]
         elif "unstarted" in told:
             end, why = "unstarted", told["unstarted"]
-        elif end == "exit" and "exit" not in told:
-            end, why = "unstarted", "the process that was to wait for it was killed"
+        elif end == "exit" and not {"layers", "exit"} <= told.keys():
+            end, why = "lost", "a process around its program was killed, or ended by a fault of ours"
         return ShellDone(end, code, why, layers, output, errors)
 
 

@@ -17,9 +17,9 @@ _WHY_CHARS = 1000
 _LAYERS = 32
 
 # How a step ended: with an exit code, after its time, with too much output, without its program having been
-# started, or without a jail for it.
-End = Literal["exit", "time", "flood", "unstarted", "unjailed"]
-_ENDS: frozenset[str] = frozenset(("exit", "time", "flood", "unstarted", "unjailed"))
+# started, without a jail for it, or with a process of ours.
+End = Literal["exit", "time", "flood", "unstarted", "unjailed", "lost"]
+_ENDS: frozenset[str] = frozenset(("exit", "time", "flood", "unstarted", "unjailed", "lost"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,20 +76,30 @@ class End:
     failure: str | None
 
 
-def ran(profile: str, root: Path, steps: Mapping[str, tuple[list[str], Mapping[str, Any]]]) -> dict[str, Any]:
+Steps = Mapping[str, tuple[list[str], Mapping[str, Any]]]
+
+
+def ran(profile: str, root: Path, steps: Steps) -> dict[str, Any]:
     """What a process under that profile says of its steps, by name, and of its layers."""
-    given = json.dumps([str(root), steps])
-    done = subprocess.run(
-        [sys.executable, "-c", _BOOT, given, profile],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd="/",
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(done.stdout)
+    with running(profile, root, steps) as host:
+        stdout, stderr = host.communicate(timeout=300)
+        assert host.returncode == 0, stderr
+    said: dict[str, Any] = json.loads(stdout)
     return said
+
+
+@contextmanager
+def running(profile: str, root: Path, steps: Steps) -> Iterator[subprocess.Popen[str]]:
+    """The process that says it, while it runs."""
+    given = json.dumps([str(root), steps])
+    env = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", _BOOT, given, profile]
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd="/", env=env) as host:
+        try:
+            yield host
+        finally:
+            host.kill()
 
 
 @contextmanager
@@ -167,6 +177,10 @@ def refused(end: End) -> bool:
     return end.code == 1 and any(error in end.stderr for error in errors)
 
 
+def alive(end: End) -> bool:
+    return (end.code, end.stdout, end.failure) == (0, "alive\n", None)
+
+
 def said(*words: str) -> Callable[[End], bool]:
     return lambda end: any(word in end.stdout + end.stderr for word in words)
 
@@ -211,7 +225,8 @@ ATTACKS = {
     "link out": py("os.link('notes.txt', 'Data/linked')", said("PermissionError", "OSError: [Errno 18]")),
     "rename the root": py("os.rename('Data', 'Elsewhere')", said("PermissionError", "Read-only", "OSError")),
     "signal the host": py("os.kill(HOST_PID, signal.SIGTERM)"),
-    "signal its watchers": sh("kill -9 $PPID; echo alive", lambda end: end.stdout == "alive\n"),
+    "signal its watchers": sh("kill -9 $PPID; echo alive", alive),
+    "end its watchers": sh("kill -TERM $PPID; kill -INT $PPID; kill -STOP $PPID; echo alive", alive),
     "signal all": sh("kill -9 -1; echo alive", lambda end: end.failure is None),
     "queue a signal": py("call(129, HOST_PID, 10, ctypes.create_string_buffer(128))"),
     "handle of the host": py("signal.pidfd_send_signal(os.pidfd_open(HOST_PID), signal.SIGTERM)"),
@@ -263,8 +278,14 @@ ATTACKS = {
     "su": sh("su -c id; sudo id; mount /dev/vda /tmp", lambda end: "uid=0" not in end.stdout),
     "descriptors left open": py("print([n for n in range(3, 256) if libc.fcntl(n, 1) != -1])", said("[]")),
     "who it is": sh("id -u", lambda end: end.stdout.strip() in ("65534", "1234")),
-    "fork bomb": sh(
-        "b() { b | b & }; b 2>/dev/null; sleep 0.3; echo over", lambda end: True, wall_s=3, processes=16
+    "fork bomb": sh("b() { b | b & }; b 2>/dev/null; sleep 0.3; echo over", lambda _: True, wall_s=3),
+    "many processes": py(
+        "count = 0\n"
+        "try:\n"
+        "    while os.fork(): count += 1\n"
+        "    signal.pause()\n"
+        "except BlockingIOError: print('stopped', count < 40)",
+        said("stopped True"),
     ),
     "more memory": py("x = bytearray(1 << 30)", said("MemoryError")),
     "more files": py("x = [open('/dev/null') for _ in range(200)]", said("Too many open files")),

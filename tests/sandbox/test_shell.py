@@ -19,7 +19,7 @@ from processor.sandbox import syscalls
 from processor.sandbox.shell import OUTPUT_BYTES, ShellCells, ShellLimits
 from processor.sandbox.shell_jail import lacking, step_filter
 from tests.conftest import waited
-from tests.sandbox.shell_attacks import ATTACKS, ORDINARY, PROFILES, attacked, ran, recipe_root
+from tests.sandbox.shell_attacks import ATTACKS, ORDINARY, PROFILES, attacked, ran, recipe_root, running
 from tests.sandbox.test_jail import ALLOW, CONTAINER, EPERM, KILL, MACHINES, verdict
 
 ENOSYS = 0x00050000 | 38
@@ -166,6 +166,36 @@ async def test_no_process_outlives_its_step(root: Path, end: str) -> None:
         if end == "close":
             await waited(lambda: not processes_with(stamp), "its processes have ended")
         assert not processes_with(stamp)
+
+
+@pytest.mark.parametrize("profile", ["as it is", "without namespaces", "ordinary user without namespaces"])
+async def test_a_host_that_is_killed_takes_its_steps_along(root: Path, profile: str) -> None:
+    """SIGKILL of the process that asked: every process of the step ends, in whichever session it is."""
+    stamp = f"32{os.getpid()}{len(profile)}"
+    (root / "Data" / stamp).unlink(missing_ok=True)
+    text = f"setsid sleep {stamp} >/dev/null 2>&1 & touch Data/{stamp}; sleep 60"
+    with running(PROFILES[profile], root, {"left": (["sh", "-c", text], {})}) as host:
+        await waited((root / "Data" / stamp).exists, "the step has begun")
+        assert processes_with(stamp)
+        host.kill()
+        await waited(lambda: not processes_with(stamp), "every process of the step has ended")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's steps are another user than it is")
+async def test_files_of_roots_recipe_are_the_steps_own(tmp_path: Path) -> None:
+    """Steps of root's read and write what only the owner of the root may, and write it as the owner."""
+    (tmp_path / "Data").mkdir(mode=0o700)
+    (tmp_path / "secret.txt").write_text("read me")
+    (tmp_path / "secret.txt").chmod(0o600)
+    tmp_path.parent.chmod(0o700)
+    async with cells() as started:
+        text = "cat secret.txt; echo written > Data/new; echo more >> secret.txt"
+        done = await started.run(["sh", "-c", text], {}, tmp_path, writes=[Path("Data")])
+    assert done.stdout == b"read me"
+    assert b"Read-only file system" in done.stderr
+    made = (tmp_path / "Data" / "new").stat()
+    assert (made.st_uid, made.st_gid) == (0, 0)
+    assert (tmp_path / "Data" / "new").read_text() == "written\n"
 
 
 # What no step can do, on each kind of kernel: shell_attacks.py has the attacks.
