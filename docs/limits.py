@@ -58,6 +58,8 @@ calls of one guest at a time | {limits.calls_at_once calls} | the rest wait in t
 arguments of a call, without a body of HTTP | {sandbox.wire.CALL_BYTES bytes} | the call raises | E323 | several calls
 one request | {outbound.request_bytes bytes} | the call raises | E323 | {outbound.request_bytes}
 one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}
+headers of one answer | {capability.answers.HEADERS headers}, {capability.answers.HEADER_BYTES bytes} | the call raises | E323 | ask another server
+answers that are read as they come, in one run | {capability.streams.OPEN_MAX answers} open | the call raises | E322 | read one to its end, or close it
 redirects of one call | {outbound.redirects redirects} | the call raises | E317 | {outbound.redirects}
 arguments of a tool, and its result | {sandbox.toolwire.INPUT_BYTES bytes}, {sandbox.toolwire.OUTPUT_BYTES bytes} | the call raises | E333 | several calls
 messages of one call of a model | {capability.inference.MESSAGES messages} | the call raises | E317 | a shorter conversation

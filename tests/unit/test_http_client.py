@@ -349,3 +349,37 @@ async def test_an_address_that_does_not_answer_costs_no_more_than_its_turn() -> 
         await server.wait_closed()
         for held in (silent, *fillers):
             held.close()
+
+
+async def test_a_server_without_tls_is_said_to_be_so() -> None:
+    """What answers https with anything else is a failure of TLS, in words of ours."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with client_of(host) as client:
+        with pytest.raises(Unanswered, match=f"{host}: no TLS connection could be made") as failed:
+            await client.exchange("GET", parse_url(f"https://{host}/"), [], b"", 100)
+    assert failed.value.kind == "tls"
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_name_that_is_not_ascii_is_looked_up_as_it_is_registered() -> None:
+    """The look-up and the Host header have its ASCII form."""
+    looked_up: list[str] = []
+
+    def names(host: str) -> list[str]:
+        looked_up.append(host)
+        return ["127.0.0.1"]
+
+    async with serving(lambda _: answer()) as web:
+        name = f"bücher.example:{web.port}"
+        async with client_of(name, f"127.0.0.1:{web.port}", names=names) as client:
+            await client.exchange("GET", parse_url(f"http://{name}/"), [], b"", 100)
+    assert looked_up == ["xn--bcher-kva.example"]
+    assert web.asked[0].headers["host"] == f"xn--bcher-kva.example:{web.port}"
