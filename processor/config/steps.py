@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
+from processor.config.forms import Place
 from processor.config.recipe_files import load_recipe
 from processor.config.recipes import RecipeSettings
 from processor.config.rules import Contradiction
+from processor.config.source import dotted
 from processor.graphs.definition import GraphDefinition, StoreDefinition
 from processor.model import Limits, Program
 from processor.policy import Rules
@@ -48,6 +51,7 @@ def recipe_faults(name: str, keys: RecipeSettings, recipe: Recipe | None) -> Ite
         yield ("recipes", name, "packages"), "E106", text
     if recipe is None:
         return
+    yield from _trigger_faults(name, keys, recipe)
     shell = [step for step in recipe.steps if step.is_shell]
     if shell and keys.shell == "off":
         named = f"step '{shell[0].name}' of {here}"
@@ -60,6 +64,26 @@ def recipe_faults(name: str, keys: RecipeSettings, recipe: Recipe | None) -> Ite
     if not shell and not keys.outbound.allowed_domains and "concurrency" in keys.model_fields_set:
         text = f"{here}.concurrency has no effect: its steps run one after another, with their runs"
         yield ("recipes", name, "concurrency"), "E106", text
+
+
+def _trigger_faults(name: str, keys: RecipeSettings, recipe: Recipe) -> Iterator[Contradiction]:
+    """Inputs of triggers that no step would get: they are parameters of the first step, if it is only one."""
+    first = [step for step in recipe.steps if not recipe.before[step.name]]
+    known = first[0].params or first[0].args
+    for index, trigger in enumerate(keys.triggers):
+        place: Place = ("recipes", name, "triggers", index, "inputs")
+        here = dotted(place)
+        if trigger.inputs and len(first) > 1:
+            steps = ", ".join(step.name for step in first)
+            text = f"{here} has no effect: several steps begin ({steps}); put one before them, which takes it"
+            yield place, "E106", text
+            continue
+        for key in trigger.inputs:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known) or 'none'}"
+                text = f"{here}.{key} is no parameter of step '{first[0].name}'; {hint}"
+                yield (*place, key), "E106", text
 
 
 def taken_names(

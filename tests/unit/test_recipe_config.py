@@ -14,6 +14,12 @@ from processor.graphs.definition import GraphDefinition
 from tests.integration.test_recipe_routes import MAIN, write_tree
 
 TOP = "app: shop\n"
+TWO = """
+steps:
+  - {name: a, type: python, module: orchestrator.steps, function: quiet, params: {n: 1}}
+  - {name: b, type: python, module: orchestrator.steps, function: quiet, params: {n: 1}}
+  - {name: c, type: python, module: orchestrator.steps, function: quiet, depends_on: [a, b]}
+"""
 
 
 def loaded(folder: Path, keys: str, **recipes: str) -> Config:
@@ -81,6 +87,10 @@ def test_shell_steps_are_off_until_they_are_allowed(tmp_path: Path) -> None:
         ("recipes: {d: {file: py.yaml, output: 'p.shop.>'}}", "E104 recipes.d.output"),
         ("recipes: {d: {file: py.yaml, output: 'a.{state}', events: a.x}}", "E106 recipes.d.events 'a.x'"),
         ("recipes: {d: {file: py.yaml, triggers: [{}]}}", "E104 recipes.d.triggers.0"),
+        ("recipes: {d: {file: main.yaml, shell: on, triggers: [{subject: x, inputs: {serail: 1}}]}}",
+         "recipes.d.triggers.0.inputs.serail is no parameter of step 'measure'; did you mean 'serial'?"),
+        ("recipes: {d: {file: two.yaml, triggers: [{subject: x, inputs: {n: 1}}]}}",
+         "recipes.d.triggers.0.inputs has no effect: several steps begin (a, b); put one before them"),
         ("recipes: {'a b': py.yaml}", "E104 the name 'a b' cannot be used"),
         ("recipes: {d: bad.yaml}", "bad.yaml:2:52 E713 steps[0].depends_on names 'nope', and there is"),
         ("recipes: {d: {file: py.yaml, history: -1}}", "E104 recipes.d.history is -1"),
@@ -94,6 +104,7 @@ def test_what_contradicts_is_named_where_it_stands(tmp_path: Path, keys: str, fa
         tmp_path,
         keys + "\n",
         py=f"steps: [{quiet}}}]",
+        two=TWO,
         sh="steps: [{name: a, type: shell, cmd: 'true'}]",
         bad="steps:\n- {name: a, type: shell, cmd: 'true', depends_on: [nope]}",
     )
