@@ -46,6 +46,7 @@ the same of all executions in one slice, together | {graphs.sizes.COLLECTED_BYTE
 outputs that nothing refers to | {graphs.sizes.LEAF_BYTES bytes} | they are not kept for people | | refer to them, in `outputs` of the graph
 inputs that a run is given; what it returns | {graphs.sizes.RUN_BYTES bytes} each | the run is FAILED | E711 | pass references
 a value in the store; all of them | {graphs.definition.STORE_VALUE_BYTES bytes}; {graphs.sizes.STORE_BYTES bytes} | the execution that set it fails, for good | E711 | pass references
+changes of a key of the store that a run remembers; all of them | `history` changes; {graphs.history.HISTORY_BYTES bytes} | the oldest are forgotten | | keep what is large in files, and its path in the store
 outputs of a fan-out that run in one sub-run | {graphs.sizes.SLICE outputs} | more are cut into several | | nothing; what unites them gets all
 graphs in graphs | {graphs.advance.MOST_DEEP levels} | the execution fails, for good | E711 | `next_nodes`
 requeues of one execution | {graphs.machine.MOST_REQUEUES requeues} | the same | E711 | a trigger by a schedule

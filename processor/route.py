@@ -339,11 +339,16 @@ class GroupStep:
 
 @dataclass(frozen=True, slots=True)
 class RecipeSteps:
-    """The steps of a recipe that are one group, by name; `root` is the folder that their paths lie below."""
+    """The steps of a recipe that are one group, by name.
+
+    `root` is the folder that their paths lie below. Where one `reads_history`, they are given how the context
+    came to be.
+    """
 
     root: Path
     steps: Mapping[str, GroupStep]
     is_shell: bool = False
+    reads_history: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,6 +379,11 @@ class NodeGroup:
     def route_name(self) -> str:
         """The name of the route that a pool is."""
         return f"nodes-{self.name}"
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether it is to get the history of the store."""
+        return self.steps is not None and self.steps.reads_history
 
     @property
     def is_shell(self) -> bool:

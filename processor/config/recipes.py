@@ -70,14 +70,17 @@ class RecipeSettings(Settings):
     )
     outbound: OutboundSettings = Field(
         default=OutboundSettings(),
-        description="Hosts that its python steps may ask; with one, each of these steps has a commit of its"
-        " own, so that a call that was made is not made again for another step.",
+        description="Hosts that its python steps may ask. With one, or where a step may take more than 10"
+        " seconds, each of these steps has a commit of its own, so that a call that was made is not made"
+        " again for another step.",
     )
     policy: Listed[File] = Field(
         default=(), description="Policy files beside those at the top, for its python steps: each must allow."
     )
     limits: GuestLimits = Field(
-        default=GuestLimits(), description="What the guests of its python steps may use."
+        default=GuestLimits(),
+        description="What the guests of its python steps may use: without `wall_s` and `cpu_s` as much time"
+        " as the longest `timeout_s` of a step.",
     )
     concurrency: int = Field(
         default=1,

@@ -6,7 +6,7 @@ steps are another, a pool, and have to be allowed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,9 +22,11 @@ from processor.policy import Rules
 from processor.reach import Outbound, Reach
 from processor.recipes.definition import Recipe, Step
 from processor.recipes.graph import graph_of
-from processor.recipes.programs import program_of
+from processor.recipes.programs import program_of, reads_history
 from processor.route import GroupStep, NodeGroup, RecipeSteps, RouteAudit
 
+# The runs of an engine's lane wait while one of them is in a guest: what may take longer has a pool.
+_INLINE_S = 10.0
 OF_PYTHON, OF_SHELL = "recipe-", "shell-"  # what the names of the groups of a recipe begin with
 
 
@@ -123,20 +125,16 @@ def groups_of_recipe(
     outbound = keys.outbound
     if read.program is not None:
         steps = [step for step in recipe.steps if not step.is_shell]
-        limits = {
-            each.name: getattr(keys.limits, each.name)
-            for each in fields(Limits)
-            if each.name in type(keys.limits).model_fields
-        }
+        limits = _limits_of(keys, steps)
         yield NodeGroup(
             app=app,
             name=OF_PYTHON + recipe.name,
             namespace=recipe.name,
             program=read.program,
-            is_pool=bool(outbound.allowed_domains),
+            is_pool=bool(outbound.allowed_domains) or limits.wall_s > _INLINE_S,
             policy=rules,
             audit=audit,
-            limits=Limits(**limits),
+            limits=limits,
             reach=Reach(
                 f"recipes.{recipe.name}.outbound.allowed_domains",
                 Outbound(
@@ -147,7 +145,11 @@ def groups_of_recipe(
                     outbound.redirects,
                 ),
             ),
-            steps=RecipeSteps(recipe.root, {step.name: _as_run(step) for step in steps}),
+            steps=RecipeSteps(
+                recipe.root,
+                {step.name: _as_run(step) for step in steps},
+                reads_history=reads_history(read.program),
+            ),
             concurrency=keys.concurrency,
         )
     if shell := [step for step in recipe.steps if step.is_shell]:
@@ -162,6 +164,19 @@ def groups_of_recipe(
             steps=RecipeSteps(recipe.root, {step.name: _as_run(step) for step in shell}, is_shell=True),
             concurrency=keys.concurrency,
         )
+
+
+def _limits_of(keys: RecipeSettings, steps: Sequence[Step]) -> Limits:
+    """What a guest of python steps may use: as much time as one may take, unless a key says another."""
+    values = {
+        each.name: getattr(keys.limits, each.name)
+        for each in fields(Limits)
+        if each.name in type(keys.limits).model_fields
+    }
+    longest_s = max(step.timeout_s or 0.0 for step in steps)
+    for name in {"wall_s", "cpu_s"} - keys.limits.model_fields_set:
+        values[name] = max(values[name], longest_s)
+    return Limits(**values)
 
 
 def _as_run(step: Step) -> GroupStep:

@@ -125,8 +125,9 @@ class InlineGuests:
 
     async def _ask(self, cell: _GroupGuest, executions: Sequence[Execution]) -> Ran | Failed:
         guest = await self._living(cell)
-        settings = cell.group.settings
-        groups = [Group("", [document(each, settings)], _NOTHING) for each in executions]
+        settings, reads_history = cell.group.settings, cell.group.reads_history
+        documents = [document(each, settings, reads_history=reads_history) for each in executions]
+        groups = [Group("", [text], _NOTHING) for text in documents]
         outcome = await guest.run(groups, isolate=True)
         self.cpu_s += outcome.cpu_s
         self.logs += outcome.logs
@@ -155,8 +156,8 @@ class InlineGuests:
             tries += 1
 
 
-def document(execution: Execution, settings: Mapping[str, str]) -> bytes:
-    """What a guest is given of an execution."""
+def document(execution: Execution, settings: Mapping[str, str], *, reads_history: bool = True) -> bytes:
+    """What a guest is given of an execution; the history of the store only where its source may read that."""
     said: dict[str, Any] = {
         "kind": execution.node.kind.rpartition("/")[2],
         "run": execution.run,
@@ -168,7 +169,7 @@ def document(execution: Execution, settings: Mapping[str, str]) -> bytes:
     }
     if execution.united is not None:
         said["united"] = execution.united
-    if execution.history:
+    if reads_history and execution.history:
         said["history"] = execution.history
     return orjson.dumps(said)
 

@@ -78,7 +78,7 @@ class Outbox:
         """An execution for the pool of its group of nodes. Raises NoRoom."""
         partition = partition_of(execution.run + execution.x, pool.partitions)
         subject = RouteSubjects(self._app, pool.route_name).inbox(partition)
-        self.emits.append(Emit(group, subject, self._execution(execution, graph)))
+        self.emits.append(Emit(group, subject, self._execution(execution, graph, pool.reads_history)))
 
     def external(self, group: int, execution: Execution, graph: str) -> None:
         """An execution for the external workers of its kind. Raises NoRoom."""
@@ -171,7 +171,7 @@ class Outbox:
         """What a node said with `self.event`."""
         self.event(group, definition, "user", run, x=x, name=name, data=data)
 
-    def _execution(self, execution: Execution, graph: str) -> bytes:
+    def _execution(self, execution: Execution, graph: str, reads_history: bool = False) -> bytes:
         message: Message = {
             "v": 1, "t": "exec", "run": execution.run, "x": execution.x, "a": execution.attempt,
             "kind": execution.node.kind, "graph": graph, "inputs": execution.inputs, "store": execution.store,
@@ -179,7 +179,7 @@ class Outbox:
         }  # fmt: skip
         if execution.united is not None:
             message["united"] = execution.united
-        if execution.history:
+        if reads_history and execution.history:
             message["history"] = execution.history
         body = orjson.dumps(message)
         if len(body) > self._room:

@@ -35,6 +35,7 @@ FOLDER = "orchestrator"  # the root of a recipe is the nearest folder above it t
 _FUNCTION = "run"  # of a module, where neither class nor function is named
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+LONGEST_S = 3600.0  # that a step may take which has no `timeout_s`
 _MOST_STEPS = 900  # with the node before them they are fewer than a graph may have nodes
 _MOST_DEEP = 30  # levels of parameters; as inputs of a node they may have 32
 # Keys that only one type of step has.

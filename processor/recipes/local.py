@@ -26,9 +26,9 @@ from processor.graphs.plan import compile_plan
 from processor.graphs.progress import SUCCESS, Execution, GraphRun, Message
 from processor.model import Failure, Group, Limits, LogLine, Program, Ran
 from processor.recipes.context import RecipeContext
-from processor.recipes.definition import Recipe, Step
+from processor.recipes.definition import LONGEST_S, Recipe, Step
 from processor.recipes.graph import graph_of
-from processor.recipes.programs import program_of
+from processor.recipes.programs import program_of, reads_history
 from processor.recipes.shell import result_of
 from processor.recipes.snapshots import SnapshotFile
 from processor.recipes.success import unmet
@@ -36,12 +36,8 @@ from processor.sandbox.blackboard import checked_key, strict
 from processor.sandbox.host import Guest, Zygote
 from processor.sandbox.shell import ShellCells, ShellLimits
 
-# A step may take this long where it has no `timeout_s`, and as much of the CPU.
-LONGEST_S = 3600.0
 AT_ONCE = 16  # steps that run at the same time
 _LIMITS = Limits(memory_mb=512, cpu_s=LONGEST_S, wall_s=LONGEST_S, log_lines=10_000, log_bytes=512 << 10)
-# How a key came to be is handed over only where a source asks: it grows with every run.
-_ASKING = ("get_history", "last_modified")
 _NOTHING: Mapping[str, bytes] = {}
 
 
@@ -89,8 +85,7 @@ class PythonSteps:
         self._program = program
         self._limits = limits
         self._idle: list[Guest] = []
-        sources = [module.source for module in program.modules]
-        self.asks_history = any(word in source for source in sources for word in _ASKING)
+        self.asks_history = reads_history(program)
 
     async def prepare(self) -> None:
         """Load the program. Raises Faults with what is wrong with it, and what `Zygote.spawn` raises."""

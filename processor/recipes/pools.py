@@ -19,6 +19,7 @@ import orjson
 from processor.errors import GuestError
 from processor.graphs.steps import judged
 from processor.model import Failure, Group, LogLine, Outcome, Output, Ran
+from processor.recipes.definition import LONGEST_S
 from processor.recipes.shell import result_of
 from processor.route import GroupStep, RecipeSteps
 from processor.sandbox.calls import Answer
@@ -29,7 +30,6 @@ log = logging.getLogger("processor")
 _PAUSES_S = (0.1, 0.5, 2.0)
 _LINES = 100  # of what a step says on stderr, as many as a guest may log
 _LINE_CHARS = 1000
-_DEFAULT = ShellLimits()
 
 
 class ShellPools:
@@ -117,7 +117,7 @@ class ShellRunner:
 
     async def _ran(self, step: GroupStep, environment: Mapping[str, str]) -> ShellOutcome:
         root = self._steps.root
-        limits = _DEFAULT if step.timeout_s is None else ShellLimits(wall_s=step.timeout_s)
+        limits = ShellLimits(wall_s=step.timeout_s or LONGEST_S)
         tries = 0
         while True:
             try:

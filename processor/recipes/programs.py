@@ -21,6 +21,8 @@ from processor.model import STEP_MODULES, Module, Program
 from processor.recipes.definition import Recipe, Step, root_of
 from processor.sandbox.steps import source_of
 
+# How a key came to be is handed over only where a source asks for it: it grows with every run.
+_ASKING = ("get_history", "last_modified")
 MODULES = 256
 MODULES_BYTES = 4 << 20
 
@@ -48,6 +50,11 @@ def program_of(recipe: Recipe, language: str = "restricted", packages: Sequence[
     }
     source = source_of(named)
     return Program(source, str(recipe.path), language, tuple(packages), "steps", modules=tuple(modules))
+
+
+def reads_history(program: Program) -> bool:
+    """Whether the steps of a program may ask for the history of the context."""
+    return any(word in module.source for module in program.modules for word in _ASKING)
 
 
 class _File(NamedTuple):

@@ -18,6 +18,7 @@ from processor.embedded import EmbeddedServer
 from processor.graphs.history import told
 from tests.integration.test_graphs import Graphs
 from tests.running import started
+from tests.web import answer, serving
 
 STEPS = """
 from orchestrator.context import Context
@@ -426,3 +427,69 @@ async def test_check_shows_recipes_and_tries_their_steps(app: App, tmp_path: Pat
         code, out, err = await said(graphs, "check", "config.yaml")
         assert code == 2
         assert "orchestrator/steps.py:27:1 E203 'import os' is not allowed" in err
+
+
+ASKING = """
+import httpx
+
+
+def ask(ctx, params):
+    said = httpx.get(params["url"]).text
+    ctx.set("said_v1", said, who="ask")
+    return {"status": "ok", "said": said}
+"""
+
+
+async def test_a_step_asks_others_once_for_each_execution(app: App, tmp_path: Path) -> None:
+    """Hosts that `outbound` lists, and no others; what was asked is not asked again for a step after it."""
+    write_tree(tmp_path)
+    (tmp_path / "asking.py").write_text(ASKING)
+    step = "type: python, module: asking, function: ask"
+    async with serving(lambda asked: answer(asked.target.encode())) as web:
+        recipe = f"""
+steps:
+  - {{name: first, {step}, params: {{url: "{web.url}/one"}}}}
+  - {{name: second, {step}, params: {{url: "{web.url}/two"}}}}
+  - {{name: judge, type: python, module: orchestrator.steps, function: quiet}}
+"""
+        config = f"""
+app: app
+http: off
+engine: {{concurrency: 1, partitions: 8}}
+recipes: {{open: {{file: r.yaml, outbound: ["{web.host}"]}}, closed: r.yaml}}
+"""
+        async with app(config, r=recipe) as graphs:
+            record = await graphs.record(await graphs.start("open"))
+            assert (record["state"], record["errors"], record["store"]) == (
+                "SUCCESS",
+                [],
+                {"said_v1": "/two"},
+            )
+            assert [each.target for each in web.asked] == ["/one", "/two"]
+            record = await graphs.record(await graphs.start("closed"))
+            assert (record["state"], record["errors"][0]["code"]) == ("FAILED", "E317")
+            assert len(web.asked) == 2
+
+
+async def test_a_run_that_failed_goes_on_where_it_was(app: App, tmp_path: Path) -> None:
+    """A retry runs the step that failed again, in the context that the steps before it left."""
+    listed = tmp_path / "orchestrator" / "Data" / "list.txt"
+    write_tree(tmp_path)
+    async with app() as graphs:
+        listed.unlink()
+        record = await graphs.record(await graphs.start("main", "r1"))
+        assert (record["state"], record["errors"][0]["x"]) == ("FAILED", "count")
+        assert record["errors"][0]["returned"] == {"status": "error", "reason": "non-json stdout"}
+        listed.write_text("a\n")
+        code, _, err = await said(graphs, "graph", "retry", "config.yaml", "r1")
+        assert code == 0, err
+        [good] = [
+            each for each in await graphs.running.documents("results.main", 2) if each["state"] == "SUCCESS"
+        ]
+        assert good["run"] == "r1"
+        code, out, _ = await said(graphs, "graph", "run", "config.yaml", "r1", "--format", "json")
+        shown = orjson.loads(out)
+        assert shown["store"]["dut.volts_v1"] == [3.3, 3.2, 6.5]
+        assert [each["who"] for each in shown["history"]["dut.volts_v1"]] == ["measure", "judge"]
+        attempts = {each["x"]: each["attempt"] for each in shown["executions"]}
+        assert attempts == {"measure": 1, "count": 2, "judge": 1}

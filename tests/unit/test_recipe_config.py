@@ -54,6 +54,7 @@ def test_a_recipe_is_a_graph_with_groups_of_its_own(tmp_path: Path) -> None:
         "count": ("orchestrator/count.sh",)
     }
     assert config.has_engine
+    assert (python.reads_history, shell.reads_history) == (True, False)  # `judge` asks for it
 
 
 def test_with_hosts_to_ask_its_python_steps_are_a_pool(tmp_path: Path) -> None:
@@ -62,6 +63,21 @@ def test_with_hosts_to_ask_its_python_steps_are_a_pool(tmp_path: Path) -> None:
     python, shell = loaded(tmp_path, keys).groups.values()
     assert (python.route_name, python.concurrency, shell.concurrency) == ("nodes-recipe-daily", 3, 3)
     assert python.reach.outbound.allowed_domains == ("api.example.com",)
+
+
+def test_a_step_that_may_take_long_has_a_pool(tmp_path: Path) -> None:
+    """Its guest gets as much time as the longest `timeout_s`, unless `limits` says another."""
+    recipe = MAIN.replace("class: Judge", "class: Judge, timeout_s: 90")
+    keys = "recipes: {daily: {file: main.yaml, shell: on%s}}\n"
+    for more, wall_s, cpu_s, is_pool in (
+        ("", 90, 90, True),
+        (", limits: {wall_s: 8}", 8, 90, False),
+        (", limits: {wall_s: 30, cpu_s: 2}", 30, 2, True),
+    ):
+        python, _ = loaded(tmp_path, keys % more, main=recipe).groups.values()
+        assert (python.limits.wall_s, python.limits.cpu_s, python.is_pool) == (wall_s, cpu_s, is_pool)
+    python, _ = loaded(tmp_path, keys % "").groups.values()
+    assert (python.limits.wall_s, python.limits.cpu_s, python.is_pool) == (10, 5, False)
 
 
 def test_shell_steps_are_off_until_they_are_allowed(tmp_path: Path) -> None:
