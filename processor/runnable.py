@@ -297,14 +297,32 @@ class BaseSecureRunnable:
         *,
         prompt: str | None = None,
         max_tokens: int | None = None,
+        stream: bool = False,
         **options: Any,
     ) -> Any:
-        """What a model answers to these messages, or to a prompt."""
+        """What a model answers to these messages, or to a prompt; with `stream`, its text as it comes."""
         raise _outside("infer")
+
+    def ainfer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **options: Any,
+    ) -> Any:
+        """`infer`, to be awaited."""
+        raise _outside("ainfer")
 
     def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """The embedding of each text, in their order."""
         raise _outside("embed")
+
+    def aembed(self, model: str, texts: Sequence[str]) -> Any:
+        """`embed`, to be awaited."""
+        raise _outside("aembed")
 
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""

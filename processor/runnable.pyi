@@ -3,7 +3,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from datetime import datetime
 from logging import Logger
-from typing import Any, type_check_only
+from typing import Any, Literal, Self, overload, type_check_only
 
 __all__ = [
     "AuthorityKernelError",
@@ -176,6 +176,28 @@ class Completion:
         """The text as JSON. Raises ValueError where the model has not written any."""
     def __getitem__(self, name: str) -> Any: ...
 
+@type_check_only
+class CompletionStream(Completion):
+    """The answer of a model as it comes. Who asks for more than its text reads the rest."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> str: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def close(self) -> None:
+        """Give up what has not come yet."""
+
+@type_check_only
+class AwaitedCompletionStream(Completion):
+    """The same where each piece is awaited; behind its end it has all that an answer has."""
+
+    def __aiter__(self) -> Self: ...
+    async def __anext__(self) -> str: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    async def aclose(self) -> None:
+        """Give up what has not come yet."""
+
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""
 
@@ -216,6 +238,7 @@ class BaseSecureRunnable:
         """Let this run use no more than `limit` of a kind; what goes beyond it raises BudgetExceededError."""
     def audit(self, name: str, data: Any = None) -> bool:
         """Add an entry of your own to the route's audit; False where there is none."""
+    @overload
     def infer(
         self,
         model: str,
@@ -223,11 +246,50 @@ class BaseSecureRunnable:
         *,
         prompt: str | None = None,
         max_tokens: int | None = None,
+        stream: Literal[False] = False,
         **options: Any,
     ) -> Completion:
         """What a model answers to these messages, or to a prompt."""
+    @overload
+    def infer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        stream: Literal[True],
+        **options: Any,
+    ) -> CompletionStream:
+        """The same, as it comes: iterating over it gives its text."""
+    @overload
+    async def ainfer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        stream: Literal[False] = False,
+        **options: Any,
+    ) -> Completion:
+        """`infer`, to be awaited."""
+    @overload
+    async def ainfer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        stream: Literal[True],
+        **options: Any,
+    ) -> AwaitedCompletionStream:
+        """The same, as it comes: `async for` gives its text."""
     def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """The embedding of each text, in their order."""
+    async def aembed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """`embed`, to be awaited."""
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`."""
     def query_stock(self, query: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,13 @@ METRICS: dict[str, Metric] = {
             bounds=SECONDS,
         ),
         Metric(
+            "processor_first_token_seconds",
+            "histogram",
+            "From the call of a model to the first piece of a streamed answer.",
+            ("route", "endpoint"),
+            bounds=SECONDS,
+        ),
+        Metric(
             "processor_tokens_total",
             "counter",
             "Tokens that models were given (in) and have answered with (out).",
@@ -533,8 +540,12 @@ class RouteTelemetry:
         """A call of a tool has ended."""
         self._observe("processor_tool_seconds", seconds)
 
-    def inferred(self, endpoint: str, seconds: float, tokens_in: int, tokens_out: int) -> None:
-        """A call of a model of an endpoint has ended."""
+    def inferred(
+        self, endpoint: str, seconds: float, tokens_in: int, tokens_out: int, first_s: float | None
+    ) -> None:
+        """A call of a model of an endpoint has ended; `first_s` is when its first piece had come."""
+        if first_s is not None:
+            self._observe_of("processor_first_token_seconds", (*self._labels, endpoint), first_s)
         self._observe_of("processor_inference_seconds", (*self._labels, endpoint), seconds)
         self._count("processor_tokens_total", tokens_in, endpoint, "in")
         self._count("processor_tokens_total", tokens_out, endpoint, "out")

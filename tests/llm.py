@@ -6,6 +6,7 @@ It is quick, and what it says is nonsense. `said` and `refused` are answers for 
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.web import answer
+from tests.web import Paused, answer
 
 MODEL = "tiny-random"
 KEY = "test-key-0123456789"
@@ -47,6 +48,32 @@ def said(content: str = "yes", usage: tuple[int, int] | None = (7, 3), **message
 def refused(status: int, message: str = "", **headers: str) -> bytes:
     """What a server says of a request that it does not answer."""
     return answer(orjson.dumps({"error": {"message": message, "type": "error"}}), status, **headers)
+
+
+def event(
+    delta: dict[str, Any] | None = None,
+    finish_reason: str | None = None,
+    usage: tuple[int, int] | None = None,
+) -> bytes:
+    """One event of a streamed chat: a piece of the message, or at its end the usage."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
+    document: dict[str, Any] = {"id": "c-1", "model": "said-9", "choices": choices}
+    if usage is not None:
+        document["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    return b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+def streamed(
+    *events: bytes, done: bool = True, pause: tuple[int, asyncio.Event] | None = None
+) -> bytes | Paused:
+    """The answer to a chat that is to come in pieces; `pause` is what is waited for before a number of them."""
+    pieces = [*events, *([b"data: [DONE]\n\n"] if done else [])]
+    body = b"".join(pieces)
+    head = answer(body, content_type="text/event-stream; charset=utf-8")[: -len(body) or None]
+    if pause is None:
+        return head + body
+    number, wait = pause
+    return Paused(head + b"".join(pieces[:number]), wait, b"".join(pieces[number:]))
 
 
 def write_model(path: Path) -> None:

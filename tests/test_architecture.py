@@ -117,7 +117,7 @@ ROOMS: list[tuple[str, str, list[list[str]]]] = [
             ["secrets", "toolbox"],
             ["budgets", "client", "declared", "permit", "roots", "streams"],
             ["dialer"],
-            ["answers"],
+            ["answers", "events"],
         ],
     ),
     ("health.py", "the HTTP server of a process: metrics, health, and what is mounted beside them", []),

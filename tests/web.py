@@ -39,7 +39,16 @@ class Cut(bytes):
     """Bytes behind which the connection ends."""
 
 
-Say = Callable[[Asked], bytes | Awaitable[bytes] | None]
+@dataclass(frozen=True)
+class Paused:
+    """An answer that goes on once something has happened."""
+
+    first: bytes
+    wait: asyncio.Event
+    rest: bytes
+
+
+Say = Callable[[Asked], bytes | Paused | Awaitable[bytes] | None]
 
 
 def answer(body: bytes = b"", status: int = 200, **headers: str) -> bytes:
@@ -95,6 +104,10 @@ class Web:
         if said is None:
             await reader.read()  # says nothing until the client goes away
             return False
+        if isinstance(said, Paused):
+            writer.write(said.first)
+            await said.wait.wait()
+            said = said.rest
         if method == "HEAD":  # whose answer has no body, whatever its headers say
             said = said[: said.index(b"\r\n\r\n") + 4]
         writer.write(said)

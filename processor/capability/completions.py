@@ -10,16 +10,20 @@ count, and else they are estimated.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import email.utils
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 from processor.address import parse_url
 from processor.capability.answers import Unanswered
 from processor.capability.client import Client, Streamed
+from processor.capability.events import EventSplitter
 from processor.capability.secrets import Scrubber
 from processor.errors import About, ProcessorError
 from processor.policy import Ask
@@ -33,6 +37,8 @@ FIRST_PAUSE_S = 0.5  # before the second try; twice that before the third
 BYTES_A_TOKEN = 4  # where nobody counts them: what English takes
 _TOKENS_MAX = 1 << 40
 _SAID_CHARS = 500
+_CALLS_MAX = 128  # of tools, in one answer
+_END_S = 1.0  # what is waited for the end of a body behind the last event
 _AGAIN = frozenset((408, 409, 429))  # and 500 and more
 
 
@@ -124,6 +130,26 @@ class ModelServer:
         document["usage"] = usage_of(usage)
         return ModelAnswer(document, usage, said[:_SAID_CHARS] if type(said) is str else "")
 
+    async def stream(self, ask: Ask, body: bytes) -> AnswerStream:
+        """The answer to a request for a chat completion that is to come in pieces, as soon as it begins."""
+        endpoint = self._endpoint
+        ends_s = asyncio.get_running_loop().time() + endpoint.timeout_s
+        streamed = await self._begun(ask, "/chat/completions", body, ends_s, endpoint.idle_s)
+        kind = streamed.header("content-type").partition(";")[0].strip().lower()
+        if kind != "text/event-stream":
+            await streamed.close()
+            raise self._failed(ask, f"the server's answer is no stream of events: it is {kind[:60]!r}")
+        return AnswerStream(streamed, ends_s, self._scrubber, len(body), partial(self._broken, ask))
+
+    def _broken(self, ask: Ask, err: ProcessorError | TimeoutError | ValueError | str) -> ProcessorError:
+        """What ends a stream before its end."""
+        if isinstance(err, TimeoutError):
+            return self._failed(ask, self._too_late)
+        if isinstance(err, ProcessorError) and not isinstance(err, Unanswered):
+            return err
+        what = err.what if isinstance(err, Unanswered) else str(err)
+        return self._failed(ask, self._scrubber.text(what))
+
     async def _document(self, ask: Ask, path: str, body: bytes) -> dict[str, Any]:
         """What the server answers, read whole. Raises InferenceError."""
         ends_s = asyncio.get_running_loop().time() + self._endpoint.timeout_s
@@ -196,14 +222,178 @@ class ModelServer:
         said: Any = None
         with contextlib.suppress(ValueError):
             said = documents.loads(self._scrubber.body(body))
-        error = said.get("error") if _is_object(said) else None
-        message = error.get("message") if _is_object(error) else error
-        text = " ".join(message.split()) if type(message) is str else ""
-        text = text if len(text) <= _SAID_CHARS else f"{text[: _SAID_CHARS - 1]}…"
+        text = _error_in(said)
         return f"status {status}{f': {text}' if text else ''}"
 
     def _failed(self, ask: Ask, why: str) -> InferenceError:
         return InferenceError(self._endpoint.name, ask, why)
+
+
+class AnswerStream:
+    """A chat completion that comes. `heard` is called with each piece of its bytes."""
+
+    def __init__(
+        self,
+        streamed: Streamed,
+        ends_s: float,
+        scrubber: Scrubber,
+        sent_bytes: int,
+        broken: Callable[[ProcessorError | TimeoutError | ValueError | str], ProcessorError],
+    ) -> None:
+        self.usage = Usage(estimated(sent_bytes), 0, True)  # as far as it is known
+        self.model = ""
+        self.heard: Callable[[bytes], None] = lambda piece: None
+        self._streamed = streamed
+        self._ends_s = ends_s
+        self._scrubber = scrubber
+        self._text = _ScrubbedText(scrubber)
+        self._sent_bytes = sent_bytes
+        self._broken = broken
+        self._message = _Message()
+        self._counted: Any = None  # what the server says of its usage
+        self._is_done = False
+
+    async def items(self) -> AsyncGenerator[dict[str, Any], None]:
+        """`{"text": ...}` for each piece that has any, and behind them one with what an answer has that is
+        read whole: `message`, `finish_reason`, `usage` and `model`.
+
+        Raises InferenceError where the stream breaks off, is silent or odd, and ProcessorError E323 beyond
+        the bytes of an answer.
+        """
+        try:
+            async with aclosing(self._events()) as events:
+                async for event in events:
+                    if text := self._text.feed(self._read(event)):
+                        yield {"text": text}
+            if not (self._is_done or self._message.finish_reason):
+                raise self._broken("the answer broke off")
+        except (ProcessorError, TimeoutError, ValueError) as err:
+            raise self._broken(err) from None
+        if text := self._text.finish():
+            yield {"text": text}
+        yield {
+            "message": self._scrubbed(self._message.whole),
+            "finish_reason": self._message.finish_reason,
+            "usage": usage_of(self.usage),
+            "model": self.model,
+        }
+        # A connection whose body was read to its end serves the next request.
+        with contextlib.suppress(ProcessorError, TimeoutError):
+            async with asyncio.timeout(_END_S):
+                async for _ in self._streamed:
+                    pass
+
+    async def close(self) -> None:
+        """Give up what has not come yet. Idempotent."""
+        await self._streamed.close()
+
+    async def _events(self) -> AsyncGenerator[bytes, None]:
+        """The events up to the one that says that there are no more. Raises what ends the stream."""
+        splitter, scrubbed = EventSplitter(), self._scrubber.stream()
+        pieces = aiter(self._streamed)
+        while True:
+            async with asyncio.timeout_at(self._ends_s):
+                piece = await anext(pieces, b"")
+            data = scrubbed.feed(piece) if piece else scrubbed.finish()
+            self.heard(data)
+            for event in splitter.feed(data):
+                if event.strip() == b"[DONE]":
+                    self._is_done = True
+                    return
+                yield event
+            if not piece:
+                return
+
+    def _read(self, event: bytes) -> str:
+        """The text that an event adds. Raises ValueError."""
+        document = documents.loads(event)
+        if not _is_object(document) or nests_deeper(event, document, DEPTH):
+            raise ValueError(f"an event of the answer is no object of at most {DEPTH} levels")
+        if "error" in document and "choices" not in document:
+            raise ValueError(_error_in(document) or "the server says that it failed")
+        if type(document.get("model")) is str:
+            self.model = document["model"][:_SAID_CHARS]
+        self._counted = document.get("usage") or self._counted
+        choices = document.get("choices")
+        choice = choices[0] if type(choices) is list and choices else None
+        text = self._message.add(choice) if _is_object(choice) else ""
+        self.usage = Usage.of(self._counted, self._sent_bytes, self._message.size)
+        return text
+
+    def _scrubbed(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message without the endpoint's secret, which events may have had in parts."""
+        found: dict[str, Any] = documents.loads(self._scrubber.body(documents.dumps(message)))
+        return found
+
+
+class _Message:
+    """The message of a model, put together from what its pieces add."""
+
+    def __init__(self) -> None:
+        self.finish_reason = ""
+        self.size = 0  # bytes of what it says
+        self._texts: list[str] = []
+        self._calls: dict[int, dict[str, str]] = {}
+
+    def add(self, choice: Mapping[str, Any]) -> str:
+        """The text of a piece. Raises ValueError for more calls of tools than there may be."""
+        if type(choice.get("finish_reason")) is str:
+            self.finish_reason = choice["finish_reason"][:_SAID_CHARS]
+        delta = choice.get("delta")
+        if not _is_object(delta):
+            return ""
+        calls = delta.get("tool_calls")
+        for call in calls if type(calls) is list else ():
+            self._add_call(call)
+        text = delta.get("content")
+        if type(text) is not str:
+            return ""
+        self._texts.append(text)
+        self.size += len(text.encode("utf-8", "replace"))
+        return text
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._texts)}
+        if self._calls:
+            message["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["arguments"]},
+                }
+                for _, call in sorted(self._calls.items())
+            ]
+        return message
+
+    def _add_call(self, said: Any) -> None:
+        index = said.get("index", 0) if _is_object(said) else None
+        if type(index) is not int:
+            return
+        if index not in self._calls and len(self._calls) >= _CALLS_MAX:
+            raise ValueError(f"the model calls more than {_CALLS_MAX} tools")
+        call = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+        function = said.get("function")
+        function = function if _is_object(function) else {}
+        call["id"] = call["id"] or _text_of(said.get("id"))
+        call["name"] = call["name"] or _text_of(function.get("name"))
+        more = _text_of(function.get("arguments"))
+        call["arguments"] += more
+        self.size += len(more.encode("utf-8", "replace"))
+
+
+class _ScrubbedText:
+    """Takes the endpoint's secret out of a text that comes in pieces."""
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        self._scrubbed = scrubber.stream()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, text: str) -> str:
+        return self._decoder.decode(self._scrubbed.feed(text.encode("utf-8", "replace"))) if text else ""
+
+    def finish(self) -> str:
+        return self._decoder.decode(self._scrubbed.finish(), True)
 
 
 async def _whole(streamed: Streamed) -> bytes:
@@ -226,6 +416,18 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 def _is_object(value: Any) -> TypeGuard[dict[str, Any]]:
     return type(value) is dict
+
+
+def _text_of(value: Any) -> str:
+    return value if type(value) is str else ""
+
+
+def _error_in(document: Any) -> str:
+    """What a document says of an error, in one line; empty where it says nothing."""
+    error = document.get("error") if _is_object(document) else None
+    message = error.get("message") if _is_object(error) else error
+    text = " ".join(_text_of(message).split())
+    return text if len(text) <= _SAID_CHARS else f"{text[: _SAID_CHARS - 1]}…"
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

@@ -20,6 +20,9 @@ from processor.capability.toolbox import RouteTools, Toolbox
 from processor.policy import ALLOWED, Ask, Verdict
 from processor.reach import InferenceEndpoint, Reach, ToolServer
 
+# An endpoint, seconds, tokens in and out, and the seconds to the first piece where there were pieces.
+Inferred = Callable[[str, float, int, int, float | None], None]
+
 
 class Connections:
     """A client for each list of allowed hosts, made when it is first needed, and kept until `close`."""
@@ -37,8 +40,8 @@ class Connections:
         self.describe: Callable[[Mapping[str, Any]], None] = lambda details: None
         # Leaves the entry of the call that is made, whose answer has this status, open until its stream ends.
         self.defer: Callable[[int], StreamEntry] = StreamEntry
-        # Hears of each call of a model: its endpoint, seconds, and tokens in and out.
-        self.inferred: Callable[[str, float, int, int], None] = lambda name, seconds, given, said: None
+        # Hears of each call of a model.
+        self.inferred: Inferred = lambda name, seconds, given, said, first_s: None
         self.vault = Vault(reach.secrets)
         self.files = Roots(reach.files)
         self.tools = RouteTools(reach.tools, toolbox)

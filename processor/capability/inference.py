@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from processor.capability.arguments import (
@@ -25,7 +28,14 @@ from processor.capability.arguments import (
     Whole,
     shown,
 )
-from processor.capability.completions import ModelServer, Usage, endpoint_of, estimated, unserved
+from processor.capability.completions import (
+    AnswerStream,
+    ModelServer,
+    Usage,
+    endpoint_of,
+    estimated,
+    unserved,
+)
 from processor.capability.connections import Connections
 from processor.capability.row import Arguments, Capability
 from processor.errors import About, ProcessorError
@@ -50,6 +60,10 @@ OPTIONS: Mapping[str, Kind] = {
     "tools": Listed(JsonObject(), 1, TOOLS),
     "tool_choice": OneOf((Choice(("auto", "none", "required")), JsonObject())),
 }
+
+
+_NO_MORE: Mapping[str, Any] = MappingProxyType({})
+_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,7 @@ class _Meter:
         self._prepared = prepared
         self._reserved_us = time.time_ns() // 1000
         self._began_s = time.perf_counter()
+        self._first_s: float | None = None
 
     def __enter__(self) -> _Meter:
         return self
@@ -102,12 +117,16 @@ class _Meter:
         if isinstance(err, ProcessorError):
             self._count(Usage(0, 0))
 
-    def read(self, usage: Usage, model: str) -> None:
-        """The answer has come, of a model that its server calls by this name."""
+    def begun(self) -> None:
+        """The first piece of the answer has come."""
+        self._first_s = self._first_s or time.perf_counter() - self._began_s
+
+    def read(self, usage: Usage, model: str) -> dict[str, Any]:
+        """The answer has come, of a model that its server calls by this name; what the audit has of it."""
         self._count(usage)
         details: dict[str, Any] = {"model_said": model} if model else {}
         details |= {"name": self._endpoint.name, "tokens": [usage.tokens_in, usage.tokens_out]}
-        self._connections.describe(details | ({"estimated": True} if usage.is_estimated else {}))
+        return details | ({"estimated": True} if usage.is_estimated else {})
 
     @property
     def _endpoint(self) -> InferenceEndpoint:
@@ -118,7 +137,8 @@ class _Meter:
         used = _tokens(self._endpoint, usage)
         self._connections.tab.settle(self._prepared.tokens, used, self._reserved_us)
         took_s = time.perf_counter() - self._began_s
-        self._connections.inferred(self._endpoint.name, took_s, usage.tokens_in, usage.tokens_out)
+        tokens = usage.tokens_in, usage.tokens_out
+        self._connections.inferred(self._endpoint.name, took_s, *tokens, self._first_s)
 
 
 def _server(connections: Connections, prepared: _Prepared) -> ModelServer:
@@ -136,8 +156,50 @@ async def _infer(connections: Connections, arguments: Arguments) -> dict[str, An
     prepared = _sound(arguments)
     with _Meter(connections, prepared) as meter:
         completion = await _server(connections, prepared).chat(prepared.ask, prepared.body)
-        meter.read(completion.usage, completion.model)
+        connections.describe(meter.read(completion.usage, completion.model))
     return completion.document
+
+
+async def _infer_stream(connections: Connections, arguments: Arguments) -> dict[str, Any]:
+    """The number of a stream, whose items are those of `AnswerStream`."""
+    prepared = _sound(arguments)
+    with connections.streams.room():
+        with _Meter(connections, prepared) as meter:
+            stream = await _server(connections, prepared).stream(prepared.ask, prepared.body)
+        coming = _Coming(connections, stream, meter)
+        return {"stream": connections.streams.open(coming.items, coming.close, are_bytes=False)}
+
+
+class _Coming:
+    """A stream that is charged, and has its entry, when it ends or is given up."""
+
+    def __init__(self, connections: Connections, stream: AnswerStream, meter: _Meter) -> None:
+        self._connections = connections
+        self._stream = stream
+        self._meter = meter
+        self._entry = connections.defer(200)
+        self._code = ""
+        stream.heard = self._entry.add
+        self.items = self._each()
+
+    async def _each(self) -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            async with aclosing(self._stream.items()) as items:
+                async for item in items:
+                    self._meter.begun()
+                    yield item
+        except ProcessorError as err:
+            self._code = err.code
+            raise
+
+    async def close(self) -> None:
+        stream = self._stream
+        try:
+            await self.items.aclose()
+            await stream.close()
+        finally:
+            self._connections.tab.charge({"bytes": self._entry.size})
+            self._entry.end(self._code, self._meter.read(stream.usage, stream.model))
 
 
 async def _embed(connections: Connections, arguments: Arguments) -> dict[str, Any]:
@@ -146,7 +208,7 @@ async def _embed(connections: Connections, arguments: Arguments) -> dict[str, An
     with _Meter(connections, prepared) as meter:
         server = _server(connections, prepared)
         completion = await server.embed(prepared.ask, arguments["texts"], prepared.body)
-        meter.read(completion.usage, completion.model)
+        connections.describe(meter.read(completion.usage, completion.model))
     said = completion.document
     return {"data": said["data"], "usage": said["usage"], "model": completion.model}
 
@@ -160,7 +222,9 @@ def _sound(arguments: Arguments) -> _Prepared:
     return prepared
 
 
-def _prepare_chat(connections: Connections, arguments: Arguments) -> Arguments:
+def _prepare_chat(
+    connections: Connections, arguments: Arguments, more: Mapping[str, Any] = _NO_MORE
+) -> Arguments:
     ask = Ask("infer", "chat", arguments["model"])
     endpoint, remedy = _endpoint(connections, ask.target)
     asked, options = arguments["max_tokens"], arguments["options"]
@@ -175,7 +239,7 @@ def _prepare_chat(connections: Connections, arguments: Arguments) -> Arguments:
         fault = f"max_tokens is {most:,}, and an answer has at most {endpoint.max_tokens:,} ({key})"
     if messages is None:
         messages = [{"role": "user", "content": arguments["prompt"]}]
-    request = {"model": ask.target, "messages": messages, "max_tokens": most, **options}
+    request = {"model": ask.target, "messages": messages, "max_tokens": most, **options, **more}
     return {
         "prepared": _Prepared(ask, endpoint, documents.dumps(request), most, asked, fault, remedy),
     }
@@ -241,15 +305,17 @@ def _sent(arguments: Arguments) -> bytes:
     return body
 
 
+_CHAT = (
+    Argument("model", Text(1, MODEL_CHARS)),
+    Argument("messages", Listed(JsonObject(), 1, MESSAGES), required=False),
+    Argument("prompt", Text(1), required=False),
+    Argument("max_tokens", Whole(1, LIMIT_MAX), required=False),
+    Argument("options", JsonObject(), required=False, default={}),
+)
+
 INFER = Capability(
     "infer",
-    (
-        Argument("model", Text(1, MODEL_CHARS)),
-        Argument("messages", Listed(JsonObject(), 1, MESSAGES), required=False),
-        Argument("prompt", Text(1), required=False),
-        Argument("max_tokens", Whole(1, LIMIT_MAX), required=False),
-        Argument("options", JsonObject(), required=False, default={}),
-    ),
+    _CHAT,
     perform=_infer,
     ask=_ask,
     event="infer",
@@ -257,6 +323,18 @@ INFER = Capability(
     narrow=_narrow,
     cost=_cost,
     answer_cost=_answer_cost,
+    sent=_sent,
+    is_method=False,
+)
+INFER_STREAM = Capability(
+    "infer_stream",
+    _CHAT,
+    perform=_infer_stream,
+    ask=_ask,
+    event="infer",
+    added=partial(_prepare_chat, more=_STREAMED),
+    narrow=_narrow,
+    cost=_cost,
     sent=_sent,
     is_method=False,
 )

@@ -22,6 +22,7 @@ import orjson
 from processor.address import Url, parse_url
 from processor.capability.answers import Answer, Unanswered
 from processor.capability.client import Client
+from processor.capability.events import EventSplitter
 from processor.capability.secrets import Scrubber
 from processor.capability.toolbox import ToolError, check_arguments
 from processor.errors import About, ProcessorError
@@ -207,7 +208,9 @@ def _served(item: Any) -> ServedTool | None:
 def _messages(answer: Answer, body: bytes) -> Iterator[dict[str, Any]]:
     """The JSON-RPC messages of an answer, be it JSON or a stream of events."""
     is_stream = answer.header("content-type").partition(";")[0].strip().lower() == "text/event-stream"
-    for text in _events(body) if is_stream else (body,):
+    events = EventSplitter(len(body) + 1)
+    # Behind the last event of a stream that was read whole there may be no empty line.
+    for text in events.feed(body + b"\n\n") if is_stream else (body,):
         try:
             message = documents.loads(text)
         except ValueError:
@@ -215,17 +218,6 @@ def _messages(answer: Answer, body: bytes) -> Iterator[dict[str, Any]]:
         yield from (
             each for each in (message if isinstance(message, list) else [message]) if isinstance(each, dict)
         )
-
-
-def _events(body: bytes) -> Iterator[bytes]:
-    """The data of the events of a stream."""
-    data: list[bytes] = []
-    for line in [*body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"), b""]:
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            yield b"\n".join(data)
-            data = []
 
 
 def _line(text: str) -> str:

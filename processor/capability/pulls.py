@@ -13,7 +13,7 @@ from processor.sandbox.wire import Attached
 
 
 async def _next(connections: Connections, arguments: Arguments) -> Any:
-    """`{"end": ...}` with bytes beside it, or with `items` where these are no bytes.
+    """`{"end": ...}` with bytes beside it, or with `items` in it, of a stream of JSON values.
 
     A stream that broke off gives `{"failed": kind, "text": why}`. Raises what `OpenStreams.next` raises.
     """
@@ -24,7 +24,7 @@ async def _next(connections: Connections, arguments: Arguments) -> Any:
         return Attached({"failed": "timeout", "text": "nothing more of the answer came in time"}, b"")
     except Unanswered as err:
         return Attached({"failed": err.kind, "text": err.what}, b"")
-    if any(type(item) is not bytes for item in pulled.items):
+    if not pulled.are_bytes:
         return {"items": pulled.items, "end": pulled.is_end}
     return Attached({"end": pulled.is_end}, b"".join(pulled.items))
 

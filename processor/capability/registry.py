@@ -23,10 +23,10 @@ from processor.address import Allowed
 from processor.capability.allowance import BUDGET, SET_BUDGET
 from processor.capability.authorization import AUTHORIZE
 from processor.capability.client import Client, Resolve, resolve, trusted_roots
-from processor.capability.connections import Connections
+from processor.capability.connections import Connections, Inferred
 from processor.capability.files import FILE
 from processor.capability.heap import HEAP
-from processor.capability.inference import EMBED, INFER
+from processor.capability.inference import EMBED, INFER, INFER_STREAM
 from processor.capability.monitor import NO_MANDATE, Decided, Governor, Mandate, Observe
 from processor.capability.outbound import REQUESTS, UNSAFE
 from processor.capability.pulls import STREAM_CLOSE, STREAM_NEXT
@@ -50,6 +50,7 @@ CAPABILITIES: Sequence[Capability] = (
     SERVED_TOOL,
     TOOLS,
     INFER,
+    INFER_STREAM,
     EMBED,
     AUTHORIZE,
     HEAP,
@@ -61,7 +62,18 @@ CAPABILITIES: Sequence[Capability] = (
 
 # Are answered from the rules of the moment, or are of one run, and not from what an earlier try was told.
 ANEW = frozenset(
-    row.name for row in (AUTHORIZE, HEAP, BUDGET, SET_BUDGET, AUDIT, TOOLS, STREAM_NEXT, STREAM_CLOSE)
+    row.name
+    for row in (
+        AUTHORIZE,
+        HEAP,
+        BUDGET,
+        SET_BUDGET,
+        AUDIT,
+        TOOLS,
+        INFER_STREAM,
+        STREAM_NEXT,
+        STREAM_CLOSE,
+    )
 )
 
 
@@ -92,15 +104,15 @@ class HostCalls:
         observe: Observe | None = None,
         decided: Decided | None = None,
         tool_took: Callable[[float], None] = lambda seconds: None,
-        inferred: Callable[[str, float, int, int], None] = lambda name, seconds, given, said: None,
+        inferred: Inferred = lambda name, seconds, given, said, first_s: None,
     ) -> Governor:
         """Who rules over a route's guests, which may `reach` so much, under this mandate.
 
         `observe` hears of each call: what came of it, and seconds. What came is the class of the answer's
         status, such as `2xx`, or the code of why there was no answer. `decided` hears of each decision of the
         policy: the kind that was asked for; allow, deny, expired or shadow. `tool_took` hears of the seconds
-        that each call of a tool took, and `inferred` of each call of a model: its endpoint, seconds, and the
-        tokens that it was given and has said.
+        that each call of a tool took, and `inferred` of each call of a model: its endpoint, seconds, the
+        tokens that it was given and has said, and the seconds to its first piece where it came in pieces.
         """
         connections = Connections(reach, self._client, self.toolbox, mandate.route)
         connections.inferred = inferred

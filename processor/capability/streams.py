@@ -31,6 +31,7 @@ class Pulled(NamedTuple):
 
     items: list[Any]
     is_end: bool
+    are_bytes: bool
 
 
 class OpenStreams:
@@ -53,14 +54,14 @@ class OpenStreams:
         finally:
             self._coming -= 1
 
-    def open(self, items: AsyncIterator[Any], close: Close) -> int:
-        """The number of a new stream of these items; the caller has `room`.
+    def open(self, items: AsyncIterator[Any], close: Close, *, are_bytes: bool = True) -> int:
+        """The number of a new stream of these items, bytes or JSON values; the caller has `room`.
 
         What `items` raises is raised by the pull that would have brought it, and ends the stream. `close` is
         called once, at the end or before.
         """
         self._opened += 1
-        self._open[self._opened] = _Stream(items, close)
+        self._open[self._opened] = _Stream(items, close, are_bytes)
         return self._opened
 
     async def next(self, number: int) -> Pulled:
@@ -96,8 +97,9 @@ class OpenStreams:
 class _Stream:
     """One stream, of which at most one item is read that was not pulled."""
 
-    def __init__(self, items: AsyncIterator[Any], close: Close) -> None:
+    def __init__(self, items: AsyncIterator[Any], close: Close, are_bytes: bool) -> None:
         self.is_pulled = False
+        self._are_bytes = are_bytes
         self._items = items
         self._close = close
         self._coming: asyncio.Task[Any] | None = None
@@ -121,10 +123,10 @@ class _Stream:
                     break  # it is raised by the next pull
                 item, self._coming = self._coming.result(), None
                 if item is _END:
-                    return Pulled(items, True)
+                    return Pulled(items, True, self._are_bytes)
                 items.append(item)
                 size += len(item) if isinstance(item, bytes) else 0
-            return Pulled(items, False)
+            return Pulled(items, False, self._are_bytes)
         finally:
             self.is_pulled = False
 

@@ -27,7 +27,14 @@ from processor.runnable import (
     NotFoundError,
     OperationDeniedError,
 )
-from processor.sandbox.inference import Completion, call_of
+from processor.sandbox.inference import (
+    AwaitedCall,
+    AwaitedCompletionStream,
+    Completion,
+    CompletionStream,
+    call_of,
+    embedding_of,
+)
 from processor.sandbox.messages import InHand
 from processor.sandbox.offer import Signature
 from processor.sandbox.values import LiveContext
@@ -206,6 +213,7 @@ class Voice:
     tools: Tools
     in_hand: InHand
     heap: Callable[[], Any]  # of the key's context
+    awaited: AwaitedCall | None = None  # where calls can be awaited
 
 
 class _OfVoice:
@@ -297,23 +305,47 @@ class Capable:
         *,
         prompt: str | None = None,
         max_tokens: int | None = None,
+        stream: bool = False,
         **options: Any,
     ) -> Completion:
         """What a model answers to these messages, or to a prompt: `text`, `message`, `tool_calls`, `usage`,
         `finish_reason`, `json()`. Options are those of the API, such as temperature, tools, response_format.
 
+        With `stream` it is there as soon as the answer begins: iterating over it gives the text as it comes.
+
         Raises AuthorityKernelError: E330 for a model that is not allowed, E332 where a budget is used up,
         E334 where it has not answered, E337 for what cannot be asked.
         """
-        said = self._voice.call("infer", call_of(model, messages, prompt, max_tokens, options))
-        return Completion(said)
+        asked = call_of(model, messages, prompt, max_tokens, options)
+        if stream:
+            return CompletionStream(self._voice.call, self._voice.call("infer_stream", asked)["stream"])
+        return Completion(self._voice.call("infer", asked))
+
+    def ainfer(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **options: Any,
+    ) -> Any:
+        """`infer`, to be awaited; with `stream`, `async for` reads what it gives."""
+        awaited = self._voice.awaited
+        if awaited is None:  # nothing waits here, and `await` is of what is there already
+            return self.infer(model, messages, prompt=prompt, max_tokens=max_tokens, stream=stream, **options)
+        return _answer(awaited, call_of(model, messages, prompt, max_tokens, options), stream)
 
     def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """The embedding of each text, in their order. Raises what `infer` raises."""
-        if isinstance(texts, str):
-            raise TypeError("embed takes a list of texts, and not one text")
-        vectors: list[list[float]] = self._voice.call("embed", {"model": model, "texts": [*texts]})["data"]
+        vectors: list[list[float]] = self._voice.call("embed", embedding_of(model, texts))["data"]
         return vectors
+
+    def aembed(self, model: str, texts: Sequence[str]) -> Any:
+        """`embed`, to be awaited."""
+        awaited = self._voice.awaited
+        return self.embed(model, texts) if awaited is None else _vectors(awaited, embedding_of(model, texts))
 
     def get_stock_data(self, ticker: str) -> Any:
         """The stock service's document of 5 minute prices for `ticker`, as the service words it."""
@@ -421,6 +453,16 @@ def _calling(signature: Signature) -> Callable[..., Any]:
     method.__name__ = signature.name
     method.__qualname__ = f"{GuestRunnable.__qualname__}.{signature.name}"
     return method
+
+
+async def _answer(awaited: AwaitedCall, asked: dict[str, Any], stream: bool) -> Completion:
+    if stream:
+        return AwaitedCompletionStream(awaited, (await awaited("infer_stream", asked, None))["stream"])
+    return Completion(await awaited("infer", asked, None))
+
+
+async def _vectors(awaited: AwaitedCall, asked: dict[str, Any]) -> Any:
+    return (await awaited("embed", asked, None))["data"]
 
 
 def _filters(filters: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

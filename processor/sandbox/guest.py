@@ -572,6 +572,7 @@ class Runner:
             self._tools,
             self._in_hand,
             heap,
+            self._language.awaited,
         )
 
     def _make(self, held: HeldContext, context: values.LiveContext) -> Any:

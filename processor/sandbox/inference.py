@@ -7,10 +7,12 @@ out of it is empty.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from processor.sandbox.facades import insisting
+
+AwaitedCall = Callable[[str, dict[str, Any], bytes | None], Awaitable[Any]]
 
 
 def call_of(
@@ -30,6 +32,13 @@ def call_of(
         "max_tokens": max_tokens,
         "options": {name: value for name, value in options.items() if value is not None},
     }
+
+
+def embedding_of(model: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a call for embeddings. Raises TypeError for one text."""
+    if isinstance(texts, str):
+        raise TypeError("embed takes a list of texts, and not one text")
+    return {"model": model, "texts": [*texts]}
 
 
 class ToolCall:
@@ -92,34 +101,151 @@ class Completion:
         """`prompt_tokens`, `completion_tokens` and `total_tokens`; with `estimated` where the server has not
         counted them.
         """
-        usage: dict[str, Any] = self._document["usage"]
-        return usage
+        usage = self._whole.get("usage")
+        return usage if type(usage) is dict else {}
 
     @property
     def model(self) -> str:
         """The model, as the server calls it."""
-        return _text(self._document.get("model"))
+        return _text(self._whole.get("model"))
 
     def json(self) -> Any:
         """The text as JSON. Raises ValueError where the model has not written any."""
-        return json.loads(self.text)
+        return json.loads(_text(self.message.get("content")))
+
+    @property
+    def _whole(self) -> dict[str, Any]:
+        """The document, all of it."""
+        return self._document
 
     @property
     def _choice(self) -> dict[str, Any]:
-        choices = self._document.get("choices")
+        choices = self._whole.get("choices")
         choice = choices[0] if type(choices) is list and choices else None
         return choice if type(choice) is dict else {}
 
     def __getitem__(self, name: str) -> Any:
-        return self._document[name]
+        return self._whole[name]
 
     def __repr__(self) -> str:
-        return f"<answer of {self.model}: {self.text[:60]!r}>"
+        return f"<answer: {self.text[:60]!r}>"
+
+
+class CompletionStream(Completion):
+    """The answer of a model as it comes: iterating over it gives its text, piece by piece.
+
+    Behind the last piece it has all that an answer has; who asks for that before reads the rest.
+    """
+
+    __slots__ = ("_call", "_is_over", "_number", "_said", "_waiting")
+
+    def __init__(self, call: Callable[[str, dict[str, Any]], Any], number: int) -> None:
+        super().__init__({})
+        self._call = call
+        self._number = number
+        self._said: list[str] = []
+        self._waiting: list[str] = []  # pieces that have come and were not taken
+        self._is_over = False
+
+    def __iter__(self) -> CompletionStream:
+        return self
+
+    def __next__(self) -> str:
+        while not self._waiting:
+            if self._is_over:
+                raise StopIteration
+            self._take(self._ask("stream_next"))
+        return self._waiting.pop(0)
+
+    @property
+    def text(self) -> str:
+        """What it says; before its end, what it has said so far."""
+        return "".join(self._said)
+
+    def close(self) -> None:
+        """Give up what has not come yet."""
+        if not self._is_over:
+            self._ask("stream_close")
+            self._is_over = True
+
+    def __enter__(self) -> CompletionStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _whole(self) -> dict[str, Any]:
+        while not self._is_over:
+            self._take(self._ask("stream_next"))
+        return self._document
+
+    def _ask(self, name: str) -> Any:
+        try:
+            return self._call(name, {"stream": self._number})
+        except TimeoutError:
+            raise  # of the program's own, and the next pull goes on
+        except BaseException:
+            self._is_over = True
+            raise
+
+    def _take(self, pulled: dict[str, Any]) -> None:
+        for item in pulled["items"]:
+            if "text" in item:
+                self._said.append(item["text"])
+                self._waiting.append(item["text"])
+            else:
+                choice = {"index": 0, "message": item["message"], "finish_reason": item["finish_reason"]}
+                self._document = {"choices": [choice], "usage": item["usage"], "model": item["model"]}
+        self._is_over = pulled["end"]
+
+
+class AwaitedCompletionStream(CompletionStream):
+    """The same where each piece is awaited."""
+
+    __slots__ = ("_awaited",)
+
+    def __init__(self, awaited: AwaitedCall, number: int) -> None:
+        super().__init__(_not_called, number)
+        self._awaited = awaited
+
+    def __aiter__(self) -> AwaitedCompletionStream:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._waiting:
+            if self._is_over:
+                raise StopAsyncIteration
+            self._take(await self._ask_awaited("stream_next"))
+        return self._waiting.pop(0)
+
+    async def aclose(self) -> None:
+        """Give up what has not come yet."""
+        if not self._is_over:
+            await self._ask_awaited("stream_close")
+            self._is_over = True
+
+    async def __aenter__(self) -> AwaitedCompletionStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _ask_awaited(self, name: str) -> Any:
+        try:
+            return await self._awaited(name, {"stream": self._number}, None)
+        except Exception:  # but not where the program gives a pull up, which another one may follow
+            self._is_over = True
+            raise
+
+
+def _not_called(name: str, arguments: dict[str, Any]) -> Any:
+    raise RuntimeError("this answer is awaited: `async for` reads it, and `aclose` gives it up")
 
 
 def _text(value: Any) -> str:
     return value if type(value) is str else ""
 
 
-for _kind in (ToolCall, Completion):
+for _kind in (ToolCall, Completion, CompletionStream, AwaitedCompletionStream):
     insisting(_kind)

@@ -112,6 +112,7 @@ class Language(Protocol):
     # What a coroutine comes to that user code has returned, or anything else as it is; None where the
     # language has no coroutines.
     finish: Callable[[Any], Any] | None
+    awaited: Callable[..., Any] | None  # makes a call that is awaited
 
     def models(self) -> Models | None:
         """The models of its programs; None where there are none."""

@@ -157,7 +157,7 @@ def _items(loop: GuestLoop, generator: AsyncGeneratorType[Any, Any]) -> Iterator
         loop.finish(generator.aclose())
 
 
-async def call(name: str, arguments: dict[str, Any], body: bytes) -> Any:
+async def call(name: str, arguments: dict[str, Any], body: bytes | None) -> Any:
     """What the host answers to a call that is awaited. Raises RuntimeError in a loop of another kind."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, GuestLoop):

@@ -205,6 +205,7 @@ class PlainPython:
     is_watched = False  # imports and compiled code are ordinary here
     is_preparable = False  # a namespace takes over what the process prints and logs
     finish: Callable[[Any], Any] | None = None  # in a zygote, that of `loop`
+    awaited: Callable[..., Any] | None = None  # that too
 
     def __init__(self) -> None:
         # By name, and late: the guests of the dialect must not have asyncio and pydantic.
@@ -219,7 +220,7 @@ class PlainPython:
         from processor.sandbox.packages import bring
 
         self._loop = importlib.import_module("processor.sandbox.loop")
-        self.finish = self._loop.finish
+        self.finish, self.awaited = self._loop.finish, self._loop.call
         if "pydantic" in packages:
             self._models = importlib.import_module("processor.sandbox.plain_nodes").MODELS
         kept, failed = bring(packages)

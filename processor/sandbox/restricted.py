@@ -28,6 +28,7 @@ class Restricted:
     is_watched = True
     is_preparable = True
     finish: Callable[[Any], Any] | None = None
+    awaited: Callable[..., Any] | None = None
 
     def models(self) -> Models | None:
         return Models(MODEL, MODEL_ERROR, lambda model: model, unruled)  # a document as it stands

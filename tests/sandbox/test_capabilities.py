@@ -273,6 +273,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "served_tool": {"name": "calc/add", "arguments": {"a": 1}},
     "tool_list": {},
     "infer": {"model": "tiny", "prompt": "a", "max_tokens": 9},
+    "infer_stream": {"model": "tiny", "prompt": "a", "max_tokens": 9},
     "embed": {"model": "tiny", "texts": ["a"]},
     "authorize": {"op": "http.get", "target": "https://api.example.com/"},
     "heap": {"method": "write", "type": "counter", "value": [None]},
@@ -300,6 +301,18 @@ ASKED = {
             "tokens_out": 9,
             "tokens": 28,
             "cost": 19,
+        },
+    ),
+    "infer_stream": (
+        Ask("infer", "chat", "tiny"),
+        {
+            "requests": 1,
+            "infer_calls": 1,
+            "bytes": 128,
+            "tokens_in": 32,
+            "tokens_out": 9,
+            "tokens": 41,
+            "cost": 25,
         },
     ),
     "embed": (

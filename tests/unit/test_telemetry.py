@@ -69,7 +69,7 @@ def report_everything(telemetry: Telemetry, name: str) -> None:
     route.guest_restarted("E313")
     route.called("E325", 0.02)
     route.tool_took(0.02)
-    route.inferred("local", 0.3, 12, 5)
+    route.inferred("local", 0.3, 12, 5, 0.05)
     route.decided("http", "deny")
     route.budget_used("team-a", 0.95)
     route.budget_denied("team-a")
@@ -117,6 +117,7 @@ async def test_every_fact_that_is_reported_can_be_scraped() -> None:
         ("processor_request_seconds_sum", (route,), 0.02),
         ("processor_tool_seconds_sum", (route,), 0.02),
         ("processor_inference_seconds_sum", (("endpoint", "local"), route), 0.3),
+        ("processor_first_token_seconds_sum", (("endpoint", "local"), route), 0.05),
         ("processor_tokens_total", (("direction", "in"), ("endpoint", "local"), route), 12),
         ("processor_tokens_total", (("direction", "out"), ("endpoint", "local"), route), 5),
         ("processor_lag_messages", (route,), 3),
