@@ -185,7 +185,7 @@ class CompletionStream(Completion):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None:
-        """Give up what has not come yet."""
+        """Give up what was not taken yet."""
 
 @type_check_only
 class AwaitedCompletionStream(Completion):
@@ -196,7 +196,7 @@ class AwaitedCompletionStream(Completion):
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *_: object) -> None: ...
     async def aclose(self) -> None:
-        """Give up what has not come yet."""
+        """Give up what was not taken yet."""
 
 class BaseSecureRunnable:
     """What a Runnable inherits. Every method may be left out; the defaults do nothing."""

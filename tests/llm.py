@@ -66,7 +66,7 @@ def event(
 def streamed(
     *events: bytes, done: bool = True, pause: tuple[int, asyncio.Event] | None = None
 ) -> bytes | Paused:
-    """The answer to a chat that is to come in pieces; `pause` is what is waited for before a number of them."""
+    """The answer to a chat that is to come in pieces; `pause` is waited for before one of them."""
     pieces = [*events, *([b"data: [DONE]\n\n"] if done else [])]
     body = b"".join(pieces)
     head = answer(body, content_type="text/event-stream; charset=utf-8")[: -len(body) or None]

@@ -163,7 +163,8 @@ class CompletionStream(Completion):
         return "".join(self._said)
 
     def close(self) -> None:
-        """Give up what has not come yet."""
+        """Give up what was not taken yet."""
+        self._waiting.clear()
         if not self._is_over:
             self._ask("stream_close")
             self._is_over = True
@@ -220,7 +221,8 @@ class AwaitedCompletionStream(CompletionStream):
         return self._waiting.pop(0)
 
     async def aclose(self) -> None:
-        """Give up what has not come yet."""
+        """Give up what was not taken yet."""
+        self._waiting.clear()
         if not self._is_over:
             await self._ask_awaited("stream_close")
             self._is_over = True

@@ -23,6 +23,10 @@ class Runnable:
                     yield {"vectors": self.embed("tiny-random", query["texts"])}
                     continue
                 answer = self.infer(query.pop("model", "tiny-random"), **query)
+                if query.get("stream"):
+                    pieces = list(answer)
+                    yield {"pieces": pieces, "usage": answer.usage, "same": "".join(pieces) == answer.text}
+                    continue
                 yield {
                     "text": answer.text,
                     "finish_reason": answer.finish_reason,
@@ -98,6 +102,9 @@ async def test_a_runnable_has_the_answer_of_a_model(
             {"messages": [{"role": "user", "content": "the price"}], "max_tokens": 8, "temperature": 0},
             {"prompt": "the price", "max_tokens": 8, "temperature": 0},
         )
+        [piecewise] = await made(
+            running, {"prompt": "the price", "max_tokens": 8, "temperature": 0, "stream": True}
+        )
         counted = {d: running.metric("processor_tokens_total", route="r", direction=d) for d in ("in", "out")}
         [vectors] = await made(running, {"texts": ["the price", "it rose", "the price"]})
     assert (first["finish_reason"], first["role"], first["model"], first["choices"]) == (
@@ -110,8 +117,12 @@ async def test_a_runnable_has_the_answer_of_a_model(
     assert first["usage"]["total_tokens"] == first["usage"]["prompt_tokens"] + 8
     assert second["text"] == same["text"] != ""
     assert first["calls"] == []
-    assert counted["out"] == 24
-    assert counted["in"] == sum(each["usage"]["prompt_tokens"] for each in (first, second, same))
+    assert "".join(piecewise["pieces"]) == same["text"]
+    assert len(piecewise["pieces"]) > 1
+    assert piecewise["same"] is True
+    assert piecewise["usage"]["completion_tokens"] == 8
+    assert counted["out"] == 32
+    assert counted["in"] == sum(each["usage"]["prompt_tokens"] for each in (first, second, same, piecewise))
     assert [len(vector) for vector in vectors["vectors"]] == [64] * 3
     assert all(math.isclose(math.hypot(*vector), 1, rel_tol=1e-3) for vector in vectors["vectors"])
 
