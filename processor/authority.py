@@ -79,6 +79,7 @@ _UNITS = {
     "heap_objects": "objects",
     "compute": "us of CPU",
     "requests": "requests",
+    "tokens": "tokens of models",
 }
 _DENIALS = ("E325", "E326", "E330", "E331", "E332")
 _ALSO = {"memory": "heap_bytes"}
@@ -234,6 +235,7 @@ class _Budgets:
 
     limits: dict[str, int]
     requests: int = 0
+    tokens: int = 0
     began_s: float = 0.0
 
     def lower(self, kind: str, limit: int) -> None:
@@ -330,8 +332,8 @@ class AuthorityKernel(Kernel):
         self._govern()
 
     def set_budget(self, kind: str, limit: int) -> None:
-        """Allow at most `limit` of a kind from now on: memory (bytes of objects), heap_objects, requests, or
-        compute (microseconds of CPU of this process). A budget can only be lowered.
+        """Allow at most `limit` of a kind from now on: memory (bytes of objects), heap_objects, requests,
+        tokens of models, or compute (microseconds of CPU of this process). A budget can only be lowered.
         """
         self._budgets.lower(kind, limit)
 
@@ -507,6 +509,27 @@ class AuthorityKernel(Kernel):
             self._note("tool", "execute", name, decision, err.about.rule if err.about else "", err.code)
             raise _raised(err, "tool.execute") from None
         self._note("tool", "execute", name, "allow")
+        return answer
+
+    def _infer(self, name: str, arguments: dict[str, Any]) -> Any:
+        is_begun = name in ("infer", "infer_stream")
+        model = str(arguments.get("model"))
+        if is_begun:
+            self._budgets.check("requests", self._budgets.requests, 1)
+            need = len(orjson.dumps(arguments)) // 4 + (arguments["max_tokens"] or 0)
+            self._budgets.check("tokens", self._budgets.tokens, need)
+            self._budgets.requests += 1
+            self._monitor.begin()
+        try:
+            answer = self._loop.wait_for(self._monitor.perform(name, arguments))
+        except ProcessorError as err:
+            decision = "deny" if err.code in _DENIALS else "error"
+            self._note("infer", "chat", model, decision, err.about.rule if err.about else "", err.code)
+            raise _raised(err, "infer.chat") from None
+        if is_begun:
+            self._note("infer", "chat", model, "allow")
+        for said in (answer, *answer.get("items", ())) if isinstance(answer, dict) else ():
+            self._budgets.tokens += said.get("usage", {}).get("total_tokens", 0)
         return answer
 
     def _request(self, method: str, url: str, **options: Any) -> bytes:

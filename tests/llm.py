@@ -137,14 +137,14 @@ def write_model(path: Path) -> None:
 
 
 @contextmanager
-def real_server(folder: Path) -> Iterator[str]:
-    """The address of the API of a server that has the model, and wants KEY."""
+def real_server(folder: Path, key: str = KEY) -> Iterator[str]:
+    """The address of the API of a server that has the model, and wants this key, where there is one."""
     for package in ("xllamacpp", "gguf"):
         pytest.importorskip(package, reason=f"{package} has no wheel here: pip install 'processor[test-llm]'")
     path = folder / "tiny.gguf"
     write_model(path)
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.llm", str(path)],
+        [sys.executable, "-m", "tests.llm", str(path), key],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -159,7 +159,7 @@ def real_server(folder: Path) -> Iterator[str]:
             server.kill()
 
 
-def _serve(path: str) -> None:
+def _serve(path: str, key: str) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -168,7 +168,7 @@ def _serve(path: str) -> None:
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 2 * CONTEXT, 2, 0
     params.hostnames, params.port, params.n_threads_http = ["127.0.0.1"], 0, 2
     params.cpuparams.n_threads = 1
-    params.api_keys = [KEY]
+    params.api_keys = [key] if key else []
     params.ui = params.warmup = False
     params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.verbosity = -1
@@ -178,4 +178,4 @@ def _serve(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -31,7 +31,7 @@ class Pulled(NamedTuple):
 
     items: list[Any]
     is_end: bool
-    are_bytes: bool
+    are_bytes: bool = True
 
 
 class OpenStreams:

@@ -635,6 +635,36 @@ def tool(
     return about_tool(action, config, name, arguments, format=format)
 
 
+def infer(
+    config: ConfigArgument,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as a Runnable names it.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What it is asked; - reads it from standard input.")
+    ],
+    route: Annotated[
+        str | None,
+        typer.Option("--route", metavar="ROUTE", help="Ask as this route: its endpoints, under its policy."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Tokens of the answer at most.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer as it comes.")] = False,
+    format: FormatOption = None,
+) -> int:
+    """Ask a model of a configuration by hand, and print what it answers.
+
+    The time and the tokens go to standard error. Without --route all endpoints are there and no policy is
+    asked. No budget is charged, and the audit has no entry of it.
+
+    Examples:
+    processor infer market.yaml llama-3.1 'Is 7 a prime?'
+    processor infer market.yaml llama-3.1 - --route sort --stream < prompt.txt
+    """
+    from processor.cli.inference import infer as ask
+
+    return ask(config, model, prompt, route=route, max_tokens=max_tokens, is_streamed=stream, format=format)
+
+
 def mcp(
     config: ConfigArgument,
     allow_write: Annotated[
@@ -831,6 +861,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "recipe": recipe,
     "scriptlet": scriptlet,
     "tool": tool,
+    "infer": infer,
     "mcp": mcp,
     "authority": authority,
     "bench": bench,

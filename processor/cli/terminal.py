@@ -188,6 +188,11 @@ class Screen:
     def line(self, text: str) -> None:
         sys.stdout.write(printable_lines(text, may_colour=self._has_colour) + "\n")
 
+    def piece(self, text: str) -> None:
+        """A piece of a text that comes, at once."""
+        sys.stdout.write(printable_lines(text))
+        sys.stdout.flush()
+
     def heading(self, text: str) -> None:
         self.line(self._paint(text, 1))
 

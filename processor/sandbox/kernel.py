@@ -8,7 +8,7 @@ on the context of the call in hand; outside, `processor.authority` has the one f
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from processor.sandbox import documents
 
 T = TypeVar("T")
 
+_OTHERS = ("tool_call", "inference", "inference_stream")  # calls that are not about the heap
 _BYTES = "$bytes"  # the name under which bytes stand that are not JSON
 
 
@@ -115,8 +116,32 @@ class Kernel:
         return documents.dumps(self._tool(name, given))
 
     def inference(self, request: bytes) -> bytes:
-        """Raises AuthorityKernelError: there is no inference in this release."""
-        raise _missing("inference", "inference is")
+        """The JSON text of what a model answers, with `choices` and `usage`, to the JSON text of an object
+        with `model`, `messages` or `prompt`, `max_tokens` and options of the API.
+        """
+        return documents.dumps(self._infer("infer", _asked(request, "inference")))
+
+    def inference_stream(self, request: bytes) -> Generator[str, None, dict[str, Any]]:
+        """The text of such an answer as it comes, piece by piece; the iterator returns its `usage`."""
+        number = self._infer("infer_stream", _asked(request, "inference_stream"))["stream"]
+        is_over, usage = False, {}
+        try:
+            while not is_over:
+                try:
+                    pulled = self._infer("stream_next", {"stream": number})
+                except BaseException:
+                    is_over = True
+                    raise
+                is_over = pulled["end"]
+                for item in pulled["items"]:
+                    if "text" in item:
+                        yield item["text"]
+                    else:
+                        usage = item["usage"]
+        finally:
+            if not is_over:
+                self._infer("stream_close", {"stream": number})
+        return usage
 
     # What a subclass does.
 
@@ -131,6 +156,10 @@ class Kernel:
         raise NotImplementedError
 
     def _tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def _infer(self, name: str, arguments: dict[str, Any]) -> Any:
+        """What a call about a model brings: infer, infer_stream, stream_next or stream_close."""
         raise NotImplementedError
 
 
@@ -180,12 +209,23 @@ class GuestKernel(Kernel):
     def _tool(self, name: str, arguments: dict[str, Any]) -> Any:
         return self._voice.tools.call(name, **arguments)
 
+    def _infer(self, name: str, arguments: dict[str, Any]) -> Any:
+        return self._voice.call(name, arguments)
+
 
 GuestKernel.__name__ = GuestKernel.__qualname__ = "AuthorityKernel"  # what user code calls it
 
 
-def _missing(operation: str, what: str) -> AuthorityKernelError:
-    return AuthorityKernelError(f"{operation}: {what} not there yet in this release", operation=operation)
+_OF_CALL = ("model", "messages", "prompt", "max_tokens")  # others are options
+
+
+def _asked(request: Any, method: str) -> dict[str, Any]:
+    """The arguments of a call that asks a model."""
+    given = _json(request, method)
+    if not isinstance(given, dict):
+        raise InvalidArgumentError(f"{method} E337 the request is no object.", operation=method)
+    options = {name: value for name, value in given.items() if name not in _OF_CALL}
+    return {**{name: given.get(name) for name in _OF_CALL}, "options": options}
 
 
 def _json(data: Any, method: str) -> Any:
@@ -202,7 +242,7 @@ def _json(data: Any, method: str) -> Any:
 
 
 def _operation(method: str) -> str:
-    return method if method == "tool_call" else f"heap.{method}"
+    return method if method in _OTHERS else f"heap.{method}"
 
 
 def _value(data: Any, method: str) -> Any:
