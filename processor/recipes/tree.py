@@ -156,13 +156,18 @@ import json, os, socket, sys
 
 op, *rest = sys.argv[1:] or ["full"]
 request = {"op": op, **dict(zip(("path",), rest))}
-if rest[1:] and op in ("set", "append"):
-    request["value"] = json.loads(rest[1])
-elif rest[1:] and op == "pop":
-    request["index"] = int(rest[1])
-with socket.create_connection(("127.0.0.1", int(os.environ.get("CONTEXT_PORT", "8765"))), 10) as connection:
-    connection.sendall(json.dumps(request).encode() + b"\n")
-    answer = json.loads(connection.makefile("rb").readline() or b'{"ok": false, "error": "no answer"}')
+try:
+    if rest[1:]:
+        request["index" if op == "pop" else "value"] = json.loads(rest[1])
+except ValueError:
+    sys.exit(f"{rest[1]} is not JSON; a text has quotes: '\"text\"'")
+try:
+    address = ("127.0.0.1", int(os.environ.get("CONTEXT_PORT", "8765")))
+    with socket.create_connection(address, 10) as connection:
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        answer = json.loads(connection.makefile("rb").readline())
+except (OSError, ValueError) as err:
+    sys.exit(f"no answer ({err}); does run_context_server.py run?")
 if not answer["ok"]:
     sys.exit(answer["error"])
 print(json.dumps(answer["value"]))

@@ -185,3 +185,40 @@ def test_the_runner_of_the_guide_runs_its_recipes(folder: Path, installed: Path)
         "sample.message_v1": "Hello World",
         "metrics.message_length_v1": 11,
     }
+
+
+def test_the_scenario_of_the_guide_runs_against_the_server(
+    folder: Path, installed: Path, free_port: int
+) -> None:
+    """Section 13 by its scripts: a change is answered with a value, and the file has it with its history."""
+    port = str(free_port)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(installed), "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(
+        [sys.executable, "run_context_server.py", "--port", port],
+        cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stderr is not None
+        assert port in server.stderr.readline()
+        done = ran(folder, "./test.sh", CONTEXT_PORT=port)
+        assert done.returncode == 0, done.stderr
+        refused = [
+            ran(folder, "./update_state.sh", *words, CONTEXT_PORT=port)
+            for words in (["set", "data.user", "Alice"], ["get", "data.none"], ["pop"])
+        ]
+    finally:
+        server.terminate()
+        server.communicate(timeout=20)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == [
+        None, {"name": "Alice"}, None, None, [1, 2], 2, None, {"data": {"numbers": [1]}},
+    ]  # fmt: skip
+    assert [(each.returncode, each.stdout) for each in refused] == [(1, "")] * 3
+    assert "Alice is not JSON; a text has quotes" in refused[0].stderr
+    assert not any("Traceback" in each.stderr for each in refused)
+    context = read(folder / "orchestrator/Data/context.json").context
+    assert context.to_dict() == {"data": {"numbers": [1]}}
+    assert len(context.get_history("data")) == 5
+    late = ran(folder, "./update_state.sh", "full", CONTEXT_PORT=port)
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "does run_context_server.py run?" in late.stderr
