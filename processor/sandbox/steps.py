@@ -215,8 +215,8 @@ class StepRunner:
         if why is None:
             sets = b",".join(documents.dumps(list(change)) for change in sets_of(context))
             return b'{"outputs":%b,"sets":[%b]}' % (text, sets)
-        why = why[:_REASON_CHARS].encode(errors="replace").decode()
-        error = {"code": "E716", "text": f"step {name}: {why}", "traceback": trace}
+        why = _encodable(why[:_REASON_CHARS])
+        error = {"code": "E716", "text": f"step {name}: {why}", "traceback": _encodable(trace)}
         text = b"" if returned is None else self._writer.write(returned, "output")
         if not 0 < len(text) <= _RETURNED_BYTES:
             text = orjson.dumps({"status": "error", "reason": why})
@@ -260,8 +260,13 @@ def _judged(name: str, made: Any) -> StepResult:
     try:
         returned = strict("output", made)
     except ValueError:
-        returned = {"status": "error", "reason": reason}
+        returned = None
     return StepResult(name, returned, reason)
+
+
+def _encodable(text: str) -> str:
+    """A text without the lone surrogates that JSON cannot carry."""
+    return text.encode(errors="replace").decode()
 
 
 def _plain(value: Any) -> str | None:

@@ -265,8 +265,15 @@ async def test_what_is_not_good_is_bad_and_says_why(language: str) -> None:
         return {"status": "ok", "n": float("nan")}
     def refuses(ctx, params):
         return {"status": "error", "n": float("nan")}
+    def half(ctx, params):
+        return {"status": "error", "reason": "half \\ud800"}
+    def raises_half(ctx, params):
+        raise ValueError("half \\ud800")
+    def gives(ctx, params):
+        yield {"status": "ok"}
     """
     names = ["bad", "odd", "nothing", "seven", "raises", "bare", "no_json", "refuses"]
+    names += ["half", "raises_half", "gives"]
     async with loading(language) as load:
         steps = await load(source, {name: name for name in names})
         results = {name: await steps(name) for name in names}
@@ -283,6 +290,9 @@ async def test_what_is_not_good_is_bad_and_says_why(language: str) -> None:
         "bare": "AssertionError",
         "no_json": "output['n'] is nan, which JSON cannot express; write None for it",
         "refuses": "it returned the status 'error'",
+        "half": "half ?",
+        "raises_half": "ValueError: half ?",
+        "gives": f"it returned a generator; {returns}",
     }
     assert results["bad"]["returned"] == {"status": "error", "reason": "disk full", "left": 0}
     assert results["raises"]["returned"] == {"status": "error", "reason": "KeyError: 'missing'"}
