@@ -222,6 +222,8 @@ def _explained(err: Exception, authority: str) -> ProcessorError:
     """What to raise for a failure of aiohttp, in words that hold nothing of the request."""
     kind, why = "connection", ""
     for cause in _causes(err):
+        # aiohttp's frames have what they raise: they would keep each other, and the request, in memory.
+        cause.__traceback__ = None
         if isinstance(cause, _NotAllowed):
             return cause.refusal
         if isinstance(cause, LineTooLong):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import socket
 import ssl
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -280,6 +282,23 @@ async def test_what_nobody_asked_for_is_no_answer_to_the_next_request() -> None:
         assert line.writers[0] is not line.writers[1]
         await line.say(said + b"3")
         assert (await second).body == b"3"
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
+async def test_a_request_that_failed_is_not_kept_in_memory(addresses: list[str], free_port: int) -> None:
+    """Its body is let go at once, and not when the collector comes by: many may fail before that."""
+    host = f"down.example:{free_port}"
+    body = bytes(100_000)
+    async with client_of(host, f"127.0.0.0/8:{free_port}", names=lambda _: addresses) as client:
+        gc.disable()
+        try:
+            before = sys.getrefcount(body)
+            for _ in range(3):
+                with suppress(Unanswered):
+                    await client.exchange("POST", parse_url(f"http://{host}/"), [], body, 100)
+            assert sys.getrefcount(body) == before
+        finally:
+            gc.enable()
 
 
 # What is written and dialled.
