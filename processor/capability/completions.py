@@ -452,8 +452,8 @@ def _vectors(data: Any, count: int) -> list[list[float]] | None:
 
 def _retry_after_s(said: str) -> float | None:
     """How long a server asks to wait; None where it does not say so, or not so that it can be read."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         return max(0.0, float(int(said)))
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
     return None

@@ -217,7 +217,7 @@ def _sound(arguments: Arguments) -> _Prepared:
     """The call, where nothing is wrong with it. Raises ProcessorError E337."""
     prepared: _Prepared = arguments["prepared"]
     if prepared.fault:
-        about = About("infer.chat", prepared.ask.target)
+        about = About(f"infer.{prepared.ask.method}", prepared.ask.target)
         raise ProcessorError("E337", prepared.fault, place="infer", about=about)
     return prepared
 
@@ -239,17 +239,23 @@ def _prepare_chat(
         fault = f"max_tokens is {most:,}, and an answer has at most {endpoint.max_tokens:,} ({key})"
     if messages is None:
         messages = [{"role": "user", "content": arguments["prompt"]}]
-    request = {"model": ask.target, "messages": messages, "max_tokens": most, **options, **more}
-    return {
-        "prepared": _Prepared(ask, endpoint, documents.dumps(request), most, asked, fault, remedy),
-    }
+    body, odd = _written({"model": ask.target, "messages": messages, "max_tokens": most, **options, **more})
+    return {"prepared": _Prepared(ask, endpoint, body, most, asked, fault or odd, remedy)}
 
 
 def _prepare_embed(connections: Connections, arguments: Arguments) -> Arguments:
     ask = Ask("infer", "embed", arguments["model"])
     endpoint, remedy = _endpoint(connections, ask.target)
-    request = {"model": ask.target, "input": arguments["texts"], "encoding_format": "float"}
-    return {"prepared": _Prepared(ask, endpoint, documents.dumps(request), remedy=remedy)}
+    body, fault = _written({"model": ask.target, "input": arguments["texts"], "encoding_format": "float"})
+    return {"prepared": _Prepared(ask, endpoint, body, fault=fault, remedy=remedy)}
+
+
+def _written(request: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The body of a request; or why there can be none."""
+    try:
+        return documents.dumps(request), ""
+    except UnicodeEncodeError:
+        return b"{}", "it holds a surrogate, which is no character"
 
 
 def _endpoint(connections: Connections, model: str) -> tuple[InferenceEndpoint | None, str]:

@@ -87,6 +87,45 @@ def test_a_route_is_asked_as_its_policy_has_it(config: Path) -> None:
     assert program("infer", str(config), MODEL, "the price", "--route", "t").returncode == 2
 
 
+GRAPH = """
+app: g
+inference:
+  local: {base_url: "%s", models: ["tiny-*"]}
+nodes:
+  lib: {file: nodes.py, inference: local}
+graphs:
+  ask:
+    nodes:
+      - {identifier: a, node_name: Ask, inputs: {prompt: the price}}
+    outputs: {tokens: "${{ a.outputs.tokens }}"}
+"""
+NODES = """
+from exospherehost import BaseNode
+from pydantic import BaseModel
+
+
+class Ask(BaseNode):
+    class Inputs(BaseModel):
+        prompt: str
+
+    class Outputs(BaseModel):
+        tokens: int
+
+    async def execute(self):
+        answer = await self.ainfer("tiny-random", prompt=self.inputs.prompt, max_tokens=7)
+        return self.Outputs(tokens=answer.usage["completion_tokens"])
+"""
+
+
+def test_a_node_asks_a_model_of_its_group(tmp_path: Path, server: str) -> None:
+    """Its group is a pool, since it reaches outside; `graph try` runs it as that."""
+    (tmp_path / "nodes.py").write_text(NODES)
+    (tmp_path / "app.yaml").write_text(GRAPH % server)
+    done = program("graph", "try", str(tmp_path / "app.yaml"), "ask", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert '"tokens":7' in done.stdout
+
+
 INFERENCE = [
     "✅ Connected to Authority Kernel",
     "✅ gpt-4o answered with 16 tokens",

@@ -122,6 +122,36 @@ r:
     assert made == ["A", "B", ["Yes", ", 12."], [[0.5]], "Yes", [], 7]
 
 
+AGAIN = """
+class Runnable:
+    def process(self, queries):
+        answer = self.infer("tiny", prompt="a")
+        if self.message.attempt == 1:
+            raise ValueError("not yet")
+        return [answer.text]
+"""
+
+
+async def test_a_message_that_is_tried_again_has_the_answer_that_it_had(processor: Start) -> None:
+    """A model is not asked, and paid, twice for it, while the process goes on."""
+    route = """
+r:
+  input: {subject: "in.*", create: true}
+  runnable: again.py
+  output: out
+  inference: local
+  calls: {replay: writes}
+  retry: {base_ms: 1}
+"""
+    async with (
+        serving(lambda asked: said("yes")) as web,
+        processor(route, TOP % web.url, again=AGAIN) as running,
+    ):
+        await running.publish("in.a", {})
+        assert await running.documents("out", 1) == ["yes"]
+    assert len(web.asked) == 1
+
+
 FOUR = """
 class Runnable:
     def process(self, queries):

@@ -105,6 +105,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "its value": ({"options": {"seed": "x"}}, "seed is 'x', not a whole number from -9223372036854775808"),
     "true is no number": ({"options": {"temperature": True}}, "temperature is True, not a number above -1"),
     "tool choice": ({"options": {"tool_choice": "all"}}, "not one of auto, none, required, or an object"),
+    "no character": ({"prompt": "a\udcff"}, "it holds a surrogate, which is no character"),
     "too much": (
         {"max_tokens": 65},
         "max_tokens is 65, and an answer has at most 64 (inference.local.max_tok",
@@ -163,6 +164,14 @@ async def test_a_try_that_would_come_too_late_is_not_waited_for() -> None:
         text = await refusal("E334", infer(lane))
     assert len(web.asked) == 1
     assert "status 429: busy; the next try would be in 3600 s, which is too late" in text
+
+
+@pytest.mark.parametrize("said_s", ["9" * 400, "Fri, 31 Dec 99999999999 23:59:59 GMT", "soon", "-1", "0.1"])
+async def test_an_odd_pause_is_none(said_s: str) -> None:
+    """What cannot be read as a number of seconds or a moment is not kept."""
+    answers = [refused(429, **{"Retry-After": said_s}), said("at last")]
+    async with serving(lambda asked: answers[len(web.asked) - 1]) as web, asking(web) as lane:
+        assert (await infer(lane))["choices"][0]["message"]["content"] == "at last"
 
 
 async def test_a_server_that_is_silent_or_not_there_is_an_error() -> None:
