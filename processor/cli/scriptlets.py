@@ -103,7 +103,7 @@ async def _run(request: ScriptletRequest) -> tuple[Any, bool]:
     for line in lines:
         say(line_of(line, step.module, datetime.now()))
     changes = changes_of(step, result)
-    if "error" in result or changes is None:
+    if "outputs" not in result or changes is None:
         error = result.get("error") or {"code": "E709", "text": "it gave what is no result of a step"}
         complain(f"{error['code']} {error['text']}")
         if trace := error.get("traceback"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,11 +41,7 @@ def program_of(recipe: Recipe, language: str = "restricted", packages: Sequence[
     faults = [*files.faults, *(fault for step in steps for fault in _unnamed(step, files.found))]
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
-    modules = [
-        Module(name, file.filename, file.source)
-        for name, file in sorted(files.found.items())
-        if not file.is_bare or name in {step.module for step in steps}
-    ]
+    modules = [Module(name, file.filename, file.source) for name, file in sorted(files.found.items())]
     named = {
         step.name: (step.module, step.class_name or step.function, bool(step.class_name)) for step in steps
     }
@@ -63,13 +60,6 @@ class _File(NamedTuple):
     filename: str  # below the root
     source: str
     tree: ast.Module | None  # None where it is no Python; the guest says why
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether nothing is in it but words."""
-        return self.tree is not None and all(
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in self.tree.body
-        )
 
 
 class _ModuleFiles:
@@ -148,6 +138,10 @@ def imported(tree: ast.Module | None, name: str, *, is_package: bool) -> Iterato
 
 def _unnamed(step: Step, found: Mapping[str, _File]) -> Iterator[Fault]:
     """The fault that the module of a step has no such class or function."""
+    if reserved := [part for part in step.module.split(".") if keyword.iskeyword(part)]:
+        text = f"step {step.name} names a module that no import can: {reserved[0]!r} is a word of Python."
+        yield Fault(step.file, 1, 1, "E713", text)
+        return
     wanted, what = (step.class_name, "class") if step.class_name else (step.function, "function")
     file = found.get(step.module)
     if file is None:

@@ -93,11 +93,11 @@ async def test_a_program_has_what_its_steps_import_below_the_root(tmp_path: Path
 
 
 def test_a_package_with_a_source_is_brought(tmp_path: Path) -> None:
-    """An `__init__.py` that does something is a module, and a relative import leads to one; words do not."""
+    """An `__init__.py` is a module, and so is a file with nothing in it; a relative import leads to one."""
     found = recipe(
         tmp_path,
         {"module": "steps.one"},
-        steps__one="from .two import x\nfrom lib import *\ndef run(params): return 0\n",
+        steps__one="from .two import x\nfrom lib import *\nimport lib.any\ndef run(params): return 0\n",
         steps__two="x = 1\n",
         lib__any="",
     )
@@ -106,6 +106,8 @@ def test_a_package_with_a_source_is_brought(tmp_path: Path) -> None:
     program = program_of(found)
     assert [(module.name, module.filename) for module in program.modules] == [
         ("lib", "lib/__init__.py"),
+        ("lib.any", "lib/any.py"),
+        ("steps", "steps/__init__.py"),
         ("steps.one", "steps/one.py"),
         ("steps.two", "steps/two.py"),
     ]
@@ -130,8 +132,10 @@ def test_a_class_or_function_that_is_not_there_is_named(tmp_path: Path) -> None:
         {"module": "steps.one", "function": "_own"},
         {"module": "steps.three", "class": "Any"},
         {"module": "orchestrator.context", "class": "Context"},
+        {"module": "steps.import"},
         steps__one=source,
         steps__two="class Two:\n    pass\n",
+        steps__import="def run(params):\n    return 0\n",
         steps__three="from lib import *\n",
     )
     assert faults(found) == [
@@ -142,6 +146,7 @@ def test_a_class_or_function_that_is_not_there_is_named(tmp_path: Path) -> None:
         "steps/one.py:7:1 E713 _own of step s3 begins with _, and so is the module's own. Rename it.",
         "orchestrator/context.py:1:1 E713 orchestrator.context is what steps import, and no step itself,"
         " which step s5 says.",
+        "steps/import.py:1:1 E713 step s6 names a module that no import can: 'import' is a word of Python.",
     ]
 
 
