@@ -31,6 +31,7 @@ from processor.printable import printable
 from processor.telemetry import configure_logging
 
 _VALUE_CHARS = 60  # of a value in a line for people
+_KEYS = 30  # of a store that are shown to people
 _WATCH_S = 5.0  # how long a run is looked at after an order to it
 _LOOK_S = 0.2
 _PAGE = 200
@@ -287,11 +288,14 @@ def show_run(screen: Screen, run: Mapping[str, Any]) -> None:
             screen.problem(f"  {_error_line(error)}")
     if run.get("outputs"):
         screen.items(run["outputs"])
-    for key, changes in run.get("history", {}).items():
+    history = run.get("history", {})
+    for key, changes in list(history.items())[:_KEYS]:
         last = changes[-1]
         said = f"{_cut(orjson.dumps(last['new']).decode())} by {last['who']} at {_time(last['ts'])}"
         more = f", change {len(changes)} of it" if len(changes) > 1 else ""
         screen.line(printable(f"  {key} = {said}{more}"))
+    if len(history) > _KEYS:
+        screen.line(f"  and {len(history) - _KEYS} keys more; --format json has all")
 
 
 def _cut(text: str) -> str:

@@ -59,11 +59,12 @@ def recipe_faults(name: str, keys: RecipeSettings, recipe: Recipe | None) -> Ite
         named = f"step '{shell[0].name}' of {here}"
         text = f"{named} is a shell step. Allow it with `shell: on`; it runs in a cell without network"
         yield ("recipes", name), "E715", text
-    if len(shell) == len(recipe.steps):
-        for key in ("language", "packages", "outbound", "policy", "limits"):
-            if key in keys.model_fields_set:
-                yield ("recipes", name, key), "E106", f"{here}.{key} has no effect: it has no python step"
-    if not shell and not keys.outbound.allowed_domains and "concurrency" in keys.model_fields_set:
+    python = [step for step in recipe.steps if not step.is_shell]
+    for key in () if python else ("language", "packages", "outbound", "policy", "limits"):
+        if key in keys.model_fields_set:
+            text = f"{here}.{key} has no effect: the recipe has no python step"
+            yield ("recipes", name, key), "E106", text
+    if "concurrency" in keys.model_fields_set and not shell and not _has_pool(keys, python):
         text = f"{here}.concurrency has no effect: its steps run one after another, with their runs"
         yield ("recipes", name, "concurrency"), "E106", text
 
@@ -125,16 +126,15 @@ def groups_of_recipe(
     outbound = keys.outbound
     if read.program is not None:
         steps = [step for step in recipe.steps if not step.is_shell]
-        limits = _limits_of(keys, steps)
         yield NodeGroup(
             app=app,
             name=OF_PYTHON + recipe.name,
             namespace=recipe.name,
             program=read.program,
-            is_pool=bool(outbound.allowed_domains) or limits.wall_s > _INLINE_S,
+            is_pool=_has_pool(keys, steps),
             policy=rules,
             audit=audit,
-            limits=limits,
+            limits=_limits_of(keys, steps),
             reach=Reach(
                 f"recipes.{recipe.name}.outbound.allowed_domains",
                 Outbound(
@@ -164,6 +164,11 @@ def groups_of_recipe(
             steps=RecipeSteps(recipe.root, {step.name: _as_run(step) for step in shell}, is_shell=True),
             concurrency=keys.concurrency,
         )
+
+
+def _has_pool(keys: RecipeSettings, steps: Sequence[Step]) -> bool:
+    """Whether python steps run apart from their runs."""
+    return bool(keys.outbound.allowed_domains) or _limits_of(keys, steps).wall_s > _INLINE_S
 
 
 def _limits_of(keys: RecipeSettings, steps: Sequence[Step]) -> Limits:

@@ -493,3 +493,30 @@ async def test_a_run_that_failed_goes_on_where_it_was(app: App, tmp_path: Path) 
         assert [each["who"] for each in shown["history"]["dut.volts_v1"]] == ["measure", "judge"]
         attempts = {each["x"]: each["attempt"] for each in shown["executions"]}
         assert attempts == {"measure": 1, "count": 2, "judge": 1}
+
+
+LARGE = """
+steps:
+  - {name: large, type: shell, cmd: orchestrator/large.sh, args: {SIZE: "%d"}}
+"""
+SAY = """#!/bin/sh
+printf '{"status": "ok", "v": "%0*d"}' "$SIZE" 0
+"""
+
+
+async def test_a_step_that_says_more_than_a_message_takes_fails_alone(app: App, tmp_path: Path) -> None:
+    """Its run says so, and the next one goes on; what is small enough is no failure, and is not kept."""
+    config = """
+app: app
+http: off
+engine: {concurrency: 1, partitions: 8}
+recipes: {large: {file: large.yaml, shell: on}, fits: {file: fits.yaml, shell: on}}
+"""
+    write_tree(tmp_path)
+    executable(tmp_path / "orchestrator" / "large.sh", SAY)
+    async with app(config, large=LARGE % 1_045_000, fits=LARGE % 900_000) as graphs:
+        runs = [await graphs.start(name) for name in ("large", "fits", "large", "fits")]
+        records = [await graphs.record(run) for run in runs]
+        assert [record["state"] for record in records] == ["FAILED", "SUCCESS", "FAILED", "SUCCESS"]
+        assert records[1]["executions"][0]["outputs"] == {}
+        assert records[0]["errors"][0]["code"] == "E307"

@@ -76,6 +76,9 @@ def test_a_step_that_may_take_long_has_a_pool(tmp_path: Path) -> None:
     ):
         python, _ = loaded(tmp_path, keys % more, main=recipe).groups.values()
         assert (python.limits.wall_s, python.limits.cpu_s, python.is_pool) == (wall_s, cpu_s, is_pool)
+    slow = "steps: [{name: a, type: python, module: orchestrator.steps, function: quiet, timeout_s: 11}]"
+    [pool] = loaded(tmp_path, "recipes: {d: {file: s.yaml, concurrency: 2}}\n", s=slow).groups.values()
+    assert (pool.is_pool, pool.concurrency) == (True, 2)
     python, _ = loaded(tmp_path, keys % "").groups.values()
     assert (python.limits.wall_s, python.limits.cpu_s, python.is_pool) == (10, 5, False)
 
