@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -16,6 +17,7 @@ from processor.recipes.definition import Recipe, Step
 from processor.recipes.graph import picture_of
 from processor.recipes.local import check_steps
 from processor.recipes.scriptlets import scriptlets_in
+from processor.recipes.snapshots import earlier_run, steps_in
 from processor.recipes.tree import EXAMPLE, write_tree
 from processor.telemetry import configure_logging
 
@@ -61,33 +63,39 @@ def check_recipe(request: RecipeRequest) -> int:
 
 
 def show_recipe(request: RecipeRequest) -> int:
-    """Show the steps of a recipe, as text, JSON or a picture. Raises Faults."""
+    """Show the steps of a recipe, as text, JSON or a picture, with how far a run of it came.
+
+    Raises Faults, ProcessorError E713 where there is no such run, and E719 where its file cannot be read.
+    """
     recipe = load_recipe(request.path)
     screen = Screen(request.format)
+    run = None if request.run is None else earlier_run(recipe, request.run).run
+    steps = None if run is None else steps_in(run)
     match request.format:
         case "mermaid" | "svg":
-            for line in picture_of(recipe, request.format).splitlines():
+            states = {name: {each["state"]: 1} for name, each in (steps or {}).items()}
+            title = "" if run is None else f"recipe {recipe.name}: {run.get('state')}"
+            for line in picture_of(recipe, request.format, states, title).splitlines():
                 screen.line(line)
             screen.flush()
         case _:
-            show_steps(screen, recipe)
+            show_steps(screen, recipe, steps)
     return EXIT_OK
 
 
-def show_steps(screen: Screen, recipe: Recipe) -> None:
-    """The steps of a recipe in the order in which they can run."""
+def show_steps(screen: Screen, recipe: Recipe, came: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """The steps of a recipe in the order in which they can run, with how far each `came` in a run."""
     steps = [recipe.by_name[name] for name in recipe.order]
     if screen.is_json:
         for step in steps:
-            screen.document(
-                {
-                    "idx": step.idx,
-                    "name": step.name,
-                    "type": step.type,
-                    "runs": step.runs,
-                    "depends_on": list(recipe.before[step.name]),
-                }
-            )
+            document = {
+                "idx": step.idx,
+                "name": step.name,
+                "type": step.type,
+                "runs": step.runs,
+                "depends_on": list(recipe.before[step.name]),
+            }
+            screen.document(document if came is None else document | {"run": came.get(step.name)})
         return
     rows = [
         (
@@ -96,12 +104,19 @@ def show_steps(screen: Screen, recipe: Recipe) -> None:
             step.type,
             step.runs,
             ", ".join(recipe.before[step.name]) or "-",
-            ", ".join(_notes(step)),
+            ", ".join(_notes(step)) if came is None else _how_far(came.get(step.name, {})),
         )
         for step in steps
     ]
-    screen.table(("idx", "step", "type", "runs", "after", "notes"), rows, elastic=4)
+    last = "notes" if came is None else "state"
+    screen.table(("idx", "step", "type", "runs", "after", last), rows, elastic=4)
     screen.flush()
+
+
+def _how_far(record: Mapping[str, Any]) -> str:
+    error = record.get("error")
+    said = f" {error.get('code')} {error.get('text')}" if isinstance(error, dict) else ""
+    return f"{record.get('state', '-')}{said}"
 
 
 def _notes(step: Step) -> Iterator[str]:

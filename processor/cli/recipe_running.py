@@ -92,7 +92,7 @@ def _earlier(request: RecipeRequest, recipe: Recipe) -> Snapshot:
 async def _run(request: RecipeRequest, recipe: Recipe, earlier: Snapshot, screen: Screen) -> RecipeEnd:
     async with runners_of(recipe, request.language, request.packages) as runners:
         file = SnapshotFile(request.context) if request.context else SnapshotFile.create(recipe)
-        done = {name: earlier.run["steps"][name] for name in done_in(earlier.run)}
+        done = done_in(earlier.run)
         is_whole = not (request.resume_from or request.only)
         with ExitStack() as stack:
             listeners: list[RunListener] = [_lines(stack, recipe)]

@@ -71,7 +71,10 @@ def recipe(
         typer.Option(metavar="STEP", help="run: go on from this step, in the context of the last run."),
     ] = None,
     run: Annotated[
-        str | None, typer.Option("--run", metavar="ID", help="run: with --resume-from, in that of this run.")
+        str | None,
+        typer.Option(
+            "--run", metavar="ID", help="run: with --resume-from, in that of this run; show: how far it came."
+        ),
     ] = None,
     params: Annotated[
         str | None,
@@ -120,6 +123,7 @@ def recipe(
     processor recipe run nightly.yaml --resume-from report --logs logs/
     processor recipe run nightly.yaml --only load --params '{"load": {"day": "2026-11-30"}}'
     processor recipe show nightly.yaml --format svg > nightly.svg
+    processor recipe show nightly.yaml --run 20261130T020000123
     processor recipe steps orchestrator/
     processor recipe init nightly/
     processor recipe runs market.yaml nightly

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from processor.graphs.progress import SUCCESS
 from processor.recipes.context import RecipeContext, Snapshot, dump, read, save
 from processor.recipes.definition import FOLDER, Recipe
 
+_LONGEST_WRITE_S = 3600.0
 _PREFIX, _SUFFIX = "context_", ".json"
 
 
@@ -41,6 +43,7 @@ class SnapshotFile:
         made = cls(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
             while True:
                 made.id = _id(time.time_ns() // 1_000_000)
                 made.path = folder / f"{_PREFIX}{made.id}{_SUFFIX}"
@@ -63,6 +66,14 @@ class SnapshotFile:
             save(self.path, text)
         except OSError as err:
             raise _unkept(self.path, err) from err
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what runs that were killed had half written; none of those that live writes for so long."""
+    for path in folder.glob(f".{_PREFIX}*{_SUFFIX}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LONGEST_WRITE_S:
+                path.unlink()
 
 
 def _id(now_ms: int) -> str:
@@ -92,8 +103,13 @@ def earlier_run(recipe: Recipe, id: str | None) -> Snapshot:
     raise ProcessorError("E713", what, place="--resume-from", remedy="Run the recipe without it.")
 
 
-def done_in(run: Mapping[str, Any]) -> frozenset[str]:
-    """The steps that had ended well, by what a run says of itself in its snapshot."""
+def steps_in(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How far each step was, by its name: at least its `state`, as a run says of itself in its snapshot."""
     steps = run.get("steps")
     found = steps.items() if isinstance(steps, dict) else ()
-    return frozenset(n for n, each in found if isinstance(each, dict) and each.get("state") == SUCCESS)
+    return {name: each for name, each in found if isinstance(each, dict) and type(each.get("state")) is str}
+
+
+def done_in(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The steps that had ended well."""
+    return {name: each for name, each in steps_in(run).items() if each["state"] == SUCCESS}

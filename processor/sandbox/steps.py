@@ -31,6 +31,7 @@ _OBJECT = {"type": "object", "additionalProperties": True}  # whatever it is
 _REASON_CHARS = 2000
 _RETURNED_BYTES = 64 << 10  # of a step that failed
 _DOC_CHARS = 200
+_DOCS_BYTES = 64 << 10  # of all steps: the later ones are without
 _NOT_HERE = ", or set 'nan_as_null: true' for the route"  # the end of a sentence about NaN
 
 
@@ -147,6 +148,7 @@ class StepRunner:
 
     def learn(self, space: Mapping[str, Any]) -> None:
         """Take up the steps that a program in `space` names."""
+        room = _DOCS_BYTES
         for name, (kind, found) in space[NAMED].items():
             is_class = kind == "class"
             if is_class and not (isinstance(found, type) and callable(getattr(found, "run", None))):
@@ -156,6 +158,9 @@ class StepRunner:
             self._steps[name] = KnownStep(found, is_class)
             words = getattr(found, "__doc__", None)
             doc = inspect.cleandoc(words)[:_DOC_CHARS] if type(words) is str else ""
+            room -= len(orjson.dumps(doc.encode(errors="replace").decode()))
+            if room < 0:
+                doc = ""
             self.manifest[name] = {
                 "inputs": _OBJECT,
                 "outputs": _OBJECT,

@@ -66,6 +66,7 @@ MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
 MANIFEST_BYTES = 64 << 10
+STEPS_BYTES = 256 << 10  # of the manifest of a program of steps, of which a recipe has 900
 KIND_CHARS = 128  # of the name of a class of nodes
 STEP_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -637,7 +638,8 @@ def read_manifest(frame: Frame, program: Program) -> Manifest:
         text = orjson.dumps(nodes)
     except orjson.JSONEncodeError:  # nested deeper than it writes
         raise Violation("a manifest that is nested too deeply") from None
-    if type(nodes) is not dict or len(text) > MANIFEST_BYTES or nests_deeper(text, nodes, DEPTH):
+    most = STEPS_BYTES if program.mode == "steps" else MANIFEST_BYTES
+    if type(nodes) is not dict or len(text) > most or nests_deeper(text, nodes, DEPTH):
         raise Violation("a manifest that is none, or too large")
     for name, node in nodes.items():
         is_named = name.isidentifier() if program.mode == "nodes" else STEP_NAME.match(name)

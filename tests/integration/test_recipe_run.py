@@ -262,6 +262,23 @@ def test_a_run_goes_on_in_the_context_of_an_earlier_one(bench: Bench) -> None:
     assert bench.snapshots()[-1]["values"] == {"rows.count_v1": -1, "rows.double_v1": -2, "rows.times_v1": 2}
 
 
+def test_show_says_how_far_a_run_came(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the state of each step, in lines and in pictures."""
+    bench.recipe(LOAD, python("bad"), DOUBLE)
+    id = bench.run(code=1)["run"]
+    assert main(["recipe", "show", "r.yaml", "--run", id, "--format", "text"]) == 0
+    assert [line.split()[-7:] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["1", "load", "python", "steps.one:Load", "-", "SUCCESS"],
+        ["load", "ERRORED", "E716", "step", "bad:", "no", "rows"],
+        ["3", "double", "python", "steps.one:double", "bad", "-"],
+    ]
+    assert main(["recipe", "show", "r.yaml", "--run", id, "--format", "svg"]) == 0
+    image = capsys.readouterr().out
+    assert "recipe r: FAILED" in image
+    assert [image.count(word) for word in ("SUCCESS", "ERRORED")] == [1, 1]
+    assert main(["recipe", "show", "r.yaml", "--run", "x"]) == 2
+
+
 def test_a_context_in_a_file_of_ones_own(bench: Bench) -> None:
     """It is begun with, kept there, and may be written by hand."""
     bench.recipe(DOUBLE)
@@ -379,6 +396,17 @@ def test_a_run_that_is_killed_goes_on_where_it_was(bench: Bench) -> None:
     document = bench.run("--resume-from", "hang")
     assert bench.states(document) == dict.fromkeys(("load", "hang", "double"), "SUCCESS")
     assert bench.snapshots()[-1]["values"]["rows.double_v1"] == 8
+
+
+def test_what_killed_runs_had_half_written_is_removed(bench: Bench) -> None:
+    """But nothing that another run may be writing."""
+    bench.recipe(LOAD)
+    for name in ("old", "new"):
+        bench.put(f"Data/.context_1.json.{name}", "{")
+    os.utime(bench.folder / "Data/.context_1.json.old", (0, 0))
+    document = bench.run()
+    names = {".context_1.json.new", f"context_{document['run']}.json"}
+    assert {path.name for path in (bench.folder / "Data").iterdir()} == names
 
 
 def test_a_context_that_cannot_be_written_stops_the_run(bench: Bench) -> None:

@@ -366,6 +366,17 @@ async def test_what_is_no_step_is_refused_when_it_is_loaded(language: str) -> No
 
 
 @in_both
+async def test_a_program_has_as_many_steps_as_a_recipe(language: str) -> None:
+    """900 with the longest names load, whatever their classes say of themselves, and the last one runs."""
+    names = [f"{number:03d}".rjust(64, "s") for number in range(900)]
+    source = f"class Step(BaseScriptlet):\n    {chr(7) * 300!r}\n    def run(self, ctx, params): return 0\n"
+    async with loading(language) as load:
+        step = await load(source, dict.fromkeys(names, "Step"))
+        assert list(step.guest.manifest) == names
+        assert (await step(names[-1]))["outputs"] == {"status": "ok"}
+
+
+@in_both
 async def test_no_step_reaches_what_is_behind_its_context(language: str) -> None:
     """The methods of a Context are for one; in the restricted language its inside is out of reach."""
     source = """
