@@ -74,9 +74,12 @@ class LocalRuns:
         luck: Callable[[], float] = random.random,
         *,
         together: bool = True,
+        settle: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """With `together` what is ready at the same time is given to `execute` at once; without it each
         execution by itself, all at the same time. One that nobody waits for any more is cancelled.
+
+        `settle` is awaited when runs have changed, before anything begins that became ready by that.
         """
         self.runs: dict[str, GraphRun] = {}
         self._plans = plans
@@ -84,6 +87,7 @@ class LocalRuns:
         self._clock = clock or WallClock()
         self._luck = luck
         self._together = together
+        self._settle = settle
         self._inbox: deque[Message] = deque()
         self._ready: list[Execution] = []
         self._at_work: dict[asyncio.Future[Sequence[Message]], list[Execution]] = {}
@@ -103,6 +107,8 @@ class LocalRuns:
                 while self._inbox:
                     self._take(self._inbox.popleft())
                 await self._stop([task for task, part in self._at_work.items() if not self._awaits(part)])
+                if self._settle is not None:
+                    await self._settle()
                 self._begin_ready()
                 at_ms = self._next_due_ms()
                 if not self._at_work and at_ms is None:

@@ -1,14 +1,15 @@
 """A run of a recipe in this process: the machine of graphs, guests and cells, and a file with the context.
 
 Steps in Python run in guests, each alone in one while it runs, and shell steps in cells of their own; what
-can run at the same time does. The context changes when a step has ended well and left what it was to leave,
-all that it set at once, and then the file is replaced: whatever ends the run, the file is as it was after the
-last good step.
+can run at the same time does. The context changes when the machine has taken that a step ended well, all that
+it set at once, and then the file is replaced, before what follows begins: whatever ends the run, the file is
+as it was after the last good step.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,7 +24,7 @@ from processor.graphs.inline import document
 from processor.graphs.local import LocalRuns
 from processor.graphs.outcomes import first_error
 from processor.graphs.plan import compile_plan
-from processor.graphs.progress import SUCCESS, Execution, GraphRun, Message
+from processor.graphs.progress import CANCELLED, FAILED, SUCCESS, Execution, GraphRun, Message
 from processor.model import Failure, Group, Limits, LogLine, Program, Ran
 from processor.recipes.context import RecipeContext
 from processor.recipes.definition import LONGEST_S, Recipe, Step
@@ -75,6 +76,14 @@ class RecipeEnd:
 class _Performed(NamedTuple):
     result: Message
     lines: Sequence[LogLine] = ()
+
+
+class _Good(NamedTuple):
+    """A step that has ended well, for all that it can say itself."""
+
+    execution: Execution
+    changes: Sequence[StoreChange]
+    end: StepEnd
 
 
 class PythonSteps:
@@ -208,9 +217,10 @@ class RecipeRun:
         self._listener = listener
         self._steps = {name: dict(each) for name, each in earlier.items() if name not in recipe.by_name}
         self._said: Message = {"recipe": recipe.name, "test_meta": recipe.test_meta, "started": _now()}
-        self._runs = LocalRuns({graph.name: compile_plan(graph)}, self._execute, together=False)
+        self._good: list[_Good] = []  # which the machine has not taken yet
+        plans = {graph.name: compile_plan(graph)}
+        self._runs = LocalRuns(plans, self._execute, together=False, settle=self._settle)
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._writing = asyncio.Lock()
 
     async def run(self) -> RecipeEnd:
         """Run the steps, until all have ended or one has failed for good.
@@ -221,8 +231,11 @@ class RecipeRun:
         start = {"v": 1, "t": "start", "run": self._file.id, "graph": self._recipe.name, "by": "local"}
         try:
             run = await self._runs.run(start)
-        except asyncio.CancelledError:
-            self._file.replace(self._file.text(self._context, self._document("CANCELLED")))
+        except BaseException as err:
+            state = CANCELLED if isinstance(err, asyncio.CancelledError) else FAILED
+            # Where this is because the file cannot be written, what says so goes on.
+            with contextlib.suppress(ProcessorError):
+                self._file.replace(self._file.text(self._context, self._document(state)))
             raise
         self._note_failures(run)
         await self._write(run.state)
@@ -246,20 +259,44 @@ class RecipeRun:
             raise
         for line in done.lines:
             self._listener.said(step, line)
-        result = self._taken(step, done.result)
+        result, changes = self._judged(step, done.result)
         seconds = time.monotonic() - began_s
-        returned = result.get("returned") if "error" in result else result["outputs"]
         if "error" not in result:
-            self._steps[step.name] = {
-                "state": SUCCESS,
-                "tries": each.attempt,
-                "seconds": round(seconds, 3),
-                "returned": returned,
-            }
-            await self._write("RUNNING")
-            result = {"outputs": {}}  # nothing refers to what a step returned, and it may be large
-        self._listener.ended(step, each.attempt, StepEnd(returned, result.get("error"), seconds))
+            self._good.append(_Good(each, changes, StepEnd(result["outputs"], None, seconds)))
+            return {"outputs": {}}  # nothing refers to what a step returned, and it may be large
+        self._listener.ended(step, each.attempt, StepEnd(result.get("returned"), result["error"], seconds))
         return result
+
+    async def _settle(self) -> None:
+        """Take over what steps have set of which the machine says that they ended well, and write it down."""
+        taken: list[_Good] = []
+        waiting: list[_Good] = []
+        for good in self._good:
+            run, x, attempt = good.execution.run, good.execution.x, good.execution.attempt
+            progress = self._runs.runs[run].executions[x]
+            if progress.attempt == attempt and progress.is_open:
+                waiting.append(good)
+            elif progress.attempt == attempt and progress.state == SUCCESS:
+                taken.append(good)
+            else:  # it came too late, or its run was stopped
+                self._ended(good, StepEnd(None, self._why(good.execution), good.end.seconds))
+        self._good = waiting
+        for good in taken:
+            for change in good.changes:
+                self._context.apply(*change)
+            self._steps[good.execution.node.id] = {
+                "state": SUCCESS,
+                "tries": good.execution.attempt,
+                "seconds": round(good.end.seconds, 3),
+                "returned": good.end.returned,
+            }
+        if taken:
+            await self._write("RUNNING")
+        for good in taken:
+            self._ended(good, good.end)
+
+    def _ended(self, good: _Good, end: StepEnd) -> None:
+        self._listener.ended(self._recipe.by_name[good.execution.node.id], good.execution.attempt, end)
 
     async def _performed(self, step: Step, each: Execution) -> _Performed:
         if step.is_shell:
@@ -270,19 +307,18 @@ class RecipeRun:
         each = each._replace(store=self._context.to_dict(), history=history)
         return await self._runners.python.perform(each)
 
-    def _taken(self, step: Step, result: Message) -> Message:
-        """The result, after the context was changed as it says, or with the reason why it was not."""
+    def _judged(self, step: Step, result: Message) -> tuple[Message, Sequence[StoreChange]]:
+        """The result, with what the step has set; or the reason why it has not ended well."""
         if "error" in result:
-            return result
+            return result, ()
         changes = changes_of(step, result)
         if changes is None or "outputs" not in result:
-            return failed_result(Failure("E709", f"step {step.name!r} gave what is no result of a step"))
+            failure = Failure("E709", f"step {step.name!r} gave what is no result of a step")
+            return failed_result(failure), ()
         keys = {*self._context.to_dict(), *(change.key for change in changes)}
-        if failure := unmet(step, keys, self._recipe.root):
-            return {**failed_result(failure), "returned": result["outputs"]}
-        for change in changes:
-            self._context.apply(*change)
-        return result
+        if unfulfilled := unmet(step, keys, self._recipe.root):
+            return {**failed_result(unfulfilled), "returned": result["outputs"]}, ()
+        return result, changes
 
     def _why(self, each: Execution) -> Message:
         """Why an execution is cancelled."""
@@ -301,10 +337,7 @@ class RecipeRun:
             self._steps[each.node.id] = record
 
     async def _write(self, state: str) -> None:
-        async with self._writing:
-            # Made here, so that no later change of the context is in it without the step that made it.
-            text = self._file.text(self._context, self._document(state))
-            await asyncio.to_thread(self._file.replace, text)
+        await asyncio.to_thread(self._file.replace, self._file.text(self._context, self._document(state)))
 
     def _document(self, state: str) -> Message:
         ended = {} if state == "RUNNING" else {"ended": _now()}

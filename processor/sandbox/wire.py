@@ -66,7 +66,7 @@ MAX_FAULTS = 1000
 MAX_BLOBS = 1 << 30
 MAX_CHANGES = 1 << 17  # items of contexts that one run may change
 MANIFEST_BYTES = 64 << 10
-STEPS_BYTES = 256 << 10  # of the manifest of a program of steps, of which a recipe has 900
+STEPS_BYTES = 512 << 10  # of the manifest of a program of steps, of which a recipe has 900
 KIND_CHARS = 128  # of the name of a class of nodes
 STEP_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 

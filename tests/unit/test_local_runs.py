@@ -10,7 +10,7 @@ import pytest
 
 from processor.graphs.local import LocalRuns, WallClock
 from processor.graphs.progress import Execution, GraphRun, Message
-from tests.graphing import plan_of, states
+from tests.graphing import chain, plan_of, states
 
 
 class Nodes:
@@ -35,9 +35,9 @@ class Nodes:
         return [result]
 
 
-async def run(nodes: Nodes, written: list[dict[str, Any]], **keys: Any) -> GraphRun:
+async def run(nodes: Nodes, written: list[dict[str, Any]], settle: Any = None, **keys: Any) -> GraphRun:
     plan = plan_of(written, retry_policy={"max_retries": 0}, **keys)
-    local = LocalRuns({"g": plan}, nodes, WallClock(), lambda: 0.0, together=False)
+    local = LocalRuns({"g": plan}, nodes, WallClock(), lambda: 0.0, together=False, settle=settle)
     return await asyncio.wait_for(local.run({"v": 1, "t": "start", "run": "r", "graph": "g"}), 60)
 
 
@@ -52,6 +52,10 @@ FORK = [
 
 async def good(_: Execution) -> Message:
     return {"outputs": {}}
+
+
+async def says(_: Execution) -> Message:
+    return {"outputs": {"v": 1}}
 
 
 async def forever(_: Execution) -> Message:
@@ -111,3 +115,21 @@ async def test_what_the_driver_raises_ends_the_run_and_what_is_at_work() -> None
         await run(nodes, FORK)
     assert nodes.cancelled == ["slow"]
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_has_ended_is_settled_before_anything_follows() -> None:
+    """Whoever keeps the results of a run has done so when the next node begins, and at the end."""
+    seen: list[tuple[int, int]] = []
+
+    async def turn() -> None: ...
+
+    async def settle() -> None:
+        before = (sum(event.is_set() for event in nodes.ended.values()), len(nodes.began))
+        for _ in range(10):  # turns of the loop, in which what is ready would begin
+            await asyncio.create_task(turn())
+        seen.append(before)
+        assert len(nodes.began) == before[1]
+
+    nodes = Nodes(top=says, next=says, end=says)
+    ended = await run(nodes, chain("top", "next", "end"), settle)
+    assert (ended.state, seen) == ("SUCCESS", [(0, 0), (1, 1), (2, 2), (3, 3)])
