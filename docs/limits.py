@@ -60,7 +60,7 @@ arguments of a call, without a body of HTTP | {sandbox.wire.CALL_BYTES bytes} | 
 one request | {outbound.request_bytes bytes} | the call raises | E323 | {outbound.request_bytes}
 one answer, unpacked | {outbound.response_bytes bytes} | the call raises | E323 | {outbound.response_bytes}
 headers of one answer | {capability.answers.HEADERS headers}, {capability.answers.HEADER_BYTES bytes} | the call raises | E323 | ask another server
-answers that are read as they come, in one run | {capability.streams.OPEN_MAX answers} open | the call raises | E322 | read one to its end, or close it
+answers that are read as they come | {capability.streams.OPEN_MAX answers} open in a call of `process`, {capability.streams.ALL_OPEN_MAX answers} in a run | the call raises | E322 | read one to its end, or close it
 redirects of one call | {outbound.redirects redirects} | the call raises | E317 | {outbound.redirects}
 arguments of a tool, and its result | {sandbox.toolwire.INPUT_BYTES bytes}, {sandbox.toolwire.OUTPUT_BYTES bytes} | the call raises | E333 | several calls
 messages of one call of a model | {capability.inference.MESSAGES messages} | the call raises | E317 | a shorter conversation

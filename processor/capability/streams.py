@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from processor.errors import ProcessorError
+from processor.sandbox.calls import GROUP
 
-OPEN_MAX = 4  # in one run
+OPEN_MAX = 4  # of one group of a run, which is a call of `process`
+ALL_OPEN_MAX = 64  # of all of them: groups of other keys run while one waits
 ITEMS_MAX = 1000  # of one pull
 PULL_BYTES = 256 << 10  # of items that are bytes, about: the last of them is taken whole
 
@@ -39,20 +41,27 @@ class OpenStreams:
 
     def __init__(self) -> None:
         self._open: dict[int, _Stream] = {}
-        self._coming = 0  # answers that will be streams, if they come
+        self._coming: list[int] = []  # groups that wait for answers that will be streams, if they come
         self._opened = 0
 
     @contextmanager
     def room(self) -> Iterator[None]:
         """Keep a place for a stream until it is opened. Raises ProcessorError E322 where there is none."""
-        if len(self._open) + self._coming >= OPEN_MAX:
-            what = f"a run has at most {OPEN_MAX} streams open"
-            raise ProcessorError("E322", what, remedy="Read one to its end, or close it, before the next.")
-        self._coming += 1
+        group = GROUP.get()
+        places = [*self._coming, *(stream.group for stream in self._open.values())]
+        for taken, most, whose in (
+            (places.count(group), OPEN_MAX, "a call of `process`"),
+            (len(places), ALL_OPEN_MAX, "a run"),
+        ):
+            if taken >= most:
+                what = f"{whose} has at most {most} streams open"
+                remedy = "Read one to its end, or close it, before the next."
+                raise ProcessorError("E322", what, remedy=remedy)
+        self._coming.append(group)
         try:
             yield
         finally:
-            self._coming -= 1
+            self._coming.remove(group)
 
     def open(self, items: AsyncIterator[Any], close: Close, *, are_bytes: bool = True) -> int:
         """The number of a new stream of these items, bytes or JSON values; the caller has `room`.
@@ -61,7 +70,7 @@ class OpenStreams:
         called once, at the end or before.
         """
         self._opened += 1
-        self._open[self._opened] = _Stream(items, close, are_bytes)
+        self._open[self._opened] = _Stream(GROUP.get(), items, close, are_bytes)
         return self._opened
 
     async def next(self, number: int) -> Pulled:
@@ -97,7 +106,8 @@ class OpenStreams:
 class _Stream:
     """One stream, of which at most one item is read that was not pulled."""
 
-    def __init__(self, items: AsyncIterator[Any], close: Close, are_bytes: bool) -> None:
+    def __init__(self, group: int, items: AsyncIterator[Any], close: Close, are_bytes: bool) -> None:
+        self.group = group
         self.is_pulled = False
         self._are_bytes = are_bytes
         self._items = items
@@ -112,16 +122,19 @@ class _Stream:
             while len(items) < ITEMS_MAX and size < PULL_BYTES:
                 if self._coming is None:
                     self._coming = asyncio.create_task(self._one())
+                coming = self._coming
                 if not items:
                     # A pull that is cut off leaves what it waited for to the next one.
-                    await asyncio.wait((self._coming,))
-                elif not self._coming.done():
+                    await asyncio.wait((coming,))
+                elif not coming.done():
                     await asyncio.sleep(0)  # what is there already needs no more than its turn
-                    if not self._coming.done():
+                    if not coming.done():
                         break
-                if items and self._coming.exception() is not None:
+                if coming.cancelled():
+                    raise _refused("the stream was closed while it was pulled")
+                if items and coming.exception() is not None:
                     break  # it is raised by the next pull
-                item, self._coming = self._coming.result(), None
+                item, self._coming = coming.result(), None
                 if item is _END:
                     return Pulled(items, True, self._are_bytes)
                 items.append(item)

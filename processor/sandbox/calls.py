@@ -15,6 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -29,6 +30,9 @@ log = logging.getLogger("processor")
 
 # Calls over limits.requests are answered with a refusal, but not for ever: each one costs the host time.
 REFUSED_CALLS = 1000
+
+# The group of the run whose call a task makes.
+GROUP: ContextVar[int] = ContextVar("group", default=0)
 
 Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
 # Who makes the calls of one run: gets the group that calls, the name, the arguments, and what makes the call.
@@ -68,6 +72,7 @@ class RunCalls:
         """What makes a call of a group. It raises ProcessorError E322 beyond what its messages may make."""
 
         async def make(arguments: dict[str, Any]) -> Any:
+            GROUP.set(group)
             if perform is not None and name in self._uncounted:
                 return await perform(name, arguments)
             self._count(group, name)

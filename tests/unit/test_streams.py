@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from processor.capability.streams import OPEN_MAX, OpenStreams, Pulled, StreamEntry
+from processor.capability.streams import ALL_OPEN_MAX, OPEN_MAX, OpenStreams, Pulled, StreamEntry
+from processor.errors import ProcessorError
+from processor.sandbox.calls import GROUP
 from tests.web import refusal
 
 
@@ -77,6 +79,19 @@ async def test_a_pull_that_is_cut_off_loses_nothing() -> None:
     await streams.close_all()
 
 
+async def test_a_stream_may_be_closed_while_it_is_pulled() -> None:
+    """The pull is refused, and nothing is left that waits."""
+    streams, source = OpenStreams(), Source()
+    number = opened(streams, source)
+    pull = asyncio.create_task(streams.next(number))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.shield(pull)
+    await streams.close(number)
+    assert "closed while it was pulled" in await refusal("E317", pull)
+    assert source.closed == 1
+
+
 async def test_a_number_that_means_nothing_is_refused_by_itself() -> None:
     """Unknown numbers, and a second pull beside the first, leave the other streams alone."""
     streams, source = OpenStreams(), Source()
@@ -97,16 +112,34 @@ async def test_a_run_has_so_many_streams_open() -> None:
     sources = [Source() for _ in range(OPEN_MAX)]
     numbers = [opened(streams, source) for source in sources[1:]]
     with streams.room():
-        with pytest.raises(Exception, match="E322 a run has at most 4 streams open"), streams.room():
+        full = "E322 a call of `process` has at most 4 streams open"
+        with pytest.raises(ProcessorError, match=full), streams.room():
             pass
         numbers.append(streams.open(sources[0].all(), sources[0].close))
-    with pytest.raises(Exception, match="E322"), streams.room():
+    with pytest.raises(ProcessorError, match="E322"), streams.room():
         pass
     await streams.close(numbers[0])
     with streams.room():
         pass
     await streams.close_all()
     assert [source.closed for source in sources] == [1] * OPEN_MAX
+
+
+async def test_each_group_of_a_run_has_streams_of_its_own() -> None:
+    """One that leaves none of its places free takes none of another's; all together have a bound, too."""
+    streams = OpenStreams()
+
+    async def take(group: int) -> None:
+        GROUP.set(group)
+        opened(streams, Source())
+
+    for number in range(ALL_OPEN_MAX):
+        await asyncio.create_task(take(number // OPEN_MAX))
+    with pytest.raises(ProcessorError, match="E322 a run has at most 64 streams open"):
+        await asyncio.create_task(take(ALL_OPEN_MAX))
+    await streams.close_all()
+    await asyncio.create_task(take(0))
+    await streams.close_all()
 
 
 async def test_the_end_of_a_run_closes_what_it_left_open() -> None:
