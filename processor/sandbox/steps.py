@@ -165,7 +165,7 @@ class StepRunner:
                 "inputs": _OBJECT,
                 "outputs": _OBJECT,
                 "secrets": _OBJECT,
-                "doc": doc,
+                "doc": _encodable(doc),
             }
 
     def check(self) -> None:

@@ -206,6 +206,7 @@ async def test_a_step_is_a_class_or_a_function_of_either_form(language: str) -> 
     def one(params):
         return {"status": "success", "n": params["n"]}
     def none():
+        "Words with half a character: \\ud800."
         return 0
     def any_number(*given):
         return {"status": "ok", "n": len(given)}
@@ -229,6 +230,7 @@ async def test_a_step_is_a_class_or_a_function_of_either_form(language: str) -> 
         steps = await load(source, {name: name for name in names})
         results = {name: await steps(name, {"n": 3}) for name in names}
         late = await steps("Waits", {"n": 4})
+        assert steps.guest.manifest["none"]["doc"] == "Words with half a character: ?."
     assert {name: result["outputs"] for name, result in results.items()} == {
         "two": {"status": "ok", "n": 3},
         "one": {"status": "success", "n": 3},
