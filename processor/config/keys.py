@@ -475,7 +475,8 @@ class CallSettings(Settings):
         default="attempt",
         description="Which answers are handed out again, from memory, instead of a new call. attempt: those"
         " of the same try, as when another message of the batch failed. writes: in later tries also those of"
-        " POST, PUT, PATCH and DELETE below 400. all: all of them. No answer, 429 and 5xx are never kept.",
+        " POST, PUT, PATCH and DELETE below 400, of models and of tools of an MCP server. all: all of them."
+        " No answer, 429 and 5xx are never kept.",
     )
 
 
