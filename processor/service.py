@@ -866,7 +866,8 @@ class Service:
         if self._graphs is not None and route.engine is not None:
             spawn = partial(self._graphs.spawn, route)
         elif route.pool is not None and route.pool.steps is not None and route.pool.is_shell:
-            spawn = partial(self._shell.spawn, route.pool.steps)
+            gone = {} if self._graphs is None else self._graphs.gone
+            spawn = partial(self._shell.spawn, route.pool.steps, gone)
         else:
             spawn = partial(
                 self._zygote.spawn,

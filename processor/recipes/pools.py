@@ -1,8 +1,8 @@
 """Shell steps of recipes as executions of a pool: what its route has in place of a guest.
 
 A worker gives a `ShellRunner` executions and gets their results, as from any guest; each runs in a cell of
-its own, and its result is committed before the next one begins. A processor that is killed leaves a step
-without a result, and it runs again with the same attempt.
+its own, and has a commit of its own, beside which the next one may run. A processor that is killed leaves
+these two without a result, and they run again with the same attempts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from processor.sandbox.shell import ShellCells, ShellLimits, ShellOutcome
 
 log = logging.getLogger("processor")
 
+_LOOK_S = 0.5  # how soon a step is ended whose run was
 _PAUSES_S = (0.1, 0.5, 2.0)
 _LINES = 100  # of what a step says on stderr, as many as a guest may log
 _LINE_CHARS = 1000
@@ -47,9 +48,9 @@ class ShellPools:
                 log.info("shell steps: %s", ", ".join(f"{k} {v}" for k, v in self._cells.layers.items()))
             return self._cells
 
-    async def spawn(self, steps: RecipeSteps, **_: Any) -> ShellRunner:
-        """What runs the shell steps of one lane; it makes no calls."""
-        return ShellRunner(await self.prepare(), steps)
+    async def spawn(self, steps: RecipeSteps, gone: Mapping[str, int], **_: Any) -> ShellRunner:
+        """What runs the shell steps of one lane; `gone` says when runs were cancelled, in ms since 1970."""
+        return ShellRunner(await self.prepare(), steps, gone)
 
     async def close(self) -> None:
         """End every step. Idempotent."""
@@ -61,9 +62,10 @@ class ShellPools:
 class ShellRunner:
     """Runs shell steps of a recipe, one after the other: see `BatchRunner`."""
 
-    def __init__(self, cells: ShellCells, steps: RecipeSteps) -> None:
+    def __init__(self, cells: ShellCells, steps: RecipeSteps, gone: Mapping[str, int]) -> None:
         self._cells = cells
         self._steps = steps
+        self._gone = gone
         self._is_alive = True
 
     @property
@@ -107,13 +109,29 @@ class ShellRunner:
         if step is None:
             return Failure("E716", f"step {name}: the recipe here has no shell step of that name")
         environment = {key: _as_text(value) for key, value in inputs.items()}
-        outcome = await self._ran(step, environment)
+        outcome = await self._unless_gone(document["run"], self._ran(step, environment))
+        if outcome is None:
+            return Failure("E716", f"step {name}: its run has ended without it")
         logs += _lines(name, outcome, _LINES - len(logs))
         if (failure := outcome.failure) is not None:
             return Failure(failure.code, f"step {name}: {failure.text}")
         result = result_of(outcome, name)
         result.pop("final", None)  # where results are read, that follows from the code
         return judged(result, self._steps, name, document.get("store") or {})
+
+    async def _unless_gone(self, run: str, running: Coroutine[Any, Any, ShellOutcome]) -> ShellOutcome | None:
+        """What came of a step; None where its run was cancelled meanwhile: then nothing of it is left."""
+        before = self._gone.get(run)
+        task = asyncio.create_task(running, name="shell-step")
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=_LOOK_S)
+                if not task.done() and self._gone.get(run, before) != before:
+                    return None
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _ran(self, step: GroupStep, environment: Mapping[str, str]) -> ShellOutcome:
         root = self._steps.root

@@ -105,20 +105,20 @@ async def ended_well(broker: Broker, app: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("point", "most"),
+    "point",
     [
-        ("half of a dispatch sent", 3),
-        ("a dispatch stored but not answered", 3),
-        ("half of a result sent", 4),
-        ("a result stored but not answered", 3),
-        ("half of a record sent", 3),
-        ("a record stored but not answered", 3),
+        "half of a dispatch sent",
+        "a dispatch stored but not answered",
+        "half of a result sent",
+        "a result stored but not answered",
+        "half of a record sent",
+        "a record stored but not answered",
     ],
 )
 async def test_runs_end_once_wherever_a_host_was_killed(
-    point: str, most: int, tmp_path: Path, server: EmbeddedServer
+    point: str, tmp_path: Path, server: EmbeddedServer
 ) -> None:
-    """Only a step whose result was not stored is run twice."""
+    """Only steps whose results were not stored are run twice: one in its commit, and the one behind it."""
     app = "-".join(word[:8] for word in point.split())[:32]
     path = write_app(tmp_path, app)
     async with connected(server.url) as broker:
@@ -129,7 +129,7 @@ async def test_runs_end_once_wherever_a_host_was_killed(
         with host(path, server.url):
             await ended_well(broker, app)
     ran = (tmp_path / "orchestrator" / "Data" / "ran").read_text().splitlines()
-    assert len(RUNS) <= len(ran) <= most
+    assert len(RUNS) <= len(ran) <= len(RUNS) + 2
 
 
 async def test_a_program_ends_with_its_host_and_is_run_again(tmp_path: Path, server: EmbeddedServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -16,8 +17,10 @@ import pytest
 from processor.config import load
 from processor.embedded import EmbeddedServer
 from processor.graphs.history import told
+from tests.conftest import waited
 from tests.integration.test_graphs import Graphs
 from tests.running import started
+from tests.sandbox.test_shell import processes_with
 from tests.web import answer, serving
 
 STEPS = """
@@ -520,3 +523,47 @@ recipes: {large: {file: large.yaml, shell: on}, fits: {file: fits.yaml, shell: o
         assert [record["state"] for record in records] == ["FAILED", "SUCCESS", "FAILED", "SUCCESS"]
         assert records[1]["executions"][0]["outputs"] == {}
         assert records[0]["errors"][0]["code"] == "E307"
+
+
+HANGING = """
+steps:
+  - {name: begin, type: python, module: orchestrator.steps, function: quiet}
+  - {name: hang, type: shell, cmd: [orchestrator/hang.sh, %s], writes: orchestrator/Data, depends_on: begin}
+  - {name: fail, type: shell, cmd: orchestrator/fail.sh, writes: orchestrator/Data, depends_on: begin}
+"""
+HANG = """#!/bin/sh
+touch orchestrator/Data/began
+while :; do sleep 0.1; done
+"""
+FAIL = """#!/bin/sh
+while [ ! -e orchestrator/Data/fail ]; do sleep 0.02; done
+exit 3
+"""
+
+
+@pytest.mark.parametrize("end", ["cancel", "failure"])
+async def test_a_program_ends_with_its_run(app: App, tmp_path: Path, end: str) -> None:
+    """When the run is cancelled, and when a step beside it has failed for good: nothing of it is left."""
+    config = """
+app: app
+http: off
+engine: {concurrency: 1, partitions: 8}
+recipes: {r: {file: r.yaml, shell: on, concurrency: 8}}
+"""
+    write_tree(tmp_path)
+    data = tmp_path / "orchestrator" / "Data"
+    data.chmod(0o777)
+    executable(tmp_path / "orchestrator" / "hang.sh", HANG)
+    executable(tmp_path / "orchestrator" / "fail.sh", FAIL)
+    word = f"{end}-{os.getpid()}"  # no other process has it among its arguments
+    async with app(config, r=HANGING % word) as graphs:
+        run = await graphs.start("r")
+        await waited((data / "began").exists, "the program runs", 30)
+        assert processes_with(word)
+        if end == "cancel":
+            assert (await said(graphs, "graph", "cancel", "config.yaml", run))[0] == 0
+        else:
+            (data / "fail").touch()
+        record = await graphs.record(run)
+        assert record["state"] == ("CANCELLED" if end == "cancel" else "FAILED")
+        await waited(lambda: not processes_with(word), "the program has ended", 30)
