@@ -40,6 +40,7 @@ from processor.sandbox.syscalls import attempt, off
 _BROKEN = 70
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _READ_BYTES = 1 << 16
+_LOOK_S = 3600.0  # poll counts milliseconds in 32 bits
 
 
 def shellbox(control_fd: int) -> NoReturn:
@@ -201,8 +202,8 @@ class StepPipes:
         for reader in (*self._into, jail.CHANNEL_FD):
             poll.register(reader, select.POLLIN)
         while True:
-            left_ms = int((deadline_s - time.monotonic()) * 1000) + 1
-            ready = [reader for reader, _ in poll.poll(max(left_ms, 0))]
+            left_s = min(max(deadline_s - time.monotonic(), 0.0), _LOOK_S)
+            ready = [reader for reader, _ in poll.poll(int(left_s * 1000) + 1)]
             if jail.CHANNEL_FD in ready:
                 return None
             if time.monotonic() >= deadline_s:

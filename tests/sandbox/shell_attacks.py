@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -185,6 +186,7 @@ def said(*words: str) -> Callable[[End], bool]:
     return lambda end: any(word in end.stdout + end.stderr for word in words)
 
 
+STAY = f"33{os.getpid()}"  # what the processes that are left behind have as their argument
 ATTACKS = {
     "socket": py("socket.socket()"),
     "udp": py("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"),
@@ -287,6 +289,7 @@ ATTACKS = {
         "except BlockingIOError: print('stopped', count < 40)",
         said("stopped True"),
     ),
+    "stay": sh(f"setsid sleep {STAY} >/dev/null 2>&1 & (trap '' TERM HUP; sleep {STAY}) & echo alive", alive),
     "more memory": py("x = bytearray(1 << 30)", said("MemoryError")),
     "more files": py("x = [open('/dev/null') for _ in range(200)]", said("Too many open files")),
     "a larger file": py(

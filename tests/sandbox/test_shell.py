@@ -19,7 +19,7 @@ from processor.sandbox import syscalls
 from processor.sandbox.shell import OUTPUT_BYTES, ShellCells, ShellLimits
 from processor.sandbox.shell_jail import lacking, step_filter
 from tests.conftest import waited
-from tests.sandbox.shell_attacks import ATTACKS, ORDINARY, PROFILES, attacked, ran, recipe_root, running
+from tests.sandbox.shell_attacks import ATTACKS, ORDINARY, PROFILES, STAY, attacked, ran, recipe_root, running
 from tests.sandbox.test_jail import ALLOW, CONTAINER, EPERM, KILL, MACHINES, verdict
 
 ENOSYS = 0x00050000 | 38
@@ -210,6 +210,13 @@ def test_the_cell_holds(profile: str, attack: str) -> None:
     """Under each profile, every attack ends as one that is held does."""
     end = attacked(profile).ends[attack]
     assert ATTACKS[attack].held(end), end
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_nothing_of_a_step_is_left(profile: str) -> None:
+    """A program that ends leaves no process behind, in a session of its own or deaf to signals."""
+    assert attacked(profile).ends["stay"].code == 0
+    assert not processes_with(STAY)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
