@@ -7,9 +7,11 @@ where a container's engine refuses namespaces, so that Landlock and seccomp are 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +134,23 @@ async def test_steps_run_beside_each_other(root: Path) -> None:
     assert said == [b"%d\n" % n for n in range(9)]
 
 
-def processes_with(word: str) -> list[str]:
-    """The command lines of this machine's processes that have a word in them."""
+def processes_with(word: str) -> list[int]:
+    """The processes of this machine that have a word in their arguments, the oldest first."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if word in line:
-                found.append(line)
-    return found
+            with suppress(OSError):
+                if word.encode() in (entry / "cmdline").read_bytes().split(b"\0", 1)[-1]:
+                    found.append(int(entry.name))
+    return sorted(found)
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.parametrize("end", ["time", "cancel", "exit", "close"])
@@ -179,6 +186,25 @@ async def test_a_host_that_is_killed_takes_its_steps_along(root: Path, profile: 
         assert processes_with(stamp)
         host.kill()
         await waited(lambda: not processes_with(stamp), "every process of the step has ended")
+
+
+@pytest.mark.parametrize("profile", ["as it is", "without namespaces", "ordinary user without namespaces"])
+async def test_a_watcher_that_is_killed_takes_its_step_along(root: Path, profile: str) -> None:
+    """As when memory runs out: the step is lost, E314, and the next one runs."""
+    stamp = f"34{os.getpid()}{len(profile)}"
+    (root / "Data" / stamp).unlink(missing_ok=True)
+    text = f"setsid sleep {stamp} >/dev/null 2>&1 & touch Data/{stamp}; sleep 60"
+    steps = {"left": (["sh", "-c", text], {}), "next": (["true"], {})}
+    with running(PROFILES[profile], root, steps) as host:
+        await waited((root / "Data" / stamp).exists, "the step has begun")
+        program = next(
+            pid for pid in processes_with(stamp) if pid != host.pid and b"python" not in command_of(pid)
+        )
+        os.kill(parent_of(parent_of(program)), signal.SIGKILL)
+        stdout, _ = await asyncio.to_thread(host.communicate, timeout=60)
+    ends = json.loads(stdout)["ends"]
+    assert (ends["left"][3], ends["next"][0]) == ("E314", 0)
+    assert not processes_with(stamp)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's steps are another user than it is")
