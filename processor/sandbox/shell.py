@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -139,7 +140,7 @@ class ShellCells:
 
     async def _run(self, request: _Request) -> ShellDone | Failure:
         needs_folder = not self._layers.get("own_root", "").startswith("on")
-        with _private_folder() if needs_folder else contextlib.nullcontext("/tmp") as tmp:
+        async with _private_folder() if needs_folder else contextlib.nullcontext("/tmp") as tmp:
             must_hold = [name for name, state in self._layers.items() if state.startswith("on")]
             order = request.order(tmp, must_hold)
             try:
@@ -192,13 +193,17 @@ async def _forked(cell: Cell) -> tuple[socket.socket, Link]:
         raise no_guest(out_of_descriptors(err)) from err
 
 
-@contextlib.contextmanager
-def _private_folder() -> Iterator[str]:
+@contextlib.asynccontextmanager
+async def _private_folder() -> AsyncIterator[str]:
     """A folder that is the step's alone, for where it has no `/tmp` of its own."""
-    with tempfile.TemporaryDirectory(prefix="processor-step-", ignore_cleanup_errors=True) as folder:
+    folder = tempfile.mkdtemp(prefix="processor-step-")
+    try:
         if os.geteuid() == 0:
             os.chown(folder, NOBODY, NOBODY)
         yield folder
+    finally:
+        # Not TemporaryDirectory: it may change the mode of what a link of the step's leads to.
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _failure(done: ShellDone, limits: ShellLimits) -> Failure | None:
@@ -248,12 +253,15 @@ def _request(
     """Raises _Unfit."""
     if not argv or not argv[0]:
         raise _Unfit("there is no program to start: the argv is empty")
-    texts = [*argv, *(f"{name}={value}" for name, value in env.items())]
-    for text in texts:
-        if "\0" in text or not _is_text(text):
-            raise _Unfit(f"an argument or a variable has a character that no program gets: {text[:60]!r}")
-    if any(not name or "=" in name for name in env):
-        raise _Unfit("a variable of the environment has no name, or one with '='")
+    for text in argv:
+        if not _can_be_given(text):
+            raise _Unfit(f"the argument {text[:60]!r} has a character that no program gets")
+    for name, value in env.items():
+        if not name or "=" in name or not _can_be_given(name):
+            raise _Unfit(f"{name[:60]!r} is no name of a variable")
+        if not _can_be_given(value):  # which may be nobody's to see
+            raise _Unfit(f"the value of {name[:60]} has a character that no program gets")
+    texts = [*argv, *env, *env.values()]
     if (size := sum(len(text.encode()) + 1 for text in texts)) > _STRINGS_BYTES:
         raise _Unfit(f"arguments and environment are {size} bytes long (limit {_STRINGS_BYTES})")
     base = root.resolve()
@@ -274,9 +282,8 @@ def _below(root: Path, path: Path) -> str:
     return inside
 
 
-def _is_text(text: str) -> bool:
+def _can_be_given(text: str) -> bool:
     try:
-        text.encode()
+        return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-    return True

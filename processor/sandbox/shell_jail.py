@@ -401,10 +401,11 @@ def limit_resources(room: Room, tasks: int) -> None:
 def tasks_beside(layers: Mapping[str, str]) -> int:
     """How many tasks the kernel counts for the user of a step besides those of the step.
 
-    None where the step has a user namespace, if the kernel counts in each of them alone.
+    That is 0 where the step has a user namespace, if the kernel counts in each of them alone.
     """
-    major, minor = map(int, os.uname().release.split(".")[:2])
-    if layers.get("namespaces") == "on(user)" and (major, minor) >= (5, 14):
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    counts_apart = release is not None and (int(release[1]), int(release[2])) >= (5, 14)
+    if layers.get("namespaces") == "on(user)" and counts_apart:
         return 0
     user, found = str(os.getuid()), 0
     for name in os.listdir("/proc"):

@@ -289,6 +289,7 @@ ATTACKS = {
         "except BlockingIOError: print('stopped', count < 40)",
         said("stopped True"),
     ),
+    "write": sh('cd; mkdir -p a/b; echo > "$TMPDIR/a/b/c"; pwd', lambda end: (end.code, end.stderr) == (0, "")),
     "stay": sh(f"setsid sleep {STAY} >/dev/null 2>&1 & (trap '' TERM HUP; sleep {STAY}) & echo alive", alive),
     "more memory": py("x = bytearray(1 << 30)", said("MemoryError")),
     "more files": py("x = [open('/dev/null') for _ in range(200)]", said("Too many open files")),

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -73,7 +74,7 @@ async def test_a_step_says_how_its_program_ended(root: Path) -> None:
         for argv, why in [
             (["nope"], "nope: there is no such program"),
             (["./notes.txt"], "./notes.txt: it may not be executed (chmod +x)"),
-            (["a\0b"], "a character that no program gets"),
+            (["a\0b"], "the argument 'a\\x00b' has a character that no program gets"),
             ([], "the argv is empty"),
         ]:
             unstarted = await started.run(argv, {}, root)
@@ -91,7 +92,10 @@ async def test_a_step_says_how_its_program_ended(root: Path) -> None:
         ({"writes": [Path(".")]}, "is not below the root"),
         ({"writes": [Path("none")]}, "'none' cannot be opened: No such file"),
         ({"writes": [Path("link")]}, "'link' cannot be opened: Too many levels of symbolic links"),
-        ({"env": {"A=B": ""}}, "has no name, or one with '='"),
+        ({"env": {"A=B": ""}}, "'A=B' is no name of a variable"),
+        ({"env": {"": "x"}}, "'' is no name of a variable"),
+        ({"env": {"A": "hush\0"}}, "the value of A has a character that no program gets"),
+        ({"env": {"A": "\udc80"}}, "the value of A has a character that no program gets"),
         ({"root": Path("/")}, "cannot be the root of the file system"),
         ({"root": Path("/nowhere")}, "'/nowhere' cannot be opened"),
         ({"argv": ["true", "x" * (1 << 20)]}, "bytes long (limit 1048576)"),
@@ -108,6 +112,7 @@ async def test_what_cannot_be_started_says_why(root: Path, arguments: dict[str, 
     assert outcome.failure is not None
     assert outcome.failure.code == "E721"
     assert why in outcome.failure.text
+    assert "hush" not in outcome.failure.text
 
 
 async def test_what_is_said_is_bounded(root: Path) -> None:
@@ -243,6 +248,17 @@ def test_nothing_of_a_step_is_left(profile: str) -> None:
     """A program that ends leaves no process behind, in a session of its own or deaf to signals."""
     assert attacked(profile).ends["stay"].code == 0
     assert not processes_with(STAY)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_step_has_a_place_to_write_that_goes_with_it(profile: str) -> None:
+    """`/tmp` of its own, or where there is none a folder that is removed with all that it holds."""
+    folder = attacked(profile).ends["write"].stdout.strip()
+    if "without" in profile:
+        assert folder.startswith(tempfile.gettempdir())
+        assert not Path(folder).exists()
+    else:
+        assert folder == "/tmp"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
