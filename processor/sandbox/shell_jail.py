@@ -6,7 +6,8 @@ map and processes to start. What it gets instead of the machine:
 - with namespaces, a root of its own: the system's programs and the recipe's root, both read-only, a `/tmp`
   of bounded size, four devices, and only its own processes in `/proc`;
 - without them, by Landlock from version 6: the same files to read, a private folder to write to, and
-  signals to its own processes only. The names of other files can be seen, and `/tmp` has no bound.
+  signals to its own processes only. The names of other files can be seen, and `/tmp` has no bound. No file
+  gets another mode, owner or attribute, for Landlock does not tell which file that would be.
 
 In both there is no socket but a pair of its own, and nothing that is root's. `lacking` says whether the sum
 is worth anything: where it is not, no program is started.
@@ -98,6 +99,13 @@ _MODES = {
 }  # fmt: skip
 _OPENS = {"open": 1, "openat": 2}  # the argument that is the flags; the mode is the next one
 _SET_ID = 0o6000
+# What Landlock does not see, of files wherever they lie, if they are the user's own: refused where the step
+# has no root of its own.
+_OF_ANY_FILE = (
+    "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "futimesat",
+    "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr", "inotify_init",
+    "inotify_init1", "inotify_add_watch",
+)  # fmt: skip
 _CREATES = os.O_CREAT | 0o20000000  # the latter is O_TMPFILE without O_DIRECTORY
 _NEW_NAMESPACES = 0x7E020080
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX, which type for whoever has the terminal
@@ -417,19 +425,22 @@ def tasks_beside(layers: Mapping[str, str]) -> int:
     return found
 
 
-def filter_system_calls() -> None:
+def filter_system_calls(*, has_root: bool) -> None:
     machine = os.uname().machine
     if not has_filter(machine):
         raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
-    load_filter(step_filter(machine))
+    load_filter(step_filter(machine, has_root=has_root))
 
 
-def step_filter(machine: str) -> bytes:
-    """The seccomp program of every process of a step, as classic BPF: all but what is named is allowed."""
+def step_filter(machine: str, *, has_root: bool) -> bytes:
+    """The seccomp program of every process of a step, as classic BPF: all but what is named is allowed.
+
+    More is named where the step has no root of its own.
+    """
     numbers = SYSCALLS[machine]
     eperm, enosys = refuse(errno.EPERM), refuse(errno.ENOSYS)
     program = [*own_calls(machine), step(AT_LEAST, _NEWEST + 1, 0, 1), enosys]
-    for name in _REFUSED:
+    for name in _REFUSED if has_root else (*_REFUSED, *_OF_ANY_FILE):
         program += rule(numbers[name], eperm) if name in numbers else []
     # Their flags are in memory, which a filter cannot read; libraries go back to the calls before them.
     for name in ("clone3", "openat2"):
@@ -453,6 +464,10 @@ def step_filter(machine: str) -> bytes:
     program += rule(numbers["socketpair"], *_if(0, 1, *kind), eperm)
     program += rule(numbers["setpriority"], *_if(0, 0, *where(1, 0)), eperm)
     program += rule(numbers["ioprio_set"], *_if(0, 1, *where(1, 0)), eperm)
+    if not has_root:
+        # Of what is open, without a path: both halves of the pointer to it are 0.
+        no_path = (step(LOAD, argument(1) + 4), step(EQUAL, 0, 0, 3), *where(1, 0))
+        program += rule(numbers["utimensat"], *no_path, eperm)
     return b"".join([*program, ALLOW])
 
 
@@ -477,7 +492,8 @@ def seal(room: Room, layers: dict[str, str], *, tmp: str, tasks: int) -> None:
     readable = ("/",) if _is_on(layers, "own_root") else (*SYSTEM, room.root)
     attempt(layers, "landlock", lambda: restrict_files(room, readable, tmp))
     attempt(layers, "rlimits", lambda: limit_resources(room, tasks))
-    attempt(layers, "seccomp", filter_system_calls)
+    has_root = _is_on(layers, "own_root")
+    attempt(layers, "seccomp", lambda: filter_system_calls(has_root=has_root))
 
 
 def drop_privileges(layers: dict[str, str]) -> None:

@@ -1,8 +1,8 @@
 """What a hostile step tries, and the harness that runs steps under a profile, in a process of its own.
 
 A profile is a piece of Python that gives something up before the cells are started: the user, or what a
-container's engine refuses. `HOST_PID` in an attack is that process: the one that holds what a step is not
-to have.
+container's engine refuses. `HOST_PID` in an attack is that process, the one that holds what a step is not
+to have, and `HOST_FILE` a file of its user.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ PROFILES = {
 }
 
 _BOOT = """
-import asyncio, ctypes, json, os, struct, sys
+import asyncio, ctypes, json, os, struct, sys, tempfile
 from pathlib import Path
 from processor.errors import ProcessorError
 from processor.sandbox import jail
 from processor.sandbox.shell import ShellCells, ShellLimits
 root, steps = json.loads(sys.argv[1])
 exec(sys.argv[2])
+own = tempfile.NamedTemporaryFile()
 async def run():
     try:
         cells = await ShellCells.start()
@@ -57,7 +58,8 @@ async def run():
     ends = {}
     try:
         for name, (argv, limits) in steps.items():
-            argv = [each.replace("HOST_PID", str(os.getpid())) for each in argv]
+            for word, meant in (("HOST_PID", str(os.getpid())), ("HOST_FILE", own.name)):
+                argv = [each.replace(word, meant) for each in argv]
             done = await cells.run(argv, {}, Path(root), writes=[Path("Data")], limits=ShellLimits(**limits))
             failure = done.failure and done.failure.code
             said = done.stdout[-4000:].decode(errors="replace"), done.stderr[-4000:].decode(errors="replace")
@@ -116,6 +118,9 @@ def recipe_root() -> Iterator[Path]:
         script = path / "count-lines.sh"
         script.write_text(_COUNT_LINES)
         script.chmod(0o755)
+        if os.geteuid() == 0:  # what lies there is the ordinary user's, who has to be kept from it, too
+            for place in (path, *path.rglob("*")):
+                os.chown(place, 1234, 1234)
         yield path
 
 
@@ -222,6 +227,12 @@ ATTACKS = {
     "change what is read-only": py("open('notes.txt', 'a')"),
     "remove what is read-only": py("os.remove('notes.txt')"),
     "mode of what is read-only": py("os.chmod('notes.txt', 0o777)"),
+    "mode of what is open": py("os.fchmod(os.open('notes.txt', os.O_RDONLY), 0o777)"),
+    "mode of a file of the host": py("os.chmod('HOST_FILE', 0o777)"),
+    "owner of a file of the host": py("os.chown('HOST_FILE', -1, os.getgid())"),
+    "times of a file of the host": py("os.utime('HOST_FILE', (1, 1))"),
+    "attributes of a file of the host": py("os.setxattr('HOST_FILE', 'user.a', b'x')"),
+    "watch a file of the host": py("call(254, libc.inotify_init(), b'HOST_FILE', 0xfff)"),
     "write to usr": py("open('/usr/bin/stolen', 'w')"),
     "write to dev": py("open('/dev/stolen', 'w')"),
     "link out": py("os.link('notes.txt', 'Data/linked')", said("PermissionError", "OSError: [Errno 18]")),
@@ -289,7 +300,7 @@ ATTACKS = {
         "except BlockingIOError: print('stopped', count < 40)",
         said("stopped True"),
     ),
-    "write": sh('cd; mkdir -p a/b; echo > "$TMPDIR/a/b/c"; pwd', lambda end: (end.code, end.stderr) == (0, "")),
+    "write": sh('cd; mkdir -p a/b; echo > "$TMPDIR/a/b/c"; pwd', lambda end: not end.stderr),
     "stay": sh(f"setsid sleep {STAY} >/dev/null 2>&1 & (trap '' TERM HUP; sleep {STAY}) & echo alive", alive),
     "more memory": py("x = bytearray(1 << 30)", said("MemoryError")),
     "more files": py("x = [open('/dev/null') for _ in range(200)]", said("Too many open files")),

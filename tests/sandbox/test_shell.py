@@ -354,13 +354,36 @@ def test_the_filter_of_a_step_decides(
 ) -> None:
     """The filter's verdict per call and argument, on each machine that it is built for."""
     number = syscalls.SYSCALLS[machine][name]
-    assert verdict(step_filter(machine), MACHINES[machine], number, *arguments) == expected
+    assert verdict(step_filter(machine, has_root=True), MACHINES[machine], number, *arguments) == expected
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("fchmod", (3, 0o644), EPERM),
+        ("fchownat", (), EPERM),
+        ("fsetxattr", (), EPERM),
+        ("inotify_add_watch", (), EPERM),
+        ("utimensat", (3, 0), ALLOW),
+        ("utimensat", (3, 0x1000), EPERM),
+        ("utimensat", (3, 1 << 32), EPERM),
+        ("openat", (0, 0, os.O_CREAT, 0o644), ALLOW),
+    ],
+)
+def test_the_filter_is_stricter_without_a_root(
+    machine: str, name: str, arguments: tuple[int, ...], expected: int
+) -> None:
+    """What Landlock does not see is refused there: modes, owners, times by a path, attributes and watches."""
+    number = syscalls.SYSCALLS[machine][name]
+    program = step_filter(machine, has_root=False)
+    assert verdict(program, MACHINES[machine], number, *arguments) == expected
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_filter_of_a_step_knows_its_machine(machine: str) -> None:
     """Another machine's calls are fatal, and calls that are newer than the filter are not there."""
-    program = step_filter(machine)
+    program = step_filter(machine, has_root=True)
     assert verdict(program, 0x40000003, 1) == KILL
     assert verdict(program, MACHINES[machine], 452) == ENOSYS
     assert verdict(program, MACHINES[machine], 9999) == ENOSYS
