@@ -164,7 +164,7 @@ class StreamedBody:
         try:
             return self._call(name, {"stream": self._number}, b"")
         except TimeoutError:
-            raise  # of the program's own, and the next pull goes on
+            raise  # a deadline of the program's own: the stream is open, and is to be closed
         except BaseException:
             self._is_over = True
             raise
@@ -208,7 +208,7 @@ class AwaitedBody(StreamedBody):
     async def _awaited(self, name: str) -> Any:
         try:
             return await self._call(name, {"stream": self._number}, b"")
-        except Exception:  # but not where the program itself gives a pull up, which another one may follow
+        except Exception:  # not where the program gives a pull up: the stream is open, and is to be closed
             self._is_over = True
             raise
 
