@@ -373,3 +373,31 @@ async def test_a_streamed_answer_goes_on_to_listeners_as_it_comes(processor: Sta
         await wait_until(lambda: len(heard) == 4, "the end was heard")
         assert heard[3].headers["Processor-Stream"] == "end"
         await wait_until(feed.gone.is_set, "the other answer was given up")
+
+
+async def test_a_stream_ends_with_a_run_that_is_killed(processor: Start, wait_until: Any) -> None:
+    """A guest that is killed with an answer half read leaves no connection behind."""
+    source = """
+    import requests
+
+    class Runnable:
+        def process(self, queries):
+            answer = requests.get(queries[0]["url"] + "/idle", stream=True)
+            next(answer.iter_content(None))
+            while True:
+                pass
+    """
+    route = """
+    r:
+      input: {{subject: "in.*", create: true}}
+      runnable: wait.py
+      output: out
+      retry: {{attempts: 1}}
+      limits: {{cpu_s: 0.5}}
+      outbound: {{allowed_domains: ["{host}"], timeout_s: 60}}
+    """
+    async with fed([b"x"]) as feed, processor(route.format(host=feed.host), wait=source) as running:
+        await running.publish("in.a", {"url": f"http://{feed.host}"})
+        [letter] = await running.dead_letters("r")
+        assert letter.headers["x-error-code"] == "E311"
+        await wait_until(feed.gone.is_set, "the answer was given up")
