@@ -12,6 +12,7 @@ An answer is bounded while it arrives, packed and unpacked, be it read whole (`e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import socket
@@ -182,6 +183,15 @@ class Streamed:
         finally:
             await self.close()
         return Answer(self.status, self.reason, self.headers, b"".join(pieces))
+
+    async def end(self, within_s: float) -> None:
+        """Read to the end of a body of which nothing more is wanted, if it comes within so many seconds: then
+        the connection serves the next request.
+        """
+        with contextlib.suppress(ProcessorError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                async for _ in self:
+                    pass
 
     async def close(self) -> None:
         """Give the connection up, unless the body was read to its end. Idempotent."""

@@ -277,11 +277,7 @@ class AnswerStream:
             "usage": usage_of(self.usage),
             "model": self.model,
         }
-        # A connection whose body was read to its end serves the next request.
-        with contextlib.suppress(ProcessorError, TimeoutError):
-            async with asyncio.timeout(_END_S):
-                async for _ in self._streamed:
-                    pass
+        await self._streamed.end(_END_S)
 
     async def close(self) -> None:
         """Give up what has not come yet. Idempotent."""

@@ -4,25 +4,27 @@ The server is the configuration's, and is reached by the same `Client` as every 
 begun, unless the server demands one: then it is, once, and begun anew where the server has forgotten it. What
 the server says is hostile: JSON of bounded bytes and depth, with its own secret taken out.
 
-The protocol is that of 2025-06-18: JSON-RPC 2.0, answered as JSON or as a stream of events, whose text is
-read whole. Servers that are started as a process (stdio) are not reached: they would have the host's rights.
+The protocol is that of 2025-06-18: JSON-RPC 2.0, answered as JSON or as a stream of events, which is read as
+far as the event that answers: a server may go on with it. Servers that are started as a process (stdio) are
+not reached: they would have the host's rights.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from processor.address import Url, parse_url
-from processor.capability.answers import Answer, Unanswered
-from processor.capability.client import Client
-from processor.capability.events import EventSplitter
+from processor.capability.answers import Unanswered
+from processor.capability.client import Client, Streamed
+from processor.capability.events import EventSplitter, TooLong
 from processor.capability.secrets import Scrubber
 from processor.capability.toolbox import ToolError, check_arguments
 from processor.errors import About, ProcessorError
@@ -39,6 +41,7 @@ TOOLS_MAX = 1000  # of one server
 PAGES_MAX = 100
 LIST_AGAIN_S = 10.0  # for a name that is not on the list, at most this often
 _SAID_CHARS = 500
+_END_S = 0.02  # for the end of a stream that has answered
 _NAME_CHARS = 128
 
 
@@ -49,6 +52,15 @@ class ServedTool:
     name: str
     description: str
     input: Schema | None
+
+
+class _Reply(NamedTuple):
+    """What a server answered to one request."""
+
+    status: int
+    session: str
+    text: bytes  # of the message that answers, without the server's secret
+    message: dict[str, Any] | None  # None where no message has the id of the request
 
 
 class ToolSession:
@@ -133,11 +145,13 @@ class ToolSession:
         """The result of one request, made again in a session where the server wants one."""
         try:
             async with asyncio.timeout(self._server.timeout_s):
-                answer, number = await self._post(method, params)
-                if answer.status in (400, 404) and method != "initialize":
+                reply = await self._post(method, params)
+                if reply.status in (400, 404) and method != "initialize":
                     await self._begin_session(name)
-                    answer, number = await self._post(method, params)
-                return self._result(name, answer, number)
+                    reply = await self._post(method, params)
+                return self._result(name, reply)
+        except TooLong as err:
+            raise ToolError(name, f"the server's answer: {err}") from None
         except TimeoutError:
             key = f"tools.{self._server.name}.timeout_ms"
             why = f"no complete answer within {self._server.timeout_s:g} s ({key})"
@@ -149,14 +163,14 @@ class ToolSession:
         self._session = ""
         client = {"name": "processor", "version": "1"}
         params = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": client}
-        answer, number = await self._post("initialize", params)
-        result = self._result(name, answer, number)
-        self._session = answer.header("mcp-session-id")
+        reply = await self._post("initialize", params)
+        result = self._result(name, reply)
+        self._session = reply.session
         spoken = result.get("protocolVersion") if isinstance(result, dict) else None
         self._protocol = spoken if isinstance(spoken, str) and spoken.isprintable() else PROTOCOL
         await self._post("notifications/initialized", None)
 
-    async def _post(self, method: str, params: Mapping[str, Any] | None) -> tuple[Answer, int]:
+    async def _post(self, method: str, params: Mapping[str, Any] | None) -> _Reply:
         self._requests += 1
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         if params is not None:
@@ -170,21 +184,43 @@ class ToolSession:
             headers.append(("Mcp-Session-Id", self._session))
         if self._server.secret is not None:
             headers.append(("Authorization", f"Bearer {self._server.secret.value}"))
-        number, body = self._requests, orjson.dumps(message)
-        return await self._client.exchange("POST", self._url, headers, body, self._max_bytes), number
+        number, body = message.get("id"), orjson.dumps(message)
+        streamed = await self._client.stream("POST", self._url, headers, body, self._max_bytes)
+        try:
+            async with contextlib.aclosing(self._texts(streamed)) as texts:
+                async for text in texts:
+                    for found in _messages(text):
+                        if number is not None and found.get("id") == number:
+                            await streamed.end(_END_S)
+                            return _Reply(streamed.status, streamed.header("mcp-session-id"), text, found)
+        finally:
+            await streamed.close()
+        return _Reply(streamed.status, streamed.header("mcp-session-id"), b"", None)
 
-    def _result(self, name: str, answer: Answer, number: int) -> Any:
-        body = self._scrubber.body(answer.body)
-        message = next((each for each in _messages(answer, body) if each.get("id") == number), None)
+    async def _texts(self, streamed: Streamed) -> AsyncGenerator[bytes, None]:
+        """What may be messages: the whole of an answer, or its events as they come. Raises TooLong."""
+        if streamed.header("content-type").partition(";")[0].strip().lower() != "text/event-stream":
+            yield self._scrubber.body(b"".join([piece async for piece in streamed]))
+            return
+        scrubbed, splitter = self._scrubber.stream(), EventSplitter(self._max_bytes)
+        async for piece in streamed:
+            for event in splitter.feed(scrubbed.feed(piece)):
+                yield event
+        # Behind the last event of a stream that has ended there may be no empty line.
+        for event in splitter.feed(scrubbed.finish() + b"\n\n"):
+            yield event
+
+    def _result(self, name: str, reply: _Reply) -> Any:
+        message = reply.message
         if message is None:
-            if answer.status >= 400:
-                raise ToolError(name, f"the server answered with status {answer.status}")
+            if reply.status >= 400:
+                raise ToolError(name, f"the server answered with status {reply.status}")
             raise ToolError(name, "the server's answer has no JSON-RPC message with the id of the request")
         if "error" in message:
             error = message["error"] if isinstance(message["error"], dict) else {}
             said = _line(str(error.get("message", "")))
             raise ToolError(name, f"the server refuses: {said} (code {str(error.get('code'))[:20]})")
-        if nests_deeper(body, message, DEPTH + 2):
+        if nests_deeper(reply.text, message, DEPTH + 2):
             raise ToolError(name, f"the server's result has more than {DEPTH} levels")
         return message.get("result")
 
@@ -205,19 +241,13 @@ def _served(item: Any) -> ServedTool | None:
     return ServedTool(name, _line(description) if isinstance(description, str) else "", schema)
 
 
-def _messages(answer: Answer, body: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON-RPC messages of an answer, be it JSON or a stream of events."""
-    is_stream = answer.header("content-type").partition(";")[0].strip().lower() == "text/event-stream"
-    events = EventSplitter(len(body) + 1)
-    # Behind the last event of a stream that was read whole there may be no empty line.
-    for text in events.feed(body + b"\n\n") if is_stream else (body,):
-        try:
-            message = documents.loads(text)
-        except ValueError:
-            continue
-        yield from (
-            each for each in (message if isinstance(message, list) else [message]) if isinstance(each, dict)
-        )
+def _messages(text: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON-RPC messages in a text: one, or a list of them."""
+    try:
+        said = documents.loads(text)
+    except ValueError:
+        return
+    yield from (each for each in (said if isinstance(said, list) else [said]) if isinstance(each, dict))
 
 
 def _line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from processor.capability.registry import HostCalls
 from processor.errors import ProcessorError
 from processor.policy import load
 from processor.reach import BoundSecret, Outbound, Reach, ToolServer
-from tests.web import Asked, Web, answer, serving
+from tests.web import Asked, Paused, Web, answer, serving
 
 CANARY = "K3Y-canary-mcp"
 ADD = {
@@ -48,7 +49,10 @@ def server_of(respond: Respond) -> Callable[[Asked], bytes | None]:
 
 @asynccontextmanager
 async def tools(
-    say: Callable[[Asked], bytes | None], secret: bool = False, response_bytes: int = 1 << 20, **settings: Any
+    say: Callable[[Asked], bytes | Paused | None],
+    secret: bool = False,
+    response_bytes: int = 1 << 20,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Monitor, Web]]:
     async with serving(say) as web:
         bound = BoundSecret("key", CANARY, (Binding.parse(f"http://{web.host}"),)) if secret else None
@@ -160,6 +164,25 @@ async def test_an_answer_may_be_a_stream_of_events() -> None:
 
     async with tools(server_of(respond)) as (monitor, _):
         assert await call(monitor, "calc/add", a=1) == "8"
+
+
+async def test_a_server_may_go_on_with_a_stream_that_has_answered() -> None:
+    """The call ends with the event that answers it, and the next one is made."""
+    is_over = asyncio.Event()
+
+    def say(asked: Asked) -> bytes | Paused:
+        message = json.loads(asked.body)
+        if message["method"] == "tools/list":
+            return said({"tools": LISTED}, message["id"])
+        event = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": text("8")})
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        data = f"data: {event}\n\n".encode()
+        return Paused(head + b"%x\r\n%b\r\n" % (len(data), data), is_over, b"0\r\n\r\n")
+
+    async with tools(say) as (monitor, _):
+        assert await call(monitor, "calc/add", a=1) == "8"
+        assert await call(monitor, "calc/add", a=2) == "8"
+        is_over.set()
 
 
 def failure(code: int, message: Any) -> Respond:
