@@ -6,6 +6,7 @@ that a machine that slows down slows all of them; a figure is the median of the 
     cases.py       what is measured, and what is promised
     baselines.py   hand-written programs that do the same work without Processor
     routes.py      one case of ours, measured
+    programs.py    shell steps
     load.py        documents, backlogs, publishers at a rate
     processes.py   processor time and memory of processes, and the servers
     report.py      medians, ratios, tables
@@ -28,6 +29,7 @@ from typing import Any
 from processor.bench.cases import CASES, Case
 from processor.bench.load import DocumentSource
 from processor.bench.processes import AGAIN, Servers, one_server, three_servers
+from processor.bench.programs import NoJail, measure_steps
 from processor.bench.report import markdown, summary
 from processor.bench.routes import Figures, Scale, measure
 from processor.errors import BrokerError
@@ -68,12 +70,15 @@ def bench(names: Sequence[str], rounds: int, scale: Scale, progress: Callable[[s
                     continue
                 app = f"b{number}x{index}"
                 try:
+                    (folder / app).mkdir()
                     if case.kind == "baseline":
                         figures = _baseline(case, servers[case.servers], app, scale)
+                    elif case.kind == "step":
+                        count = max(20, int(case.messages * scale.messages))
+                        figures = asyncio.run(measure_steps(folder / app, count))
                     else:
-                        (folder / app).mkdir()
                         figures = asyncio.run(measure(case, servers[case.servers], folder / app, app, scale))
-                except (Again, ApiError, Unknown) as err:  # the others are not to be measured again for it
+                except (Again, ApiError, Unknown, NoJail) as err:  # the others are not to be measured again
                     skipped[case.name] = f"round {number} failed: {err}"
                     progress(f"round {number} of {rounds}: {case.name} failed: {err}")
                     continue
@@ -158,6 +163,7 @@ def _in_short(figures: Figures) -> str:
             ("messages_per_s", "messages/s", 0),
             ("p50_ms", "ms p50", 1),
             ("p99_ms", "ms p99", 1),
+            ("over_ms", "ms over the program", 1),
             ("start_s", "s to start", 1),
         )
         if name in figures

@@ -142,7 +142,7 @@ POLICY = "".join(
     for host in (*(f"host-{number}.example.com" for number in range(100)), "127.0.0.1:$http")
 )
 
-Kind = Literal["baseline", "route", "redrive", "idle", "crowd", "endurance", "graph", "waiting"]
+Kind = Literal["baseline", "route", "redrive", "idle", "crowd", "endurance", "graph", "waiting", "step"]
 _KEYED = {"key": "subject.2", "output": "$out.{key}"}
 
 
@@ -375,6 +375,7 @@ CASES = {
             graph=[_node("Wait", "wait", {"signal": "go"})],
             messages=1_000_000,
         ),
+        Case("shell_step", "a shell step of a recipe, one after the other", "step", messages=200),
         Case(
             "endurance",
             "64 keys, ten minutes with as much input as the route takes; outputs are kept for a minute",
@@ -418,5 +419,6 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("graph_fan_pooled", "p50_ms", "at most", 3_000),
     ("graph_waiting", "start_s", "at most", 15.0),
     ("graph_waiting", "host_mb_over_empty", "at most", 300),
+    ("shell_step", "over_ms", "at most", 20),
     ("endurance", "memory_growth", "at most", 1.1),
 )

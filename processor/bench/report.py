@@ -114,6 +114,7 @@ def markdown(found: Mapping[str, Any], command: str) -> str:
                 "p50_ms",
                 "p95_ms",
                 "p99_ms",
+                "over_ms",
                 "start_s",
                 "idle_cpu_percent",
                 "mb_per_route",
