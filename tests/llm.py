@@ -171,6 +171,7 @@ def _serve(path: str, key: str) -> None:
     params.api_keys = [key] if key else []
     params.ui = params.warmup = False
     params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.sampling.ignore_eos = True  # so that an answer has as many tokens as it may have
     params.verbosity = -1
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)  # noqa: T201 - to whoever has started it

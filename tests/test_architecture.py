@@ -11,6 +11,7 @@ import functools
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -675,3 +676,9 @@ def test_a_guest_process_really_holds_no_more() -> None:
     )
     assert loaded.returncode == 0, loaded.stderr
     assert not NOT_IN_A_GUEST & {name.partition(".")[0] for name in loaded.stdout.split()}
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest takes the second for the first, and runs neither."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

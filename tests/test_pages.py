@@ -56,6 +56,7 @@ REASONS = {
     "needs a release",
     "needs an app with an audit",
     "needs an app with graphs",
+    "needs a server of models",
     "needs a recipe",
     "needs the wheel",
     "needs the nats command line",

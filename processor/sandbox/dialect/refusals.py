@@ -77,7 +77,7 @@ _INSTEAD_OF_MODULE = {
     "unittest": "Tests are a file of their own; try a route with 'processor try'.",
     "pytest": "Tests are a file of their own; try a route with 'processor try'.",
     "timeit": "Use time.perf_counter.",
-    "orchestrator": "It is there for steps of recipes alone: a Runnable has self.context and self.logger.",
+    "orchestrator": "It is there for steps of recipes alone: a Runnable has self.context and logger.",
     "xml": "Parse with re, or set 'language: python' for this route.",
     "typing_extensions": "Import the name from typing.",
     "attr": "Use dataclasses.",
