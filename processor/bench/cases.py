@@ -395,7 +395,7 @@ GOALS: tuple[tuple[str, str, str, float], ...] = (
     ("audited / counter", "messages_per_s", "at least", 0.97),
     ("governed / http", "messages_per_s", "at least", 0.95),
     ("http", "messages_per_s", "at least", 1_500),
-    ("http_64", "messages_per_s", "at least", 2_000),
+    ("http_64", "messages_per_s", "at least", 3_500),
     ("http_late", "messages_per_s", "at least", 600),
     ("keys_64 / keys_100000", "messages_per_s", "at most", 1.5),
     ("kept_100MB / kept_1KB", "commit_ms", "at most", 1.3),

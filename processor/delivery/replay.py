@@ -19,9 +19,11 @@ What must stay true:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -34,6 +36,7 @@ KEPT_BYTES = 64 << 20
 _CALL_BYTES = 500  # of a call that is remembered, beside its answer
 # What makes two requests the same; how long one may take and whether it follows redirects does not.
 _ASKED = ("method", "url", "params", "headers", "auth", "kind")
+_UNANSWERED = object()
 _UNSENT = frozenset(row.code for row in ERRORS.values() if row.is_unsent)
 
 Make = Callable[[dict[str, Any]], Awaitable[Any]]
@@ -46,7 +49,6 @@ class _Call:
 
     messages: frozenset[int]  # it is of one of these, by sequence
     origin: bytes  # tells the group that made it first
-    number: int  # among the same calls of that group
     idempotency_key: str
     is_write: bool
     run: int = 0  # the last that it was part of
@@ -55,6 +57,59 @@ class _Call:
     is_answered: bool = False  # in that run
     answer: Any = None
     size: int = 0  # of the answer; 0 where there is none
+
+
+class _Callers(NamedTuple):
+    """A group that calls: its messages, by sequence, and what tells it from other groups.
+
+    Of the whole group: which of its messages calls is not known, and in another group it may differ.
+    """
+
+    messages: frozenset[int]
+    origin: bytes
+
+    @classmethod
+    def of(cls, deliveries: Sequence[Delivery]) -> _Callers:
+        messages = _sequences(deliveries)
+        return cls(messages, ",".join(map(str, sorted(messages))).encode())
+
+
+def _is_free(call: _Call, run: int) -> bool:
+    """Whether a run may be given it: it is not on its way, and the run has not had its answer."""
+    return not call.is_open and (call.run != run or not call.is_answered)
+
+
+class _SameCalls:
+    """The calls that messages of a key have made with one request, in their order."""
+
+    __slots__ = ("_counts", "_run", "_taken", "calls")
+
+    def __init__(self, calls: Sequence[_Call] = ()) -> None:
+        self.calls = list(calls)
+        self._counts = Counter(call.origin for call in calls)
+        self._run = 0
+        self._taken = 0  # so many of them, from the first on, are no longer to be had in that run
+
+    def free(self, run: int) -> Iterator[_Call]:
+        """Those that this run may still be given, in order."""
+        if run != self._run:
+            self._run, self._taken = run, 0
+        calls = self.calls
+        while self._taken < len(calls) and not _is_free(calls[self._taken], run):
+            self._taken += 1
+        return (call for call in islice(calls, self._taken, None) if _is_free(call, run))
+
+    def freed(self) -> None:
+        """One of them is to be had again in the run that had it."""
+        self._taken = 0
+
+    def count(self, origin: bytes) -> int:
+        """How many of them a group has made first."""
+        return self._counts[origin]
+
+    def add(self, call: _Call) -> None:
+        self.calls.append(call)
+        self._counts[call.origin] += 1
 
 
 class Replay:
@@ -78,7 +133,7 @@ class Replay:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._runs = 0
-        self._calls: dict[str, dict[bytes, list[_Call]]] = {}  # by key, by request; in the order of calls
+        self._calls: dict[str, dict[bytes, _SameCalls]] = {}  # by key, by request
 
     def calls(self, groups: Sequence[Group], members: Members) -> Calls:
         """What answers the calls of a run of these groups."""
@@ -93,12 +148,12 @@ class Replay:
                 continue
             gone = _sequences(deliveries)
             left: dict[int, tuple[frozenset[int], frozenset[int]]] = {}  # many calls share one set
-            for digest, calls in list(by_request.items()):
-                for call in calls:
+            for digest, same in list(by_request.items()):
+                for call in same.calls:
                     _, call.messages = left.setdefault(
                         id(call.messages), (call.messages, call.messages - gone)
                     )
-                self._remove(by_request, digest, {call for call in calls if not call.messages})
+                self._remove(by_request, digest, {call for call in same.calls if not call.messages})
             if not by_request:
                 del self._calls[group.key]
 
@@ -106,18 +161,18 @@ class Replay:
         """Keep for the next try of these messages what that is to get of this one."""
         for group, deliveries in zip(groups, members, strict=True) if self._across != "all" else ():
             mine = _sequences(deliveries)
-            for calls in self._calls.get(group.key, {}).values():
-                for call in calls:
+            for same in self._calls.get(group.key, {}).values():
+                for call in same.calls:
                     if call.messages <= mine and not (self._across == "writes" and _is_done_write(call)):
                         self._drop_answer(call)
 
-    def _remove(self, by_request: dict[bytes, list[_Call]], digest: bytes, gone: set[_Call]) -> None:
+    def _remove(self, by_request: dict[bytes, _SameCalls], digest: bytes, gone: set[_Call]) -> None:
         for call in gone:
             self._drop_answer(call)
             self._bytes -= _CALL_BYTES
-        left = [call for call in by_request[digest] if call not in gone]
+        left = [call for call in by_request[digest].calls if call not in gone]
         if left:
-            by_request[digest] = left
+            by_request[digest] = _SameCalls(left)
         else:
             del by_request[digest]
 
@@ -138,23 +193,27 @@ class Replay:
             said = said.replace(mark, secret)
         return hashlib.sha256(said).digest()
 
-    def _find(self, run: int, key: str, messages: frozenset[int], digest: bytes, *, is_write: bool) -> _Call:
-        """The call that a run asks for: one of these messages that this run has not had, or a new one."""
-        calls = self._calls.setdefault(key, {}).setdefault(digest, [])
-        for call in calls:
-            is_free = not call.is_open and (call.run != run or not call.is_answered)
-            if is_free and not messages.isdisjoint(call.messages):
+    def _find(self, run: int, key: str, group: _Callers, digest: bytes, *, is_write: bool) -> _Call:
+        """The call that a run asks for: one of this group's messages that it has not had, or a new one."""
+        by_request = self._calls.setdefault(key, {})
+        if (same := by_request.get(digest)) is None:
+            same = by_request[digest] = _SameCalls()
+        messages = group.messages
+        for call in same.free(run):
+            if not messages.isdisjoint(call.messages):
                 if not call.messages <= messages:
                     call.messages &= messages
                 return call
-        # Of the whole group: which of its messages calls is not known, and in another group it may differ.
-        origin = ",".join(map(str, sorted(messages))).encode()
-        number = sum(call.origin == origin for call in calls)
-        said = b"\0".join((self._scope, origin, b"%d" % number, digest))
-        call = _Call(messages, origin, number, hashlib.sha256(said).hexdigest()[:32], is_write)
-        calls.append(call)
+        said = b"\0".join((self._scope, group.origin, b"%d" % same.count(group.origin), digest))
+        call = _Call(messages, group.origin, hashlib.sha256(said).hexdigest()[:32], is_write)
+        same.add(call)
         self._bytes += _CALL_BYTES
         return call
+
+    def _freed(self, key: str, digest: bytes) -> None:
+        """A call of this request has brought no answer that counts: the run that had it may have it again."""
+        if (same := self._calls.get(key, {}).get(digest)) is not None:
+            same.freed()
 
     def _keep(self, call: _Call, answer: Any, running: Callable[[], Mapping[str, frozenset[int]]]) -> bool:
         """Keep an answer; False where that is over the bound, whatever is let go for it."""
@@ -169,10 +228,10 @@ class Replay:
         """Make room by forgetting calls of messages that wait: of those that run every one may be needed."""
         for key, by_request in list(self._calls.items()):
             in_hand = running.get(key, frozenset())
-            for digest, calls in list(by_request.items()):
+            for digest, same in list(by_request.items()):
                 if self._bytes + size <= self._max_bytes:
                     return
-                self._remove(by_request, digest, {c for c in calls if in_hand.isdisjoint(c.messages)})
+                self._remove(by_request, digest, {c for c in same.calls if in_hand.isdisjoint(c.messages)})
             if not by_request:
                 del self._calls[key]
 
@@ -185,7 +244,7 @@ class Calls:
         self._run = run
         self._groups = groups
         self._members = members
-        self._sequences: dict[int, frozenset[int]] = {}  # of the groups that have made a call
+        self._callers: dict[int, _Callers] = {}  # the groups that have made a call
         self.cut: int | None = None
 
     async def answer(self, group: int, name: str, arguments: dict[str, Any], make: Make) -> Any:
@@ -198,12 +257,12 @@ class Calls:
         if name in ANEW:
             return await make(arguments)
         replay, key = self._replay, self._groups[group].key
-        if group not in self._sequences:
-            self._sequences[group] = _sequences(self._members[group])
-        messages, digest = self._sequences[group], replay._digest(name, arguments)
+        if (callers := self._callers.get(group)) is None:
+            callers = self._callers[group] = _Callers.of(self._members[group])
+        digest = replay._digest(name, arguments)
         is_write = name in WRITES or (name == "requests" and str(arguments.get("method")) in UNSAFE)
         before_bytes = replay._bytes
-        call = replay._find(self._run, key, messages, digest, is_write=is_write)
+        call = replay._find(self._run, key, callers, digest, is_write=is_write)
         # A call is remembered that fails and has no answer to be kept, too.
         if replay._bytes > max(before_bytes, replay._max_bytes):
             replay._let_go(replay._max_bytes // 8, self._in_hand())
@@ -215,6 +274,7 @@ class Calls:
         call.run, call.is_made, call.is_answered, call.is_open = self._run, True, False, True
         if name == "requests":
             arguments = {**arguments, "idempotency_key": call.idempotency_key}
+        answer: Any = _UNANSWERED
         try:
             answer = await make(arguments)
         except ProcessorError as err:
@@ -222,7 +282,9 @@ class Calls:
             raise
         finally:
             call.is_open = False
-        if _is_final(answer):
+            if not (is_final := answer is not _UNANSWERED and _is_final(answer)):
+                replay._freed(key, digest)
+        if is_final:
             call.is_answered = True
             if not _is_stream(answer) and not replay._keep(call, answer, self._in_hand):
                 if sum(map(len, self._members)) > 1:
