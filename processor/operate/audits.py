@@ -148,7 +148,7 @@ class Audits:
                     if chain != SEALS:
                         place = f"{self.stream} sequence {stored.sequence}"
                         verifier.take(stored.sequence, chain, stored.payload, place)
-        report = verifier.finish()
+        report = verifier.finish(await self._ends() if verifier.unclaimed else None)
         if not claims.created:
             report.faults.insert(0, f"stream {self.stream} is not there")
         return report

@@ -10,7 +10,7 @@ checked on by itself, so that one fault does not hide another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -218,8 +218,15 @@ class Verifier:
                 what = f"the seal of {seal.frontier.size} entries has it at {head.number}"
                 self._break(chain, "", f"entry {number + 1}: {what}")
 
-    def finish(self) -> AuditReport:
-        """What was found, when every record was taken."""
+    @property
+    def unclaimed(self) -> Collection[str]:
+        """The chains that have records, and of which no position says where they end."""
+        return self._chains.heads.keys() - self._claims.ends.keys()
+
+    def finish(self, late: Mapping[str, ChainHead] | None = None) -> AuditReport:
+        """What was found, when every record was taken. `late` has the ends of chains as they are by now: one
+        may have begun since the claims were read.
+        """
         claims, report = self._claims, self._report
         if not self._is_based and self._base is not None:
             self._check_heads(self._base)
@@ -239,7 +246,10 @@ class Verifier:
                 self._break(chain, "", f"entry {number + 1}: {what}")
             elif chain not in self._reached and self._chains.heads[chain] != end:
                 self._break(chain, "", f"entry {end.number}: it is not the one that its position names")
-        for chain in self._chains.heads.keys() - claims.ends.keys():
+        for chain in self.unclaimed:
+            head, now = self._chains.heads[chain], (late or {}).get(chain, GENESIS)
+            if now == head or now.number > head.number:
+                continue
             self._break(
                 chain,
                 "",

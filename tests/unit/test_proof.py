@@ -32,6 +32,7 @@ class Written:
     keep_us: int = 400 * DAY_US
     has_last_seal: bool = True
     keys: tuple[VerifierKey, ...] = (VERIFIER,)
+    late: dict[str, ChainHead] | None = None  # the ends as they are once the records were read
 
     def record(self, chain: str, count: int, word: str = "") -> None:
         entries = [AuditEntry("http", moment_us=NOW_US, target=f"{chain} {n}{word}") for n in range(count)]
@@ -63,7 +64,7 @@ class Written:
         verifier = Verifier(claims)
         for sequence, chain, payload in self.records:
             verifier.take(sequence, chain, payload, f"AUDIT_app sequence {sequence}")
-        return verifier.finish()
+        return verifier.finish(self.late)
 
     def found(self, change: Callable[[Written], None]) -> list[str]:
         """What is wrong after the records or seals were changed, held against what was written."""
@@ -202,6 +203,18 @@ def test_a_chain_whose_position_knows_nothing_of_it_is_named() -> None:
         "chain r.1 breaks at entry 6: no position says that it ends there. The position was removed, or"
         " written by a build without audits"
     ]
+
+
+def test_a_chain_that_began_since_the_positions_were_read_is_no_fault() -> None:
+    """Its position is read again: it has to be where the records end, or behind."""
+    made = small()
+    end = made.ends.pop("r.1")
+    for late in (end, ChainHead(7, bytes(32))):
+        made.late = {"r.1": late}
+        assert made.report().faults == []
+    for late in (ChainHead(6, bytes(32)), ChainHead(5, end.digest)):
+        made.late = {"r.1": late}
+        assert len(made.report().faults) == 1
 
 
 def test_an_entry_that_a_position_names_is_that_one() -> None:
