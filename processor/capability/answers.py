@@ -42,3 +42,9 @@ def joined(headers: Headers, name: str) -> str:
 def too_long(what: str) -> ProcessorError:
     """E323 for the headers of an answer."""
     return ProcessorError("E323", f"{what} (limits {HEADERS} and {HEADER_BYTES})", place="requests")
+
+
+def one_line(text: str, most: int = 500) -> str:
+    """What a server says, for a log or an error: on one line, and cut behind so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 from processor.address import parse_url
-from processor.capability.answers import Unanswered
+from processor.capability.answers import Unanswered, one_line
 from processor.capability.client import Client, Streamed
 from processor.capability.events import EventSplitter
 from processor.capability.secrets import Scrubber
@@ -422,8 +422,7 @@ def _error_in(document: Any) -> str:
     """What a document says of an error, in one line; empty where it says nothing."""
     error = document.get("error") if _is_object(document) else None
     message = error.get("message") if _is_object(error) else error
-    text = " ".join(_text_of(message).split())
-    return text if len(text) <= _SAID_CHARS else f"{text[: _SAID_CHARS - 1]}…"
+    return one_line(_text_of(message))
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from processor.address import Url, parse_url
-from processor.capability.answers import Unanswered
+from processor.capability.answers import Unanswered, one_line
 from processor.capability.client import Client, Streamed
 from processor.capability.events import EventSplitter, TooLong
 from processor.capability.secrets import Scrubber
@@ -40,7 +40,6 @@ PROTOCOL = "2025-06-18"
 TOOLS_MAX = 1000  # of one server
 PAGES_MAX = 100
 LIST_AGAIN_S = 10.0  # for a name that is not on the list, at most this often
-_SAID_CHARS = 500
 _END_S = 0.02  # for the end of a stream that has answered
 _NAME_CHARS = 128
 
@@ -117,7 +116,7 @@ class ToolSession:
         ]
         said = "\n".join(texts)
         if result.get("isError") is True:
-            raise ToolError(name, _line(said) or "the server says that it failed")
+            raise ToolError(name, one_line(said) or "the server says that it failed")
         if result.get("structuredContent") is not None:
             return result["structuredContent"]
         if not texts and items:
@@ -218,7 +217,7 @@ class ToolSession:
             raise ToolError(name, "the server's answer has no JSON-RPC message with the id of the request")
         if "error" in message:
             error = message["error"] if isinstance(message["error"], dict) else {}
-            said = _line(str(error.get("message", "")))
+            said = one_line(str(error.get("message", "")))
             raise ToolError(name, f"the server refuses: {said} (code {str(error.get('code'))[:20]})")
         if nests_deeper(reply.text, message, DEPTH + 2):
             raise ToolError(name, f"the server's result has more than {DEPTH} levels")
@@ -237,8 +236,8 @@ def _served(item: Any) -> ServedTool | None:
             schema = Schema(orjson.dumps(item["inputSchema"]))
         except (ValueError, TypeError) as err:
             # The server checks its arguments itself; ours only says it sooner.
-            log.warning("tool %s: its input schema is not used: %s", name, _line(str(err)))
-    return ServedTool(name, _line(description) if isinstance(description, str) else "", schema)
+            log.warning("tool %s: its input schema is not used: %s", name, one_line(str(err)))
+    return ServedTool(name, one_line(description) if isinstance(description, str) else "", schema)
 
 
 def _messages(text: bytes) -> Iterator[dict[str, Any]]:
@@ -248,8 +247,3 @@ def _messages(text: bytes) -> Iterator[dict[str, Any]]:
     except ValueError:
         return
     yield from (each for each in (said if isinstance(said, list) else [said]) if isinstance(each, dict))
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SAID_CHARS else f"{line[: _SAID_CHARS - 1]}…"
